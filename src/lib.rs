@@ -1,0 +1,129 @@
+//! Locks between processes for Tokio services.
+//!
+//! A service awaits a lock that another process holds, composes the wait with
+//! `timeout` and `select!`, may drop it anywhere, and may be killed at any
+//! instruction without leaving anybody stuck or two holders inside. On one
+//! machine that needs nothing but a directory.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), lockkeeper::Error> {
+//! # async fn work() {}
+//! # let directory = std::env::temp_dir().join(format!("lockkeeper-lib-{}", std::process::id()));
+//! # std::fs::create_dir_all(&directory).unwrap();
+//! # let path = directory.join("job.lock");
+//! use lockkeeper::AsyncFileLock;
+//!
+//! let lock = AsyncFileLock::new(path);
+//! let guard = lock.acquire().await?;
+//! tokio::select! {
+//!     () = work() => {}
+//!     why = guard.lost() => return Err(why.into()),
+//! }
+//! guard.release().await?;
+//! # std::fs::remove_dir(directory).unwrap();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//!
+//! * **One holder.** The holder keeps its lock file's inode locked (`flock`),
+//!   and the lock belongs to whoever has locked the inode that the path names.
+//!   No timing is assumed and no process id is trusted. The protocol and its
+//!   invariants stand at the head of `src/attempt.rs`.
+//! * **Killed means free.** When a holder's last thread is gone, by SIGKILL or
+//!   a power failure, the next contender takes the file over, and
+//!   [`LockGuard::recovered_from`] tells it whose work may be half done. It must
+//!   be allowed to write or replace the file, and pin as the dead one did
+//!   ([`Options::pin`]).
+//! * **Stopped means held.** A holder that is stopped, swapped out or stuck in
+//!   a debugger still holds. Only its end ends that.
+//! * **Waiting is asleep.** A release or a death wakes the waiting process at
+//!   once, and within it one task: first in, first out. One thread of this
+//!   crate listens for the whole process, from the first wait on.
+//! * **Taking turns.** Tasks of a process are served first in, first out;
+//!   processes in the order in which they began to wait, except that one which
+//!   does not make use of its turn for ten milliseconds is passed over.
+//! * **Cancelled means gone.** A dropped future leaves no file, no lock and no
+//!   place in the queue.
+//! * **Nothing of yours is lost.** What cannot be a lock file is never written,
+//!   renamed or removed: [`Error::NotALockFile`]. An empty file, a file with one
+//!   number and a file with a number and one more line *are* lock files, of
+//!   other programs: do not point a lock at such a file of yours.
+//!
+//! # What is not
+//!
+//! * An advisory lock binds only those who ask for it. Somebody who removes the
+//!   file of a living holder makes two: the holder is told through
+//!   [`LockGuard::lost`], but the other is inside by then. To break a lock, use
+//!   [`AsyncFileLock::break_stale`] or [`AsyncFileLock::revoke`].
+//! * It does not defend itself. Whoever may make files in the directory can
+//!   remove the lock file or ask its holder to let go, and whoever may read it
+//!   can keep it locked. Give a service's locks a directory of its own.
+//! * Another program's stale file is watched for two seconds before it is taken
+//!   over, and its process is judged by its id and name, as openlock does.
+//! * A child that was forked without `exec` shares the lock: if the holder is
+//!   killed, it lasts until the child is gone too. A child made by
+//!   `std::process::Command` does not, unless it is given [`LockGuard::pin`].
+//!   As always after the fork of a threaded process, such a child should ask
+//!   for nothing new: drop what it inherited, and `exec` or exit.
+//! * With [`Pin::Never`], and for files that other programs wrote, life is
+//!   judged by the recorded process. Where that cannot be judged exactly, as
+//!   in another container, the lock counts as held.
+//!
+//! # Where
+//!
+//! * **Local file systems** (ext2 to ext4, xfs, btrfs, tmpfs, f2fs, zfs,
+//!   bcachefs, overlayfs): everything above. In an overlay the merged path and
+//!   the path in its upper layer are two different locks.
+//! * **Network and unknown file systems** (NFS, SMB, FUSE, 9p, Ceph, …): a free
+//!   kernel lock proves nothing there by itself. A file is taken over only if
+//!   its process can also be seen to be gone from here: same boot, same pid
+//!   namespace. A lock left by a dead machine stays until somebody removes it
+//!   who knows. System calls run on a thread of this crate.
+//! * **Containers** that share a directory of a local file system share its
+//!   locks, whatever their pid namespaces; a container killed and restarted
+//!   finds its lock free.
+//! * **Clocks** may jump: waits and deadlines use the monotonic clock. The time
+//!   in a lock file is shown and never compared.
+//! * **Linux only.** Kernel 6.9 and newer identify processes exactly; older
+//!   ones by their start time.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("lockkeeper runs on Linux only: its proofs of life are the Linux kernel's");
+
+mod all;
+mod attempt;
+mod contest;
+mod disk;
+mod error;
+mod exit;
+mod guard;
+mod held;
+mod holder;
+mod liveness;
+mod lock;
+mod options;
+mod path;
+mod place;
+mod proof;
+mod record;
+mod surroundings;
+mod tenure;
+mod wait;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+
+pub use all::{LockGuards, acquire_all, acquire_all_timeout};
+pub use error::{Error, Lost, LostReason};
+pub use guard::LockGuard;
+pub use holder::{Evidence, Holder, Status};
+pub use lock::AsyncFileLock;
+pub use options::{AtExit, Offload, Options, Pin, SlowSystem};
+pub use place::flush;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
