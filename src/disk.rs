@@ -1,0 +1,252 @@
+//! The few file-system operations the protocol needs: the seam between
+//! [`attempt`](crate::attempt) and the kernel, and the only place that links,
+//! locks, unlinks.
+//!
+//! Each method is one system call, so that a driver that stops, fails or
+//! reorders them sees every step the shipped protocol takes.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
+pub(crate) use rustix::io::Errno;
+use rustix::io::retry_on_intr;
+
+use crate::proof;
+
+/// How a file that exists is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Closing it wakes nobody who watches for a writer's close.
+    Read,
+    /// Needed to rewrite the record.
+    ReadWrite,
+}
+
+/// A `flock`, always asked for without waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flock {
+    Shared,
+    Exclusive,
+}
+
+/// What a file is, by `fstat` or `lstat`.
+///
+/// The identity compares only while one of the two files is open: file systems
+/// give a freed inode number to the next file at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inode {
+    pub(crate) identity: (u64, u64),
+    pub(crate) kind: FileType,
+    pub(crate) owner: u32,
+}
+
+/// File-system operations. None waits for another process.
+pub(crate) trait Disk: Clone + Send + Sync + 'static {
+    /// An open file description. Dropping it closes it.
+    type File: AsFd + Send + Sync + 'static;
+
+    /// Open what is at `path`, if it is there; a symbolic link is `ELOOP`.
+    fn open(&self, path: &Path, access: Access) -> Result<Self::File, Errno>;
+    /// Make a file that has no name.
+    fn create_unnamed(&self, directory: &Path, mode: u32) -> Result<Self::File, Errno>;
+    /// Make a file at `path`, where none may be.
+    fn create(&self, path: &Path, mode: u32) -> Result<Self::File, Errno>;
+    /// `fstat`.
+    fn inspect(&self, file: &Self::File) -> Result<Inode, Errno>;
+    /// `lstat`.
+    fn look(&self, path: &Path) -> Result<Inode, Errno>;
+    /// One `pread` at the start; the number of bytes read.
+    fn read(&self, file: &Self::File, into: &mut [u8]) -> Result<usize, Errno>;
+    /// One `pwrite`; the number of bytes written.
+    fn write(&self, file: &Self::File, bytes: &[u8], offset: u64) -> Result<usize, Errno>;
+    /// `flock` without waiting; `false` when somebody else has it.
+    fn try_flock(&self, file: &Self::File, flock: Flock) -> Result<bool, Errno>;
+    /// `LOCK_UN`, which also ends what forked children inherited.
+    fn unlock(&self, file: &Self::File) -> Result<(), Errno>;
+    /// Give an unnamed file a name that may not exist yet.
+    fn link_unnamed(&self, file: &Self::File, to: &Path) -> Result<(), Errno>;
+    /// `link`, to a name that may not exist yet.
+    fn link(&self, from: &Path, to: &Path) -> Result<(), Errno>;
+    /// `rename`, over what is there.
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno>;
+    /// `unlink`.
+    fn unlink(&self, path: &Path) -> Result<(), Errno>;
+    /// The names in a directory that begin with `prefix`.
+    fn list(&self, directory: &Path, prefix: &[u8]) -> Result<Vec<OsString>, Errno>;
+    /// Whether a free `flock` on this file proves that nobody holds it:
+    /// `statfs` names a local file system known to do it right.
+    fn trusts_flock(&self, file: &Self::File) -> Result<bool, Errno>;
+}
+
+/// The kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OsDisk;
+
+/// Opening must not hang on a fifo, adopt a terminal or follow a link.
+const OPEN_FLAGS: OFlags =
+    OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+impl Disk for OsDisk {
+    type File = OwnedFd;
+
+    fn open(&self, path: &Path, access: Access) -> Result<OwnedFd, Errno> {
+        proof::step();
+        let access = match access {
+            Access::Read => OFlags::RDONLY,
+            Access::ReadWrite => OFlags::RDWR,
+        };
+        retry_on_intr(|| rustix::fs::open(path, OPEN_FLAGS | access, Mode::empty()))
+    }
+
+    fn create_unnamed(&self, directory: &Path, mode: u32) -> Result<OwnedFd, Errno> {
+        proof::step();
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        retry_on_intr(|| rustix::fs::open(directory, flags, Mode::from_raw_mode(mode)))
+    }
+
+    fn create(&self, path: &Path, mode: u32) -> Result<OwnedFd, Errno> {
+        proof::step();
+        let flags = OPEN_FLAGS | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        retry_on_intr(|| rustix::fs::open(path, flags, Mode::from_raw_mode(mode)))
+    }
+
+    fn inspect(&self, file: &OwnedFd) -> Result<Inode, Errno> {
+        proof::step();
+        rustix::fs::fstat(file).map(Inode::from)
+    }
+
+    fn look(&self, path: &Path) -> Result<Inode, Errno> {
+        proof::step();
+        rustix::fs::lstat(path).map(Inode::from)
+    }
+
+    fn read(&self, file: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
+        proof::step();
+        retry_on_intr(|| rustix::io::pread(file, &mut *into, 0))
+    }
+
+    fn write(&self, file: &OwnedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+        proof::step();
+        retry_on_intr(|| rustix::io::pwrite(file, bytes, offset))
+    }
+
+    fn try_flock(&self, file: &OwnedFd, flock: Flock) -> Result<bool, Errno> {
+        proof::step();
+        let operation = match flock {
+            Flock::Shared => FlockOperation::NonBlockingLockShared,
+            Flock::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
+        match retry_on_intr(|| rustix::fs::flock(file, operation)) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn unlock(&self, file: &OwnedFd) -> Result<(), Errno> {
+        proof::step();
+        retry_on_intr(|| rustix::fs::flock(file, FlockOperation::Unlock))
+    }
+
+    /// By descriptor where the kernel lets its opener do that (6.10, or with
+    /// CAP_DAC_READ_SEARCH), else through /proc, as open(2) has it.
+    fn link_unnamed(&self, file: &OwnedFd, to: &Path) -> Result<(), Errno> {
+        proof::step();
+        match rustix::fs::linkat(file, c"", CWD, to, AtFlags::EMPTY_PATH) {
+            Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {}
+            result => return result,
+        }
+        use std::os::fd::AsRawFd;
+        let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+        proof::step();
+        rustix::fs::link(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+        proof::step();
+        rustix::fs::rename(from, to)
+    }
+
+    fn unlink(&self, path: &Path) -> Result<(), Errno> {
+        proof::step();
+        rustix::fs::unlink(path)
+    }
+
+    fn list(&self, directory: &Path, prefix: &[u8]) -> Result<Vec<OsString>, Errno> {
+        proof::step();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = retry_on_intr(|| rustix::fs::open(directory, flags, Mode::empty()))?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(directory)? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name.starts_with(prefix) {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        Ok(names)
+    }
+
+    fn trusts_flock(&self, file: &OwnedFd) -> Result<bool, Errno> {
+        proof::step();
+        file_system(file.as_fd()).map(FileSystem::is_local)
+    }
+}
+
+impl From<rustix::fs::Stat> for Inode {
+    fn from(stat: rustix::fs::Stat) -> Self {
+        Inode {
+            identity: (stat.st_dev, stat.st_ino),
+            kind: FileType::from_raw_mode(stat.st_mode),
+            owner: stat.st_uid,
+        }
+    }
+}
+
+/// The kind of a file system, by its magic number, statfs(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileSystem(u32);
+
+impl FileSystem {
+    /// Local file systems whose `flock` is the kernel's own: it holds for
+    /// every process that can reach the file, and ends with its holder.
+    const LOCAL: [u32; 8] = [
+        0x0000_ef53, // ext2, ext3, ext4
+        0x5846_5342, // xfs
+        0x9123_683e, // btrfs
+        0x0102_1994, // tmpfs
+        0xf2f5_2010, // f2fs
+        0x2fc1_2fc1, // zfs
+        0xca45_1a4e, // bcachefs
+        0x794c_7630, // overlayfs
+    ];
+
+    pub(crate) fn is_local(self) -> bool {
+        Self::LOCAL.contains(&self.0)
+    }
+}
+
+/// `fstatfs`.
+pub(crate) fn file_system(file: BorrowedFd<'_>) -> Result<FileSystem, Errno> {
+    // The magic numbers have 32 bits; the field is wider and may be sign-extended.
+    retry_on_intr(|| rustix::fs::fstatfs(file)).map(|answer| FileSystem(answer.f_type as u32))
+}
+
+/// What a path names and on what file system: `stat`, then `statfs`.
+pub(crate) fn look_at_directory(path: &Path) -> Result<(Inode, FileSystem), Errno> {
+    let inode = retry_on_intr(|| rustix::fs::stat(path)).map(Inode::from)?;
+    let answer = retry_on_intr(|| rustix::fs::statfs(path))?;
+    Ok((inode, FileSystem(answer.f_type as u32)))
+}
+
+/// `stat` of a directory.
+pub(crate) fn directory_identity(path: &Path) -> Result<(u64, u64), Errno> {
+    let inode = retry_on_intr(|| rustix::fs::stat(path)).map(Inode::from)?;
+    if inode.kind == FileType::Directory { Ok(inode.identity) } else { Err(Errno::NOTDIR) }
+}
