@@ -1,0 +1,258 @@
+//! One variant for each thing a caller does differently.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::holder::Holder;
+
+/// Why a lock could not be had, kept or given back.
+///
+/// Every variant that concerns a file names its path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Somebody else had the lock until the limit. Try later, or tell the user who has it.
+    #[error("{} was not free within {waited:?}{}", path.display(), held_by(holder.as_deref()))]
+    Timeout {
+        /// The lock file.
+        path: PathBuf,
+        /// How long was waited.
+        waited: Duration,
+        /// Who had it at the last look, where that can be told.
+        holder: Option<Box<Holder>>,
+    },
+
+    /// The token given to [`acquire_with`](crate::AsyncFileLock::acquire_with) was cancelled.
+    #[error("waiting for {} was cancelled", path.display())]
+    Cancelled {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// What is at the path is not a lock file; it stays as it is. Choose
+    /// another path, or move the file away after looking at it.
+    #[error("{} is not a lock file ({found}) and was left as it is: choose another path or move it away", path.display())]
+    NotALockFile {
+        /// The path asked for.
+        path: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+
+    /// The path cannot name a lock file. Correct it.
+    #[error("{:?} cannot be used as a lock file: {why}", path.as_os_str())]
+    BadPath {
+        /// The path asked for.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+
+    /// The directory of the lock file does not exist. Make it; this crate does not.
+    #[error("{} cannot be made: its directory does not exist", path.display())]
+    NoDirectory {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// The holder is dead, but this user may neither rewrite nor remove its
+    /// file. Its owner, or root, must remove it.
+    #[error(
+        "{} is stale (left by {stale}), but it belongs to user id {owner} and may neither be rewritten nor removed by this user",
+        path.display()
+    )]
+    CannotTakeOver {
+        /// The lock file.
+        path: PathBuf,
+        /// User id that owns the file.
+        owner: u32,
+        /// Who left it.
+        stale: Box<Holder>,
+        /// Why it could not be removed.
+        source: io::Error,
+    },
+
+    /// A lock file that must be watched for `race_delay` was removed, or replaced
+    /// by something that is no lock file, `tries` times over. Only programs that do not
+    /// keep to the protocol do that, so it happens only after taking over a
+    /// foreign file or with `openlock_compat`.
+    #[error("{} was removed or replaced {tries} times while it was being acquired: some program does not respect the lock", path.display())]
+    InvalidLockFile {
+        /// The lock file.
+        path: PathBuf,
+        /// How often it was tried, see [`Options::tries`](crate::Options::tries).
+        tries: u32,
+    },
+
+    /// Writing took so long that `race_delay` is no protection. Raise it. Only
+    /// with [`SlowSystem::Error`](crate::SlowSystem::Error).
+    #[error("writing {} took {took:?}, too long for a race_delay of {race_delay:?}: raise it", path.display())]
+    SlowSystem {
+        /// The lock file.
+        path: PathBuf,
+        /// How long the write took.
+        took: Duration,
+        /// The delay in force.
+        race_delay: Duration,
+    },
+
+    /// With `openlock_compat`: Python openlock would not see this process as
+    /// alive and would take its lock away. Start it with an `argv[0]` that
+    /// contains "python".
+    #[error(
+        "{} cannot be shared with openlock: it sees a holder only if \"python\" and {name:?} are in its command line, and ours is {command_line:?}",
+        path.display()
+    )]
+    InvisibleToOpenlock {
+        /// The lock file.
+        path: PathBuf,
+        /// Name that the lock file would carry.
+        name: String,
+        /// Command line of this process.
+        command_line: String,
+    },
+
+    /// [`Pin::Required`](crate::Pin::Required) was asked for, and the file
+    /// system cannot lock files.
+    #[error("{} cannot be pinned: its file system has no flock", path.display())]
+    PinUnavailable {
+        /// The lock file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// An option has an impossible value.
+    #[error("option {option}: {why}")]
+    InvalidOption {
+        /// Name of the option.
+        option: &'static str,
+        /// What is wrong with the value.
+        why: String,
+    },
+
+    /// The lock was lost while it was held. What it guards may have been
+    /// entered by somebody else.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+
+    /// The lock is given up, and the next contender can have it, but its file
+    /// could not be removed.
+    #[error("the lock {} is released, but its file could not be removed", path.display())]
+    NotRemoved {
+        /// The lock file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+
+    /// The guard was made by another process, before a fork. Only that process
+    /// may release it; here its descriptor was closed and nothing else.
+    #[error("{} is held by process {holder}, from which this process was forked", path.display())]
+    Forked {
+        /// The lock file.
+        path: PathBuf,
+        /// Process that holds it.
+        holder: u32,
+    },
+
+    /// One lock was to be acquired twice at once: it would wait for itself.
+    #[error("{} was asked for twice at once", path.display())]
+    SameLockTwice {
+        /// The lock file.
+        path: PathBuf,
+    },
+
+    /// The holder is another program's and cannot be asked to let go. End that
+    /// program, or wait.
+    #[error("{} is held by {holder}, which is not of this crate and cannot be asked", path.display())]
+    CannotAsk {
+        /// The lock file.
+        path: PathBuf,
+        /// Who has it.
+        holder: Box<Holder>,
+    },
+
+    /// The system refused something. The path may need other permissions, or
+    /// the machine attention.
+    #[error("{doing} {} failed", path.display())]
+    Io {
+        /// What was being done, as in "opening".
+        doing: &'static str,
+        /// The path it was done to.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// The path the error is about.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::InvalidOption { .. } => None,
+            Error::Timeout { path, .. }
+            | Error::Cancelled { path }
+            | Error::NotALockFile { path, .. }
+            | Error::BadPath { path, .. }
+            | Error::NoDirectory { path }
+            | Error::CannotTakeOver { path, .. }
+            | Error::InvalidLockFile { path, .. }
+            | Error::SlowSystem { path, .. }
+            | Error::InvisibleToOpenlock { path, .. }
+            | Error::PinUnavailable { path, .. }
+            | Error::Lost(Lost { path, .. })
+            | Error::NotRemoved { path, .. }
+            | Error::Forked { path, .. }
+            | Error::SameLockTwice { path }
+            | Error::CannotAsk { path, .. }
+            | Error::Io { path, .. } => Some(path),
+        }
+    }
+
+    pub(crate) fn io(doing: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Error::Io { doing, path: path.to_owned(), source: source.into() }
+    }
+}
+
+/// A lock that was lost while it was held, as [`LockGuard::lost`](crate::LockGuard::lost)
+/// and [`LockGuard::release`](crate::LockGuard::release) tell it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lock {} was lost: {reason}", path.display())]
+#[non_exhaustive]
+pub struct Lost {
+    /// The lock file.
+    pub path: PathBuf,
+    /// What happened to it.
+    pub reason: LostReason,
+}
+
+/// Why a held lock is not, or should no longer be, ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LostReason {
+    /// The lock file was removed: somebody else can acquire at any moment.
+    Removed,
+    /// Another file is at the path: somebody else may be inside.
+    Replaced,
+    /// Somebody asked for the lock with [`revoke`](crate::AsyncFileLock::revoke).
+    /// It is still held; stop and release it.
+    Revoked,
+}
+
+impl fmt::Display for LostReason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            LostReason::Removed => "its file was removed",
+            LostReason::Replaced => "another file is at its path",
+            LostReason::Revoked => "somebody asked for it to be released",
+        })
+    }
+}
+
+fn held_by(holder: Option<&Holder>) -> String {
+    holder.map_or_else(String::new, |holder| format!(": held by {holder} ({})", holder.evidence))
+}
