@@ -1,0 +1,271 @@
+//! The pinned protocol. The numbers of steps and invariants are those at the
+//! head of [`attempt`](super).
+
+use std::io::ErrorKind;
+use std::time::Instant;
+
+use super::{Attempt, Busy, Locked, Opened, Outcome, PROBE_PASSES, Stale, Stop, Surroundings};
+use crate::disk::{Access, Disk, Errno, Flock, Inode};
+use crate::error::Error;
+use crate::held::Held;
+use crate::holder::Evidence;
+use crate::liveness::Verdict;
+use crate::proof::{self, Mutant};
+use crate::record::{Contents, Proof, Record};
+
+impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
+    pub(super) fn pinned(&mut self) -> Result<Outcome<D>, Stop> {
+        Self::rounds(|| self.round())
+    }
+
+    /// Steps 1 to 3: look, disturbing nobody.
+    fn round(&mut self) -> Result<Outcome<D>, Stop> {
+        let Some(probe) = self.open_path()? else {
+            return self.link_candidate();
+        };
+        let probe = match self.lock(probe) {
+            Err(Stop::NeedsWriting) => return self.take_over(),
+            other => other?,
+        };
+        self.must_be_at_path(&probe)?;
+        self.must_be_stale(&probe)?;
+        drop(probe);
+        self.take_over()
+    }
+
+    /// Steps 3 to 5.
+    fn take_over(&mut self) -> Result<Outcome<D>, Stop> {
+        let opened = match self.open(self.path.path(), Access::ReadWrite) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Err(Stop::FromTheTop),
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return self.replace(),
+            Err(error) => return Err(self.cannot_open(error)),
+        };
+        self.refuse_irregular(&opened)?;
+        let opened = self.lock(opened)?;
+        self.must_be_at_path(&opened)?;
+        let stale = self.must_be_stale(&opened)?;
+        self.rewrite(opened, stale)
+    }
+
+    /// Step 5. We own the flock on the inode that the path names (2).
+    fn rewrite(&self, opened: Locked<D>, stale: Stale) -> Result<Outcome<D>, Stop> {
+        let started = self.surroundings.now();
+        let record = self.new_record(Proof::Flock);
+        if let Err(error) = self.write(&opened.file, &record) {
+            // A part of it may be written: the file must go on telling of the dead.
+            let _ = self.disk.write(&opened.file, &stale.contents.to_bytes(), 0);
+            return Err(self.failed("taking over", error));
+        }
+        let Opened { file, inode } = opened.keep();
+        self.holds(file, inode, record, Some(stale), started)
+    }
+
+    /// Step 5 where the stale file may not be written: rename a candidate over
+    /// it, under the flocks of both and after the comparison (2).
+    fn replace(&mut self) -> Result<Outcome<D>, Stop> {
+        let Some(opened) = self.open_path()? else {
+            return Err(Stop::FromTheTop);
+        };
+        let owner = opened.inode.owner;
+        if self.disk.try_flock(&opened.file, Flock::Exclusive) == Err(Errno::BADF) {
+            return Err(self.judge_unlockable(opened)?);
+        }
+        let opened = self.lock(opened)?;
+        self.must_be_at_path(&opened)?;
+        let stale = self.must_be_stale(&opened)?;
+        if self.options.openlock_compat || stale.contents.record().is_none() {
+            // openlock may have renamed its own file to the path since it was
+            // compared. In place we could not hurt it; by name we would.
+            return Err(self.cannot_take_over(owner, stale, Errno::ACCESS));
+        }
+        let started = self.surroundings.now();
+        let record = self.new_record(Proof::Flock);
+        let (file, name) = match self.create_candidate(&record) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+                return Err(self.cannot_take_over(owner, stale, Errno::ACCESS));
+            }
+            other => other?,
+        };
+        let inode = self.prepare(&file, &record)?;
+        match self.disk.rename(name.path(), self.path.path()) {
+            Ok(()) => {}
+            Err(Errno::NOENT) if self.is_named(self.path.path(), inode) => {}
+            Err(Errno::NOENT) => return Err(Stop::FromTheTop),
+            Err(error) => return Err(self.cannot_take_over(owner, stale, error)),
+        }
+        name.forget();
+        self.holds(file, inode, record, Some(stale), started)
+    }
+
+    /// A file that could only be locked for writing and may not be written.
+    fn judge_unlockable(&mut self, opened: Opened<D::File>) -> Result<Stop, Stop> {
+        match self.disk.try_flock(&opened.file, Flock::Shared) {
+            Ok(false) => Ok(self.refused(&opened)?.into()),
+            Ok(true) => {
+                let owner = opened.inode.owner;
+                let opened = Locked { disk: self.disk.clone(), opened: Some(opened) };
+                self.must_be_at_path(&opened)?;
+                let stale = self.must_be_stale(&opened)?;
+                Ok(self.cannot_take_over(owner, stale, Errno::ACCESS))
+            }
+            Err(error) => Err(self.cannot_lock(error)),
+        }
+    }
+
+    /// Step 1, nothing there: a file that is complete and locked from the
+    /// first instant the path names it (1).
+    fn link_candidate(&mut self) -> Result<Outcome<D>, Stop> {
+        let started = self.surroundings.now();
+        let record = self.new_record(Proof::Flock);
+        let made = self.disk.create_unnamed(self.path.directory(), self.options.mode);
+        let file = match made {
+            Ok(file) => file,
+            // No unnamed files here: open(2) on O_TMPFILE.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
+                return self.link_named_candidate(record);
+            }
+            Err(error) => return Err(self.cannot_create(error).into()),
+        };
+        let inode = self.prepare(&file, &record)?;
+        match self.disk.link_unnamed(&file, self.path.path()) {
+            Ok(()) => self.holds(file, inode, record, None, started),
+            Err(Errno::EXIST) if self.is_named(self.path.path(), inode) => {
+                self.holds(file, inode, record, None, started)
+            }
+            Err(Errno::EXIST) => Err(Stop::FromTheTop),
+            // An unnamed file may not get a name without /proc, or in a process
+            // that gave up privileges.
+            Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => self.link_named_candidate(record),
+            Err(error) => Err(self.failed("linking", error)),
+        }
+    }
+
+    fn link_named_candidate(&mut self, record: Box<Record>) -> Result<Outcome<D>, Stop> {
+        let started = self.surroundings.now();
+        let (file, name) = self.create_candidate(&record)?;
+        let inode = self.prepare(&file, &record)?;
+        match self.disk.link(name.path(), self.path.path()) {
+            Ok(()) => self.holds(file, inode, record, None, started),
+            Err(Errno::EXIST) if self.is_named(self.path.path(), inode) => {
+                self.holds(file, inode, record, None, started)
+            }
+            // NOENT: somebody swept the candidate away.
+            Err(Errno::EXIST | Errno::NOENT) => Err(Stop::FromTheTop),
+            Err(error) => Err(self.failed("linking", error)),
+        }
+    }
+
+    /// Fill and lock a candidate.
+    fn prepare(&self, file: &D::File, record: &Record) -> Result<Inode, Stop> {
+        let failed = |error| self.failed("writing", error);
+        self.write(file, record).map_err(failed)?;
+        let inode = self.disk.inspect(file).map_err(failed)?;
+        if proof::is_on(Mutant::PinAfterLink) {
+            return Ok(inode);
+        }
+        match self.disk.try_flock(file, Flock::Exclusive) {
+            Ok(true) => Ok(inode),
+            // Only a sweeper locks another's candidate; it is about to remove it.
+            Ok(false) => Err(Stop::FromTheTop),
+            Err(error) => Err(self.cannot_lock(error)),
+        }
+    }
+
+    /// The path names our file: from here on it is removed by its `Held` (6).
+    pub(super) fn holds(
+        &self,
+        file: D::File,
+        inode: Inode,
+        record: Box<Record>,
+        stale: Option<Stale>,
+        started: Instant,
+    ) -> Result<Outcome<D>, Stop> {
+        let maker = self.surroundings.process();
+        let (disk, path) = (self.disk.clone(), self.path.clone());
+        let held = Held::new(disk, path, file, inode.identity, record, maker, started);
+        if proof::is_on(Mutant::PinAfterLink) {
+            let _ = self.disk.try_flock(held.file(), Flock::Exclusive);
+        }
+        if let Some(stale) = &stale {
+            self.forget_revocation(&stale.contents);
+        }
+        self.acquired(held, stale, started)
+    }
+
+    /// A request to a dead holder has nobody else to remove it.
+    fn forget_revocation(&self, contents: &Contents) {
+        if let Contents::Ours(dead) = contents {
+            let _ = self.disk.unlink(&self.path.revocation(dead.token));
+        }
+    }
+
+    /// Refused: somebody has the flock, a holder, a child of one, or for a
+    /// moment another contender that looks.
+    fn lock(&self, opened: Opened<D::File>) -> Result<Locked<D>, Stop> {
+        match self.disk.try_flock(&opened.file, Flock::Exclusive) {
+            Ok(true) => Ok(Locked { disk: self.disk.clone(), opened: Some(opened) }),
+            Ok(false) => Err(self.refused(&opened)?.into()),
+            Err(error) => Err(self.cannot_lock(error)),
+        }
+    }
+
+    fn refused(&self, opened: &Opened<D::File>) -> Result<Busy, Stop> {
+        let contents = self.read(&opened.file)?;
+        let local = self.is_local(&opened.file)?;
+        let (evidence, is_doubtful) = self.who_locks(&contents, local);
+        let look_again = is_doubtful.then_some(PROBE_PASSES);
+        Ok(Busy { look_again, ..Busy::by(&contents, evidence) })
+    }
+
+    fn cannot_lock(&self, error: Errno) -> Stop {
+        match error {
+            Errno::BADF => Stop::NeedsWriting,
+            Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL => Stop::NoFlock(error),
+            error => self.failed("locking", error),
+        }
+    }
+
+    /// For the flock that is held: by whom, and whether it may be a mere probe.
+    pub(super) fn who_locks(&self, contents: &Contents, local: bool) -> (Evidence, bool) {
+        match contents {
+            Contents::Ours(record) if record.released => (Evidence::Released, true),
+            Contents::Ours(record) if record.proof == Proof::Flock => {
+                match self.surroundings.judge(contents, local) {
+                    Verdict::Dead(_) => (Evidence::Inherited, true),
+                    _ => (Evidence::KernelLock, false),
+                }
+            }
+            _ => (Evidence::KernelLock, true),
+        }
+    }
+
+    fn must_be_at_path(&self, opened: &Opened<D::File>) -> Result<(), Stop> {
+        if proof::is_on(Mutant::NoInodeCheck) || self.is_at_path(opened)? {
+            Ok(())
+        } else {
+            Err(Stop::FromTheTop)
+        }
+    }
+
+    /// Judge the owner of a file whose flock we have and which the path names.
+    fn must_be_stale(&mut self, opened: &Opened<D::File>) -> Result<Stale, Stop> {
+        let contents = self.read(&opened.file)?;
+        let local = self.is_local(&opened.file)?;
+        let stale = match &contents {
+            // Also if it is released: the claim of a portable contender may be on it.
+            Contents::Ours(record) if record.proof == Proof::Process => {
+                Err(self.judge_other_protocol(contents, local))
+            }
+            Contents::Ours(record) if record.released => {
+                Ok(Stale { contents, evidence: Evidence::Released })
+            }
+            Contents::Ours(_) if local => {
+                Ok(Stale { contents, evidence: Evidence::KernelLockFree })
+            }
+            Contents::Ours(_) => self.judge_process(contents, local),
+            _ => self.judge_foreign(opened.inode, contents, local),
+        };
+        Ok(stale?)
+    }
+}

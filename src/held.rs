@@ -1,0 +1,227 @@
+//! A lock file that exists because we made it, or took it over. Dropping a
+//! [`Held`] gives the lock back. It knows nothing of waiting; what a user has
+//! is the [`LockGuard`](crate::LockGuard) above it.
+//!
+//! The numbers cite the invariants at the head of [`attempt`](crate::attempt).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::disk::{Access, Disk, Errno};
+use crate::error::{Error, Lost, LostReason};
+use crate::liveness::{ProcessKey, this_process};
+use crate::path::LockPath;
+use crate::proof::{self, Mutant};
+use crate::record::{Contents, Proof, RECORD_BYTES, Record};
+
+/// A holder that was asked to let go removes the request when it does. A hold
+/// that was over sooner than this does not look for one: who asks looks again
+/// after [`REVOCATION_SECOND_LOOK`], which is then after the end of that hold,
+/// and removes the request itself. That saves a short hold a tenth of its time.
+const REVOCATION_MIN_HOLD: Duration = Duration::from_millis(20);
+
+/// Longer than [`REVOCATION_MIN_HOLD`].
+pub(crate) const REVOCATION_SECOND_LOOK: Duration = Duration::from_millis(40);
+
+/// What the path names, seen from a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtPath {
+    Mine,
+    Nothing,
+    Another,
+}
+
+/// A held lock.
+pub(crate) struct Held<D: Disk> {
+    disk: D,
+    path: Arc<LockPath>,
+    /// The one description of the inode (5), open for writing. It carries the
+    /// `flock` of a pinned lock, and while it is open the inode number is not
+    /// given to another file (4).
+    file: D::File,
+    identity: (u64, u64),
+    record: Box<Record>,
+    maker: ProcessKey,
+    acquired: Instant,
+    /// The dead holder this was taken over from, until somebody has been told.
+    untold: Mutex<Option<Box<Contents>>>,
+    is_over: AtomicBool,
+    file_stays: AtomicBool,
+}
+
+impl<D: Disk> Held<D> {
+    /// To be made by the closure that made the path name `file`, before
+    /// anything else (6).
+    pub(crate) fn new(
+        disk: D,
+        path: Arc<LockPath>,
+        file: D::File,
+        identity: (u64, u64),
+        record: Box<Record>,
+        maker: ProcessKey,
+        acquired: Instant,
+    ) -> Self {
+        let untold = Mutex::new(None);
+        let (is_over, file_stays) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { disk, path, file, identity, record, maker, acquired, untold, is_over, file_stays }
+    }
+
+    pub(crate) fn path(&self) -> &LockPath {
+        &self.path
+    }
+
+    pub(crate) fn shared_path(&self) -> &Arc<LockPath> {
+        &self.path
+    }
+
+    pub(crate) fn file(&self) -> &D::File {
+        &self.file
+    }
+
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Whether the path still names this file.
+    pub(crate) fn look(&self) -> Result<AtPath, Errno> {
+        match self.disk.look(self.path.path()) {
+            Ok(inode) if inode.identity == self.identity => Ok(AtPath::Mine),
+            Ok(_) => Ok(AtPath::Another),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(AtPath::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the holder is asked to let go.
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.disk.look(&self.path.revocation(self.record.token)).is_ok()
+    }
+
+    /// Whether the file still says what was written, openlock having no other
+    /// way to take a lock than to replace or rewrite it.
+    pub(crate) fn is_intact(&self) -> Result<bool, Errno> {
+        let mut bytes = [0; RECORD_BYTES + 1];
+        let length = self.disk.read(&self.file, &mut bytes)?;
+        Ok(bytes[..length] == self.record.to_bytes())
+    }
+
+    /// That this was taken over from a dead holder. Should the acquisition be
+    /// undone before anybody was told, the file goes on telling it.
+    pub(crate) fn remember(&mut self, dead: Contents) {
+        self.untold = Mutex::new(Some(Box::new(dead)));
+    }
+
+    /// The user has the lock, and with it the word of the dead holder.
+    pub(crate) fn told(&self) {
+        *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether this process made it (7).
+    pub(crate) fn is_ours(&self) -> bool {
+        this_process() == self.maker
+    }
+
+    /// End the hold and leave the file to who rewrote it.
+    pub(crate) fn abandon(&self) {
+        if !self.is_over.swap(true, Ordering::AcqRel) && self.is_ours() {
+            self.unlock();
+        }
+    }
+
+    /// Whether the hold has ended, or is just ending.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// End the hold: remove the file if it is still ours, then let go of the
+    /// inode. The second call does nothing.
+    pub(crate) fn release(&self) -> Result<(), Error> {
+        if self.is_over.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        if !self.is_ours() {
+            // (7) LOCK_UN in a forked child would free its parent's lock.
+            let path = self.path.path().to_owned();
+            return Err(Error::Forked { path, holder: self.record.pid });
+        }
+        if proof::is_on(Mutant::CloseBeforeUnlink) {
+            self.unlock();
+            return self.remove();
+        }
+        let outcome = self.remove(); // (3)
+        self.unlock();
+        if self.file_stays.load(Ordering::Relaxed) {
+            // Nothing was unlinked, and a child may keep our descriptor open:
+            // those who wait are told by another close of a file for writing.
+            let _ = self.disk.open(self.path.path(), Access::ReadWrite);
+        }
+        // After the path was unlinked: see REVOCATION_MIN_HOLD.
+        if self.acquired.elapsed() >= REVOCATION_MIN_HOLD {
+            let _ = self.disk.unlink(&self.path.revocation(self.record.token));
+        }
+        outcome
+    }
+
+    /// Without it the lock would last until the last copy of the descriptor
+    /// that a forked child inherited is closed. If it fails, closing does it.
+    fn unlock(&self) {
+        if self.record.proof == Proof::Flock {
+            let _ = self.disk.unlock(&self.file);
+        }
+    }
+
+    fn remove(&self) -> Result<(), Error> {
+        let lost = |reason| Err(Error::Lost(Lost { path: self.path.path().to_owned(), reason }));
+        let at_path = match self.look() {
+            Ok(_) if proof::is_on(Mutant::NoInodeCheck) => Ok(AtPath::Mine),
+            other => other,
+        };
+        match at_path {
+            Ok(AtPath::Nothing) => lost(LostReason::Removed),
+            Ok(AtPath::Another) => lost(LostReason::Replaced),
+            Ok(AtPath::Mine) if self.leave_stale() => Ok(()),
+            Ok(AtPath::Mine) => match self.disk.unlink(self.path.path()) {
+                Ok(()) => Ok(()),
+                Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
+                Err(error) => self.leave_released(error),
+            },
+            Err(error) => self.leave_released(error),
+        }
+    }
+
+    /// Nobody was told of the dead holder: the next must be. The token stays
+    /// ours, since the dead one's may stand for claims that are over.
+    fn leave_stale(&self) -> bool {
+        let untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let bytes = match untold.map(|dead| *dead) {
+            None => return false,
+            Some(Contents::Ours(dead)) => {
+                let (token, proof) = (self.record.token, self.record.proof);
+                Record { token, proof, ..dead }.to_bytes()
+            }
+            Some(foreign) => foreign.to_bytes(),
+        };
+        // Should it fail, the file stays all the same: it then tells of us.
+        let _ = self.disk.write(&self.file, &bytes, 0);
+        self.file_stays.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// The file stays, so it must say that nobody died holding it. Should that
+    /// fail as well, the next holder is told of a recovery that was none.
+    fn leave_released(&self, why: Errno) -> Result<(), Error> {
+        let record = Record { released: true, note: None, ..Record::clone(&self.record) };
+        let _ = self.disk.write(&self.file, &record.to_bytes(), 0);
+        self.file_stays.store(true, Ordering::Relaxed);
+        Err(Error::NotRemoved { path: self.path.path().to_owned(), source: why.into() })
+    }
+}
+
+impl<D: Disk> Drop for Held<D> {
+    fn drop(&mut self) {
+        if let Err(error) = self.release() {
+            tracing::debug!(path = %self.path.path().display(), %error, "lock given up");
+        }
+    }
+}

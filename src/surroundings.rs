@@ -1,0 +1,97 @@
+//! What an attempt needs besides the disk, from the running system.
+
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::attempt::Surroundings;
+use crate::liveness::{self, Myself, ProcessKey, Verdict};
+use crate::record::{Contents, Proof, Record, Token};
+
+/// The running system, as this process sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OsSurroundings {
+    process: ProcessKey,
+}
+
+impl OsSurroundings {
+    pub(crate) fn of(process: ProcessKey) -> Self {
+        Self { process }
+    }
+}
+
+/// A call for 256 bytes is never interrupted or cut short, getrandom(2).
+const POOL_TOKENS: usize = 16;
+
+/// Random bits, fetched for several tokens at a time: one system call less in
+/// most acquisitions.
+struct Pool {
+    /// A forked child must not hand out what its parent hands out.
+    process: Option<ProcessKey>,
+    tokens: [u128; POOL_TOKENS],
+    left: usize,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { process: None, tokens: [0; POOL_TOKENS], left: 0 });
+
+/// Waits for random bits at most in the first moments of a boot, getrandom(2).
+fn fill(tokens: &mut [u128]) {
+    let mut bits = [0; 16 * POOL_TOKENS];
+    let bits = &mut bits[..16 * tokens.len()];
+    let mut filled = 0;
+    while filled < bits.len() {
+        match getrandom(&mut bits[filled..], GetRandomFlags::empty()) {
+            Ok(more) => filled += more,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => panic!("BUG: no random bits: {error}"),
+        }
+    }
+    for (token, bits) in tokens.iter_mut().zip(bits.chunks_exact(16)) {
+        *token = u128::from_ne_bytes(bits.try_into().expect("BUG: a chunk has 16 bytes"));
+    }
+}
+
+impl Surroundings for OsSurroundings {
+    fn judge(&self, contents: &Contents, local: bool) -> Verdict {
+        liveness::judge(contents, local)
+    }
+
+    fn process(&self) -> ProcessKey {
+        self.process
+    }
+
+    fn token(&self) -> Token {
+        // Not waited for: a fork may have copied it locked.
+        let Ok(mut pool) = POOL.try_lock() else {
+            let mut token = [0];
+            fill(&mut token);
+            return Token(token[0]);
+        };
+        if pool.process != Some(self.process) || pool.left == 0 {
+            fill(&mut pool.tokens);
+            pool.process = Some(self.process);
+            pool.left = pool.tokens.len();
+        }
+        pool.left -= 1;
+        Token(pool.tokens[pool.left])
+    }
+
+    fn record(&self, token: Token, proof: Proof, note: Option<&str>) -> Record {
+        Myself::with(self.process, |myself| Record {
+            pid: myself.process.pid,
+            name: myself.name.clone(),
+            token,
+            host: myself.host.clone(),
+            identity: myself.identity.clone(),
+            proof,
+            since: Some(SystemTime::now()),
+            released: false,
+            note: note.map(str::to_owned),
+        })
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
