@@ -1,0 +1,11 @@
+//! What a contender waits for: its turn in this process, then a reason to look
+//! again.
+
+mod pause;
+mod queue;
+mod ticket;
+mod watch;
+
+pub(crate) use pause::{Obstacle, Pause};
+pub(crate) use queue::{Entry, Queue, Turn};
+pub(crate) use watch::{Listening, prepare};

@@ -1,0 +1,169 @@
+//! The time between two looks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::ticket::{self, Ticket};
+use super::watch::{Heard, Listening};
+use crate::path::LockPath;
+use crate::record::Token;
+
+/// How many `retry_period`s pass between two looks while events are heard:
+/// they are only for what gives no event.
+const FALLBACK_PERIODS: u32 = 30;
+
+/// After a close the kernel lock may not be free yet: look again after 1 ms, 2,
+/// 4 and so on up to the last.
+const FIRST_ECHO: Duration = Duration::from_millis(1);
+const LAST_ECHO: Duration = Duration::from_millis(64);
+
+/// Waits for the next reason to look at a busy lock: an event, or the passing
+/// of time.
+pub(crate) struct Pause {
+    path: Arc<LockPath>,
+    retry_period: Duration,
+    fallback_period: Option<Duration>,
+    has_events: bool,
+    listening: Option<Listening>,
+    ticket: Option<Ticket>,
+    /// Time has passed since the last event: nobody seems to make use of it.
+    may_barge: bool,
+    echo: Option<Duration>,
+    last_token: Option<String>,
+}
+
+/// How long a contender lets those who came earlier go first, once the lock
+/// may be free: many times what a process takes to wake.
+const DEFERENCE: Duration = Duration::from_millis(10);
+
+/// What is known of the holder that is waited for.
+pub(crate) struct Obstacle {
+    pub(crate) token: Option<String>,
+    /// The inode that is locked.
+    pub(crate) inode: Option<u64>,
+    /// Whose end would free the lock.
+    pub(crate) process: Option<u32>,
+    /// Its process was seen to run from here.
+    pub(crate) was_seen: bool,
+    /// When to look again at the latest.
+    pub(crate) at_most: Option<Duration>,
+}
+
+impl Obstacle {
+    /// Somebody who came earlier and goes first.
+    pub(crate) fn precedence() -> Self {
+        Self { token: None, inode: None, process: None, was_seen: false, at_most: Some(DEFERENCE) }
+    }
+}
+
+impl Pause {
+    pub(crate) fn new(
+        path: Arc<LockPath>,
+        retry_period: Duration,
+        fallback_period: Option<Duration>,
+        has_events: bool,
+    ) -> Self {
+        Self {
+            path,
+            retry_period,
+            fallback_period,
+            has_events,
+            listening: None,
+            ticket: None,
+            may_barge: false,
+            echo: None,
+            last_token: None,
+        }
+    }
+
+    /// Listen for events. To be called before the look that is relied on.
+    pub(crate) fn listen(&mut self) {
+        if !self.has_events {
+            return;
+        }
+        self.listening = Listening::renew(self.listening.take(), &self.path);
+        if self.ticket.is_none() && self.listening.is_some() {
+            self.ticket = Ticket::take(&self.path);
+        }
+    }
+
+    /// Whether somebody waits in another process, for a contender that does
+    /// not wait yet.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.has_events && ticket::is_awaited(&self.path)
+    }
+
+    /// Whether somebody who came earlier should have the lock first. That is
+    /// bounded: one that is stopped must not hold up the rest.
+    pub(crate) fn must_defer(&self) -> bool {
+        !self.may_barge && self.ticket.as_ref().is_some_and(Ticket::is_preceded)
+    }
+
+    /// Until it is worth looking again.
+    pub(crate) async fn until_next_look(&mut self, obstacle: Obstacle) {
+        if obstacle.token != self.last_token {
+            // Another holder. The close that was just heard may be its all the same.
+            self.echo = self.echo.filter(|echo| *echo == FIRST_ECHO);
+            self.last_token = obstacle.token.clone();
+        }
+        let Some(listening) = &mut self.listening else {
+            let period = self.fallback_period.unwrap_or(self.retry_period);
+            return tokio::time::sleep(shortest(period, obstacle.at_most, None)).await;
+        };
+        if let Some(inode) = obstacle.inode {
+            let token = obstacle.token.and_then(|token| token.parse().ok());
+            let unnamed = self.path.directory().join(format!("#{inode}"));
+            let named = self.path.candidate(token.unwrap_or(Token(0)));
+            if listening.await_closes([unnamed, named]) {
+                return;
+            }
+        }
+        self.may_barge = true;
+        let is_told = listening.follow(obstacle.process, obstacle.was_seen);
+        let periods = if is_told { FALLBACK_PERIODS } else { 1 };
+        let long = self.retry_period.saturating_mul(periods);
+        let period = self.fallback_period.unwrap_or(long);
+        tokio::select! {
+            biased;
+            heard = listening.event() => {
+                self.may_barge = false;
+                if heard == Heard::Close {
+                    self.echo = Some(FIRST_ECHO);
+                }
+            }
+            () = tokio::time::sleep(shortest(period, obstacle.at_most, self.echo)) => {
+                self.echo = self.echo.map(|echo| echo * 2).filter(|echo| *echo <= LAST_ECHO);
+            }
+        }
+    }
+}
+
+fn shortest(period: Duration, at_most: Option<Duration>, echo: Option<Duration>) -> Duration {
+    [at_most, echo].into_iter().flatten().fold(jittered(period), Duration::min)
+}
+
+/// Between three and five quarters of `period`. Without random bits, which a
+/// running system has, the period itself.
+fn jittered(period: Duration) -> Duration {
+    let mut bits = [0; 2];
+    if getrandom(&mut bits, GetRandomFlags::NONBLOCK).is_err() {
+        return period;
+    }
+    let share = f64::from(u16::from_ne_bytes(bits)) / f64::from(u16::MAX);
+    period.mul_f64(0.75 + share / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_varies_by_a_quarter() {
+        let period = Duration::from_secs(4);
+        let pauses: Vec<_> = (0..100).map(|_| jittered(period)).collect();
+        assert!(pauses.iter().all(|pause| (3..=5).contains(&pause.as_secs())));
+        assert!(pauses.windows(2).any(|pair| pair[0] != pair[1]));
+    }
+}
