@@ -1,0 +1,243 @@
+//! One contender's tries for one lock: where attempts run, what they have seen,
+//! and the short delays inside one try. Waiting between tries is not here.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::attempt::{Attempt, Busy, Found, Outcome, PROBE_PASSES, Sightings, Survival, YOUTH};
+use crate::disk::{Errno, OsDisk};
+use crate::error::Error;
+use crate::exit;
+use crate::guard::LockGuard;
+use crate::liveness::{Myself, my_command_line, this_process};
+use crate::options::{AtExit, Options};
+use crate::path::LockPath;
+use crate::place::Place;
+use crate::surroundings::OsSurroundings;
+use crate::tenure::Tenure;
+use crate::wait::{Entry, Pause, Queue, Turn, prepare};
+
+/// How often one try looks again when another contender's look may have been
+/// in its way.
+const DOUBTS_MAX: u32 = 3;
+
+/// One contender.
+pub(crate) struct Contest {
+    terms: Terms,
+    queue: Arc<Queue>,
+    sightings: Sightings,
+}
+
+/// What stays the same over the tries.
+#[derive(Clone)]
+struct Terms {
+    path: Arc<LockPath>,
+    options: Arc<Options>,
+    surroundings: OsSurroundings,
+    place: Place,
+}
+
+/// How a try ended. Busy gives the turn back for the next.
+pub(crate) enum Tried {
+    Acquired(LockGuard),
+    Busy(Busy, Turn),
+}
+
+/// How one attempt ended. Made by the closure that attempts, so that a result
+/// nobody takes any more undoes what the attempt did: the file goes first, the
+/// turn after it.
+enum Attempted {
+    Acquired(LockGuard),
+    Probation(LockGuard, Duration),
+    Busy(Busy, Turn),
+}
+
+impl Contest {
+    /// `last_queue` remembers the queue from one contest to the next.
+    pub(crate) async fn enter(
+        path: Arc<LockPath>,
+        options: Arc<Options>,
+        last_queue: &Mutex<Option<Arc<Queue>>>,
+    ) -> Result<Self, Error> {
+        if options.openlock_compat {
+            be_visible(path.path())?;
+        }
+        let process = this_process();
+        prepare(process);
+        let place = Place::of(path.directory(), options.offload).await;
+        let (place, directory) = place.map_err(|error| no_directory(&path, error))?;
+        let queue = recall(last_queue, Entry { process, directory, path: path.clone() });
+        let surroundings = OsSurroundings::of(process);
+        let terms = Terms { path, options, surroundings, place };
+        Ok(Self { terms, queue, sightings: Sightings::default() })
+    }
+
+    /// The queue this contender belongs to.
+    pub(crate) fn queue(&self) -> Arc<Queue> {
+        Arc::clone(&self.queue)
+    }
+
+    pub(crate) fn entry(&self) -> ((u64, u64), OsString) {
+        self.queue.name()
+    }
+
+    pub(crate) fn path(&self) -> &LockPath {
+        &self.terms.path
+    }
+
+    /// Waits for the next reason to try. Where calls are made elsewhere there
+    /// are no events: network file systems do not tell of others' changes.
+    pub(crate) fn pause(&self) -> Pause {
+        let Terms { path, options, place, .. } = &self.terms;
+        let has_events = place.has_events();
+        Pause::new(path.clone(), options.retry_period, options.fallback_period, has_events)
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.terms.place
+    }
+
+    /// Try until it is clear how it is: a few looks where another's look may
+    /// have been in the way, and the delay of a probation. `is_last` says that
+    /// there will be no other try, so that this one also waits until a foreign
+    /// file is no longer young.
+    pub(crate) async fn try_once(&mut self, mut turn: Turn, is_last: bool) -> Result<Tried, Error> {
+        let young_until = Instant::now() + 2 * YOUTH;
+        let may_wait = |delay| is_last && Instant::now() + delay < young_until;
+        let mut doubts = 0;
+        let mut destroyed = 0;
+        // Whose file was taken over and lost again, before anybody was told.
+        let mut owed = None;
+        loop {
+            match self.attempt(turn).await? {
+                Attempted::Acquired(guard) => return Ok(Tried::Acquired(guard.or_recovered(owed))),
+                Attempted::Probation(mut guard, delay) => {
+                    sleep(delay).await;
+                    match guard.survived().await {
+                        Survival::Held => return Ok(Tried::Acquired(guard.or_recovered(owed))),
+                        Survival::Replaced => {}
+                        Survival::Destroyed => destroyed += 1,
+                    }
+                    owed = guard.take_recovered_from().or(owed);
+                    turn = guard.give_back().await;
+                    if destroyed >= self.terms.options.tries {
+                        let path = self.path().path().to_owned();
+                        return Err(Error::InvalidLockFile { path, tries: destroyed });
+                    }
+                }
+                Attempted::Busy(busy, again) => {
+                    let delay = match busy.look_again {
+                        Some(delay) if delay <= PROBE_PASSES && doubts < DOUBTS_MAX => {
+                            doubts += 1;
+                            delay
+                        }
+                        Some(delay) if delay > PROBE_PASSES && may_wait(delay) => delay,
+                        _ => return Ok(Tried::Busy(busy, again)),
+                    };
+                    turn = again;
+                    sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    /// One attempt. The turn travels with it, so that it is given up only after
+    /// what the attempt did is undone.
+    async fn attempt(&mut self, turn: Turn) -> Result<Attempted, Error> {
+        let terms = self.terms.clone();
+        let sightings = std::mem::take(&mut self.sightings);
+        let attempt = move |(mut sightings, turn): (Sightings, Turn)| {
+            let attempted = terms.attempt(&mut sightings, turn);
+            (attempted, sightings)
+        };
+        let (attempted, sightings) = self.terms.place.run((sightings, turn), attempt).await;
+        self.sightings = sightings;
+        attempted
+    }
+
+    /// Who has it, with no lasting effect.
+    pub(crate) async fn probe(&self) -> Result<Found, Error> {
+        let terms = self.terms.clone();
+        self.look(move || terms.on(&mut Sightings::default()).probe()).await
+    }
+
+    /// Remove what killed contenders left beside the lock file.
+    pub(crate) async fn sweep(&self) -> Result<usize, Error> {
+        let terms = self.terms.clone();
+        let swept = self.look(move || terms.on(&mut Sightings::default()).sweep()).await;
+        swept.map_err(|error| Error::io("sweeping beside", self.path().path(), error))
+    }
+
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> T {
+        self.terms.place.run((), move |()| look()).await
+    }
+}
+
+impl Terms {
+    fn on<'a>(&'a self, sightings: &'a mut Sightings) -> Attempt<'a, OsDisk, OsSurroundings> {
+        Attempt::new(&OsDisk, &self.surroundings, &self.path, &self.options, sightings)
+    }
+
+    fn attempt(&self, sightings: &mut Sightings, turn: Turn) -> Result<Attempted, Error> {
+        let (acquired, delay) = match self.on(sightings).run()? {
+            Outcome::Busy(busy) => return Ok(Attempted::Busy(busy, turn)),
+            Outcome::Acquired(acquired) => (acquired, None),
+            Outcome::Probation(acquired, delay) => (acquired, Some(delay)),
+        };
+        let tenure = Tenure::new(acquired.held, turn, self.place.clone());
+        if self.options.at_exit == AtExit::Remove {
+            exit::remove_at_exit(tenure.held());
+        }
+        if let Some(dead) = &acquired.recovered_from {
+            let path = self.path.path().display();
+            tracing::info!(%path, "taken over from {dead}: {}", dead.evidence);
+        }
+        let guard = LockGuard::new(tenure, acquired.recovered_from, self.options.retry_period);
+        Ok(match delay {
+            None => Attempted::Acquired(guard),
+            Some(delay) => Attempted::Probation(guard, delay),
+        })
+    }
+}
+
+/// The queue of `entry`, from memory where nothing has changed.
+fn recall(last: &Mutex<Option<Arc<Queue>>>, entry: Entry) -> Arc<Queue> {
+    // Not waited for: a fork may have copied it locked.
+    let Ok(mut last) = last.try_lock() else {
+        return Queue::of(entry);
+    };
+    match &*last {
+        Some(queue) if queue.is_of(&entry) => Arc::clone(queue),
+        _ => {
+            let queue = Queue::of(entry);
+            *last = Some(Arc::clone(&queue));
+            queue
+        }
+    }
+}
+
+/// openlock's liveness check wants both words in the `ps` line of a holder.
+fn be_visible(path: &Path) -> Result<(), Error> {
+    let command_line = my_command_line();
+    let name = Myself::with(this_process(), |myself| myself.name.to_string());
+    let line = command_line.to_lowercase();
+    if line.contains("python") && line.contains(&name.to_lowercase()) {
+        return Ok(());
+    }
+    Err(Error::InvisibleToOpenlock { path: path.to_owned(), name, command_line })
+}
+
+fn no_directory(path: &LockPath, error: Errno) -> Error {
+    match error {
+        Errno::NOENT => Error::NoDirectory { path: path.path().to_owned() },
+        Errno::NOTDIR => Error::BadPath {
+            path: path.path().to_owned(),
+            why: "a part of it is not a directory".to_owned(),
+        },
+        error => Error::io("looking at the directory of", path.path(), error),
+    }
+}

@@ -1,0 +1,428 @@
+//! [`AsyncFileLock`]: the verbs. The only place where an attempt and waiting meet.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::{Busy, YOUTH};
+use crate::contest::{Contest, Tried};
+use crate::disk::{Disk, Errno, OsDisk};
+use crate::error::Error;
+use crate::guard::LockGuard;
+use crate::held::REVOCATION_SECOND_LOOK;
+use crate::holder::{Evidence, Holder, Status};
+use crate::options::{Options, Pin};
+use crate::path::LockPath;
+use crate::place::Place;
+use crate::record::Proof;
+use crate::wait::{Obstacle, Queue, Turn};
+
+/// How long a file system may take to answer once a deadline has passed.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// A lock between processes that is a file: whoever made it holds the lock.
+///
+/// Cheap to clone; clones are the same lock. Not re-entrant: a task that asks
+/// twice waits for itself, as with `tokio::sync::Mutex`. Tasks of one process
+/// are served first in, first out.
+///
+/// The methods that wait, have a limit or talk to a holder use Tokio's timer,
+/// so they need a runtime with `enable_time`;
+/// [`blocking_acquire`](Self::blocking_acquire) needs none.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lockkeeper::Error> {
+/// # let directory = std::env::temp_dir().join(format!("lockkeeper-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory).unwrap();
+/// # let path = directory.join("job.lock");
+/// use lockkeeper::AsyncFileLock;
+///
+/// let lock = AsyncFileLock::new(path);
+/// let guard = lock.acquire().await?;
+/// assert!(lock.try_acquire().await?.is_none());
+/// guard.release().await?;
+/// # std::fs::remove_dir(directory).unwrap();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct AsyncFileLock {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    given: PathBuf,
+    /// `None` if what was given cannot name a lock file.
+    path: Option<Arc<LockPath>>,
+    options: Arc<Options>,
+    last_queue: Mutex<Option<Arc<Queue>>>,
+}
+
+/// openlock's default path: `openlock.lock` in the working directory.
+impl Default for AsyncFileLock {
+    fn default() -> Self {
+        Self::new("openlock.lock")
+    }
+}
+
+impl std::fmt::Debug for AsyncFileLock {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("AsyncFileLock")
+            .field("path", &self.path())
+            .field("options", &self.inner.options)
+            .finish()
+    }
+}
+
+impl AsyncFileLock {
+    /// A lock with [`Options::default`]. What is wrong with the path is said
+    /// when it is acquired. A relative path is taken from the working directory
+    /// of this moment.
+    #[must_use]
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self::with_checked(path.as_ref(), Options::default())
+    }
+
+    /// A lock with these options.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`].
+    pub fn with_options(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+        options.check()?;
+        Ok(Self::with_checked(path.as_ref(), options))
+    }
+
+    fn with_checked(path: &Path, options: Options) -> Self {
+        let names = LockPath::new(path).ok().map(Arc::new);
+        let (given, options, last_queue) = (path.to_owned(), Arc::new(options), Mutex::new(None));
+        Self { inner: Arc::new(Inner { given, path: names, options, last_queue }) }
+    }
+
+    /// The lock file, as an absolute path where that could be made.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.inner.path.as_deref().map_or(&self.inner.given, LockPath::path)
+    }
+
+    /// Wait for the lock, at most for [`Options::timeout`], for ever without it.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at any point and leaves no file, no place in
+    /// the queue and no lock. Where system calls run on a thread of this crate
+    /// (network file systems) an attempt that has begun ends first, and then
+    /// undoes what it did.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], or what is wrong with the path, the file or the system.
+    pub async fn acquire(&self) -> Result<LockGuard, Error> {
+        self.contend(self.inner.options.timeout).await
+    }
+
+    /// Wait for the lock, at most this long. There is always one last try at
+    /// the deadline; `Duration::ZERO` is one try, as in
+    /// [`try_acquire`](Self::try_acquire). The last try can last longer: where
+    /// another program's file has to be watched for two seconds, where a lock
+    /// file has to be watched for `race_delay`, and by a second where a network
+    /// file system does not answer.
+    ///
+    /// # Panics
+    /// Without Tokio's timer, also if the lock is free.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_timeout(&self, limit: Duration) -> Result<LockGuard, Error> {
+        self.contend(Some(limit)).await
+    }
+
+    /// Wait as [`acquire`](Self::acquire) does until `token` is cancelled. The
+    /// token covers only the wait: a guard that was had stays valid.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    pub async fn acquire_with(&self, token: &CancellationToken) -> Result<LockGuard, Error> {
+        tokio::select! {
+            biased;
+            () = token.cancelled() => Err(Error::Cancelled { path: self.path().to_owned() }),
+            acquired = self.acquire() => acquired,
+        }
+    }
+
+    /// One try; `None` if somebody else has it, or is before us in this
+    /// process. The first look is made at once. If all that is in the way is a
+    /// foreign file (openlock's, a bare process id, an empty one) whose process
+    /// is gone, the try lasts the two seconds for which such a file is watched.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
+    pub async fn try_acquire(&self) -> Result<Option<LockGuard>, Error> {
+        let mut contest = self.contest().await?;
+        let Some(turn) = contest.queue().try_turn() else {
+            return Ok(None);
+        };
+        match contest.try_once(turn, true).await? {
+            Tried::Acquired(guard) => Ok(Some(guard.told())),
+            Tried::Busy(..) => Ok(None),
+        }
+    }
+
+    /// [`acquire`](Self::acquire) for a thread without a runtime.
+    ///
+    /// # Panics
+    /// In an async context, where it would block the runtime; `spawn_blocking`
+    /// and threads of one's own are fine. The guard's [`lost`](LockGuard::lost)
+    /// needs a runtime like any other.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn blocking_acquire(&self) -> Result<LockGuard, Error> {
+        // A runtime with a timer only: no descriptors, no threads.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(|error| Error::io("starting a timer to wait for", self.path(), error))?;
+        runtime.block_on(self.acquire())
+    }
+
+    /// Who has the lock, `None` if nobody has. Nothing is changed.
+    ///
+    /// # Errors
+    /// What is wrong with the path or the file.
+    pub async fn holder(&self) -> Result<Option<Holder>, Error> {
+        match self.status().await? {
+            Status::Held(holder) => Ok(Some(holder)),
+            Status::Free | Status::Stale(_) => Ok(None),
+        }
+    }
+
+    /// Whether somebody has the lock, or that cannot be ruled out.
+    ///
+    /// # Errors
+    /// As [`holder`](Self::holder).
+    pub async fn is_locked(&self) -> Result<bool, Error> {
+        Ok(self.holder().await?.is_some())
+    }
+
+    /// What is at the path: nothing, a holder's file, or a stale one.
+    ///
+    /// # Errors
+    /// As [`holder`](Self::holder).
+    pub async fn status(&self) -> Result<Status, Error> {
+        let contest = self.contest().await?;
+        Ok(contest.probe().await?.status)
+    }
+
+    /// Remove the file a dead holder left, and what killed contenders left
+    /// beside it; whose file it was, `None` if there was none. It is an
+    /// acquisition and a release, by the protocol the file names, so it can
+    /// take nothing from a living holder.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] with the holder and the evidence that it lives.
+    pub async fn break_stale(&self) -> Result<Option<Holder>, Error> {
+        let contest = self.contest().await?;
+        let found = contest.probe().await?;
+        let pin = match (found.proof, self.inner.options.pin) {
+            (Some(Proof::Process), _) => Pin::Never,
+            (Some(Proof::Flock), Pin::Never) => Pin::Auto,
+            (_, pin) => pin,
+        };
+        let openlock_compat = self.inner.options.openlock_compat && pin != Pin::Never;
+        let options = Options { pin, openlock_compat, ..(*self.inner.options).clone() };
+        let by_its_protocol = Self::with_checked(self.path(), options);
+        let guard = by_its_protocol.acquire_timeout(Duration::ZERO).await?;
+        let stale = guard.recovered_from().cloned();
+        guard.release().await?;
+        if let Err(error) = contest.sweep().await {
+            tracing::warn!("{error}");
+        }
+        Ok(match found.status {
+            // Nobody died, so nobody was recovered from.
+            Status::Stale(holder) if holder.evidence == Evidence::Released => Some(holder),
+            _ => stale,
+        })
+    }
+
+    /// Ask the holder to let go: its [`lost`](LockGuard::lost) fires. Who was
+    /// asked, `None` if nobody had the lock; it may have let go by the time this
+    /// returns. The lock file is not touched, and nothing makes a deaf holder
+    /// listen. Whoever may make files in the directory can ask.
+    ///
+    /// # Cancel safety
+    /// Dropping the future takes the request back, and others' for the same
+    /// hold, though the holder may have seen it.
+    ///
+    /// # Errors
+    /// [`Error::CannotAsk`] for a holder that is not of this crate.
+    pub async fn revoke(&self) -> Result<Option<Holder>, Error> {
+        let contest = self.contest().await?;
+        let found = contest.probe().await?;
+        let Status::Held(holder) = found.status else {
+            return Ok(None);
+        };
+        let Some(token) = found.token else {
+            let path = self.path().to_owned();
+            return Err(Error::CannotAsk { path, holder: Box::new(holder) });
+        };
+        let path = contest.path().revocation(token);
+        let (mode, place) = (self.inner.options.mode, contest.place().clone());
+        let ask = move |()| match OsDisk.create(&path, mode) {
+            // Or somebody asked before us.
+            Ok(_) | Err(Errno::EXIST) => Ok(Request { path, place }),
+            Err(error) => Err(Error::io("creating", &path, error)),
+        };
+        let request = contest.place().run((), ask).await?;
+        sleep(REVOCATION_SECOND_LOOK).await;
+        // If the holder went meanwhile, nobody else will remove the request.
+        let stands = contest.probe().await?.token == Some(token);
+        if stands {
+            request.leave();
+        }
+        Ok(Some(holder))
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// What tells this lock from others, whatever path leads to it.
+    pub(crate) async fn entry(&self) -> Result<((u64, u64), OsString), Error> {
+        Ok(self.contest().await?.entry())
+    }
+
+    pub(crate) async fn contend(&self, limit: Option<Duration>) -> Result<LockGuard, Error> {
+        let started = Instant::now();
+        let deadline = limit.and_then(|limit| started.checked_add(limit));
+        let contend = self.contend_until(started, deadline);
+        let Some(end) = deadline.and_then(|deadline| deadline.checked_add(self.overrun())) else {
+            // So late a limit is none.
+            return contend.await;
+        };
+        match timeout_at(end, contend).await {
+            Ok(outcome) => outcome,
+            // A network file system does not answer.
+            Err(_) => Err(self.timed_out(started, None)),
+        }
+    }
+
+    /// How long after the deadline the last try may end.
+    fn overrun(&self) -> Duration {
+        let probation = self.inner.options.race_delay.saturating_mul(self.inner.options.tries);
+        probation.saturating_add(2 * YOUTH + ANSWER)
+    }
+
+    async fn contend_until(
+        &self,
+        started: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<LockGuard, Error> {
+        let mut contest = self.contest().await?;
+        let Some(mut turn) = turn_until(contest.queue(), deadline).await else {
+            let holder = self.holder().await.ok().flatten();
+            return Err(self.timed_out(started, holder.map(Box::new)));
+        };
+        let mut pause = contest.pause();
+        let mut must_defer = turn.has_had_its_share() && pause.is_awaited();
+        let mut is_first = true;
+        loop {
+            // Before the try, so that the last try is at the deadline and not before.
+            let is_last = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let obstacle = if must_defer && !is_last {
+                Obstacle::precedence()
+            } else {
+                let busy = match contest.try_once(turn, is_last).await? {
+                    Tried::Acquired(guard) => return Ok(guard.told()),
+                    Tried::Busy(busy, _) if is_last => {
+                        return Err(self.timed_out(started, busy.holder));
+                    }
+                    Tried::Busy(busy, again) => {
+                        turn = again;
+                        busy
+                    }
+                };
+                tracing::trace!(path = %self.path().display(), ?busy, "busy");
+                obstacle(busy)
+            };
+            if !std::mem::take(&mut is_first) {
+                let next_look = pause.until_next_look(obstacle);
+                match deadline {
+                    None => next_look.await,
+                    Some(deadline) => drop(timeout_at(deadline, next_look).await),
+                }
+            }
+            // Before the look that is relied on; the first try costs no listening.
+            pause.listen();
+            must_defer = pause.must_defer();
+        }
+    }
+
+    fn timed_out(&self, started: Instant, holder: Option<Box<Holder>>) -> Error {
+        Error::Timeout { path: self.path().to_owned(), waited: started.elapsed(), holder }
+    }
+
+    async fn contest(&self) -> Result<Contest, Error> {
+        let Some(path) = self.inner.path.clone() else {
+            let given = self.inner.given.clone();
+            let why = "the working directory was unknown when the lock was made".to_owned();
+            return Err(LockPath::new(&given).err().unwrap_or(Error::BadPath { path: given, why }));
+        };
+        Contest::enter(path, Arc::clone(&self.inner.options), &self.inner.last_queue).await
+    }
+}
+
+/// A request to let go, taken back when dropped.
+struct Request {
+    path: PathBuf,
+    place: Place,
+}
+
+impl Request {
+    fn leave(mut self) {
+        self.path = PathBuf::new();
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let path = std::mem::take(&mut self.path);
+        if !path.as_os_str().is_empty() {
+            drop(self.place.start(move || OsDisk.unlink(&path)));
+        }
+    }
+}
+
+/// What a contender waits for when this is in its way.
+fn obstacle(busy: Busy) -> Obstacle {
+    let Busy { holder, inode, .. } = busy;
+    let evidence = holder.as_ref().map(|holder| &holder.evidence);
+    let was_seen = evidence == Some(&Evidence::ProcessRuns);
+    let may_end = was_seen || evidence == Some(&Evidence::KernelLock);
+    let at_most = busy.look_again.filter(|_| evidence == Some(&Evidence::Young));
+    let (token, pid) = holder.map_or((None, None), |holder| (holder.token, holder.pid));
+    Obstacle { token, inode, process: pid.filter(|_| may_end), was_seen, at_most }
+}
+
+/// `None` if the deadline came first.
+async fn turn_until(queue: Arc<Queue>, deadline: Option<Instant>) -> Option<Turn> {
+    match deadline {
+        None => Some(queue.next_turn().await),
+        Some(deadline) => timeout_at(deadline, queue.next_turn()).await.ok(),
+    }
+}
