@@ -1,0 +1,280 @@
+//! The command line; not a library interface.
+#![doc(hidden)]
+
+mod break_lock;
+mod duration;
+mod exit;
+mod run;
+mod signals;
+mod status;
+mod text;
+mod waiting;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::runtime::{Builder, Runtime};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::Pin;
+use exit::Failure;
+
+const EXAMPLES: &str = "\
+Examples:
+  lockkeeper run --timeout 30s /run/lock/import.lock -- ./import --all
+  lockkeeper status /run/lock/import.lock
+  lockkeeper break /run/lock/import.lock";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  lockkeeper run backup.lock -- rsync -a src/ dst/
+  lockkeeper run --try --note 'nightly import' import.lock -- ./import --all
+  lockkeeper run --timeout 5m job.lock -- sh -c 'step-one && step-two'
+
+In the environment of CMD:
+  LOCKKEEPER_PATH            the lock file, as an absolute path
+  LOCKKEEPER_TOKEN           what names this acquisition in the lock file
+  LOCKKEEPER_RECOVERED_FROM  who died holding the lock just before: what it
+                             guards may be half done. Else not there
+  LOCKKEEPER_RECOVERED_PID   that one's process id, where it is known
+
+Signals:
+  SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 that a process sends
+  to lockkeeper are passed on to CMD; during the wait they end lockkeeper.
+  CMD stays in the foreground of the terminal: it has a Ctrl-C of its own and
+  gets no second one. What is sent to the whole group, CMD gets from both.
+  Any other deadly signal ends lockkeeper and leaves the file to be taken over;
+  CMD keeps the lock until it is gone too (but see --close and --pin never).";
+
+const RUN_CODES: &str = "\
+CMD may end with these numbers too; ours from 64 to 127 always come with a line
+on standard error. With --on-lost ignore the status is CMD's all the same.";
+
+const BREAK_EXAMPLES: &str = "\
+Examples:
+  lockkeeper break import.lock
+  lockkeeper break --revoke import.lock";
+
+const STATUS_EXAMPLES: &str = "\
+Example:
+  lockkeeper status --json a.lock b.lock
+
+JSON: an array with one object for each LOCK. Its keys: path (absolute);
+state (free, held, stale, not-a-lock-file, error); foreign (whether another
+program wrote the file); pid, name, host, since, note, token; evidence (how we know); error.
+What is not known is null.
+
+Exit code: 0 if nobody holds any of them, 1 if somebody does. What could not
+be found out comes first: 69, then 64, then 65.";
+
+const LOG_HELP: &str = "\
+LOCKKEEPER_LOG in the environment sets what is logged on standard error: off,
+error, warn (the default, also for an unknown value), info, debug or trace.";
+
+/// Run a command while a lock file is held, see who holds one, clear a dead one away
+#[derive(Debug, Parser)]
+#[command(name = "lockkeeper", version, max_term_width = 100)]
+#[command(after_help = sections(&[EXAMPLES, exit::TABLE, LOG_HELP]))]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(Run),
+    Status(Show),
+    Break(Break),
+}
+
+/// Wait for a lock, run a command, release the lock, end as the command ended
+#[derive(Debug, Args)]
+#[command(after_help = sections(&[RUN_EXAMPLES, exit::TABLE, RUN_CODES, LOG_HELP]))]
+struct Run {
+    /// Wait at most this long, as in 300ms, 30s, 5m, 1h30m; a bare number is seconds [default: for
+    /// ever]. A file that another program left is watched for two seconds first, so such a wait can
+    /// last that long
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    timeout: Option<Duration>,
+
+    /// Do not wait: if the lock is held, end at once with 73. A file that another program left is
+    /// watched for two seconds first, so such a try can last that long
+    #[arg(long = "try", conflicts_with = "timeout")]
+    only_try: bool,
+
+    /// Time between two looks where the file system gives no events (network file systems);
+    /// elsewhere a release or a death wakes us at once, and there is a look every 30 periods all the
+    /// same [default: 300ms]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    retry_period: Option<Duration>,
+
+    /// How long a lock file is watched before it counts as ours, where a program that does not know
+    /// our protocol may replace it [default: 200ms]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    race_delay: Option<Duration>,
+
+    /// How often such a program may spoil the lock file before we give up [default: 2]
+    #[arg(long, value_name = "N")]
+    tries: Option<u32>,
+
+    /// Share the lock with one Python openlock process at a time. lockkeeper then shows itself in ps
+    /// as python-lockkeeper, or openlock would take it for dead
+    #[arg(long)]
+    openlock_compat: bool,
+
+    /// How it is proved that we live: by a kernel lock on the file where the file system has such
+    /// locks (auto), by one or not at all (required), or by process id only (never). All that share
+    /// a lock should choose the same. With never CMD does not keep the lock if lockkeeper is killed
+    #[arg(long, value_enum, default_value_t = PinChoice::Auto)]
+    pin: PinChoice,
+
+    /// A line that is shown to those who wait, at most 128 bytes
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+
+    /// Do not let CMD inherit the lock. It ends with lockkeeper then, also when that is killed with
+    /// SIGKILL and CMD is still running. Without --close it lasts until CMD is gone too, unless CMD
+    /// closes what it inherits, as sudo and daemons do
+    #[arg(long)]
+    close: bool,
+
+    /// When the lock is lost (its file was removed or replaced, or somebody asked for it with break
+    /// --revoke): send CMD a SIGTERM and after 5 s a SIGKILL, and end with 74 (term), or only say so
+    /// (ignore). The signals go to CMD alone. Its children stay in the terminal's foreground with it
+    /// and get none, unless CMD passes it on: let CMD be the program that does the work, by exec
+    #[arg(long, value_enum, default_value_t = OnLost::Term)]
+    on_lost: OnLost,
+
+    /// The lock file. It is made and removed; its directory must exist
+    #[arg(value_name = "LOCK")]
+    lock: PathBuf,
+
+    /// The command and its arguments
+    #[arg(value_name = "CMD", last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Say of each lock whether it is free, held (by whom, since when, how we know) or stale
+#[derive(Debug, Args)]
+#[command(after_help = sections(&[STATUS_EXAMPLES, LOG_HELP]))]
+struct Show {
+    /// For programs: a JSON array, one object for each lock
+    #[arg(long)]
+    json: bool,
+
+    /// The lock files
+    #[arg(value_name = "LOCK", required = true)]
+    locks: Vec<PathBuf>,
+}
+
+/// Remove a lock file whose holder is dead; refuse, with the evidence, if the holder lives
+#[derive(Debug, Args)]
+#[command(after_help = sections(&[BREAK_EXAMPLES, LOG_HELP]))]
+struct Break {
+    /// Ask a living holder to let go instead. Its file is not touched and nothing makes it listen;
+    /// lockkeeper run listens (see run --on-lost)
+    #[arg(long)]
+    revoke: bool,
+
+    /// The lock file
+    #[arg(value_name = "LOCK")]
+    lock: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PinChoice {
+    Auto,
+    Required,
+    Never,
+}
+
+impl From<PinChoice> for Pin {
+    fn from(choice: PinChoice) -> Self {
+        match choice {
+            PinChoice::Auto => Pin::Auto,
+            PinChoice::Required => Pin::Required,
+            PinChoice::Never => Pin::Never,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnLost {
+    Term,
+    Ignore,
+}
+
+/// The program `lockkeeper`.
+#[must_use]
+pub fn main() -> ExitCode {
+    let verb = match Cli::try_parse() {
+        Ok(cli) => cli.verb,
+        Err(error) => {
+            let error = with_tip(error);
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+        }
+    };
+    ExitCode::from(dispatch(&verb).unwrap_or_else(|failure| {
+        text::tell(failure.message);
+        failure.code
+    }))
+}
+
+/// To `run LOCK CMD` clap says only that CMD is unexpected.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    let is_run = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
+    let is_word = matches!(error.get(ContextKind::InvalidArg),
+        Some(ContextValue::String(word)) if !word.starts_with('-'));
+    if is_run && is_word && error.kind() == ErrorKind::UnknownArgument {
+        let tip = ContextValue::StyledStrs(vec!["write `--` before the command".into()]);
+        error.insert(ContextKind::Suggested, tip);
+    }
+    error
+}
+
+fn dispatch(verb: &Verb) -> Result<u8, Failure> {
+    if let Verb::Run(Run { openlock_compat: true, .. }) = verb {
+        run::be_visible()?;
+    }
+    log_to_stderr();
+    match verb {
+        Verb::Run(arguments) => run::run(arguments),
+        Verb::Status(arguments) => status::status(arguments),
+        Verb::Break(arguments) => break_lock::break_lock(arguments),
+    }
+}
+
+fn log_to_stderr() {
+    let asked = std::env::var_os("LOCKKEEPER_LOG").filter(|level| !level.is_empty());
+    let level = asked.map_or(LevelFilter::WARN, |level| {
+        let level = level.to_string_lossy();
+        level.parse().unwrap_or_else(|_| {
+            text::tell(format_args!("LOCKKEEPER_LOG: {level:?} is unknown, warn is used"));
+            LevelFilter::WARN
+        })
+    });
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        // Saying that standard error is closed, on standard error, panics.
+        .log_internal_errors(false)
+        .without_time()
+        .init();
+}
+
+/// One thread: the command line does one thing at a time.
+fn runtime() -> Result<Runtime, Failure> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::system("starting the runtime", &error))
+}
+
+fn sections(texts: &[&str]) -> String {
+    texts.join("\n\n")
+}

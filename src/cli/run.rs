@@ -1,0 +1,235 @@
+//! `lockkeeper run`: a command under a lock.
+//!
+//! 1. TERM, HUP, INT, QUIT, USR1 and USR2 are watched: from here to the end none
+//!    of them kills this process. Any other deadly signal does, and leaves the
+//!    lock file to be taken over; the command keeps the lock.
+//! 2. The lock is waited for. A signal ends the wait and the program.
+//! 3. The command is started in the same process group, with a copy of the
+//!    descriptor that carries the kernel lock: if this process is killed, the
+//!    lock lasts until the command is gone as well.
+//! 4. Signals are passed on until the command is gone.
+//! 5. The lock is released, whoever else still has the descriptor.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::pin::pin;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::exit::{self, Failure, message_of};
+use super::signals::{Arrived, Signals};
+use super::text::{printable, tell};
+use super::waiting::tell_of_waiting;
+use super::{OnLost, Run};
+use crate::{AsyncFileLock, Error, LockGuard, Options};
+
+/// How long a command may take to end after SIGTERM when the lock is lost.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long an attempt that was given up may take to undo what it did. Only a
+/// network file system that does not answer takes any time.
+const UNDO: Duration = Duration::from_secs(5);
+
+/// `argv[0]` that openlock believes to be Python.
+const VISIBLE_NAME: &str = "python-lockkeeper";
+
+const PATH: &str = "LOCKKEEPER_PATH";
+const TOKEN: &str = "LOCKKEEPER_TOKEN";
+const RECOVERED_FROM: &str = "LOCKKEEPER_RECOVERED_FROM";
+const RECOVERED_PID: &str = "LOCKKEEPER_RECOVERED_PID";
+
+pub(super) fn run(arguments: &Run) -> Result<u8, Failure> {
+    abort_on_panic();
+    super::runtime()?.block_on(run_locked(arguments))
+}
+
+/// openlock looks for "python" in the command line, so start again with one.
+pub(super) fn be_visible() -> Result<(), Failure> {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    if name.to_string_lossy().to_lowercase().contains("python") {
+        return Ok(());
+    }
+    let mut again = std::process::Command::new("/proc/self/exe");
+    let error = again.arg0(VISIBLE_NAME).args(arguments).exec();
+    Err(Failure::system("starting again under a name that openlock sees", &error))
+}
+
+/// A panic must not release the lock while the command runs: the kernel does,
+/// when both are gone.
+fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        tell(panic);
+        std::process::abort();
+    }));
+}
+
+async fn run_locked(arguments: &Run) -> Result<u8, Failure> {
+    let lock = AsyncFileLock::with_options(&arguments.lock, options(arguments))?;
+    let watched = Signals::watch();
+    let mut signals = watched.map_err(|error| Failure::system("watching signals", &error))?;
+    let acquired = tokio::select! {
+        biased;
+        signal = signals.next() => Err(signal),
+        acquired = acquire(&lock, arguments) => Ok(acquired?),
+    };
+    match (acquired, signals.already()) {
+        (Ok(guard), None) => run_command(arguments, guard, signals).await,
+        (Err(signal), _) => {
+            let _ = timeout(UNDO, crate::flush()).await;
+            Ok(exit::by_signal(signal.number))
+        }
+        (Ok(guard), Some(signal)) => {
+            release(guard, false).await;
+            Ok(exit::by_signal(signal.number))
+        }
+    }
+}
+
+fn options(arguments: &Run) -> Options {
+    let mut options = Options::default()
+        .timeout(if arguments.only_try { Some(Duration::ZERO) } else { arguments.timeout })
+        .pin(arguments.pin.into())
+        .openlock_compat(arguments.openlock_compat);
+    if let Some(period) = arguments.retry_period {
+        options = options.retry_period(period);
+    }
+    if let Some(delay) = arguments.race_delay {
+        options = options.race_delay(delay);
+    }
+    if let Some(tries) = arguments.tries {
+        options = options.tries(tries);
+    }
+    match &arguments.note {
+        Some(note) => options.note(note),
+        None => options,
+    }
+}
+
+async fn acquire(lock: &AsyncFileLock, arguments: &Run) -> Result<LockGuard, Error> {
+    if arguments.only_try {
+        return lock.acquire().await;
+    }
+    tokio::select! {
+        biased;
+        acquired = lock.acquire() => acquired,
+        never = tell_of_waiting(lock) => match never {},
+    }
+}
+
+async fn run_command(
+    arguments: &Run,
+    guard: LockGuard,
+    mut signals: Signals,
+) -> Result<u8, Failure> {
+    let mut command = match start(arguments, &guard) {
+        Ok(command) => command,
+        Err(error) => {
+            release(guard, false).await;
+            let name = printable(arguments.command[0].display());
+            return Err(Failure::to_start(&name, &error));
+        }
+    };
+    // One that the terminal sent at this moment may have come before the
+    // command was in its group. If not, this one comes on top of it, before
+    // the command can have told them apart.
+    while let Some(signal) = signals.already() {
+        send(&command, signal.number);
+    }
+    let attended = attend(&mut command, &guard, &mut signals, arguments.on_lost).await;
+    let (status, was_lost) =
+        attended.map_err(|error| Failure::system("waiting for CMD", &error))?;
+    let is_lost = release(guard, was_lost).await;
+    Ok(if is_lost && arguments.on_lost == OnLost::Term { exit::LOST } else { code(status) })
+}
+
+fn start(arguments: &Run, guard: &LockGuard) -> io::Result<Child> {
+    let mut command = Command::new(&arguments.command[0]);
+    command.args(&arguments.command[1..]);
+    command.env(PATH, guard.path()).env(TOKEN, guard.token());
+    command.env_remove(RECOVERED_FROM).env_remove(RECOVERED_PID);
+    if let Some(dead) = guard.recovered_from() {
+        command.env(RECOVERED_FROM, printable(dead));
+        if let Some(pid) = dead.pid {
+            command.env(RECOVERED_PID, OsStr::new(&pid.to_string()));
+        }
+    }
+    let pin = if arguments.close { None } else { guard.pin() };
+    // A copy is not closed by exec. Ours is closed again before anything else is started.
+    let _inherited = pin.map(rustix::io::dup).transpose()?;
+    command.spawn()
+}
+
+/// Wait until the command is gone; what became of it, and whether the lock was
+/// lost meanwhile.
+async fn attend(
+    command: &mut Child,
+    guard: &LockGuard,
+    signals: &mut Signals,
+    on_lost: OnLost,
+) -> io::Result<(ExitStatus, bool)> {
+    let mut losing = pin!(guard.lost());
+    let mut was_lost = false;
+    let mut kill_at = None;
+    loop {
+        tokio::select! {
+            biased;
+            status = command.wait() => return Ok((status?, was_lost)),
+            signal = signals.next() => pass_on(command, signal),
+            why = &mut losing, if !was_lost => {
+                tell(&why);
+                was_lost = true;
+                if on_lost == OnLost::Term {
+                    send(command, Signal::TERM.as_raw());
+                    kill_at = Some(Instant::now() + GRACE);
+                }
+            }
+            () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
+                tell("CMD did not end after SIGTERM: killed");
+                send(command, Signal::KILL.as_raw());
+                kill_at = None;
+            }
+        }
+    }
+}
+
+fn pass_on(command: &Child, signal: Arrived) {
+    if !signal.is_for_all {
+        send(command, signal.number);
+    }
+}
+
+/// The number of a command that is gone is not used: `id` knows that.
+fn send(command: &Child, number: i32) {
+    let pid = command.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number))
+        && let Err(error) = kill_process(pid, signal)
+    {
+        tell(format_args!("signal {number} could not be passed on to CMD: {error}"));
+    }
+}
+
+fn code(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
+        (None, Some(number)) => exit::by_signal(number),
+        (None, None) => u8::MAX,
+    }
+}
+
+/// Whether the lock was lost, before (`was_lost`, which was told) or as it now turns out.
+async fn release(guard: LockGuard, was_lost: bool) -> bool {
+    match guard.release().await {
+        Ok(()) => was_lost,
+        Err(Error::Lost(_)) if was_lost => true,
+        Err(error) => {
+            tell(message_of(&error));
+            was_lost || matches!(error, Error::Lost(_))
+        }
+    }
+}

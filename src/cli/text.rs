@@ -1,0 +1,55 @@
+//! What is printed. Names, hosts and notes come from files that anybody may
+//! have written, so nothing that could steer a terminal passes.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::time::Duration;
+
+/// `text` on one line, with what could steer a terminal or turn its text
+/// around written as an escape.
+pub(super) fn printable(text: impl Display) -> String {
+    let mut line = String::new();
+    for character in text.to_string().chars() {
+        if character.is_control() || turns_text(character) {
+            line.extend(character.escape_default());
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
+/// Line separators and Unicode's direction controls.
+fn turns_text(character: char) -> bool {
+    matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
+}
+
+/// A line on standard error. If nobody reads it, the command goes on without.
+pub(super) fn tell(message: impl Display) {
+    let _ = writeln!(std::io::stderr(), "lockkeeper: {}", printable(message));
+}
+
+/// A line on standard output, which a closed pipe does not make a failure.
+pub(super) fn print(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// To the millisecond, and to the tenth of a second above one.
+pub(super) fn rounded(time: Duration) -> Duration {
+    let step = if time < Duration::from_secs(1) { 1 } else { 100 };
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(millis / step * step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_steers_the_terminal() {
+        assert_eq!(
+            printable("a\u{1b}[2Jb\nc\u{9b}d\u{202e}e é"),
+            "a\\u{1b}[2Jb\\nc\\u{9b}d\\u{202e}e é"
+        );
+    }
+}
