@@ -1,0 +1,88 @@
+"""One openlock process of a test. Lines that begin with @ are for the test.
+
+player.py hold PATH      acquire, say so, release when told
+player.py contend PATH   acquire and release until told to stop; say how often,
+                         and how often somebody else was inside as well
+player.py slow PATH      the same on a system a tenth of race_delay slow at each
+                         step: shows within seconds what takes openlock minutes
+player.py who PATH       say who holds it, by openlock's own look
+"""
+
+import os
+import random
+import sys
+import threading
+import time
+
+import openlock
+
+
+def tell(line):
+    print(f"@{line}", flush=True)
+
+
+def hold(lock):
+    lock.acquire()
+    tell("held")
+    sys.stdin.readline()
+    lock.release()
+    tell("released")
+
+
+def brief():
+    return random.uniform(0, 0.003)
+
+
+def stay():
+    """Now and then long enough for who judged wrongly to get in beside us."""
+    return 0.3 if random.random() < 0.2 else brief()
+
+
+def contend(lock):
+    inside = f"{lock.lock_file}.inside"
+    over = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
+    entered = overlaps = 0
+    while not over.is_set():
+        try:
+            lock.acquire(timeout=1)
+        except (openlock.Timeout, openlock.InvalidLockFile):
+            continue
+        entered += 1
+        try:
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            overlaps += 1
+        time.sleep(stay())
+        try:
+            os.remove(inside)
+        except FileNotFoundError:
+            overlaps += 1
+        lock.release()
+        time.sleep(brief())
+    tell(f"{entered} {overlaps}")
+
+
+def slow(lock):
+    def slowly(step):
+        def then(*args, **kwargs):
+            done = step(*args, **kwargs)
+            time.sleep(openlock.get_defaults()["race_delay"] / 10)
+            return done
+
+        return then
+
+    # After the link was refused and before the path is read; after "unlocked"
+    # and before the rename.
+    lock._FileLock__create_lock_file = slowly(lock._FileLock__create_lock_file)
+    lock._FileLock__lock_state = slowly(lock._FileLock__lock_state)
+    contend(lock)
+
+
+def who(lock):
+    tell(lock.getpid())
+
+
+openlock.set_defaults(retry_period=0.001)
+role, path = sys.argv[1:]
+{"hold": hold, "contend": contend, "slow": slow, "who": who}[role](openlock.FileLock(path))

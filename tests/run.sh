@@ -1,0 +1,13 @@
+#!/bin/sh
+# Set up what the tests need, then pass all of them. Arguments go to cargo test.
+set -eu
+cd "$(dirname "$0")/.."
+tests/setup.sh
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
+status=0
+{ cargo test --all-features --no-fail-fast "$@" 2>&1 || echo "failed: $?"; } | tee "$output"
+! grep -q '^failed: ' "$output" || status=1
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
+     END { printf "\n%d passed, %d failed, %d skipped\n", passed, failed, ignored }' "$output"
+exit "$status"

@@ -1,0 +1,67 @@
+#!/bin/sh
+# Set up what the tests need besides the Rust toolchain: ps, flock, unshare, and
+# one Python environment for each version of openlock the tests run against.
+# Run it as often as you like; when all is there it takes a moment.
+set -eu
+
+versions="1.1.1 1.2.1"
+home=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)/target/python
+
+need() { # PACKAGE, then a command that succeeds if it is there
+    package=$1
+    shift
+    "$@" >/dev/null 2>&1 || missing="$missing $package"
+}
+look() {
+    missing=
+    need procps command -v ps
+    need util-linux command -v flock
+    need util-linux command -v unshare
+    need python3-venv python3 -c 'import ensurepip, venv'
+}
+look
+
+if [ -n "$missing" ]; then
+    echo "setup: installing$missing"
+    sudo=
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    if ! command -v apt-get >/dev/null || { [ -n "$sudo" ] && ! command -v sudo >/dev/null; }; then
+        echo "setup: no apt-get that this user may run: install these yourself:$missing" >&2
+        exit 1
+    fi
+    $sudo apt-get update -qq
+    # Split into words on purpose.
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    look
+    for package in $missing; do
+        case $package in
+        python3-venv) echo "setup: $(command -v python3 || echo python3) has no venv module:" \
+            "put Debian's /usr/bin first in PATH" >&2 ;;
+        *) echo "setup: $package is installed, but what it brings is not in PATH" >&2 ;;
+        esac
+    done
+    [ -z "$missing" ] || exit 1
+fi
+
+is_ready() { # VERSION
+    "$home/openlock-$1/bin/python" -c \
+        'import openlock, sys; sys.exit(openlock.__version__ != sys.argv[1])' "$1" 2>/dev/null
+}
+
+mkdir -p "$home"
+exec 9<"$home"
+flock 9 # two set-ups at once would build the same environments
+for version in $versions; do
+    if is_ready "$version"; then
+        echo "setup: openlock $version is there"
+        continue
+    fi
+    echo "setup: making $home/openlock-$version"
+    python3 -m venv --clear "$home/openlock-$version"
+    "$home/openlock-$version/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --no-deps "openlock==$version"
+    if ! is_ready "$version"; then
+        echo "setup: $home/openlock-$version does not work" >&2
+        exit 1
+    fi
+done

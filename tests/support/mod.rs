@@ -1,0 +1,221 @@
+//! What the tests share: directories, other processes, patience.
+
+#![allow(dead_code, unreachable_pub)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// What must happen, happens within this time, even on a machine that is busy.
+pub const VERY_LONG: Duration = Duration::from_secs(60);
+
+/// What must not happen would have happened within this time.
+pub const QUIET: Duration = Duration::from_millis(400);
+
+/// A fresh directory on tmpfs.
+pub fn on_tmpfs() -> TempDir {
+    TempDir::new_in("/dev/shm").expect("a directory on /dev/shm")
+}
+
+/// A fresh directory on the file system of the build directory.
+pub fn on_disk() -> TempDir {
+    TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory in the build directory")
+}
+
+/// The names in a directory, sorted.
+pub fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("a directory to list");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Wait until `condition` holds, and fail after [`VERY_LONG`].
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + VERY_LONG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+const ROLE: &str = "LOCKKEEPER_TEST_ROLE";
+const PATH: &str = "LOCKKEEPER_TEST_PATH";
+
+/// The part this process was started to play, and the path it was given.
+///
+/// A test that needs other processes runs its own binary again. It begins with
+/// `if let Some((role, path)) = support::role() { return play(&role, &path); }`.
+pub fn role() -> Option<(String, PathBuf)> {
+    let role = std::env::var(ROLE).ok()?;
+    Some((role, PathBuf::from(std::env::var_os(PATH)?)))
+}
+
+/// Tell the process that started this one.
+pub fn tell(line: &str) {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "@{line}").and_then(|()| out.flush()).expect("somebody who listens");
+}
+
+/// Wait for a line from the process that started this one; `None` if it is gone.
+pub fn told() -> Option<String> {
+    let mut line = String::new();
+    let length = std::io::stdin().lock().read_line(&mut line).expect("standard input");
+    (length > 0).then(|| line.trim_end().to_owned())
+}
+
+/// The command that plays `role` of the test `test` in another process.
+pub fn player(test: &str, role: &str, path: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"]);
+    command.env(ROLE, role).env(PATH, path);
+    command
+}
+
+/// The command that runs another one as the first process of a pid namespace.
+/// `None`, said clearly, where that is not allowed.
+pub fn in_a_pid_namespace(command: &Command) -> Option<Command> {
+    let as_root = ["-pf", "--mount-proc", "--kill-child"].as_slice();
+    let as_user = ["-Urpf", "--mount-proc", "--kill-child"].as_slice();
+    let unshare = |flags: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(flags).arg("--");
+        unshare
+    };
+    let is_allowed = |flags: &&[&str]| {
+        let tried = unshare(flags).arg("true").stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
+    };
+    let Some(flags) = [as_root, as_user].into_iter().find(is_allowed) else {
+        eprintln!("SKIPPED: this user may not make a pid namespace (unshare -pf --mount-proc)");
+        return None;
+    };
+    let mut unshare = unshare(flags);
+    unshare.arg(command.get_program()).args(command.get_args());
+    unshare.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Some(unshare)
+}
+
+/// Another process; killed when dropped.
+pub struct Process {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Process {
+    /// Start the player of a role.
+    pub fn play(test: &str, role: &str, path: &Path) -> Self {
+        Self::start(player(test, role, path))
+    }
+
+    /// Start a command whose lines that begin with `@` are meant for us.
+    pub fn start(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("a process");
+        let output = child.stdout.take().expect("its output");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || forward(output, &sender));
+        Self { input: child.stdin.take(), child, lines }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Wait for its next line to us.
+    #[track_caller]
+    pub fn next(&self) -> String {
+        self.lines.recv_timeout(VERY_LONG).expect("a line from the other process")
+    }
+
+    /// Wait for its next line, which must be this one.
+    #[track_caller]
+    pub fn expect(&self, line: &str) {
+        assert_eq!(self.next(), line);
+    }
+
+    /// It says nothing for a while.
+    #[track_caller]
+    pub fn expect_quiet(&self) {
+        let heard = self.lines.recv_timeout(QUIET);
+        assert_eq!(heard, Err(mpsc::RecvTimeoutError::Timeout), "it should have stayed quiet");
+    }
+
+    /// Send it a line.
+    pub fn tell(&mut self, line: &str) {
+        let input = self.input.as_mut().expect("its input is closed");
+        writeln!(input, "{line}").and_then(|()| input.flush()).expect("it listens");
+    }
+
+    /// Close its standard input: [`told`] gives `None` there.
+    pub fn hang_up(&mut self) {
+        self.input = None;
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.id()).expect("a process id"));
+        kill(pid, signal).expect("it can be signalled");
+    }
+
+    /// SIGKILL, and wait until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        let status = self.child.wait().expect("it ends");
+        assert_eq!(status.signal(), Some(9), "it ended before it was killed");
+    }
+
+    /// SIGKILL without waiting: a zombie stays.
+    pub fn kill_leaving_a_zombie(&mut self) {
+        self.child.kill().expect("it can be killed");
+        let stat = format!("/proc/{}/stat", self.id());
+        let tasks = format!("/proc/{}/task", self.id());
+        eventually("the process is a zombie, and its other threads are gone", || {
+            std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+                && std::fs::read_dir(&tasks).is_ok_and(|tasks| tasks.count() == 1)
+        });
+    }
+
+    /// Wait until it ends by itself.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        self.input = None;
+        let deadline = Instant::now() + VERY_LONG;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("its status") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the other process does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn forward(output: ChildStdout, sender: &mpsc::Sender<String>) {
+    for line in BufReader::new(output).lines() {
+        let Ok(line) = line else { return };
+        // libtest writes "test name ... " without an end before our first line.
+        if let Some((_, line)) = line.split_once('@')
+            && sender.send(line.to_owned()).is_err()
+        {
+            return;
+        }
+    }
+}
