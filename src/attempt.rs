@@ -183,8 +183,18 @@ pub(crate) struct Attempt<'a, D: Disk, S: Surroundings> {
     path: &'a Arc<LockPath>,
     options: &'a Options,
     sightings: &'a mut Sightings,
+    candidate: Option<Candidate<D>>,
+    tells: bool,
     /// What the path named when it was last opened.
     last_inode: Cell<Option<u64>>,
+}
+
+/// A file that is complete and locked and has no name yet: all that is left to
+/// do is to link it. Dropped, it is closed and no more: to unlock what a forked
+/// child inherited of it would unlock what its parent holds by now (7).
+pub(crate) struct Candidate<D: Disk> {
+    opened: Opened<D::File>,
+    record: Box<Record>,
 }
 
 /// A regular file that was opened.
@@ -260,8 +270,24 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
         options: &'a Options,
         sightings: &'a mut Sightings,
     ) -> Self {
-        let last_inode = Cell::new(None);
-        Self { disk, surroundings, path, options, sightings, last_inode }
+        let (candidate, last_inode) = (None, Cell::new(None));
+        Self { disk, surroundings, path, options, sightings, candidate, tells: true, last_inode }
+    }
+
+    /// With a candidate that was made while there was time.
+    pub(crate) fn with_candidate(self, candidate: Option<Candidate<D>>) -> Self {
+        Self { candidate, ..self }
+    }
+
+    /// The candidate, if it was not used.
+    pub(crate) fn into_candidate(self) -> Option<Candidate<D>> {
+        self.candidate
+    }
+
+    /// For one who will not be told who is in the way: a pinned holder's process
+    /// is not judged, which takes longer than all the rest of a look.
+    pub(crate) fn without_telling(self) -> Self {
+        Self { tells: false, ..self }
     }
 
     /// Try once.

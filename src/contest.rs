@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::attempt::{Attempt, Busy, Found, Outcome, PROBE_PASSES, Sightings, Survival, YOUTH};
+use crate::attempt::{Attempt, Busy, Candidate, Found, Outcome, PROBE_PASSES, Sightings, Survival, YOUTH};
 use crate::disk::{Errno, OsDisk};
 use crate::error::Error;
 use crate::exit;
@@ -29,7 +29,14 @@ const DOUBTS_MAX: u32 = 3;
 pub(crate) struct Contest {
     terms: Terms,
     queue: Arc<Queue>,
+    memory: Memory,
+}
+
+/// What goes from one attempt to the next.
+#[derive(Default)]
+struct Memory {
     sightings: Sightings,
+    candidate: Option<Candidate<OsDisk>>,
 }
 
 /// What stays the same over the tries.
@@ -73,7 +80,7 @@ impl Contest {
         let queue = recall(last_queue, Entry { process, directory, path: path.clone() });
         let surroundings = OsSurroundings::of(process);
         let terms = Terms { path, options, surroundings, place };
-        Ok(Self { terms, queue, sightings: Sightings::default() })
+        Ok(Self { terms, queue, memory: Memory::default() })
     }
 
     /// The queue this contender belongs to.
@@ -113,7 +120,7 @@ impl Contest {
         // Whose file was taken over and lost again, before anybody was told.
         let mut owed = None;
         loop {
-            match self.attempt(turn).await? {
+            match self.attempt(turn, is_last).await? {
                 Attempted::Acquired(guard) => return Ok(Tried::Acquired(guard.or_recovered(owed))),
                 Attempted::Probation(mut guard, delay) => {
                     sleep(delay).await;
@@ -147,16 +154,27 @@ impl Contest {
 
     /// One attempt. The turn travels with it, so that it is given up only after
     /// what the attempt did is undone.
-    async fn attempt(&mut self, turn: Turn) -> Result<Attempted, Error> {
+    async fn attempt(&mut self, turn: Turn, tells: bool) -> Result<Attempted, Error> {
         let terms = self.terms.clone();
-        let sightings = std::mem::take(&mut self.sightings);
-        let attempt = move |(mut sightings, turn): (Sightings, Turn)| {
-            let attempted = terms.attempt(&mut sightings, turn);
-            (attempted, sightings)
+        let memory = std::mem::take(&mut self.memory);
+        let attempt = move |(mut memory, turn): (Memory, Turn)| {
+            let attempted = terms.attempt(&mut memory, turn, tells);
+            (attempted, memory)
         };
-        let (attempted, sightings) = self.terms.place.run((sightings, turn), attempt).await;
-        self.sightings = sightings;
+        let (attempted, memory) = self.terms.place.run((memory, turn), attempt).await;
+        self.memory = memory;
         attempted
+    }
+
+    /// Do what can be done of the next attempt while there is time. Where calls
+    /// are made elsewhere there are no unnamed files.
+    pub(crate) fn prepare(&mut self) {
+        if let Place::Here { .. } = self.terms.place {
+            let Memory { sightings, candidate } = &mut self.memory;
+            let mut attempt = self.terms.on(sightings).with_candidate(candidate.take());
+            attempt.prepare_candidate();
+            *candidate = attempt.into_candidate();
+        }
     }
 
     /// Who has it, with no lasting effect.
@@ -182,8 +200,15 @@ impl Terms {
         Attempt::new(&OsDisk, &self.surroundings, &self.path, &self.options, sightings)
     }
 
-    fn attempt(&self, sightings: &mut Sightings, turn: Turn) -> Result<Attempted, Error> {
-        let (acquired, delay) = match self.on(sightings).run()? {
+    fn attempt(&self, memory: &mut Memory, turn: Turn, tells: bool) -> Result<Attempted, Error> {
+        let Memory { sightings, candidate } = memory;
+        let mut attempt = self.on(sightings).with_candidate(candidate.take());
+        if !tells {
+            attempt = attempt.without_telling();
+        }
+        let outcome = attempt.run()?;
+        *candidate = attempt.into_candidate();
+        let (acquired, delay) = match outcome {
             Outcome::Busy(busy) => return Ok(Attempted::Busy(busy, turn)),
             Outcome::Acquired(acquired) => (acquired, None),
             Outcome::Probation(acquired, delay) => (acquired, Some(delay)),

@@ -190,11 +190,10 @@ impl AsyncFileLock {
     /// # Errors
     /// As [`acquire`](Self::acquire).
     pub fn blocking_acquire(&self) -> Result<LockGuard, Error> {
-        // A runtime with a timer only: no descriptors, no threads.
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all()
             .build()
-            .map_err(|error| Error::io("starting a timer to wait for", self.path(), error))?;
+            .map_err(|error| Error::io("starting a runtime to wait for", self.path(), error))?;
         runtime.block_on(self.acquire())
     }
 
@@ -361,6 +360,7 @@ impl AsyncFileLock {
                 obstacle(busy)
             };
             if !std::mem::take(&mut is_first) {
+                contest.prepare();
                 let next_look = pause.until_next_look(obstacle);
                 match deadline {
                     None => next_look.await,

@@ -103,6 +103,12 @@ impl Record {
         bytes
     }
 
+    /// When it was acquired, as far as it is written down: in whole seconds.
+    pub(crate) fn second(&self) -> Option<u64> {
+        let since = self.since?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(since.as_secs())
+    }
+
     fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
         write!(out, "{}\n{}\ntoken: {}\n", self.pid, self.name, self.token)?;
         if let Some(host) = &self.host {

@@ -34,15 +34,18 @@ struct Pair {
     reports: Reports,
     contenders: [Contender; 2],
     holder: usize,
+    /// Of its own: each file's events would wake all who wait in a directory.
+    _directory: TempDir,
 }
 
 impl Pair {
-    fn new(kind: Kind, directory: &TempDir) -> Self {
+    fn new(kind: Kind) -> Self {
+        let directory = TempDir::new_in(DIRECTORY).expect("a directory");
         let reports = Reports::new();
         let path = directory.path().join(format!("{kind:?}.lock"));
         let mut contenders = [0, 1].map(|who| Contender::spawn(kind, &path, who, &reports));
         contenders[0].has(Order::Acquire, &reports);
-        Pair { reports, contenders, holder: 0 }
+        Pair { reports, contenders, holder: 0, _directory: directory }
     }
 
     fn wait(&mut self) {
@@ -71,8 +74,7 @@ pub(crate) fn measure(plan: &Plan) {
 }
 
 fn measure_with(holds: &Holds, times: usize) -> [Sample; 4] {
-    let directory = TempDir::new_in(DIRECTORY).expect("a directory");
-    let mut pairs = Kind::ALL.map(|kind| Pair::new(kind, &directory));
+    let mut pairs = Kind::ALL.map(Pair::new);
     let mut samples = Kind::ALL.map(|_| Sample::default());
     for round in 0..times {
         pairs.iter_mut().for_each(Pair::wait);

@@ -4,12 +4,13 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
-use super::{Attempt, Busy, Locked, Opened, Outcome, PROBE_PASSES, Stale, Stop, Surroundings};
+use super::{Attempt, Busy, Candidate, Locked, Opened, Outcome, PROBE_PASSES, Stale, Stop, Surroundings};
 use crate::disk::{Access, Disk, Errno, Flock, Inode};
 use crate::error::Error;
 use crate::held::Held;
 use crate::holder::Evidence;
 use crate::liveness::Verdict;
+use crate::options::Pin;
 use crate::proof::{self, Mutant};
 use crate::record::{Contents, Proof, Record};
 
@@ -18,8 +19,15 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         Self::rounds(|| self.round())
     }
 
-    /// Steps 1 to 3: look, disturbing nobody.
+    /// Steps 1 to 3: look, disturbing nobody. Whoever has a candidate at hand
+    /// tries to link it instead of looking whether it could.
     fn round(&mut self) -> Result<Outcome<D>, Stop> {
+        if self.candidate.is_some() {
+            match self.link_candidate() {
+                Err(Stop::FromTheTop) => {}
+                other => return other,
+            }
+        }
         let Some(probe) = self.open_path()? else {
             return self.link_candidate();
         };
@@ -117,28 +125,62 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// first instant the path names it (1).
     fn link_candidate(&mut self) -> Result<Outcome<D>, Stop> {
         let started = self.surroundings.now();
-        let record = self.new_record(Proof::Flock);
-        let made = self.disk.create_unnamed(self.path.directory(), self.options.mode);
-        let file = match made {
-            Ok(file) => file,
-            // No unnamed files here: open(2) on O_TMPFILE.
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
-                return self.link_named_candidate(record);
-            }
-            Err(error) => return Err(self.cannot_create(error).into()),
+        let candidate = match self.candidate.take().map(|candidate| self.brought_up(candidate)) {
+            Some(Ok(candidate)) => candidate,
+            Some(Err(_)) | None => match self.new_candidate()? {
+                Some(candidate) => candidate,
+                None => return self.link_named_candidate(self.new_record(Proof::Flock)),
+            },
         };
-        let inode = self.prepare(&file, &record)?;
-        match self.disk.link_unnamed(&file, self.path.path()) {
-            Ok(()) => self.holds(file, inode, record, None, started),
-            Err(Errno::EXIST) if self.is_named(self.path.path(), inode) => {
-                self.holds(file, inode, record, None, started)
+        let inode = candidate.opened.inode;
+        match self.disk.link_unnamed(&candidate.opened.file, self.path.path()) {
+            Ok(()) => {}
+            Err(Errno::EXIST) if self.is_named(self.path.path(), inode) => {}
+            Err(Errno::EXIST) => {
+                self.candidate = Some(candidate);
+                return Err(Stop::FromTheTop);
             }
-            Err(Errno::EXIST) => Err(Stop::FromTheTop),
             // An unnamed file may not get a name without /proc, or in a process
             // that gave up privileges.
-            Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => self.link_named_candidate(record),
-            Err(error) => Err(self.failed("linking", error)),
+            Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {
+                return self.link_named_candidate(candidate.record);
+            }
+            Err(error) => return Err(self.failed("linking", error)),
         }
+        let Candidate { opened, record } = candidate;
+        self.holds(opened.file, inode, record, None, started)
+    }
+
+    /// Make a candidate while there is time. Whatever is wrong will be said by
+    /// the attempt that needs one.
+    pub(crate) fn prepare_candidate(&mut self) {
+        if self.candidate.is_none() && self.options.pin != Pin::Never {
+            self.candidate = self.new_candidate().ok().flatten();
+        }
+    }
+
+    /// `None` where there are no unnamed files: open(2) on O_TMPFILE.
+    fn new_candidate(&self) -> Result<Option<Candidate<D>>, Stop> {
+        let record = self.new_record(Proof::Flock);
+        match self.disk.create_unnamed(self.path.directory(), self.options.mode) {
+            Ok(file) => {
+                let inode = self.prepare(&file, &record)?;
+                Ok(Some(Candidate { opened: Opened { file, inode }, record }))
+            }
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => Ok(None),
+            Err(error) => Err(self.cannot_create(error).into()),
+        }
+    }
+
+    /// It tells since when the lock is held, and is not so old that this is wrong.
+    fn brought_up(&self, mut candidate: Candidate<D>) -> Result<Candidate<D>, Errno> {
+        let note = self.options.note.as_deref();
+        let record = self.surroundings.record(candidate.record.token, Proof::Flock, note);
+        if record.second() != candidate.record.second() {
+            self.write(&candidate.opened.file, &record)?;
+            *candidate.record = record;
+        }
+        Ok(candidate)
     }
 
     fn link_named_candidate(&mut self, record: Box<Record>) -> Result<Outcome<D>, Stop> {
@@ -230,6 +272,9 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     pub(super) fn who_locks(&self, contents: &Contents, local: bool) -> (Evidence, bool) {
         match contents {
             Contents::Ours(record) if record.released => (Evidence::Released, true),
+            Contents::Ours(record) if record.proof == Proof::Flock && !self.tells => {
+                (Evidence::KernelLock, false)
+            }
             Contents::Ours(record) if record.proof == Proof::Flock => {
                 match self.surroundings.judge(contents, local) {
                     Verdict::Dead(_) => (Evidence::Inherited, true),

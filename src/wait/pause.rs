@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::ticket::{self, Ticket};
-use super::watch::{Heard, Listening};
+use super::watch::{Following, Heard, Listening};
 use crate::path::LockPath;
 use crate::record::Token;
 
@@ -30,6 +30,8 @@ pub(crate) struct Pause {
     ticket: Option<Ticket>,
     /// Time has passed since the last event: nobody seems to make use of it.
     may_barge: bool,
+    /// An event was the reason for the look that is due.
+    has_heard: bool,
     echo: Option<Duration>,
     last_token: Option<String>,
 }
@@ -73,6 +75,7 @@ impl Pause {
             listening: None,
             ticket: None,
             may_barge: false,
+            has_heard: false,
             echo: None,
             last_token: None,
         }
@@ -83,7 +86,11 @@ impl Pause {
         if !self.has_events {
             return;
         }
-        self.listening = Listening::renew(self.listening.take(), &self.path);
+        // What is heard is heard of the right directory, or of that it is not.
+        let has_heard = std::mem::take(&mut self.has_heard);
+        if !has_heard || self.listening.as_ref().is_none_or(Listening::is_shaken) {
+            self.listening = Listening::renew(self.listening.take(), &self.path);
+        }
         if self.ticket.is_none() && self.listening.is_some() {
             self.ticket = Ticket::take(&self.path);
         }
@@ -103,7 +110,8 @@ impl Pause {
 
     /// Until it is worth looking again.
     pub(crate) async fn until_next_look(&mut self, obstacle: Obstacle) {
-        if obstacle.token != self.last_token {
+        let is_another = obstacle.token != self.last_token;
+        if is_another {
             // Another holder. The close that was just heard may be its all the same.
             self.echo = self.echo.filter(|echo| *echo == FIRST_ECHO);
             self.last_token = obstacle.token.clone();
@@ -121,14 +129,24 @@ impl Pause {
             }
         }
         self.may_barge = true;
-        let is_told = listening.follow(obstacle.process, obstacle.was_seen);
-        let periods = if is_told { FALLBACK_PERIODS } else { 1 };
+        let periods = match listening.follow(obstacle.process) {
+            // It ended since the look: the next will see that.
+            Following::Gone if obstacle.was_seen => return,
+            // Or somebody who judges the dead one's file was in the way.
+            Following::Gone => {
+                self.echo = self.echo.or(is_another.then_some(FIRST_ECHO));
+                FALLBACK_PERIODS
+            }
+            Following::Untold if obstacle.was_seen => 1,
+            Following::Told | Following::Untold => FALLBACK_PERIODS,
+        };
         let long = self.retry_period.saturating_mul(periods);
         let period = self.fallback_period.unwrap_or(long);
         tokio::select! {
             biased;
             heard = listening.event() => {
                 self.may_barge = false;
+                self.has_heard = true;
                 if heard == Heard::Close {
                     self.echo = Some(FIRST_ECHO);
                 }

@@ -1,6 +1,5 @@
 //! Events that are a reason to look again: one inotify instance for the whole
-//! process, and one thread that reads it and wakes whoever listens, on
-//! whatever runtime.
+//! process, read by a task on each runtime that has somebody who waits.
 //!
 //! 1. Directories are watched, not lock files: those come and go.
 //! 2. Who listens does so *before* the look it relies on. An event between the
@@ -13,25 +12,33 @@
 //!    made without one it is `#` and the number of its inode. Other closes wake
 //!    nobody, or every lock's waiters in a directory would wake for each. As a
 //!    second way to hear of it, the holder's process is followed.
-//! 5. inotify is made before the first lock file is opened and never closed.
-//!    When a process is killed, its files are let go from the last opened to
-//!    the first, and letting go of an inotify instance that has had watches
-//!    takes milliseconds, for which its successor would wait.
+//! 5. inotify is made before the first lock file is opened and never closed,
+//!    nor is its descriptor copied. When a process is killed, its files are let
+//!    go from the highest descriptor to the lowest, and letting go of an inotify
+//!    instance that has had watches takes milliseconds, for which its successor
+//!    would wait.
+//! 6. Each runtime with a listener has a reader of its own, so that an event
+//!    costs one wake of one thread and nobody depends on a runtime that is busy
+//!    or going down. Whichever reads an event first tells everybody it concerns,
+//!    in the same poll: an event that was read is never lost.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
-use rustix::event::epoll;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
 use crate::liveness::{ProcessKey, this_process};
@@ -45,24 +52,29 @@ const EVENTS: WatchFlags = WatchFlags::DELETE
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::ONLYDIR);
 
+/// What is still asked for when nobody listens in a directory any more: next to
+/// nothing, as a watch that ends tells of it, and that wakes.
+const MUTED: WatchFlags = WatchFlags::DELETE_SELF.union(WatchFlags::ONLYDIR);
+
+/// So many directories are remembered for the next time somebody listens.
+const DIRECTORIES_MAX: usize = 64;
+
 /// What concerns everybody who listens in a directory (3).
 const FOR_ALL: ReadFlags = ReadFlags::MOVE_SELF
     .union(ReadFlags::DELETE_SELF)
     .union(ReadFlags::IGNORED)
     .union(ReadFlags::UNMOUNT);
 
-/// The inotify instance among what the thread waits for. Listeners, who get
-/// an event from a process, count from 1.
-const INOTIFY: u64 = 0;
-
 /// Room for some hundred events at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
+
+/// So many events are told at a time; then other tasks have their turn.
+const EVENTS_AT_ONCE: usize = 512;
 
 /// The events of this process.
 struct Watch {
     process: ProcessKey,
     inotify: OwnedFd,
-    epoll: OwnedFd,
     state: Mutex<State>,
 }
 
@@ -70,10 +82,9 @@ struct Watch {
 struct State {
     /// By watch descriptor.
     directories: HashMap<i32, HashMap<u64, Arc<Ear>>>,
-    /// Listeners who wait for the end of a process.
-    processes: HashMap<u64, Arc<Ear>>,
     last_listener: u64,
-    has_thread: bool,
+    /// The runtimes that were asked to read, and whether they do.
+    readers: HashMap<runtime::Id, bool>,
 }
 
 /// One who listens.
@@ -84,8 +95,8 @@ struct Ear {
     event: Notify,
     /// A file was closed that may have been the holder's.
     was_closed: AtomicBool,
-    /// The process that is followed has ended.
-    has_ended: AtomicBool,
+    /// What was heard does not tell which directory it is of.
+    is_shaken: AtomicBool,
 }
 
 static WATCH: Mutex<Option<Arc<Watch>>> = Mutex::new(None);
@@ -95,10 +106,10 @@ static WATCH: Mutex<Option<Arc<Watch>>> = Mutex::new(None);
 static PREPARED: AtomicU32 = AtomicU32::new(0);
 
 /// Say once that there are no events, and why.
-pub(crate) fn tell_of_no_events(error: Errno) {
+pub(crate) fn tell_of_no_events(error: impl Display) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     if !TOLD.swap(true, Ordering::Relaxed) {
-        tracing::warn!(%error, "no inotify: waiting looks again each retry_period");
+        tracing::warn!(%error, "no events: waiting looks again each retry_period");
     }
 }
 
@@ -129,9 +140,7 @@ pub(crate) fn prepare(process: ProcessKey) {
 impl Watch {
     fn new(process: ProcessKey) -> Result<Self, Errno> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, &inotify, epoll::EventData::new_u64(INOTIFY), epoll::EventFlags::IN)?;
-        Ok(Self { process, inotify, epoll, state: Mutex::default() })
+        Ok(Self { process, inotify, state: Mutex::default() })
     }
 
     fn of_this_process() -> Option<Arc<Watch>> {
@@ -139,47 +148,53 @@ impl Watch {
         lock(&WATCH).as_ref().filter(|watch| watch.process == process).cloned()
     }
 
-    /// Start the thread, once; whether there is one.
-    fn has_thread(self: &Arc<Self>, state: &mut State) -> bool {
-        if !state.has_thread {
-            let watch = Arc::clone(self);
-            let thread = thread::Builder::new().name("lockkeeper-watch".to_owned());
-            state.has_thread = thread.spawn(move || watch.work()).is_ok();
+    /// Have this runtime read events, from its first listener to its end;
+    /// whether it does (6).
+    fn is_read_here(self: &Arc<Self>) -> bool {
+        let Ok(runtime) = Handle::try_current() else {
+            return false;
+        };
+        if let Some(&reads) = lock(&self.state).readers.get(&runtime.id()) {
+            return reads;
         }
-        state.has_thread
-    }
-
-    fn work(&self) {
-        let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
-        loop {
-            let mut ready = [MaybeUninit::<epoll::Event>::uninit(); 16];
-            let ready = match epoll::wait(&self.epoll, &mut ready, None) {
-                Ok((ready, _)) => ready,
-                Err(Errno::INTR) => continue,
-                Err(error) => {
-                    // The program closed descriptors that are not its own.
-                    lock(&self.state).has_thread = false;
-                    return tell_of_no_events(error);
-                }
-            };
-            for event in ready {
-                match event.data.u64() {
-                    INOTIFY => self.read(&mut buffer),
-                    listener => self.process_ended(listener),
-                }
+        let reading = Reading { watch: Arc::clone(self), runtime: runtime.id() };
+        lock(&self.state).readers.insert(runtime.id(), true);
+        // Tokio panics where the runtime was built without `enable_io`, and
+        // offers no way to ask.
+        #[allow(deprecated, reason = "sound here: the instance is never closed, nor another")]
+        let registered =
+            catch_unwind(AssertUnwindSafe(|| AsyncFd::with_interest(reading, Interest::READABLE)));
+        match registered {
+            // A runtime that is going down drops it, and then nobody reads.
+            Ok(Ok(reading)) => drop(runtime.spawn(read_events(reading))),
+            Ok(Err(error)) => tell_of_no_events(error),
+            Err(_) => {
+                tell_of_no_events("this runtime was built without enable_io");
+                lock(&self.state).readers.insert(runtime.id(), false);
             }
         }
+        lock(&self.state).readers.get(&runtime.id()) == Some(&true)
     }
 
-    fn read(&self, buffer: &mut [MaybeUninit<u8>]) {
+    /// Tell of what has happened; whether that is all of it.
+    fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> bool {
         let mut reader = inotify::Reader::new(&self.inotify, buffer);
-        while let Ok(event) = reader.next() {
+        let mut told = 0;
+        while told < EVENTS_AT_ONCE || !reader.is_buffer_empty() {
+            let event = match reader.next() {
+                Ok(event) => event,
+                Err(Errno::INTR) => continue,
+                // AGAIN: there is no more for now.
+                Err(_) => return true,
+            };
+            told += 1;
             let name = event.file_name().map(|name| OsStr::from_bytes(name.to_bytes()));
             let what = event.events();
             // Whoever is woken may do anything, so nothing is locked meanwhile.
             let ears = self.concerned(event.wd(), what, name);
             ears.iter().for_each(|ear| ear.hear(what));
         }
+        false
     }
 
     fn concerned(&self, directory: i32, what: ReadFlags, name: Option<&OsStr>) -> Vec<Arc<Ear>> {
@@ -192,22 +207,61 @@ impl Watch {
         };
         let concerned = ears.values().filter(|ear| ear.is_concerned(what, name)).cloned();
         let concerned = concerned.collect();
-        if ears.is_empty() && !what.contains(ReadFlags::IGNORED) {
-            // Kept after the last listener went, in case one came soon.
-            let _ = inotify::remove_watch(&self.inotify, directory);
-        }
-        if ears.is_empty() || what.contains(ReadFlags::IGNORED) {
+        if what.contains(ReadFlags::IGNORED) {
             state.directories.remove(&directory);
         }
         concerned
     }
 
-    fn process_ended(&self, listener: u64) {
-        // Not removed: the listener may follow another by now, and is told for nothing.
-        let ear = lock(&self.state).processes.get(&listener).cloned();
-        if let Some(ear) = ear {
-            ear.has_ended.store(true, Ordering::Release);
-            ear.hear(ReadFlags::CLOSE_WRITE);
+    /// Nobody listens in this directory any more. The watch is kept, since one
+    /// that is ended and made anew for each wait wakes whoever reads; it is
+    /// muted, or each release here would.
+    fn mute(&self, state: &mut State, directory: i32, path: &LockPath) {
+        let muted = inotify::add_watch(&self.inotify, path.directory(), MUTED);
+        if muted == Ok(directory) && state.directories.len() <= DIRECTORIES_MAX {
+            return;
+        }
+        // The path leads elsewhere by now, where perhaps somebody listens.
+        for watch in [Some(directory), muted.ok()].into_iter().flatten() {
+            if state.directories.get(&watch).is_none_or(HashMap::is_empty) {
+                state.directories.remove(&watch);
+                let _ = inotify::remove_watch(&self.inotify, watch);
+            } else if watch != directory {
+                let _ = inotify::add_watch(&self.inotify, path.directory(), EVENTS);
+            }
+        }
+    }
+}
+
+/// The inotify instance as one runtime has it registered.
+struct Reading {
+    watch: Arc<Watch>,
+    runtime: runtime::Id,
+}
+
+impl AsRawFd for Reading {
+    fn as_raw_fd(&self) -> RawFd {
+        self.watch.inotify.as_raw_fd()
+    }
+}
+
+/// The runtime goes down, or never read.
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if self.watch.process == this_process() {
+            lock(&self.watch.state).readers.remove(&self.runtime);
+        }
+    }
+}
+
+async fn read_events(reading: AsyncFd<Reading>) {
+    let mut buffer = vec![MaybeUninit::uninit(); BUFFER_BYTES];
+    while let Ok(mut ready) = reading.readable().await {
+        // Nothing is awaited between reading an event and telling of it (6).
+        if reading.get_ref().watch.read(&mut buffer) {
+            ready.clear_ready();
+        } else {
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -228,6 +282,9 @@ impl Ear {
         if what.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::QUEUE_OVERFLOW) {
             self.was_closed.store(true, Ordering::Release);
         }
+        if what.intersects(FOR_ALL | ReadFlags::QUEUE_OVERFLOW) {
+            self.is_shaken.store(true, Ordering::Release);
+        }
         self.event.notify_one();
     }
 }
@@ -238,8 +295,36 @@ pub(crate) struct Listening {
     ear: Arc<Ear>,
     listener: u64,
     directory: i32,
-    /// A process whose end is an event as well.
-    process: Option<(u32, OwnedFd)>,
+    process: Option<Followed>,
+}
+
+/// A process whose end is an event as well.
+struct Followed {
+    pid: u32,
+    descriptor: AsyncFd<OwnedFd>,
+    has_ended: AtomicBool,
+}
+
+impl Followed {
+    /// Resolves once: when the process has ended.
+    async fn end(&self) {
+        if self.has_ended.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
+        // An error cannot be waited out either: it is a reason to look.
+        let _ = self.descriptor.readable().await;
+        self.has_ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether the end of a process will be heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Following {
+    /// Or there is no process whose end would matter.
+    Told,
+    Untold,
+    /// It has ended already, or is one of another pid namespace.
+    Gone,
 }
 
 /// What was heard.
@@ -260,12 +345,12 @@ impl Listening {
             closes: Mutex::default(),
             event: Notify::new(),
             was_closed: AtomicBool::new(false),
-            has_ended: AtomicBool::new(false),
+            is_shaken: AtomicBool::new(false),
         });
-        let mut state = lock(&watch.state);
-        if !watch.has_thread(&mut state) {
+        if !watch.is_read_here() {
             return None;
         }
+        let mut state = lock(&watch.state);
         let directory = match inotify::add_watch(&watch.inotify, path.directory(), EVENTS) {
             Ok(directory) => directory,
             Err(error) => {
@@ -291,7 +376,7 @@ impl Listening {
     }
 
     fn is_renewed(&mut self) -> bool {
-        if !self.is_ours() {
+        if !self.is_ours() || !self.watch.is_read_here() {
             return false;
         }
         let directory = self.ear.path.directory();
@@ -300,18 +385,32 @@ impl Listening {
             return false;
         };
         if directory != self.directory {
-            if let Some(ears) = state.directories.get_mut(&self.directory) {
-                ears.remove(&self.listener);
-            }
+            self.leave(&mut state);
             self.directory = directory;
         }
-        // Also if it is the same: the thread drops a directory whose watch has ended.
+        // Also if it is the same: who reads drops a directory whose watch has ended.
         let ears = state.directories.entry(directory).or_default();
         ears.insert(self.listener, Arc::clone(&self.ear));
         true
     }
 
-    /// A forked child shares the epoll instance, and must not touch it.
+    /// Listen in the directory no longer.
+    fn leave(&self, state: &mut State) {
+        if let Some(ears) = state.directories.get_mut(&self.directory) {
+            ears.remove(&self.listener);
+            if ears.is_empty() {
+                self.watch.mute(state, self.directory, &self.ear.path);
+            }
+        }
+    }
+
+    /// Whether what was heard since the last call leaves it open which
+    /// directory the path leads to.
+    pub(crate) fn is_shaken(&self) -> bool {
+        self.ear.is_shaken.swap(false, Ordering::AcqRel)
+    }
+
+    /// A forked child shares the inotify instance, and must not touch it.
     fn is_ours(&self) -> bool {
         self.watch.process == this_process()
     }
@@ -328,51 +427,45 @@ impl Listening {
         has_changed
     }
 
-    /// Listen for the end of this process, and of no other any more; whether
-    /// that will be heard. One that was `seen` and is not there has ended;
-    /// another may have its number in another pid namespace.
-    pub(crate) fn follow(&mut self, pid: Option<u32>, seen: bool) -> bool {
-        let has_ended = self.ear.has_ended.swap(false, Ordering::AcqRel);
-        if !has_ended && self.process.as_ref().map(|(pid, _)| *pid) == pid {
-            return true;
+    /// Listen for the end of this process, and of no other any more.
+    pub(crate) fn follow(&mut self, pid: Option<u32>) -> Following {
+        let followed = self.process.as_ref();
+        let has_ended = followed.is_some_and(|followed| followed.has_ended.load(Ordering::Relaxed));
+        if !has_ended && followed.map(|followed| followed.pid) == pid {
+            return Following::Told;
         }
-        self.unfollow();
+        self.process = None;
         let number = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
         let (Some(pid), Some(number)) = (pid, number) else {
-            return true;
+            return Following::Told;
         };
         let descriptor = match pidfd_open(number, PidfdFlags::empty()) {
             Ok(descriptor) => descriptor,
-            Err(Errno::SRCH) if seen => {
-                // It ended since the look: the next will see that.
-                self.ear.hear(ReadFlags::CLOSE_WRITE);
-                return true;
-            }
-            Err(_) => return !seen,
+            Err(Errno::SRCH) => return Following::Gone,
+            Err(_) => return Following::Untold,
         };
-        let data = epoll::EventData::new_u64(self.listener);
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-        lock(&self.watch.state).processes.insert(self.listener, Arc::clone(&self.ear));
-        if epoll::add(&self.watch.epoll, &descriptor, data, flags).is_err() {
-            lock(&self.watch.state).processes.remove(&self.listener);
-            return false;
-        }
-        self.process = Some((pid, descriptor));
-        true
-    }
-
-    fn unfollow(&mut self) {
-        if let Some((_, descriptor)) = self.process.take() {
-            let _ = epoll::delete(&self.watch.epoll, &descriptor);
-            lock(&self.watch.state).processes.remove(&self.listener);
-        }
+        #[allow(deprecated, reason = "an OwnedFd is what AsyncFd::new is sound for")]
+        let descriptor = AsyncFd::with_interest(descriptor, Interest::READABLE);
+        let followed = |descriptor| Followed { pid, descriptor, has_ended: AtomicBool::new(false) };
+        self.process = descriptor.ok().map(followed);
+        if self.process.is_some() { Following::Told } else { Following::Untold }
     }
 
     /// Something that happened since the last call, or since the start.
     pub(crate) async fn event(&self) -> Heard {
         // Events that keep coming must not keep the thread.
         tokio::task::consume_budget().await;
-        self.ear.event.notified().await;
+        let end = async {
+            match &self.process {
+                Some(followed) => followed.end().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.ear.event.notified() => {}
+            () = end => self.ear.was_closed.store(true, Ordering::Release),
+        }
         match self.ear.was_closed.swap(false, Ordering::AcqRel) {
             true => Heard::Close,
             false => Heard::Change,
@@ -385,9 +478,6 @@ impl Drop for Listening {
         if !self.is_ours() {
             return;
         }
-        self.unfollow();
-        if let Some(ears) = lock(&self.watch.state).directories.get_mut(&self.directory) {
-            ears.remove(&self.listener);
-        }
+        self.leave(&mut lock(&self.watch.state));
     }
 }
