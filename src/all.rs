@@ -6,6 +6,7 @@
 //! `retry_period`: everything is let go, the busy one is waited for alone, and
 //! it begins again with that one.
 
+use std::panic::Location;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::guard::LockGuard;
 use crate::lock::AsyncFileLock;
+use crate::wait::Site;
 
 /// Wait for all of these locks, at most for the shortest
 /// [`Options::timeout`](crate::Options::timeout) among them.
@@ -37,12 +39,16 @@ use crate::lock::AsyncFileLock;
 /// guards.release().await
 /// # }
 /// ```
-pub async fn acquire_all<'a>(
-    locks: impl IntoIterator<Item = &'a AsyncFileLock>,
-) -> Result<LockGuards, Error> {
+#[track_caller]
+pub fn acquire_all<'a, L>(
+    locks: L,
+) -> impl Future<Output = Result<LockGuards, Error>> + Send + use<'a, L>
+where
+    L: IntoIterator<Item = &'a AsyncFileLock>,
+{
     let locks: Vec<&AsyncFileLock> = locks.into_iter().collect();
     let limit = locks.iter().filter_map(|lock| lock.options().timeout).min();
-    acquire_until(&locks, limit).await
+    acquire_until(locks, limit, Location::caller())
 }
 
 /// Wait for all of these locks, at most this long. See [`acquire_all`].
@@ -52,19 +58,24 @@ pub async fn acquire_all<'a>(
 ///
 /// # Errors
 /// As [`acquire_all`].
-pub async fn acquire_all_timeout<'a>(
-    locks: impl IntoIterator<Item = &'a AsyncFileLock>,
+#[track_caller]
+pub fn acquire_all_timeout<'a, L>(
+    locks: L,
     limit: Duration,
-) -> Result<LockGuards, Error> {
+) -> impl Future<Output = Result<LockGuards, Error>> + Send + use<'a, L>
+where
+    L: IntoIterator<Item = &'a AsyncFileLock>,
+{
     let locks: Vec<&AsyncFileLock> = locks.into_iter().collect();
-    acquire_until(&locks, Some(limit)).await
+    acquire_until(locks, Some(limit), Location::caller())
 }
 
 async fn acquire_until(
-    locks: &[&AsyncFileLock],
+    locks: Vec<&AsyncFileLock>,
     limit: Option<Duration>,
+    site: Site,
 ) -> Result<LockGuards, Error> {
-    let order = order(locks).await?;
+    let order = order(&locks).await?;
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
     let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     let mut first = 0;
@@ -80,7 +91,7 @@ async fn acquire_until(
                 (_, None) => Some(lock.options().retry_period),
                 (_, Some(left)) => Some(left.min(lock.options().retry_period)),
             };
-            match lock.contend(patience).await {
+            match lock.contend(patience, site).await {
                 Ok(guard) => guards.0[index] = Some(guard),
                 Err(Error::Timeout { .. }) if step > 0 && left() != Some(Duration::ZERO) => {
                     busy = Some(next);

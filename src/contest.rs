@@ -8,18 +8,24 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::attempt::{Attempt, Busy, Candidate, Found, Outcome, PROBE_PASSES, Sightings, Survival, YOUTH};
+use crate::attempt::{
+    Acquired, Attempt, Busy, Candidate, Found, Outcome, PROBE_PASSES, Sightings, Surroundings,
+    Survival, YOUTH,
+};
 use crate::disk::{Errno, OsDisk};
 use crate::error::Error;
 use crate::exit;
 use crate::guard::LockGuard;
-use crate::liveness::{Myself, my_command_line, this_process};
+use crate::held::Held;
+use crate::holder::{Holder, Status};
+use crate::liveness::{Myself, ProcessKey, my_command_line, this_process};
 use crate::options::{AtExit, Options};
 use crate::path::LockPath;
 use crate::place::Place;
+use crate::record::Proof;
 use crate::surroundings::OsSurroundings;
-use crate::tenure::Tenure;
-use crate::wait::{Entry, Pause, Queue, Turn, prepare};
+use crate::tenure::{Inheritance, Tenure};
+use crate::wait::{self, Entry, Pause, Queue, Site, Turn, prepare};
 
 /// How often one try looks again when another contender's look may have been
 /// in its way.
@@ -46,6 +52,7 @@ struct Terms {
     options: Arc<Options>,
     surroundings: OsSurroundings,
     place: Place,
+    site: Option<Site>,
 }
 
 /// How a try ended. Busy gives the turn back for the next.
@@ -79,8 +86,28 @@ impl Contest {
         let (place, directory) = place.map_err(|error| no_directory(&path, error))?;
         let queue = recall(last_queue, Entry { process, directory, path: path.clone() });
         let surroundings = OsSurroundings::of(process);
-        let terms = Terms { path, options, surroundings, place };
+        let terms = Terms { path, options, surroundings, place, site: None };
         Ok(Self { terms, queue, memory: Memory::default() })
+    }
+
+    /// A contender for what a task of this process has just had: where that is,
+    /// and where calls are made there, is known.
+    pub(crate) fn after(
+        path: Arc<LockPath>,
+        options: Arc<Options>,
+        process: ProcessKey,
+        queue: Arc<Queue>,
+        place: Place,
+    ) -> Self {
+        let surroundings = OsSurroundings::of(process);
+        let terms = Terms { path, options, surroundings, place, site: None };
+        Self { terms, queue, memory: Memory::default() }
+    }
+
+    /// Who holds is told where in the source that was asked for.
+    pub(crate) fn asked_at(mut self, site: Site) -> Self {
+        self.terms.site = Some(site);
+        self
     }
 
     /// The queue this contender belongs to.
@@ -102,6 +129,11 @@ impl Contest {
         let Terms { path, options, place, .. } = &self.terms;
         let has_events = place.has_events();
         Pause::new(path.clone(), options.retry_period, options.fallback_period, has_events)
+    }
+
+    /// Whether somebody waits in another process.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.terms.place.has_events() && wait::is_awaited(self.path())
     }
 
     pub(crate) fn place(&self) -> &Place {
@@ -180,7 +212,11 @@ impl Contest {
     /// Who has it, with no lasting effect.
     pub(crate) async fn probe(&self) -> Result<Found, Error> {
         let terms = self.terms.clone();
-        self.look(move || terms.on(&mut Sightings::default()).probe()).await
+        let mut found = self.look(move || terms.on(&mut Sightings::default()).probe()).await?;
+        if let (Status::Held(holder), Some(token)) = (&mut found.status, found.token) {
+            holder.acquired_at = self.queue.site_of(token);
+        }
+        Ok(found)
     }
 
     /// Remove what killed contenders left beside the lock file.
@@ -200,7 +236,15 @@ impl Terms {
         Attempt::new(&OsDisk, &self.surroundings, &self.path, &self.options, sightings)
     }
 
-    fn attempt(&self, memory: &mut Memory, turn: Turn, tells: bool) -> Result<Attempted, Error> {
+    fn attempt(
+        &self,
+        memory: &mut Memory,
+        mut turn: Turn,
+        tells: bool,
+    ) -> Result<Attempted, Error> {
+        if let Some(held) = Inheritance::of(&mut turn).and_then(|left| self.inherit(*left)) {
+            return Ok(Attempted::Acquired(self.guard(held, turn, None)));
+        }
         let Memory { sightings, candidate } = memory;
         let mut attempt = self.on(sightings).with_candidate(candidate.take());
         if !tells {
@@ -213,19 +257,44 @@ impl Terms {
             Outcome::Acquired(acquired) => (acquired, None),
             Outcome::Probation(acquired, delay) => (acquired, Some(delay)),
         };
-        let tenure = Tenure::new(acquired.held, turn, self.place.clone());
-        if self.options.at_exit == AtExit::Remove {
-            exit::remove_at_exit(tenure.held());
-        }
-        if let Some(dead) = &acquired.recovered_from {
+        let Acquired { held, recovered_from } = acquired;
+        if let Some(dead) = &recovered_from {
             let path = self.path.path().display();
             tracing::info!(%path, "taken over from {dead}: {}", dead.evidence);
         }
-        let guard = LockGuard::new(tenure, acquired.recovered_from, self.options.retry_period);
+        let guard = self.guard(held, turn, recovered_from);
         Ok(match delay {
             None => Attempted::Acquired(guard),
             Some(delay) => Attempted::Probation(guard, delay),
         })
+    }
+
+    /// A hold of our own on the file that the last task left. One that has
+    /// been replaced since is dropped, and tells nobody: the holder before has
+    /// told that it was there.
+    fn inherit(&self, left: Inheritance) -> Option<Held<OsDisk>> {
+        let acquired = self.surroundings.now();
+        let mut held = left.on(&self.path, &self.options, acquired)?;
+        let (token, note) = (self.surroundings.token(), self.options.note.as_deref());
+        let record = Box::new(self.surroundings.record(token, Proof::Flock, note));
+        held.pass_on(record, acquired).ok()?;
+        Some(held)
+    }
+
+    fn guard(
+        &self,
+        held: Held<OsDisk>,
+        turn: Turn,
+        recovered_from: Option<Box<Holder>>,
+    ) -> LockGuard {
+        if let Some(site) = self.site {
+            turn.holds(held.record().token, site);
+        }
+        let tenure = Tenure::new(held, turn, self.place.clone()).inheritable(&self.options);
+        if self.options.at_exit == AtExit::Remove {
+            exit::remove_at_exit(tenure.held());
+        }
+        LockGuard::new(tenure, recovered_from, self.options.retry_period)
     }
 }
 

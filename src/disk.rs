@@ -9,10 +9,12 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
 pub(crate) use rustix::io::Errno;
-use rustix::io::retry_on_intr;
+use rustix::io::{fcntl_dupfd_cloexec, retry_on_intr};
+use rustix::process::{Resource, getrlimit};
 
 use crate::proof;
 
@@ -94,23 +96,22 @@ impl Disk for OsDisk {
 
     fn open(&self, path: &Path, access: Access) -> Result<OwnedFd, Errno> {
         proof::step();
-        let access = match access {
-            Access::Read => OFlags::RDONLY,
-            Access::ReadWrite => OFlags::RDWR,
-        };
-        retry_on_intr(|| rustix::fs::open(path, OPEN_FLAGS | access, Mode::empty()))
+        match access {
+            Access::Read => open(path, OPEN_FLAGS | OFlags::RDONLY, 0),
+            Access::ReadWrite => open(path, OPEN_FLAGS | OFlags::RDWR, 0).map(lifted),
+        }
     }
 
     fn create_unnamed(&self, directory: &Path, mode: u32) -> Result<OwnedFd, Errno> {
         proof::step();
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        retry_on_intr(|| rustix::fs::open(directory, flags, Mode::from_raw_mode(mode)))
+        open(directory, flags, mode).map(lifted)
     }
 
     fn create(&self, path: &Path, mode: u32) -> Result<OwnedFd, Errno> {
         proof::step();
         let flags = OPEN_FLAGS | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        retry_on_intr(|| rustix::fs::open(path, flags, Mode::from_raw_mode(mode)))
+        open(path, flags, mode).map(lifted)
     }
 
     fn inspect(&self, file: &OwnedFd) -> Result<Inode, Errno> {
@@ -198,6 +199,32 @@ impl Disk for OsDisk {
         file_system(file.as_fd()).map(FileSystem::is_local)
     }
 }
+
+fn open(path: &Path, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
+    retry_on_intr(|| rustix::fs::open(path, flags, Mode::from_raw_mode(mode)))
+}
+
+/// Above the descriptors that most programs open. At most so high, as a fork
+/// copies the table of descriptors up to the highest.
+const LIFTED_MAX: u64 = 16 * 1024;
+
+/// The same description under a high number. When a process is killed its
+/// files are let go from the highest descriptor to the lowest: a service with
+/// thousands of sockets would otherwise let go of its locks last, many
+/// milliseconds later. With a limit that allows few descriptors there is
+/// nothing to gain.
+fn lifted(file: OwnedFd) -> OwnedFd {
+    static LOWEST: LazyLock<Option<i32>> = LazyLock::new(|| {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let lowest = (limit > 2 * FEW_DESCRIPTORS).then_some(LIFTED_MAX.min(limit / 2))?;
+        i32::try_from(lowest).ok()
+    });
+    let lifted = LOWEST.and_then(|lowest| fcntl_dupfd_cloexec(&file, lowest).ok());
+    lifted.unwrap_or(file)
+}
+
+/// The usual limit; who needs more has raised it.
+const FEW_DESCRIPTORS: u64 = 1024;
 
 impl From<rustix::fs::Stat> for Inode {
     fn from(stat: rustix::fs::Stat) -> Self {

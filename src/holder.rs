@@ -1,6 +1,7 @@
 //! Who has a lock, and how we know.
 
 use std::fmt;
+use std::panic::Location;
 use std::time::SystemTime;
 
 use crate::record::{Contents, Record};
@@ -19,7 +20,7 @@ pub enum Status {
 
 /// Who has, or last had, a lock.
 ///
-/// Every field but [`evidence`](Self::evidence) is what the lock file says;
+/// Every field but the last two is what the lock file says;
 /// a foreign file says little.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -36,6 +37,9 @@ pub struct Holder {
     pub note: Option<String>,
     /// 32 hexadecimal digits, new for each acquisition. `None` for a foreign file.
     pub token: Option<String>,
+    /// Where this very process asked for the lock that it holds. `None` for
+    /// every other holder.
+    pub acquired_at: Option<&'static Location<'static>>,
     /// How we know that it is alive, or dead, or that we do not.
     pub evidence: Evidence,
 }
@@ -92,12 +96,14 @@ impl Holder {
             since: record.since,
             note: record.note.clone(),
             token: Some(record.token.to_string()),
+            acquired_at: None,
             evidence,
         }
     }
 
     pub(crate) fn nobody(evidence: Evidence) -> Self {
-        Self { pid: None, name: None, host: None, since: None, note: None, token: None, evidence }
+        let (pid, name, host, since, note, token) = (None, None, None, None, None, None);
+        Self { pid, name, host, since, note, token, acquired_at: None, evidence }
     }
 }
 
@@ -118,6 +124,9 @@ impl fmt::Display for Holder {
         }
         if let Some(note) = &self.note {
             write!(out, ": {note}")?;
+        }
+        if let Some(place) = self.acquired_at {
+            write!(out, ", asked for at {place}")?;
         }
         Ok(())
     }

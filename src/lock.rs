@@ -1,12 +1,14 @@
 //! [`AsyncFileLock`]: the verbs. The only place where an attempt and waiting meet.
 
 use std::ffi::OsString;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, field};
 
 use crate::attempt::{Busy, YOUTH};
 use crate::contest::{Contest, Tried};
@@ -15,11 +17,13 @@ use crate::error::Error;
 use crate::guard::LockGuard;
 use crate::held::REVOCATION_SECOND_LOOK;
 use crate::holder::{Evidence, Holder, Status};
+use crate::liveness::{ProcessKey, this_process};
 use crate::options::{Options, Pin};
 use crate::path::LockPath;
 use crate::place::Place;
 use crate::record::Proof;
-use crate::wait::{Obstacle, Queue, Turn};
+use crate::tenure::Inheritance;
+use crate::wait::{Obstacle, Queue, Site, Turn};
 
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -28,11 +32,17 @@ const ANSWER: Duration = Duration::from_secs(1);
 ///
 /// Cheap to clone; clones are the same lock. Not re-entrant: a task that asks
 /// twice waits for itself, as with `tokio::sync::Mutex`. Tasks of one process
-/// are served first in, first out.
+/// are served first in, first out. A task that waits for a lock which it, or a
+/// task that waits for it, holds shows itself: [`holder`](Self::holder) and
+/// [`Error::Timeout`] say where in this program the lock was asked for, and the
+/// `tracing` span `acquire` (level debug) of each one who waits says so too.
 ///
-/// The methods that wait, have a limit or talk to a holder use Tokio's timer,
-/// so they need a runtime with `enable_time`;
-/// [`blocking_acquire`](Self::blocking_acquire) needs none.
+/// The methods that wait, have a limit or talk to a holder need a runtime that
+/// was built with `enable_all`, as `#[tokio::main]` does. Without `enable_time`
+/// they panic; without `enable_io` Tokio's message of a panic is printed once
+/// for that runtime, and waiting is done by looking each
+/// [`retry_period`](Options::retry_period).
+/// [`blocking_acquire`](Self::blocking_acquire) needs no runtime.
 ///
 /// # Examples
 /// ```
@@ -120,8 +130,9 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// [`Error::Timeout`], or what is wrong with the path, the file or the system.
-    pub async fn acquire(&self) -> Result<LockGuard, Error> {
-        self.contend(self.inner.options.timeout).await
+    #[track_caller]
+    pub fn acquire(&self) -> impl Future<Output = Result<LockGuard, Error>> + Send {
+        self.contend(self.inner.options.timeout, Location::caller())
     }
 
     /// Wait for the lock, at most this long. There is always one last try at
@@ -139,8 +150,12 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
-    pub async fn acquire_timeout(&self, limit: Duration) -> Result<LockGuard, Error> {
-        self.contend(Some(limit)).await
+    #[track_caller]
+    pub fn acquire_timeout(
+        &self,
+        limit: Duration,
+    ) -> impl Future<Output = Result<LockGuard, Error>> + Send {
+        self.contend(Some(limit), Location::caller())
     }
 
     /// Wait as [`acquire`](Self::acquire) does until `token` is cancelled. The
@@ -151,11 +166,18 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
-    pub async fn acquire_with(&self, token: &CancellationToken) -> Result<LockGuard, Error> {
-        tokio::select! {
-            biased;
-            () = token.cancelled() => Err(Error::Cancelled { path: self.path().to_owned() }),
-            acquired = self.acquire() => acquired,
+    #[track_caller]
+    pub fn acquire_with(
+        &self,
+        token: &CancellationToken,
+    ) -> impl Future<Output = Result<LockGuard, Error>> + Send {
+        let acquire = self.acquire();
+        async move {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => Err(Error::Cancelled { path: self.path().to_owned() }),
+                acquired = acquire => acquired,
+            }
         }
     }
 
@@ -169,8 +191,13 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
-    pub async fn try_acquire(&self) -> Result<Option<LockGuard>, Error> {
-        let mut contest = self.contest().await?;
+    #[track_caller]
+    pub fn try_acquire(&self) -> impl Future<Output = Result<Option<LockGuard>, Error>> + Send {
+        self.try_at(Location::caller())
+    }
+
+    async fn try_at(&self, site: Site) -> Result<Option<LockGuard>, Error> {
+        let mut contest = self.contest().await?.asked_at(site);
         let Some(turn) = contest.queue().try_turn() else {
             return Ok(None);
         };
@@ -189,6 +216,7 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    #[track_caller]
     pub fn blocking_acquire(&self) -> Result<LockGuard, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -306,18 +334,25 @@ impl AsyncFileLock {
         Ok(self.contest().await?.entry())
     }
 
-    pub(crate) async fn contend(&self, limit: Option<Duration>) -> Result<LockGuard, Error> {
-        let started = Instant::now();
-        let deadline = limit.and_then(|limit| started.checked_add(limit));
-        let contend = self.contend_until(started, deadline);
-        let Some(end) = deadline.and_then(|deadline| deadline.checked_add(self.overrun())) else {
+    /// `site` is where in the source that was asked for.
+    pub(crate) async fn contend(
+        &self,
+        limit: Option<Duration>,
+        site: Site,
+    ) -> Result<LockGuard, Error> {
+        let deadline = limit.and_then(Deadline::after);
+        let end = deadline.and_then(|deadline| deadline.end.checked_add(self.overrun()));
+        let path = self.path().display();
+        let span = tracing::debug_span!("acquire", %path, %site, holder = field::Empty);
+        let contend = self.contend_until(deadline, site).instrument(span);
+        let Some(end) = end else {
             // So late a limit is none.
             return contend.await;
         };
         match timeout_at(end, contend).await {
             Ok(outcome) => outcome,
             // A network file system does not answer.
-            Err(_) => Err(self.timed_out(started, None)),
+            Err(_) => Err(self.timed_out(deadline, None)),
         }
     }
 
@@ -329,27 +364,52 @@ impl AsyncFileLock {
 
     async fn contend_until(
         &self,
-        started: Instant,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline>,
+        site: Site,
     ) -> Result<LockGuard, Error> {
-        let mut contest = self.contest().await?;
-        let Some(mut turn) = turn_until(contest.queue(), deadline).await else {
+        let process = this_process();
+        let entered = self.enter_until(process, deadline).await?;
+        let entered = entered.map(|(contest, turn)| (contest.asked_at(site), turn));
+        let Some((mut contest, turn)) = entered else {
             let holder = self.holder().await.ok().flatten();
-            return Err(self.timed_out(started, holder.map(Box::new)));
+            return Err(self.timed_out(deadline, holder.map(Box::new)));
         };
+        let turn = if turn.share_is_over(self.inner.options.local_share) && contest.is_awaited() {
+            turn
+        } else {
+            let is_last = deadline.is_some_and(|deadline| deadline.is_over());
+            match contest.try_once(turn, is_last).await? {
+                Tried::Acquired(guard) => return Ok(guard.told()),
+                Tried::Busy(busy, _) if is_last => {
+                    return Err(self.timed_out(deadline, busy.holder));
+                }
+                Tried::Busy(_, turn) => turn,
+            }
+        };
+        // On the heap: who need not wait should not carry what waiting takes.
+        Box::pin(self.wait_for(contest, turn, deadline)).await
+    }
+
+    /// Look each time there is a reason to.
+    async fn wait_for(
+        &self,
+        mut contest: Contest,
+        mut turn: Turn,
+        deadline: Option<Deadline>,
+    ) -> Result<LockGuard, Error> {
         let mut pause = contest.pause();
-        let mut must_defer = turn.has_had_its_share() && pause.is_awaited();
-        let mut is_first = true;
         loop {
+            // Before the look that is relied on.
+            pause.listen();
             // Before the try, so that the last try is at the deadline and not before.
-            let is_last = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-            let obstacle = if must_defer && !is_last {
+            let is_last = deadline.is_some_and(|deadline| deadline.is_over());
+            let obstacle = if !is_last && pause.must_defer() {
                 Obstacle::precedence()
             } else {
                 let busy = match contest.try_once(turn, is_last).await? {
                     Tried::Acquired(guard) => return Ok(guard.told()),
                     Tried::Busy(busy, _) if is_last => {
-                        return Err(self.timed_out(started, busy.holder));
+                        return Err(self.timed_out(deadline, busy.holder));
                     }
                     Tried::Busy(busy, again) => {
                         turn = again;
@@ -357,24 +417,62 @@ impl AsyncFileLock {
                     }
                 };
                 tracing::trace!(path = %self.path().display(), ?busy, "busy");
+                if let Some(holder) = &busy.holder {
+                    waits_for(format_args!("{holder}"));
+                }
                 obstacle(busy)
             };
-            if !std::mem::take(&mut is_first) {
-                contest.prepare();
-                let next_look = pause.until_next_look(obstacle);
-                match deadline {
-                    None => next_look.await,
-                    Some(deadline) => drop(timeout_at(deadline, next_look).await),
-                }
+            contest.prepare();
+            let next_look = pause.until_next_look(obstacle);
+            match deadline {
+                None => next_look.await,
+                Some(deadline) => drop(timeout_at(deadline.end, next_look).await),
             }
-            // Before the look that is relied on; the first try costs no listening.
-            pause.listen();
-            must_defer = pause.must_defer();
         }
     }
 
-    fn timed_out(&self, started: Instant, holder: Option<Box<Holder>>) -> Error {
-        Error::Timeout { path: self.path().to_owned(), waited: started.elapsed(), holder }
+    /// `None` if the deadline came before the turn. While a task of this process
+    /// has the lock, its turn is waited for first: what it leaves tells the rest.
+    async fn enter_until(
+        &self,
+        process: ProcessKey,
+        deadline: Option<Deadline>,
+    ) -> Result<Option<(Contest, Turn)>, Error> {
+        let Some((path, queue)) = self.inner.path.clone().zip(self.busy_queue(process)) else {
+            let contest = self.contest().await?;
+            let turn = turn_until(contest.queue(), deadline).await;
+            return Ok(turn.map(|turn| (contest, turn)));
+        };
+        if let Some(site) = queue.last_site() {
+            waits_for(format_args!("this process, asked for at {site}"));
+        }
+        let Some(turn) = turn_until(Arc::clone(&queue), deadline).await else {
+            return Ok(None);
+        };
+        if let Some(place) = Inheritance::place(&turn).cloned() {
+            let options = Arc::clone(&self.inner.options);
+            return Ok(Some((Contest::after(path, options, process, queue, place), turn)));
+        }
+        let contest = self.contest().await?;
+        if turn.is_of(&contest.queue()) {
+            return Ok(Some((contest, turn)));
+        }
+        // The path leads elsewhere by now.
+        drop(turn);
+        let turn = turn_until(contest.queue(), deadline).await;
+        Ok(turn.map(|turn| (contest, turn)))
+    }
+
+    /// The queue of the last contest, if a task of this process has its turn.
+    fn busy_queue(&self, process: ProcessKey) -> Option<Arc<Queue>> {
+        // Not waited for: a fork may have copied it locked.
+        let last = self.inner.last_queue.try_lock().ok()?;
+        last.as_ref().filter(|queue| queue.is_busy(process)).cloned()
+    }
+
+    fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Box<Holder>>) -> Error {
+        let waited = deadline.map_or(Duration::ZERO, |deadline| deadline.started.elapsed());
+        Error::Timeout { path: self.path().to_owned(), waited, holder }
     }
 
     async fn contest(&self) -> Result<Contest, Error> {
@@ -384,6 +482,34 @@ impl AsyncFileLock {
             return Err(LockPath::new(&given).err().unwrap_or(Error::BadPath { path: given, why }));
         };
         Contest::enter(path, Arc::clone(&self.inner.options), &self.inner.last_queue).await
+    }
+}
+
+/// Show it in the span of this acquisition.
+fn waits_for(holder: std::fmt::Arguments<'_>) {
+    let span = Span::current();
+    let is_ours = |metadata: &tracing::Metadata<'_>| metadata.target() == module_path!();
+    if span.metadata().is_some_and(is_ours) {
+        span.record("holder", holder);
+    }
+}
+
+/// When a wait ends, and since when it lasts.
+#[derive(Clone, Copy)]
+struct Deadline {
+    started: Instant,
+    end: Instant,
+}
+
+impl Deadline {
+    /// `None` if that is so late that it cannot be computed.
+    fn after(limit: Duration) -> Option<Self> {
+        let started = Instant::now();
+        Some(Self { started, end: started.checked_add(limit)? })
+    }
+
+    fn is_over(self) -> bool {
+        Instant::now() >= self.end
     }
 }
 
@@ -420,9 +546,9 @@ fn obstacle(busy: Busy) -> Obstacle {
 }
 
 /// `None` if the deadline came first.
-async fn turn_until(queue: Arc<Queue>, deadline: Option<Instant>) -> Option<Turn> {
+async fn turn_until(queue: Arc<Queue>, deadline: Option<Deadline>) -> Option<Turn> {
     match deadline {
         None => Some(queue.next_turn().await),
-        Some(deadline) => timeout_at(deadline, queue.next_turn()).await.ok(),
+        Some(deadline) => timeout_at(deadline.end, queue.next_turn()).await.ok(),
     }
 }

@@ -1,13 +1,17 @@
 //! A hold together with what has to end with it, in the right order and at the
-//! right place: the file first, then the turn of the next local task.
+//! right place: the file first, then the turn of the next local task. Or the
+//! file passes to that task along with the turn.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use crate::disk::OsDisk;
 use crate::error::Error;
-use crate::held::Held;
+use crate::held::{AtPath, Held};
+use crate::options::{Options, Pin};
+use crate::path::LockPath;
 use crate::place::{Place, Started};
 use crate::wait::Turn;
 
@@ -21,11 +25,63 @@ pub(crate) struct Tenure {
 struct Inner {
     held: Arc<Held<OsDisk>>,
     turn: Turn,
+    /// Of a hold that may pass to a task with equal ones.
+    options: Option<Arc<Options>>,
+}
+
+/// A held file that one task leaves to the next. Dropping it releases it.
+pub(crate) struct Inheritance {
+    held: Held<OsDisk>,
+    options: Arc<Options>,
+    place: Place,
+    /// When it was seen to be at its path.
+    seen: Instant,
+}
+
+/// A look at the path is as good as new for so long: about what a task takes to wake.
+const LOOK_LASTS: Duration = Duration::from_millis(1);
+
+impl Inheritance {
+    /// What the last task left with its turn.
+    pub(crate) fn of(turn: &mut Turn) -> Option<Box<Self>> {
+        turn.take_legacy()?.downcast().ok()
+    }
+
+    /// Where the calls of the hold that was left were made.
+    pub(crate) fn place(turn: &Turn) -> Option<&Place> {
+        Some(&turn.legacy()?.downcast_ref::<Self>()?.place)
+    }
+
+    /// The file, for a hold on the same terms that begins now.
+    pub(crate) fn on(
+        self,
+        path: &LockPath,
+        options: &Arc<Options>,
+        now: Instant,
+    ) -> Option<Held<OsDisk>> {
+        let is_equal = Arc::ptr_eq(&self.options, options) || self.options == *options;
+        let is_there = now.saturating_duration_since(self.seen) <= LOOK_LASTS
+            || self.held.look() == Ok(AtPath::Mine);
+        let is_same = is_equal && self.held.path().path() == path.path();
+        (is_same && is_there).then_some(self.held)
+    }
 }
 
 impl Tenure {
     pub(crate) fn new(held: Held<OsDisk>, turn: Turn, place: Place) -> Self {
-        Self { inner: Some(Inner { held: Arc::new(held), turn }), place }
+        Self { inner: Some(Inner { held: Arc::new(held), turn, options: None }), place }
+    }
+
+    /// It may end by passing to a task that waits on equal terms.
+    pub(crate) fn inheritable(mut self, options: &Arc<Options>) -> Self {
+        let is_quick = matches!(self.place, Place::Here { is_local: true });
+        let is_plain = options.pin != Pin::Never && !options.openlock_compat;
+        if let Some(inner) = &mut self.inner
+            && (is_quick && is_plain && !options.local_share.is_zero())
+        {
+            inner.options = Some(Arc::clone(options));
+        }
+        self
     }
 
     pub(crate) fn held(&self) -> &Arc<Held<OsDisk>> {
@@ -48,7 +104,7 @@ impl Tenure {
 
     /// Give the file back and keep the turn, to try again.
     pub(crate) async fn give_back(mut self) -> Turn {
-        let (Inner { held, turn }, place) = self.take().expect("BUG: a tenure ended twice");
+        let (Inner { held, turn, .. }, place) = self.take().expect("BUG: a tenure ended twice");
         let give_back = move || {
             let _ = held.release();
             drop(held);
@@ -60,12 +116,39 @@ impl Tenure {
     /// End the hold. Once this was called it ends, even if the future is dropped.
     pub(crate) async fn end(mut self) -> Result<(), Error> {
         let (inner, place) = self.take().expect("BUG: a tenure ended twice");
+        let Some(inner) = inner.pass_on(&place) else {
+            return Ok(());
+        };
         let mut ending = Ending(Some(place.start(move || inner.end())));
         ending.done().await
     }
 }
 
 impl Inner {
+    /// Leave the file to the next task, if one waits, and if this process has
+    /// not had it for so long that another should. Else everything is still there.
+    fn pass_on(mut self, place: &Place) -> Option<Self> {
+        let Some(options) = self.options.take() else {
+            return Some(self);
+        };
+        if !self.turn.may_go_on(options.local_share) {
+            return Some(self);
+        }
+        // Whoever watches over the hold at this moment shares it: then it ends.
+        match Arc::try_unwrap(self.held) {
+            Ok(held) => {
+                let seen = Instant::now();
+                if !held.may_be_passed_on(seen) {
+                    return Some(Self { held: Arc::new(held), ..self });
+                }
+                let place = place.clone();
+                self.turn.leave(Box::new(Inheritance { held, options, place, seen }));
+                None
+            }
+            Err(held) => Some(Self { held, ..self }),
+        }
+    }
+
     fn end(self) -> Result<(), Error> {
         let outcome = self.held.release();
         if matches!(outcome, Err(Error::Forked { .. })) {
@@ -80,6 +163,9 @@ impl Inner {
 impl Drop for Tenure {
     fn drop(&mut self) {
         let Some((inner, place)) = self.take() else {
+            return;
+        };
+        let Some(inner) = inner.pass_on(&place) else {
             return;
         };
         let end = move || match inner.end() {

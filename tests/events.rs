@@ -226,7 +226,7 @@ async fn a_loss_is_told_by_an_event() {
 fn runtimes_may_come_and_go() {
     const TEST: &str = "runtimes_may_come_and_go";
     if let Some((role, path)) = support::role() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         return runtime.block_on(hold(&role, &path));
     }
     let directory = support::on_tmpfs();
@@ -234,7 +234,7 @@ fn runtimes_may_come_and_go() {
     for _ in 0..3 {
         let mut holder = Process::play(TEST, "releases", &path);
         holder.expect("held");
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let lock = lock(&path, Pin::Required);
         // One that is gone before the event, and one that hears it.
         let early = runtime.spawn({
@@ -286,4 +286,29 @@ async fn without_events_the_period_is_looked_at() {
     let options = Options::default().offload(Offload::Always);
     let lock = AsyncFileLock::with_options(&path, options).unwrap();
     drop(acquires_after(&lock, || holder.hang_up()).await);
+}
+
+#[test]
+fn a_runtime_without_io_waits_by_looking() {
+    const TEST: &str = "a_runtime_without_io_waits_by_looking";
+    if let Some((_, path)) = support::role() {
+        let guard = AsyncFileLock::new(path).blocking_acquire().unwrap();
+        support::tell("held");
+        support::told();
+        return drop(guard);
+    }
+    let directory = support::on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let mut holder = Process::play(TEST, "holder", &path);
+    holder.expect("held");
+    let options = Options::default().retry_period(Duration::from_millis(20));
+    let lock = AsyncFileLock::with_options(&path, options).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let error = lock.acquire_timeout(Duration::from_millis(100)).await.unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        holder.tell("release");
+        let guard = tokio::time::timeout(support::VERY_LONG, lock.acquire()).await;
+        guard.expect("it looks now and then").unwrap().release().await.unwrap();
+    });
 }

@@ -156,7 +156,7 @@ fn exit_slowly_while_a_thread_writes(lock: &AsyncFileLock, path: PathBuf) {
 
 /// Try once, as a successor.
 fn successor(path: &Path) -> Option<LockGuard> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(lock(path, AtExit::Leave).try_acquire()).unwrap()
 }
 

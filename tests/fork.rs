@@ -19,7 +19,7 @@ const PINS: [&str; 2] = ["pinned", "portable"];
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_time().build().unwrap().block_on(future)
+    runtime.enable_all().build().unwrap().block_on(future)
 }
 
 fn lock(pin: &str, path: &Path) -> AsyncFileLock {

@@ -72,7 +72,7 @@ fn contend(lock: &AsyncFileLock) {
         IS_OVER.store(true, Ordering::Relaxed);
     });
     let inside = format!("{}.inside", lock.path().display());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (mut entered, mut overlaps) = (0_usize, 0_u32);
     while !IS_OVER.load(Ordering::Relaxed) {
         let acquired = runtime.block_on(lock.acquire_timeout(Duration::from_secs(1)));

@@ -128,7 +128,9 @@ async fn a_cancelled_waiter_gives_up_its_place() {
 #[tokio::test]
 async fn a_try_does_not_overtake() {
     let directory = support::on_tmpfs();
-    let lock = inline(&directory.path().join("a.lock"));
+    let path = directory.path().join("a.lock");
+    let options = Options::default().local_share(Duration::ZERO);
+    let lock = AsyncFileLock::with_options(path, options).unwrap();
     let guard = lock.acquire().await.unwrap();
     let waiter = queue_up!([lock.clone()]).pop().unwrap();
     guard.release().await.unwrap();

@@ -94,7 +94,7 @@ fn contend(pin: &str, path: &Path) {
         support::told();
         IS_OVER.store(true, Ordering::Relaxed);
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let lock = lock(pin, path);
     let page = path.with_file_name("page");
     let (mut turns, mut recovered) = (0, 0);

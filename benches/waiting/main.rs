@@ -1,8 +1,8 @@
 //! Waiting: hand-over between processes, recovery from SIGKILL, the cost of
-//! waiting, many tasks on one lock, fairness between processes. The peers run
+//! waiting, many tasks on one lock, fairness between processes, stalls by a busy disk. The peers run
 //! in the same run and in turns with ours, since machines drift.
 //!
-//! `cargo bench --bench waiting -- [hand-over|death|idle|tasks|fairness|all]`
+//! `cargo bench --bench waiting -- [hand-over|death|idle|tasks|fairness|stall|all]`
 //! with `--samples N`, `--seconds N`, `--runs N` to measure less or more, and
 //! `--plots` to draw `benches/plots/*.svg` anew.
 //!
@@ -16,6 +16,7 @@ mod figures;
 mod hand_over;
 mod idle;
 mod processes;
+mod stall;
 mod tasks;
 
 use std::time::Duration;
@@ -70,6 +71,7 @@ fn main() {
             "waiters" => idle::wait(&role.words),
             "timer" => idle::tick(&role.words),
             "server" => fairness::serve(&role.words),
+            "writer" => stall::disturb(&role.words),
             "ring" => fairness::pass_on(&role.words),
             other => panic!("no role {other}"),
         };
@@ -77,12 +79,13 @@ fn main() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("more descriptors");
     let plan = Plan::read(std::env::args().skip(1));
-    let parts: [Part; 5] = [
+    let parts: [Part; 6] = [
         ("hand-over", hand_over::measure),
         ("death", death::measure),
         ("idle", idle::measure),
         ("tasks", tasks::measure),
         ("fairness", fairness::measure),
+        ("stall", stall::measure),
     ];
     for (name, measure) in parts.into_iter().filter(|(name, _)| plan.wants(name)) {
         println!("\n== {name}");

@@ -4,7 +4,9 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
-use super::{Attempt, Busy, Candidate, Locked, Opened, Outcome, PROBE_PASSES, Stale, Stop, Surroundings};
+use super::{
+    Attempt, Busy, Candidate, Locked, Opened, Outcome, PROBE_PASSES, Stale, Stop, Surroundings,
+};
 use crate::disk::{Access, Disk, Errno, Flock, Inode};
 use crate::error::Error;
 use crate::held::Held;
@@ -50,8 +52,14 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             Err(error) => return Err(self.cannot_open(error)),
         };
         self.refuse_irregular(&opened)?;
-        let opened = self.lock(opened)?;
-        self.must_be_at_path(&opened)?;
+        let opened = if proof::is_on(Mutant::TakeOverUnlocked) {
+            Locked { disk: self.disk.clone(), opened: Some(opened) }
+        } else {
+            self.lock(opened)?
+        };
+        if !proof::is_on(Mutant::NoSecondLook) {
+            self.must_be_at_path(&opened)?;
+        }
         let stale = self.must_be_stale(&opened)?;
         self.rewrite(opened, stale)
     }

@@ -144,6 +144,10 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
                 }
                 Err(Errno::EXIST) => {
                     let token = self.dead_claimant(&path)?;
+                    if proof::is_on(Mutant::DeadClaimUnlinked) {
+                        let _ = self.disk.unlink(&path);
+                        return Err(Stop::FromTheTop);
+                    }
                     targets.push(Target { path, token });
                 }
                 Err(Errno::NOENT) => return Err(Stop::FromTheTop),
@@ -155,7 +159,11 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             if !is_there && !proof::is_on(Mutant::NoLookAfterClaim) {
                 return Err(Stop::FromTheTop);
             }
-            match self.disk.rename(claim.path(), &target.path) {
+            let mut ours = claim.path();
+            if proof::is_on(Mutant::ClaimRemovedFirst) && self.disk.unlink(ours).is_ok() {
+                ours = candidate.name.path();
+            }
+            match self.disk.rename(ours, &target.path) {
                 Ok(()) => {}
                 Err(Errno::NOENT) if self.is_named(&target.path, candidate.inode) => {}
                 Err(Errno::NOENT) => {

@@ -13,6 +13,7 @@ use super::{Attempt, Surroundings, portable::token_of};
 use crate::disk::{Access, Disk, Errno, Flock};
 use crate::liveness::Verdict;
 use crate::path::Sibling;
+use crate::proof::{self, Mutant};
 use crate::record::{Contents, Proof, RECORD_BYTES, Token};
 
 impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
@@ -38,6 +39,9 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let at_path = self.token_in(self.path.path())?;
         let mut in_use: Vec<Token> = at_path.into_iter().collect();
         for (_, token) in siblings.iter().filter(|(sibling, _)| *sibling == Sibling::Claim) {
+            if proof::is_on(Mutant::SweepByPathOnly) {
+                break;
+            }
             // What is no claim of ours protects nothing.
             in_use.extend(self.token_in(&self.path.claim(*token)).ok().flatten());
         }

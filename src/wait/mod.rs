@@ -7,5 +7,6 @@ mod ticket;
 mod watch;
 
 pub(crate) use pause::{Obstacle, Pause};
-pub(crate) use queue::{Entry, Queue, Turn};
+pub(crate) use queue::{Entry, Queue, Site, Turn};
+pub(crate) use ticket::is_awaited;
 pub(crate) use watch::{Listening, prepare};

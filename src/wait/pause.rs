@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::ticket::{self, Ticket};
+use super::ticket::Ticket;
 use super::watch::{Following, Heard, Listening};
 use crate::path::LockPath;
 use crate::record::Token;
@@ -94,12 +94,6 @@ impl Pause {
         if self.ticket.is_none() && self.listening.is_some() {
             self.ticket = Ticket::take(&self.path);
         }
-    }
-
-    /// Whether somebody waits in another process, for a contender that does
-    /// not wait yet.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.has_events && ticket::is_awaited(&self.path)
     }
 
     /// Whether somebody who came earlier should have the lock first. That is

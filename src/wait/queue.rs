@@ -4,17 +4,29 @@
 //!
 //! Turns keep order and save work. That two tasks do not hold at once does not
 //! rest on them: the protocol excludes tasks as it excludes processes.
+//!
+//! A turn may leave something to the next one, for a holder the file it holds.
+//!
+//! 1. What is left is taken by whoever has the next turn, in whatever way it
+//!    came to that, or dropped with that turn.
+//! 2. If nobody comes, it is dropped by the last who could have come: the one
+//!    who left it, or the last of those who waited and went away.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::hash::{Hash, Hasher};
+use std::panic::Location;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::ticket;
 use crate::liveness::ProcessKey;
 use crate::path::LockPath;
+use crate::record::Token;
 
 /// One directory entry, whatever path leads to it. The process keeps a
 /// forked child out of its parent's queues, where nobody would wake it.
@@ -52,7 +64,20 @@ pub(crate) struct Queue {
     entry: Entry,
     turns: Arc<Semaphore>,
     chain: Mutex<Chain>,
+    /// How many wait for a turn.
+    waiting: AtomicUsize,
+    legacy: Mutex<Option<Legacy>>,
+    /// Whether there is one, to be asked without a lock.
+    has_legacy: AtomicBool,
+    /// The last hold of this process, and where in its source it was asked for.
+    site: Mutex<Option<(Token, Site)>>,
 }
+
+/// A line of the program's source.
+pub(crate) type Site = &'static Location<'static>;
+
+/// What one turn leaves to the next.
+pub(crate) type Legacy = Box<dyn Any + Send + Sync>;
 
 /// The time for which this process has had the lock over and over again, with
 /// no more than moments in between.
@@ -65,15 +90,14 @@ struct Chain {
 /// A longer time without the lock begins a new chain: others could have had it.
 const MOMENT: Duration = Duration::from_millis(1);
 
-/// After so long a chain this process asks whether others wait, and lets them
-/// go first. Asking takes a microsecond or two, so that it costs nothing
-/// measurable once in a millisecond.
-const CHAIN_MAX: Duration = Duration::from_millis(1);
-
 static QUEUES: LazyLock<Mutex<HashMap<Entry, Weak<Queue>>>> = LazyLock::new(Mutex::default);
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn queues() -> MutexGuard<'static, HashMap<Entry, Weak<Queue>>> {
-    QUEUES.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&QUEUES)
 }
 
 impl Queue {
@@ -81,29 +105,62 @@ impl Queue {
         self.entry == *entry
     }
 
-    /// A turn begins; whether this process has had the lock for so long that
-    /// it should let others go first, if any wait.
-    fn turn_begins(&self) -> bool {
+    /// Whether a task of this process has the turn.
+    pub(crate) fn is_busy(&self, process: ProcessKey) -> bool {
+        self.entry.process == process && self.turns.available_permits() == 0
+    }
+
+    /// Where this process asked for the hold with this token.
+    pub(crate) fn site_of(&self, token: Token) -> Option<Site> {
+        let (held, site) = (*lock(&self.site))?;
+        (held == token).then_some(site)
+    }
+
+    /// Where this process asked for its last hold.
+    pub(crate) fn last_site(&self) -> Option<Site> {
+        lock(&self.site).map(|(_, site)| site)
+    }
+
+    /// A turn begins: it goes on with a chain, or begins one.
+    fn turn_begins(&self) {
         let now = Instant::now();
-        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        match (chain.started, chain.last_end) {
-            (Some(started), Some(end)) if now.duration_since(end) <= MOMENT => {
-                if now.duration_since(started) <= CHAIN_MAX {
-                    return false;
-                }
-                chain.started = Some(now);
-                true
-            }
-            _ => {
-                chain.started = Some(now);
-                false
-            }
+        let mut chain = lock(&self.chain);
+        let goes_on = chain.last_end.is_some_and(|end| now.duration_since(end) <= MOMENT);
+        if !goes_on || chain.started.is_none() {
+            chain.started = Some(now);
         }
     }
 
+    /// If it is, another begins.
+    fn share_is_over(&self, share: Duration) -> bool {
+        let now = Instant::now();
+        let mut chain = lock(&self.chain);
+        let is_over = chain.started.is_some_and(|started| now.duration_since(started) > share);
+        if is_over {
+            chain.started = Some(now);
+        }
+        is_over
+    }
+
     fn turn_ends(&self) {
-        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
-        chain.last_end = Some(Instant::now());
+        lock(&self.chain).last_end = Some(Instant::now());
+    }
+
+    fn take_legacy(&self) -> Option<Legacy> {
+        if !self.has_legacy.swap(false, Ordering::SeqCst) {
+            return None;
+        }
+        lock(&self.legacy).take()
+    }
+
+    /// Drop what was left if nobody is there to take it (2).
+    fn clear(self: &Arc<Self>) {
+        if self.has_legacy.load(Ordering::SeqCst)
+            && self.waiting.load(Ordering::SeqCst) == 0
+            && let Some(turn) = Arc::clone(self).try_turn()
+        {
+            drop(turn);
+        }
     }
 
     /// The directory's identity and the name in it.
@@ -116,8 +173,15 @@ impl Queue {
         if let Some(queue) = queues.get(&entry).and_then(Weak::upgrade) {
             return queue;
         }
-        let turns = Arc::new(Semaphore::new(1));
-        let queue = Arc::new(Queue { entry: entry.clone(), turns, chain: Mutex::default() });
+        let queue = Arc::new(Queue {
+            entry: entry.clone(),
+            turns: Arc::new(Semaphore::new(1)),
+            chain: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            legacy: Mutex::default(),
+            has_legacy: AtomicBool::new(false),
+            site: Mutex::default(),
+        });
         queues.insert(entry, Arc::downgrade(&queue));
         queue
     }
@@ -134,37 +198,107 @@ impl Drop for Queue {
 }
 
 /// The right to contend for, and then to hold, one lock. Dropping it gives it
-/// to the next task. The fields drop in this order: the permit before the
-/// queue it belongs to.
+/// to the next task.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    has_had_its_share: bool,
-    _permit: OwnedSemaphorePermit,
     queue: Arc<Queue>,
+    permit: Option<OwnedSemaphorePermit>,
+    legacy: Option<Legacy>,
+    /// Its end is not the end of a time in which this process had the lock.
+    goes_on: bool,
 }
 
 impl Turn {
     fn new(permit: OwnedSemaphorePermit, queue: Arc<Queue>) -> Self {
-        Self { has_had_its_share: queue.turn_begins(), _permit: permit, queue }
+        let legacy = queue.take_legacy(); // (1)
+        if legacy.is_none() {
+            queue.turn_begins();
+        }
+        Self { queue, permit: Some(permit), legacy, goes_on: false }
     }
 
-    /// Whether this process should let others go first, if any wait.
-    pub(crate) fn has_had_its_share(&self) -> bool {
-        self.has_had_its_share
+    pub(crate) fn is_of(&self, queue: &Arc<Queue>) -> bool {
+        Arc::ptr_eq(&self.queue, queue)
+    }
+
+    /// What the last turn left.
+    pub(crate) fn legacy(&self) -> Option<&Legacy> {
+        self.legacy.as_ref()
+    }
+
+    pub(crate) fn take_legacy(&mut self) -> Option<Legacy> {
+        self.legacy.take()
+    }
+
+    /// This turn became a hold, asked for there.
+    pub(crate) fn holds(&self, token: Token, site: Site) {
+        *lock(&self.queue.site) = Some((token, site));
+    }
+
+    /// Whether another task of this process waits for its turn.
+    fn is_awaited(&self) -> bool {
+        self.queue.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether this process has had the lock for so long that it should let
+    /// others go first, if any wait. To be asked only once, as whoever asks
+    /// sees to that: a new share begins.
+    pub(crate) fn share_is_over(&self, share: Duration) -> bool {
+        // What was left was left within the share.
+        self.legacy.is_none() && self.queue.share_is_over(share)
+    }
+
+    /// Whether the lock may pass to the next turn with no chance for others.
+    pub(crate) fn may_go_on(&self, share: Duration) -> bool {
+        // Asked once in a share, as it takes as long as a pass.
+        self.is_awaited()
+            && (!self.queue.share_is_over(share) || !ticket::is_awaited(&self.queue.entry.path))
+    }
+
+    /// End the turn and leave this to the next.
+    pub(crate) fn leave(mut self, legacy: Legacy) {
+        self.goes_on = true;
+        *lock(&self.queue.legacy) = Some(legacy);
+        self.queue.has_legacy.store(true, Ordering::SeqCst);
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.queue.turn_ends();
+        drop(self.legacy.take()); // (1)
+        if !self.goes_on {
+            self.queue.turn_ends();
+        }
+        drop(self.permit.take());
+        self.queue.clear();
+    }
+}
+
+/// One who waits for a turn, counted.
+struct Waiting(Arc<Queue>);
+
+impl Waiting {
+    fn new(queue: Arc<Queue>) -> Self {
+        queue.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(queue)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.clear();
     }
 }
 
 impl Queue {
     /// Wait for the turn. Dropping the future leaves the queue.
     pub(crate) async fn next_turn(self: Arc<Self>) -> Turn {
-        let permit = Arc::clone(&self.turns).acquire_owned().await;
-        Turn::new(permit.expect("BUG: a queue was closed"), self)
+        let turns = Arc::clone(&self.turns);
+        // Dropped after the place among the turns is given up.
+        let waiting = Waiting::new(self);
+        let permit = turns.acquire_owned().await.expect("BUG: a queue was closed");
+        Turn::new(permit, Arc::clone(&waiting.0))
     }
 
     /// The turn, if nobody has it or waits for it.

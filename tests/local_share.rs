@@ -1,0 +1,256 @@
+//! A held file passes from task to task within a process, each time as a hold
+//! of its own, and never where that would hide something.
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::poll;
+use lockkeeper::{AsyncFileLock, Error, LockGuard, LostReason, Options};
+use support::{Process, names_in, on_tmpfs};
+use tokio::time::{sleep, timeout};
+
+/// The share does not end while the test runs.
+fn sharing() -> Options {
+    Options::default().local_share(support::VERY_LONG)
+}
+
+fn lock(path: &Path, options: Options) -> AsyncFileLock {
+    AsyncFileLock::with_options(path, options).unwrap()
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).unwrap().ino()
+}
+
+async fn token(lock: &AsyncFileLock) -> String {
+    lock.holder().await.unwrap().unwrap().token.unwrap()
+}
+
+type Waiter = Pin<Box<dyn Future<Output = Result<LockGuard, Error>> + Send>>;
+
+/// One who waits, surely in the queue.
+async fn waiter(lock: &AsyncFileLock) -> Waiter {
+    let lock = lock.clone();
+    let mut waiter: Waiter = Box::pin(async move { lock.acquire().await });
+    assert!(poll!(&mut waiter).is_pending());
+    waiter
+}
+
+async fn had(waiter: Waiter) -> LockGuard {
+    timeout(support::VERY_LONG, waiter).await.expect("it is woken").unwrap()
+}
+
+#[tokio::test]
+async fn the_file_stays_and_each_hold_has_a_record_of_its_own() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    let mut guard = lock.acquire().await.unwrap();
+    let (first_inode, mut last_token) = (inode(&path), token(&lock).await);
+    for round in 0..4 {
+        let next = waiter(&lock).await;
+        match round % 2 {
+            0 => guard.release().await.unwrap(),
+            _ => drop(guard),
+        }
+        // It is held at every moment.
+        assert!(lock.try_acquire().await.unwrap().is_none());
+        guard = had(next).await;
+        assert_eq!(inode(&path), first_inode, "round {round}: another file");
+        let token = token(&lock).await;
+        assert_ne!(token, last_token, "round {round}: the same hold");
+        last_token = token;
+    }
+    guard.release().await.unwrap();
+    assert!(names_in(directory.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_recovery_is_told_to_the_first_holder_only() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    fs::write(&path, "").unwrap();
+    let lock = lock(&path, sharing().race_delay(Duration::from_millis(1)));
+    let guard = lock.acquire().await.unwrap();
+    assert!(guard.recovered_from().is_some());
+    let next = waiter(&lock).await;
+    let taken_over = inode(&path);
+    guard.release().await.unwrap();
+    let guard = had(next).await;
+    assert_eq!(inode(&path), taken_over);
+    assert!(guard.recovered_from().is_none());
+}
+
+#[tokio::test]
+async fn without_a_share_each_hold_has_a_file_of_its_own() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing().local_share(Duration::ZERO));
+    let guard = lock.acquire().await.unwrap();
+    let (next, first) = (waiter(&lock).await, inode(&path));
+    guard.release().await.unwrap();
+    let _guard = had(next).await;
+    assert_ne!(inode(&path), first);
+}
+
+#[tokio::test]
+async fn the_file_passes_only_on_equal_terms() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let one = lock(&path, sharing());
+    let other = lock(&path, sharing().note("other"));
+    let guard = one.acquire().await.unwrap();
+    let (next, first) = (waiter(&other).await, inode(&path));
+    guard.release().await.unwrap();
+    let guard = had(next).await;
+    assert_ne!(inode(&path), first);
+    assert_eq!(other.holder().await.unwrap().unwrap().note.as_deref(), Some("other"));
+    guard.release().await.unwrap();
+    assert!(names_in(directory.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_or_anothers_is_not_passed_on() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    let guard = lock.acquire().await.unwrap();
+    let next = waiter(&lock).await;
+    fs::remove_file(&path).unwrap();
+    let lost = guard.release().await.unwrap_err();
+    assert!(matches!(&lost, Error::Lost(lost) if lost.reason == LostReason::Removed), "{lost}");
+    let guard = had(next).await;
+
+    let mut next = waiter(&lock).await;
+    fs::remove_file(&path).unwrap();
+    // A holder of another program, which lives.
+    fs::write(&path, format!("{}\n", std::process::id())).unwrap();
+    let lost = guard.release().await.unwrap_err();
+    assert!(matches!(&lost, Error::Lost(lost) if lost.reason == LostReason::Replaced), "{lost}");
+    sleep(support::QUIET).await;
+    assert!(poll!(&mut next).is_pending(), "two hold");
+    fs::remove_file(&path).unwrap();
+    had(next).await.release().await.unwrap();
+    assert!(names_in(directory.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_hold_that_was_asked_for_is_not_passed_on() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    let guard = lock.acquire().await.unwrap();
+    let (next, first) = (waiter(&lock).await, inode(&path));
+    let asked = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.revoke().await }
+    });
+    assert_eq!(guard.lost().await.reason, LostReason::Revoked);
+    // The answer is kept for the one who asks by the end of the hold.
+    sleep(support::QUIET).await;
+    assert!(asked.await.unwrap().unwrap().is_some());
+    guard.release().await.unwrap();
+    let guard = had(next).await;
+    assert_ne!(inode(&path), first);
+    assert!(timeout(support::QUIET, guard.lost()).await.is_err(), "nobody asked this one");
+    guard.release().await.unwrap();
+    assert!(names_in(directory.path()).is_empty());
+}
+
+#[tokio::test]
+async fn the_token_of_a_hold_says_nothing_of_the_next() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    let guard = lock.acquire().await.unwrap();
+    let first = guard.lost_token();
+    let next = waiter(&lock).await;
+    guard.release().await.unwrap();
+    let guard = had(next).await;
+    let second = guard.lost_token();
+    fs::remove_file(&path).unwrap();
+    timeout(support::VERY_LONG, second.cancelled()).await.expect("it is told");
+    assert!(!first.is_cancelled());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_takes_is_removed() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    for round in 0..2000u32 {
+        let guard = lock.acquire().await.unwrap();
+        let waits = lock.clone();
+        let waiter = tokio::spawn(async move {
+            let _ = timeout(Duration::from_micros(u64::from(round % 50)), waits.acquire()).await;
+        });
+        if round % 3 == 0 {
+            tokio::task::yield_now().await;
+        }
+        let release = tokio::spawn(async move { drop(guard) });
+        if round % 2 == 0 {
+            waiter.abort();
+        }
+        let _ = waiter.await;
+        release.await.unwrap();
+        assert!(names_in(directory.path()).is_empty(), "round {round}");
+    }
+}
+
+#[test]
+fn a_runtime_that_goes_down_takes_the_file_along() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    for _ in 0..200 {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let lock = lock(&path, sharing());
+        for _ in 0..8 {
+            let lock = lock.clone();
+            runtime.spawn(async move {
+                loop {
+                    drop(lock.acquire().await.unwrap());
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        drop(runtime);
+        assert!(names_in(directory.path()).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn another_process_has_its_turn_among_greedy_tasks() {
+    const TEST: &str = "another_process_has_its_turn_among_greedy_tasks";
+    if let Some((_, path)) = support::role() {
+        let lock = AsyncFileLock::new(&path);
+        for _ in 0..8 {
+            let lock = lock.clone();
+            tokio::spawn(async move {
+                loop {
+                    lock.acquire().await.unwrap().release().await.unwrap();
+                }
+            });
+        }
+        support::tell("greedy");
+        return sleep(support::VERY_LONG).await;
+    }
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let mut greedy = Process::play(TEST, "greedy", &path);
+    greedy.expect("greedy");
+    let lock = AsyncFileLock::new(&path);
+    for _ in 0..50 {
+        let guard = timeout(support::VERY_LONG, lock.acquire()).await.expect("it is kept out");
+        guard.unwrap().release().await.unwrap();
+    }
+    greedy.kill();
+    // The next one takes over at once.
+    let guard = timeout(support::VERY_LONG, lock.acquire()).await.expect("it is stuck").unwrap();
+    guard.release().await.unwrap();
+    assert!(names_in(directory.path()).is_empty());
+}
