@@ -75,12 +75,12 @@ impl Contest {
     pub(crate) async fn enter(
         path: Arc<LockPath>,
         options: Arc<Options>,
+        process: ProcessKey,
         last_queue: &Mutex<Option<Arc<Queue>>>,
     ) -> Result<Self, Error> {
         if options.openlock_compat {
             be_visible(path.path())?;
         }
-        let process = this_process();
         prepare(process);
         let place = Place::of(path.directory(), options.offload).await;
         let (place, directory) = place.map_err(|error| no_directory(&path, error))?;

@@ -40,9 +40,10 @@
 //! * **Stopped means held.** A holder that is stopped, swapped out or stuck in
 //!   a debugger still holds. Only its end ends that.
 //! * **Waiting is asleep.** A release or a death wakes the waiting process at
-//!   once, and within it one task: first in, first out. One thread of this
-//!   crate listens for the whole process, from the first wait on.
-//! * **Taking turns.** Tasks of a process are served first in, first out;
+//!   once, and within it one task: first in, first out. A task on the runtime
+//!   of who waits listens, from the first wait there on.
+//! * **Taking turns.** Tasks of a process are served first in, first out, and
+//!   pass the held file on for [`Options::local_share`] while others wait;
 //!   processes in the order in which they began to wait, except that one which
 //!   does not make use of its turn for ten milliseconds is passed over.
 //! * **Cancelled means gone.** A dropped future leaves no file, no lock and no

@@ -439,7 +439,7 @@ impl AsyncFileLock {
         deadline: Option<Deadline>,
     ) -> Result<Option<(Contest, Turn)>, Error> {
         let Some((path, queue)) = self.inner.path.clone().zip(self.busy_queue(process)) else {
-            let contest = self.contest().await?;
+            let contest = self.contest_of(process).await?;
             let turn = turn_until(contest.queue(), deadline).await;
             return Ok(turn.map(|turn| (contest, turn)));
         };
@@ -453,7 +453,7 @@ impl AsyncFileLock {
             let options = Arc::clone(&self.inner.options);
             return Ok(Some((Contest::after(path, options, process, queue, place), turn)));
         }
-        let contest = self.contest().await?;
+        let contest = self.contest_of(process).await?;
         if turn.is_of(&contest.queue()) {
             return Ok(Some((contest, turn)));
         }
@@ -476,12 +476,17 @@ impl AsyncFileLock {
     }
 
     async fn contest(&self) -> Result<Contest, Error> {
+        self.contest_of(this_process()).await
+    }
+
+    async fn contest_of(&self, process: ProcessKey) -> Result<Contest, Error> {
         let Some(path) = self.inner.path.clone() else {
             let given = self.inner.given.clone();
             let why = "the working directory was unknown when the lock was made".to_owned();
             return Err(LockPath::new(&given).err().unwrap_or(Error::BadPath { path: given, why }));
         };
-        Contest::enter(path, Arc::clone(&self.inner.options), &self.inner.last_queue).await
+        let options = Arc::clone(&self.inner.options);
+        Contest::enter(path, options, process, &self.inner.last_queue).await
     }
 }
 
