@@ -397,7 +397,14 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
     }
 
     /// A network file system may have made a name and lost the answer: asked
-    /// again it says that the name exists, or that the old one does not.
+    /// again it says that the name exists, or that the old one does not, or
+    /// gives up with some other error.
+    fn is_done(&self, error: Errno, path: &Path, inode: Inode) -> bool {
+        // These say that nothing was done.
+        !matches!(error, Errno::NOENT | Errno::ACCESS | Errno::PERM) && self.is_named(path, inode)
+    }
+
+    /// For a rename: ENOENT may be the answer to the second time it was asked.
     fn is_named(&self, path: &Path, inode: Inode) -> bool {
         self.disk.look(path).is_ok_and(|at_path| at_path.identity == inode.identity)
     }

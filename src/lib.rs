@@ -100,6 +100,8 @@ mod contest;
 mod disk;
 mod error;
 mod exit;
+#[cfg(test)]
+mod explorer;
 mod guard;
 mod held;
 mod holder;

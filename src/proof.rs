@@ -12,8 +12,42 @@ pub(crate) enum Mutant {
     CloseBeforeUnlink,
     /// Give the candidate its name before it is locked.
     PinAfterLink,
+    /// Take over what the second opening found without locking it again: the
+    /// probe found it dead.
+    TakeOverUnlocked,
+    /// Take over what the second opening found without looking whether the
+    /// path still names it.
+    NoSecondLook,
+    /// Unlink whatever the path names when it is released.
+    UnlinkUnseen,
     /// Portable: claim a stale file and do not look whether it is still there.
     NoLookAfterClaim,
+    /// Portable: give the claim back before the stale file is replaced.
+    ClaimRemovedFirst,
+    /// Portable: unlink a dead process's claim instead of claiming it.
+    DeadClaimUnlinked,
+    /// Sweep every claim that is not on what the path names.
+    SweepByPathOnly,
+    /// Next to openlock: do not wait before the second look.
+    NoProbation,
+}
+
+impl Mutant {
+    /// With the names that `LOCKKEEPER_MUTANT` knows them by.
+    #[cfg(lockkeeper_proof)]
+    pub(crate) const ALL: [(&'static str, Mutant); 11] = [
+        ("no-inode-check", Mutant::NoInodeCheck),
+        ("close-before-unlink", Mutant::CloseBeforeUnlink),
+        ("pin-after-link", Mutant::PinAfterLink),
+        ("take-over-unlocked", Mutant::TakeOverUnlocked),
+        ("no-second-look", Mutant::NoSecondLook),
+        ("unlink-unseen", Mutant::UnlinkUnseen),
+        ("no-look-after-claim", Mutant::NoLookAfterClaim),
+        ("claim-removed-first", Mutant::ClaimRemovedFirst),
+        ("dead-claim-unlinked", Mutant::DeadClaimUnlinked),
+        ("sweep-by-path-only", Mutant::SweepByPathOnly),
+        ("no-probation", Mutant::NoProbation),
+    ];
 }
 
 #[cfg(not(lockkeeper_proof))]
@@ -31,23 +65,32 @@ mod switch {
 
 #[cfg(lockkeeper_proof)]
 mod switch {
+    use std::cell::Cell;
     use std::sync::LazyLock;
     use std::time::Duration;
 
     use super::Mutant;
 
-    /// From `LOCKKEEPER_MUTANT`: `no-inode-check`, `close-before-unlink`,
-    /// `pin-after-link` or `no-look-after-claim`.
+    /// From `LOCKKEEPER_MUTANT`, one of the names of [`Mutant::ALL`].
     static MUTANT: LazyLock<Option<Mutant>> = LazyLock::new(|| {
         let name = std::env::var("LOCKKEEPER_MUTANT").ok()?;
-        Some(match name.as_str() {
-            "no-inode-check" => Mutant::NoInodeCheck,
-            "close-before-unlink" => Mutant::CloseBeforeUnlink,
-            "pin-after-link" => Mutant::PinAfterLink,
-            "no-look-after-claim" => Mutant::NoLookAfterClaim,
-            other => panic!("LOCKKEEPER_MUTANT: no mutant {other:?}"),
-        })
+        let found = Mutant::ALL.iter().find(|(known, _)| *known == name);
+        Some(found.unwrap_or_else(|| panic!("LOCKKEEPER_MUTANT: no mutant {name:?}")).1)
     });
+
+    thread_local! {
+        /// On this thread, whatever the environment says.
+        static OVERRIDE: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Break the protocol on this thread while `run` runs.
+    #[cfg(test)]
+    pub(crate) fn with<T>(mutant: Mutant, run: impl FnOnce() -> T) -> T {
+        OVERRIDE.set(Some(mutant));
+        let result = run();
+        OVERRIDE.set(None);
+        result
+    }
 
     /// From `LOCKKEEPER_DELAY_US`: the longest random delay before each step.
     static DELAY_US: LazyLock<u64> = LazyLock::new(|| {
@@ -56,7 +99,7 @@ mod switch {
     });
 
     pub(crate) fn is_on(mutant: Mutant) -> bool {
-        *MUTANT == Some(mutant)
+        OVERRIDE.get().or(*MUTANT) == Some(mutant)
     }
 
     /// Most steps go through at once and a few wait long: that is what puts
@@ -75,4 +118,6 @@ mod switch {
     }
 }
 
+#[cfg(all(test, lockkeeper_proof))]
+pub(crate) use switch::with;
 pub(crate) use switch::{is_on, step};

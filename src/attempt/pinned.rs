@@ -107,6 +107,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         match self.disk.rename(name.path(), self.path.path()) {
             Ok(()) => {}
             Err(Errno::NOENT) if self.is_named(self.path.path(), inode) => {}
+            Err(error) if self.is_done(error, self.path.path(), inode) => {}
             Err(Errno::NOENT) => return Err(Stop::FromTheTop),
             Err(error) => return Err(self.cannot_take_over(owner, stale, error)),
         }
@@ -143,7 +144,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let inode = candidate.opened.inode;
         match self.disk.link_unnamed(&candidate.opened.file, self.path.path()) {
             Ok(()) => {}
-            Err(Errno::EXIST) if self.is_named(self.path.path(), inode) => {}
+            Err(error) if self.is_done(error, self.path.path(), inode) => {}
             Err(Errno::EXIST) => {
                 self.candidate = Some(candidate);
                 return Err(Stop::FromTheTop);
@@ -197,7 +198,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let inode = self.prepare(&file, &record)?;
         match self.disk.link(name.path(), self.path.path()) {
             Ok(()) => self.holds(file, inode, record, None, started),
-            Err(Errno::EXIST) if self.is_named(self.path.path(), inode) => {
+            Err(error) if self.is_done(error, self.path.path(), inode) => {
                 self.holds(file, inode, record, None, started)
             }
             // NOENT: somebody swept the candidate away.

@@ -124,7 +124,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     fn link(&self, candidate: &Candidate<D>) -> Result<(), Stop> {
         match self.disk.link(candidate.name.path(), self.path.path()) {
             Ok(()) => Ok(()),
-            Err(Errno::EXIST) if self.is_named(self.path.path(), candidate.inode) => Ok(()),
+            Err(error) if self.is_done(error, self.path.path(), candidate.inode) => Ok(()),
             Err(Errno::EXIST | Errno::NOENT) => Err(Stop::FromTheTop),
             Err(error) => Err(self.failed("linking", error)),
         }
@@ -139,7 +139,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             let path = self.path.claim(target.token);
             match self.disk.link(candidate.name.path(), &path) {
                 Ok(()) => break Name { disk: self.disk.clone(), path },
-                Err(Errno::EXIST) if self.is_named(&path, candidate.inode) => {
+                Err(error) if self.is_done(error, &path, candidate.inode) => {
                     break Name { disk: self.disk.clone(), path };
                 }
                 Err(Errno::EXIST) => {
@@ -166,6 +166,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             match self.disk.rename(ours, &target.path) {
                 Ok(()) => {}
                 Err(Errno::NOENT) if self.is_named(&target.path, candidate.inode) => {}
+                Err(error) if self.is_done(error, &target.path, candidate.inode) => {}
                 Err(Errno::NOENT) => {
                     // The name may be another's claim by now.
                     claim.forget();

@@ -1,0 +1,259 @@
+//! Every fault: each call in turn fails, with each error it can plausibly have,
+//! once and from then on for ever. Whatever happens, nobody believes to hold
+//! what he does not, nothing panics, every descriptor is closed, every error
+//! names a file, nothing is left that could have been removed, and the next
+//! contender gets in once the disk works again.
+
+mod disk;
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use disk::{Call, Effect, Fault, FaultyDisk};
+
+use super::vocabulary::{PATH, drawn, record};
+use crate::attempt::{Acquired, Attempt, Outcome, PROBE_PASSES, Sightings, Surroundings, Survival};
+use crate::error::Error;
+use crate::liveness::{ProcessKey, Verdict, this_process};
+use crate::options::{Options, Pin};
+use crate::record::{Contents, Proof, Record, Token};
+
+/// The process under test, and one that is gone.
+const LIVING: u8 = 7;
+const GONE: u8 = 9;
+
+/// Tries of one contender: more than any fault that happens once can spoil.
+const TRIES: u32 = 8;
+
+struct FaultySurroundings {
+    clock: Cell<Instant>,
+    token: Cell<u8>,
+}
+
+impl FaultySurroundings {
+    /// Tokens begin at `token`.
+    fn new(token: u8) -> Self {
+        // A hold so long that its revocation is looked for.
+        let began = Instant::now() - Duration::from_secs(24 * 3600);
+        Self { clock: Cell::new(began), token: Cell::new(token) }
+    }
+}
+
+impl Surroundings for FaultySurroundings {
+    fn judge(&self, contents: &Contents, _: bool) -> Verdict {
+        let pid = match contents {
+            Contents::Ours(record) => record.pid,
+            Contents::Torn { pid, .. } | Contents::OpenLock { pid, .. } => *pid,
+            Contents::BarePid(pid) => *pid,
+            Contents::Empty => return Verdict::Dead("nobody".to_owned()),
+        };
+        // A torn number is somebody's who is long gone.
+        let is_living = pid == u32::from(LIVING) + 1;
+        if is_living { Verdict::Alive } else { Verdict::Dead("gone".to_owned()) }
+    }
+
+    fn process(&self) -> ProcessKey {
+        this_process()
+    }
+
+    fn token(&self) -> Token {
+        self.token.set(self.token.get() + 1);
+        drawn(self.token.get())
+    }
+
+    fn record(&self, token: Token, proof: Proof, _: Option<&str>) -> Record {
+        record(LIVING, token, proof)
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.get()
+    }
+}
+
+/// What is there before, and who comes.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    name: &'static str,
+    pin: Pin,
+    prepare: fn(&FaultyDisk),
+}
+
+const CASES: [Case; 9] = [
+    Case { name: "pinned, nothing there", pin: Pin::Auto, prepare: |_| {} },
+    Case { name: "pinned, stale", pin: Pin::Auto, prepare: |disk| stale(disk, Proof::Flock) },
+    Case {
+        name: "pinned, no unnamed files",
+        pin: Pin::Auto,
+        prepare: |disk| disk.deny(Call::CreateUnnamed, rustix::io::Errno::OPNOTSUPP),
+    },
+    Case {
+        name: "pinned, stale and not writable",
+        pin: Pin::Auto,
+        prepare: |disk| {
+            stale(disk, Proof::Flock);
+            disk.deny(Call::OpenForWriting, rustix::io::Errno::ACCESS);
+        },
+    },
+    Case {
+        name: "pinned, openlock's stale file",
+        pin: Pin::Auto,
+        prepare: |disk| disk.put(PATH.path(), format!("{}\nsim\n", GONE + 1).as_bytes()),
+    },
+    Case { name: "portable, nothing there", pin: Pin::Never, prepare: |_| {} },
+    Case { name: "portable, stale", pin: Pin::Never, prepare: |disk| stale(disk, Proof::Process) },
+    Case {
+        name: "portable, stale and a dead claim",
+        pin: Pin::Never,
+        prepare: |disk| {
+            stale(disk, Proof::Process);
+            let claimant = record(GONE, drawn(1), Proof::Process).to_bytes();
+            disk.put(&PATH.claim(drawn(0)), &claimant);
+        },
+    },
+    Case {
+        name: "no kernel locks",
+        pin: Pin::Auto,
+        prepare: |disk| {
+            stale(disk, Proof::Process);
+            disk.deny(Call::Flock, rustix::io::Errno::OPNOTSUPP);
+        },
+    },
+];
+
+fn stale(disk: &FaultyDisk, proof: Proof) {
+    disk.put(PATH.path(), &record(GONE, drawn(0), proof).to_bytes());
+}
+
+/// One contender, as [`contest`](crate::contest) has it; what it ended with.
+fn acquire(
+    disk: &FaultyDisk,
+    pin: Pin,
+    surroundings: &FaultySurroundings,
+) -> Result<Option<Acquired<FaultyDisk>>, Error> {
+    let options = Options { pin, ..Options::default() };
+    let mut sightings = Sightings::default();
+    let wait = |delay| surroundings.clock.set(surroundings.clock.get() + delay);
+    for _ in 0..TRIES {
+        match Attempt::new(disk, surroundings, &PATH, &options, &mut sightings).run()? {
+            Outcome::Acquired(acquired) => return Ok(Some(acquired)),
+            Outcome::Probation(acquired, delay) => {
+                wait(delay);
+                if crate::attempt::survived(disk, &acquired.held) == Survival::Held {
+                    return Ok(Some(acquired));
+                }
+            }
+            Outcome::Busy(busy) => match busy.look_again {
+                Some(delay) if delay > PROBE_PASSES => wait(delay),
+                _ => {}
+            },
+        }
+    }
+    Ok(None)
+}
+
+/// Who believes to hold must hold.
+fn must_hold(disk: &FaultyDisk, acquired: &Acquired<FaultyDisk>, context: &str) {
+    let bytes = disk.content(PATH.path());
+    let bytes = bytes.unwrap_or_else(|| panic!("{context}: held, and nothing is there"));
+    assert_eq!(bytes, acquired.held.record().to_bytes(), "{context}: another's record");
+    if acquired.held.record().proof == Proof::Flock {
+        assert!(disk.is_locked(PATH.path()), "{context}: held, and not locked");
+    }
+}
+
+fn must_name_a_file(error: &Error, context: &str) {
+    let path = error.path().unwrap_or_else(|| panic!("{context}: {error:?} names no path"));
+    assert!(path.starts_with(PATH.directory()), "{context}: {}", path.display());
+    assert!(error.to_string().contains("/locks/"), "{context}: {error}");
+}
+
+/// One acquisition and release with one fault.
+fn suffer(case: Case, fault: Fault) -> bool {
+    let context = format!("{}, {fault:?}", case.name);
+    let disk = FaultyDisk::new();
+    (case.prepare)(&disk);
+    let before = disk.names();
+    disk.inject(fault);
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        match acquire(&disk, case.pin, &FaultySurroundings::new(10)) {
+            Ok(None) => {}
+            Ok(Some(acquired)) => {
+                must_hold(&disk, &acquired, &context);
+                acquired.held.told();
+                if let Err(error) = acquired.held.release() {
+                    must_name_a_file(&error, &context);
+                }
+            }
+            Err(error) => must_name_a_file(&error, &context),
+        }
+    }));
+    assert!(ran.is_ok(), "{context}: it panicked");
+    let was_hit = disk.heal();
+    assert_eq!(disk.open_files(), 0, "{context}: a descriptor stayed open");
+    must_leave_no_litter(&disk, &before, fault, &context);
+    must_go_on(&disk, case, &context);
+    was_hit
+}
+
+/// Only what could not be unlinked, or was made without anybody knowing.
+fn must_leave_no_litter(disk: &FaultyDisk, before: &BTreeSet<String>, fault: Fault, context: &str) {
+    let cannot_remove = matches!(fault.call, Call::Unlink | Call::Look);
+    if cannot_remove || fault.effect == Effect::DoneAllTheSame {
+        return;
+    }
+    let litter: Vec<_> = disk.names().difference(before).cloned().collect();
+    assert!(litter.is_empty(), "{context}: left {litter:?}");
+    if let Some(bytes) = disk.content(PATH.path()) {
+        assert!(
+            Contents::parse(&bytes).is_ok(),
+            "{context}: {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
+    }
+}
+
+/// The process is over and another comes: it gets in, and a sweep clears up.
+fn must_go_on(disk: &FaultyDisk, case: Case, context: &str) {
+    disk.bury(LIVING, GONE);
+    let surroundings = FaultySurroundings::new(100);
+    let acquired = acquire(disk, case.pin, &surroundings);
+    let acquired = acquired.unwrap_or_else(|error| panic!("{context}: then {error}"));
+    let acquired = acquired.unwrap_or_else(|| panic!("{context}: nobody gets in any more"));
+    must_hold(disk, &acquired, context);
+    acquired.held.told();
+    acquired.held.release().unwrap_or_else(|error| panic!("{context}: then {error}"));
+    drop(acquired);
+    let options = Options { pin: case.pin, ..Options::default() };
+    let mut sightings = Sightings::default();
+    let swept = Attempt::new(disk, &surroundings, &PATH, &options, &mut sightings).sweep();
+    assert!(swept.is_ok(), "{context}: {swept:?}");
+    assert!(disk.names().is_empty(), "{context}: {:?} stay for ever", disk.names());
+}
+
+#[test]
+fn every_fault_is_survived() {
+    for case in CASES {
+        let mut faults = 0;
+        for call in Call::ALL {
+            for &effect in call.effects() {
+                for is_for_ever in [false, true] {
+                    faults += each_turn(case, Fault { call, turn: 0, effect, is_for_ever });
+                }
+            }
+        }
+        println!("{:<36} {faults:>5} faults survived", case.name);
+        assert!(faults > 50, "{}: too few faults", case.name);
+    }
+}
+
+/// The first such call fails, then the second, until there is none.
+fn each_turn(case: Case, fault: Fault) -> u32 {
+    let mut turn = 0;
+    while suffer(case, Fault { turn, ..fault }) {
+        turn += 1;
+        assert!(turn < 1000, "{}: {fault:?} has no end", case.name);
+    }
+    turn
+}
