@@ -1,0 +1,178 @@
+//! One look at a kernel lock, and one try for it.
+//!
+//! 1. The lock is the kernel's, on the inode that the path names. So an open
+//!    file is locked first, and then `lstat(path)` must be the inode that
+//!    `fstat` gave; else it is closed, and the path opened again.
+//! 2. Inode numbers are compared only while the file is open: a freed one is
+//!    given to the next file at once.
+//! 3. Who removes the file at release does it while it holds the lock, and
+//!    exclusively: whoever had it open is refused, or finds by (1) that the
+//!    path names something else.
+//! 4. The file stays open between two looks of one contender, and nobody who
+//!    waits is woken by its close.
+//! 5. A hold is made by the closure that locked, so that a result nobody takes
+//!    any more gives the lock back, at the place where calls are made.
+//! 6. A hold acts only in the process that made it: a forked child shares the
+//!    open file, and its `LOCK_UN` would free its parent's lock.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::FileType;
+
+use super::call::{self, Claim, Sharing};
+use super::file::{OpenFile, PosixUse};
+use super::options::Primitive;
+use super::site::{Site, Terms, no_directory};
+use crate::disk::{Errno, Inode};
+use crate::error::Error;
+
+/// How often the path may name another file after the lock was had, before
+/// this counts as one look. Each time somebody else got further.
+const REPLACED_MAX: u32 = 100;
+
+/// The file of a contender, and then of a holder.
+pub(super) enum Carrier {
+    Open(OpenFile),
+    Posix(PosixUse),
+}
+
+impl Deref for Carrier {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        match self {
+            Carrier::Open(file) => file,
+            Carrier::Posix(file) => file,
+        }
+    }
+}
+
+impl Carrier {
+    pub(super) fn inode(&self) -> Inode {
+        match self {
+            Carrier::Open(file) => file.inode,
+            Carrier::Posix(file) => file.inode,
+        }
+    }
+
+    pub(super) fn open(terms: &Terms, site: &Site) -> Result<Self, Error> {
+        let (path, mode) = (terms.path.path(), terms.options.shared.mode);
+        let opened = match terms.options.primitive {
+            Primitive::Posix => PosixUse::open(&site.register, path, mode).map(Carrier::Posix),
+            _ => call::open_or_create(path, mode)
+                .and_then(|file| OpenFile::new(file, &site.register))
+                .map(Carrier::Open),
+        };
+        let carrier = opened.map_err(|error| cannot_open(terms, error))?;
+        check_kind(terms, carrier.inode().kind)?;
+        Ok(carrier)
+    }
+
+    pub(super) fn try_lock(&mut self, claim: Claim) -> Result<bool, Errno> {
+        match self {
+            Carrier::Open(file) => call::try_lock(file, claim),
+            Carrier::Posix(file) => file.try_lock(claim),
+        }
+    }
+
+    pub(super) fn unlock(&mut self, claim: Claim) -> Result<(), Errno> {
+        match self {
+            Carrier::Open(file) => call::unlock(file, claim.primitive, claim.range),
+            Carrier::Posix(file) => file.unlock(),
+        }
+    }
+
+    /// From exclusive to shared.
+    pub(super) fn downgrade(&self, claim: Claim) -> Result<(), Errno> {
+        match self {
+            Carrier::Open(file) => match call::try_lock(file, claim) {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Errno::WOULDBLOCK),
+                Err(error) => Err(error),
+            },
+            Carrier::Posix(file) => file.downgrade(claim),
+        }
+    }
+
+    /// Whether the path names this file (2).
+    pub(super) fn is_at(&self, path: &Path) -> Result<bool, Errno> {
+        Ok(call::identity_at(path)? == Some(self.inode().identity))
+    }
+}
+
+/// How one try ended.
+pub(super) enum Tried {
+    Locked(Carrier),
+    /// Somebody else has it. The file is open for the next look (4).
+    Busy(Carrier),
+}
+
+/// One try.
+pub(super) struct Attempt<'a> {
+    pub(super) terms: &'a Terms,
+    pub(super) site: &'a Arc<Site>,
+    pub(super) claim: Claim,
+    /// Whether a shared lock is wanted only if nobody has the lock at all.
+    pub(super) only_if_free: bool,
+}
+
+impl Attempt<'_> {
+    /// `carrier` is the file of the last look, or one that was left open.
+    pub(super) fn run(&self, mut carrier: Option<Carrier>) -> Result<Tried, Error> {
+        let path = self.terms.path.path();
+        let fail = |doing| move |error: Errno| Error::io(doing, path, error);
+        for _ in 0..REPLACED_MAX {
+            let mut file = match carrier.take() {
+                Some(file) => file,
+                None => Carrier::open(self.terms, self.site)?,
+            };
+            let is_locked = self.lock(&mut file).map_err(fail("locking"))?;
+            // (1), and a file that was replaced while its holder goes on is nobody's obstacle.
+            if file.is_at(path).map_err(fail("looking at"))? {
+                return Ok(if is_locked { Tried::Locked(file) } else { Tried::Busy(file) });
+            }
+        }
+        Carrier::open(self.terms, self.site).map(Tried::Busy)
+    }
+
+    fn lock(&self, file: &mut Carrier) -> Result<bool, Errno> {
+        if !self.only_if_free {
+            return file.try_lock(self.claim);
+        }
+        match file.try_lock(self.claim.with(Sharing::Exclusive)) {
+            Ok(true) => file.downgrade(self.claim).map(|()| true),
+            // Not open for writing.
+            Err(Errno::BADF) => file.try_lock(self.claim),
+            other => other,
+        }
+    }
+}
+
+fn check_kind(terms: &Terms, kind: FileType) -> Result<(), Error> {
+    let found = match kind {
+        FileType::RegularFile => return Ok(()),
+        FileType::Directory if terms.options.primitive == Primitive::Flock => {
+            if !terms.options.delete_on_release {
+                return Ok(());
+            }
+            "a directory, which is not deleted"
+        }
+        FileType::Directory => "a directory, of which only flock can have an exclusive lock",
+        FileType::Fifo => "a fifo",
+        _ => "not a regular file",
+    };
+    Err(Error::NotALockFile { path: terms.path.path().to_owned(), found: found.to_owned() })
+}
+
+fn cannot_open(terms: &Terms, error: Errno) -> Error {
+    let path = terms.path.path().to_owned();
+    match error {
+        Errno::NOENT | Errno::NOTDIR => no_directory(&terms.path, error),
+        Errno::LOOP => Error::NotALockFile { path, found: "a symbolic link".to_owned() },
+        Errno::NXIO => Error::NotALockFile { path, found: "a socket".to_owned() },
+        error => Error::io("opening", &path, error),
+    }
+}

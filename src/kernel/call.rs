@@ -1,0 +1,175 @@
+//! The system calls of kernel locks, each asked without waiting.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::options::{Primitive, Range};
+use crate::disk::Inode;
+
+/// What is asked of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) primitive: Primitive,
+    pub(super) range: Range,
+    pub(super) sharing: Sharing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    Exclusive,
+    Shared,
+}
+
+impl Claim {
+    pub(super) fn with(self, sharing: Sharing) -> Self {
+        Self { sharing, ..self }
+    }
+}
+
+/// A lock that is in the way of a claim, where the kernel tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Conflict {
+    /// `None` for locks that belong to open files, and for processes that
+    /// cannot be seen from this pid namespace.
+    pub(super) pid: Option<u32>,
+}
+
+/// Lock, or change the lock this open file has; `false` when somebody else is
+/// in the way. A `flock` that is refused leaves the open file without any.
+pub(super) fn try_lock(file: &File, claim: Claim) -> Result<bool, Errno> {
+    let outcome = match (claim.primitive, claim.sharing) {
+        (Primitive::Flock, Sharing::Exclusive) => {
+            flock(file, FlockOperation::NonBlockingLockExclusive)
+        }
+        (Primitive::Flock, Sharing::Shared) => flock(file, FlockOperation::NonBlockingLockShared),
+        (_, Sharing::Exclusive) => set(file, claim.primitive, claim.range, libc::F_WRLCK),
+        (_, Sharing::Shared) => set(file, claim.primitive, claim.range, libc::F_RDLCK),
+    };
+    match outcome {
+        Ok(()) => Ok(true),
+        // fcntl(2): POSIX allows either.
+        Err(Errno::WOULDBLOCK | Errno::ACCESS) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn unlock(file: &File, primitive: Primitive, range: Range) -> Result<(), Errno> {
+    match primitive {
+        Primitive::Flock => flock(file, FlockOperation::Unlock),
+        primitive => set(file, primitive, range, libc::F_UNLCK),
+    }
+}
+
+/// What is in the way of a claim; not for `flock`, which cannot be asked.
+pub(super) fn conflict(file: &File, claim: Claim) -> Result<Option<Conflict>, Errno> {
+    let kind = match claim.sharing {
+        Sharing::Exclusive => libc::F_WRLCK,
+        Sharing::Shared => libc::F_RDLCK,
+    };
+    let mut answer = record(claim.range, kind);
+    fcntl(
+        file,
+        match claim.primitive {
+            Primitive::Posix => FcntlArg::F_GETLK(&mut answer),
+            _ => FcntlArg::F_OFD_GETLK(&mut answer),
+        },
+    )
+    .map_err(from_nix)?;
+    if i32::from(answer.l_type) == libc::F_UNLCK {
+        return Ok(None);
+    }
+    let pid = u32::try_from(answer.l_pid).ok().filter(|pid| *pid > 0);
+    Ok(Some(Conflict { pid }))
+}
+
+fn flock(file: &File, operation: FlockOperation) -> Result<(), Errno> {
+    retry_on_intr(|| rustix::fs::flock(file, operation))
+}
+
+fn set(file: &File, primitive: Primitive, range: Range, kind: i32) -> Result<(), Errno> {
+    let record = record(range, kind);
+    retry_on_intr(|| {
+        let asked = fcntl(
+            file,
+            match primitive {
+                Primitive::Posix => FcntlArg::F_SETLK(&record),
+                _ => FcntlArg::F_OFD_SETLK(&record),
+            },
+        );
+        asked.map(drop).map_err(from_nix)
+    })
+}
+
+fn record(range: Range, kind: i32) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: range.start as i64,
+        // Zero reaches to the end of any file.
+        l_len: range.end.map_or(0, |end| (end - range.start) as i64),
+        l_pid: 0,
+    }
+}
+
+fn from_nix(error: nix::errno::Errno) -> Errno {
+    Errno::from_raw_os_error(error as i32)
+}
+
+/// Opening must not hang on a fifo, adopt a terminal or follow a link.
+const OPEN: OFlags =
+    OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// Open the file at `path`, and make it if there is none. For writing where
+/// that is allowed, so that its close is an event for those who wait, and
+/// because network file systems want it for an exclusive lock.
+pub(super) fn open_or_create(path: &Path, mode: u32) -> Result<File, Errno> {
+    let open =
+        |flags| retry_on_intr(|| rustix::fs::open(path, OPEN | flags, Mode::from_raw_mode(mode)));
+    let refused = match open(OFlags::RDWR | OFlags::CREATE) {
+        Ok(file) => return Ok(file.into()),
+        Err(error) => error,
+    };
+    let opened = match refused {
+        // Also if others may write in a sticky directory: proc(5), protected_regular.
+        Errno::ACCESS => open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)),
+        Errno::ROFS | Errno::PERM | Errno::TXTBSY | Errno::ISDIR => open(OFlags::RDONLY),
+        _ => Err(refused),
+    };
+    opened.map(File::from).map_err(|_| refused)
+}
+
+/// Open what is at `path` to ask about it. For writing if possible: should the
+/// question have been in somebody's way, the close tells that it is over.
+pub(super) fn open_existing(path: &Path) -> Result<File, Errno> {
+    let open = |flags| retry_on_intr(|| rustix::fs::open(path, OPEN | flags, Mode::empty()));
+    open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).map(File::from)
+}
+
+/// An event for those who wait, where the lock was given up without a close.
+/// Not for [`Primitive::Posix`], whose locks it would drop.
+pub(super) fn signal(path: &Path) {
+    let _ = rustix::fs::open(path, OPEN | OFlags::WRONLY, Mode::empty());
+}
+
+pub(super) fn inspect(file: &File) -> Result<Inode, Errno> {
+    rustix::fs::fstat(file.as_fd()).map(Inode::from)
+}
+
+/// The identity of what is at `path`, if anything is.
+pub(super) fn identity_at(path: &Path) -> Result<Option<(u64, u64)>, Errno> {
+    match rustix::fs::lstat(path) {
+        Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn unlink(path: &Path) -> Result<(), Errno> {
+    rustix::fs::unlink(path)
+}

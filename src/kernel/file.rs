@@ -1,0 +1,305 @@
+//! Open files, and the one thing that can go wrong when they are closed.
+//!
+//! A POSIX lock belongs to the process and the inode: closing *any* descriptor
+//! of the inode drops it, fcntl(2). So each file system has a register, by
+//! inode, of what this process has locked that way.
+//!
+//! 1. A registered inode has one open file, shared by all that contend for it
+//!    or hold some of it, and closed when there is none of them.
+//! 2. Another open file of it is not closed but kept until then.
+//! 3. Opening, locking and closing are done under the register's lock, so that
+//!    no close of ours falls between.
+//! 4. Within the process the register excludes, as the kernel does not.
+//! 5. Unlocking a range leaves those parts of it locked that another holder
+//!    shares.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
+
+use rustix::io::Errno;
+use tokio::sync::watch;
+
+use super::call::{self, Claim, Sharing};
+use super::options::{Primitive, Range};
+use crate::disk::Inode;
+use crate::liveness::ProcessKey;
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+/// The open files of a file system that share a fate.
+pub(super) struct Register {
+    inodes: RwLock<HashMap<Identity, PosixInode>>,
+}
+
+/// By process: a forked child has none of its parent's locks.
+type RegisterKey = (ProcessKey, u64);
+
+static REGISTERS: LazyLock<Mutex<HashMap<RegisterKey, Arc<Register>>>> =
+    LazyLock::new(Mutex::default);
+
+impl Register {
+    pub(super) fn of(process: ProcessKey, device: u64) -> Arc<Self> {
+        let mut registers = REGISTERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Self { inodes: RwLock::default() });
+        Arc::clone(registers.entry((process, device)).or_insert_with(new))
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Identity, PosixInode>> {
+        self.inodes.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Close `file`, or keep it (2).
+    fn close(&self, file: File, identity: Identity) {
+        match self.inodes.try_read() {
+            Ok(inodes) if !inodes.contains_key(&identity) => return drop(file), // (3)
+            Ok(_) | Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => {}
+        }
+        match self.write().get_mut(&identity) {
+            Some(inode) => inode.kept.push(file),
+            None => drop(file),
+        }
+    }
+}
+
+/// An open file that is not of the register, for the locks that belong to it.
+pub(super) struct OpenFile {
+    file: Option<File>,
+    pub(super) inode: Inode,
+    register: Arc<Register>,
+}
+
+impl OpenFile {
+    pub(super) fn new(file: File, register: &Arc<Register>) -> Result<Self, Errno> {
+        // Should this fail, there is no identity to keep it by.
+        let inode = call::inspect(&file)?;
+        Ok(Self { file: Some(file), inode, register: Arc::clone(register) })
+    }
+
+    /// Close it in a forked child, which has no POSIX locks to lose and must
+    /// not wait for what another thread of its parent did.
+    pub(super) fn close_in_child(mut self) {
+        self.file = None;
+    }
+}
+
+impl Deref for OpenFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        self.file.as_ref().expect("BUG: a closed file was used")
+    }
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.register.close(file, self.inode.identity);
+        }
+    }
+}
+
+/// An inode that this process contends for, or holds, by POSIX locks.
+struct PosixInode {
+    file: Arc<File>,
+    inode: Inode,
+    users: usize,
+    holds: Vec<PosixHold>,
+    last_hold: u64,
+    /// Other open files of the same inode (2).
+    kept: Vec<File>,
+    /// Something was unlocked.
+    changes: watch::Sender<()>,
+}
+
+struct PosixHold {
+    number: u64,
+    range: Range,
+    sharing: Sharing,
+}
+
+/// Somebody who uses a registered inode.
+pub(super) struct PosixUse {
+    register: Arc<Register>,
+    pub(super) inode: Inode,
+    file: Option<Arc<File>>,
+    changes: watch::Receiver<()>,
+    hold: Option<u64>,
+}
+
+impl PosixUse {
+    pub(super) fn open(register: &Arc<Register>, path: &Path, mode: u32) -> Result<Self, Errno> {
+        let mut inodes = register.write();
+        let known = call::identity_at(path)?.filter(|identity| inodes.contains_key(identity));
+        let identity = match known {
+            Some(identity) => identity,
+            None => {
+                let file = call::open_or_create(path, mode)?;
+                let inode = call::inspect(&file)?;
+                match inodes.entry(inode.identity) {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(PosixInode::new(file, inode));
+                    }
+                    // It came to the path since the look.
+                    Entry::Occupied(mut known) => known.get_mut().kept.push(file),
+                }
+                inode.identity
+            }
+        };
+        let posix = inodes.get_mut(&identity).expect("BUG: a registered inode is gone");
+        posix.users += 1;
+        let (file, changes) = (Some(Arc::clone(&posix.file)), posix.changes.subscribe());
+        Ok(Self { register: Arc::clone(register), inode: posix.inode, file, changes, hold: None })
+    }
+
+    /// As [`call::try_lock`], within the process too (4).
+    pub(super) fn try_lock(&mut self, claim: Claim) -> Result<bool, Errno> {
+        self.changes.borrow_and_update();
+        let mut inodes = self.register.write();
+        let posix = inodes.get_mut(&self.inode.identity).expect("BUG: a used inode is gone");
+        let excludes = |hold: &PosixHold| {
+            hold.range.overlaps(claim.range)
+                && (hold.sharing == Sharing::Exclusive || claim.sharing == Sharing::Exclusive)
+        };
+        if posix.holds.iter().any(excludes) || !call::try_lock(&posix.file, claim)? {
+            return Ok(false);
+        }
+        posix.last_hold += 1;
+        let number = posix.last_hold;
+        posix.holds.push(PosixHold { number, range: claim.range, sharing: claim.sharing });
+        self.hold = Some(number);
+        Ok(true)
+    }
+
+    /// From exclusive to shared; the kernel does that in one step, fcntl(2).
+    pub(super) fn downgrade(&self, claim: Claim) -> Result<(), Errno> {
+        let mut inodes = self.register.write();
+        let posix = inodes.get_mut(&self.inode.identity).expect("BUG: a used inode is gone");
+        if !call::try_lock(&posix.file, claim)? {
+            return Err(Errno::WOULDBLOCK);
+        }
+        let mine = posix.holds.iter_mut().find(|hold| Some(hold.number) == self.hold);
+        mine.expect("BUG: a hold is gone").sharing = Sharing::Shared;
+        posix.changes.send_replace(());
+        Ok(())
+    }
+
+    /// Whether nobody else in this process has any of the inode.
+    pub(super) fn is_only_hold(&self) -> bool {
+        self.register
+            .write()
+            .get(&self.inode.identity)
+            .is_some_and(|inode| inode.holds.iter().all(|hold| Some(hold.number) == self.hold))
+    }
+
+    pub(super) fn unlock(&mut self) -> Result<(), Errno> {
+        let Some(number) = self.hold.take() else {
+            return Ok(());
+        };
+        let mut inodes = self.register.write();
+        let posix = inodes.get_mut(&self.inode.identity).expect("BUG: a used inode is gone");
+        posix.unlock(number)
+    }
+
+    /// Who in this process has any of the claim.
+    pub(super) fn is_held_here(register: &Register, identity: Identity, claim: Claim) -> bool {
+        register.write().get(&identity).is_some_and(|inode| {
+            inode.holds.iter().any(|hold| {
+                hold.range.overlaps(claim.range)
+                    && (hold.sharing == Sharing::Exclusive || claim.sharing == Sharing::Exclusive)
+            })
+        })
+    }
+
+    /// Until something of the inode was unlocked in this process since the
+    /// last try.
+    pub(super) async fn changed(&mut self) {
+        if self.changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Deref for PosixUse {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        self.file.as_ref().expect("BUG: a closed file was used")
+    }
+}
+
+impl Drop for PosixUse {
+    fn drop(&mut self) {
+        let _ = self.unlock();
+        let mut inodes = self.register.write();
+        self.file = None; // (3)
+        if let Entry::Occupied(mut posix) = inodes.entry(self.inode.identity) {
+            posix.get_mut().users -= 1;
+            if posix.get().users == 0 {
+                posix.remove();
+            }
+        }
+    }
+}
+
+impl PosixInode {
+    fn new(file: File, inode: Inode) -> Self {
+        let (file, changes) = (Arc::new(file), watch::Sender::new(()));
+        Self { file, inode, users: 0, holds: Vec::new(), last_hold: 0, kept: Vec::new(), changes }
+    }
+
+    fn unlock(&mut self, number: u64) -> Result<(), Errno> {
+        let index = self.holds.iter().position(|hold| hold.number == number);
+        let hold = self.holds.swap_remove(index.expect("BUG: a hold is gone"));
+        let others = self.holds.iter().map(|other| other.range);
+        let pieces = without(hold.range, others); // (5)
+        let mut unlock = |piece| call::unlock(&self.file, Primitive::Posix, piece);
+        let outcome = pieces.into_iter().map(&mut unlock).fold(Ok(()), Result::and);
+        self.changes.send_replace(());
+        outcome
+    }
+}
+
+/// The parts of `range` that none of the others covers.
+fn without(range: Range, others: impl Iterator<Item = Range>) -> Vec<Range> {
+    let mut pieces = vec![range];
+    for other in others {
+        let cut = |piece: Range| {
+            let before = Range { start: piece.start, end: Some(other.start) };
+            let after = other.end.map(|start| Range { start, end: piece.end });
+            let before = Some(before).filter(|before| before.start < other.start);
+            let after = after.filter(|after| after.end.is_none_or(|end| after.start < end));
+            match piece.overlaps(other) {
+                true => [before, after],
+                false => [Some(piece), None],
+            }
+        };
+        pieces = pieces.into_iter().flat_map(cut).flatten().collect();
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: impl Into<Option<u64>>) -> Range {
+        Range { start, end: end.into() }
+    }
+
+    #[test]
+    fn what_others_share_stays_locked() {
+        let left = |range, others: &[Range]| without(range, others.iter().copied());
+        assert_eq!(left(range(0, 10), &[]), [range(0, 10)]);
+        assert_eq!(left(range(0, 10), &[range(5, 15)]), [range(0, 5)]);
+        assert_eq!(left(range(5, 15), &[range(0, 10)]), [range(10, 15)]);
+        assert_eq!(left(range(0, None), &[range(3, 4)]), [range(0, 3), range(4, None)]);
+        assert_eq!(left(range(2, 8), &[range(0, None)]), []);
+        assert_eq!(left(range(0, 9), &[range(1, 2), range(2, 5)]), [range(0, 1), range(5, 9)]);
+        assert_eq!(left(range(0, 5), &[range(5, 9)]), [range(0, 5)]);
+    }
+}

@@ -1,0 +1,391 @@
+//! What a user has while holding a kernel lock.
+
+use std::fmt;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::attempt::Carrier;
+use super::call::{self, Claim, Sharing};
+use super::options::Primitive;
+use super::site::{Site, Terms};
+use crate::disk::Errno;
+use crate::error::{Error, Lost, LostReason};
+use crate::place::Place;
+use crate::wait::{Listening, Turn};
+
+/// A held kernel lock with its open file. Dropping it gives the lock back: on a
+/// local file system on the spot, elsewhere by a thread of this crate
+/// ([`flush`](crate::flush) waits for that).
+///
+/// It is a type of its own beside [`LockGuard`](crate::LockGuard) because a
+/// kernel lock has a file that is the user's, can be shared and downgraded, and
+/// has no record: nobody is told of a dead predecessor, no token names the
+/// acquisition, and nobody can ask for it.
+///
+/// The file is open for reading and writing where that is allowed. Its
+/// descriptor can be given to a child, which then has the lock as well until
+/// the guard is released or dropped (but not a POSIX lock). Do not unlock it;
+/// with [`Primitive::Posix`] do not even duplicate it and close the copy.
+///
+/// A guard cannot be released twice, nor used afterwards:
+///
+/// ```compile_fail
+/// # async fn twice(guard: lockkeeper::KernelGuard) {
+/// guard.release().await;
+/// guard.release().await;
+/// # }
+/// ```
+#[must_use = "the lock is given back as soon as the guard is dropped"]
+pub struct KernelGuard {
+    hold: Option<Hold>,
+    watch: Mutex<Option<LossWatch>>,
+}
+
+/// A task that cancels a token when the lock is lost. It ends before the hold
+/// does, so that the file is open as long as it is compared.
+struct LossWatch {
+    lost: CancellationToken,
+    /// What is seen from now on may be our own release.
+    is_over: Arc<AtomicBool>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Drop for LossWatch {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+    }
+}
+
+/// What has to end, in this order: the lock, then the turn.
+struct Hold {
+    carrier: Carrier,
+    /// Readers let the next in as soon as they are in.
+    turn: Option<Turn>,
+    claim: Claim,
+    terms: Arc<Terms>,
+    site: Arc<Site>,
+}
+
+impl KernelGuard {
+    /// To be made by the closure that locked `carrier`.
+    pub(super) fn new(
+        carrier: Carrier,
+        turn: Turn,
+        claim: Claim,
+        terms: Arc<Terms>,
+        site: Arc<Site>,
+    ) -> Self {
+        let turn = (claim.sharing == Sharing::Exclusive).then_some(turn);
+        let hold = Hold { carrier, turn, claim, terms, site };
+        Self { hold: Some(hold), watch: Mutex::default() }
+    }
+
+    /// Of the file.
+    pub(super) fn device(&self) -> u64 {
+        self.hold().carrier.inode().identity.0
+    }
+
+    fn hold(&self) -> &Hold {
+        self.hold.as_ref().expect("BUG: a guard was used after its end")
+    }
+
+    /// Give the lock back and say how that went.
+    ///
+    /// The hold ends whatever the answer is, and it ends even if the future is
+    /// dropped after its first poll. Without
+    /// [`delete_on_release`](crate::KernelOptions::delete_on_release) the path
+    /// is not looked at: [`lost`](Self::lost) does that.
+    ///
+    /// # Errors
+    /// With `delete_on_release`, [`Error::Lost`] if the file was gone or
+    /// somebody else's and [`Error::NotRemoved`] if it could not be removed.
+    /// [`Error::Forked`] in a forked child.
+    pub async fn release(mut self) -> Result<(), Error> {
+        let hold = self.end_watch().expect("BUG: a guard was released twice");
+        match hold.place() {
+            Place::Here { .. } => hold.end(),
+            place => place.start(move || hold.end()).finished().await,
+        }
+    }
+
+    /// Make an exclusive lock shared, with nobody in between: one call of the
+    /// kernel, which lets in whoever waits to share it. A guard that is shared
+    /// already stays as it is.
+    ///
+    /// For [`Primitive::Ofd`] and [`Primitive::Posix`] the kernel promises that
+    /// this is one step. For [`Primitive::Flock`] flock(2) does not, though
+    /// Linux does it in one step; should somebody get in between all the same,
+    /// or over a network file system, this fails and the lock is gone.
+    ///
+    /// There is no way up: two holders who both wait to become exclusive wait
+    /// for each other, and a kernel that cannot grant it drops the lock that
+    /// was there. Release, and acquire again.
+    ///
+    /// # Cancel safety
+    /// Once it was polled, dropping the future gives the lock back.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the lock is given back then.
+    pub async fn downgrade(mut self) -> Result<Self, Error> {
+        let mut hold = self.end_watch().expect("BUG: a released guard was used");
+        let place = hold.place();
+        let downgrade = move || hold.downgrade().map(|()| Self::of(hold));
+        match place {
+            Place::Here { .. } => downgrade(),
+            place => place.start(downgrade).finished().await,
+        }
+    }
+
+    fn end_watch(&mut self) -> Option<Hold> {
+        self.watch.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        self.hold.take()
+    }
+
+    fn of(hold: Hold) -> Self {
+        Self { hold: Some(hold), watch: Mutex::default() }
+    }
+
+    /// Resolves when the path does not name the locked file any more: it was
+    /// removed or replaced, and somebody else may be inside. Else it never
+    /// resolves. It looks at once, at each event, and each
+    /// [`retry_period`](crate::KernelOptions::retry_period).
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub async fn lost(&self) -> Lost {
+        let hold = self.hold();
+        let identity = hold.carrier.inode().identity;
+        loss(Arc::clone(&hold.terms), Arc::clone(&hold.site), identity).await
+    }
+
+    /// A token that is cancelled when [`lost`](Self::lost) would resolve, as
+    /// [`LockGuard::lost_token`](crate::LockGuard::lost_token).
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    #[must_use]
+    pub fn lost_token(&self) -> CancellationToken {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*watch {
+            Some(watch) if !watch.task.is_finished() || watch.lost.is_cancelled() => {}
+            _ => *watch = Some(self.watch()),
+        }
+        watch.as_ref().expect("BUG: nobody watches").lost.child_token()
+    }
+
+    fn watch(&self) -> LossWatch {
+        let (hold, lost) = (self.hold(), CancellationToken::new());
+        let identity = hold.carrier.inode().identity;
+        let loss = loss(Arc::clone(&hold.terms), Arc::clone(&hold.site), identity);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (cancel, ended) = (lost.clone(), Arc::clone(&is_over));
+        let task = tokio::spawn(async move {
+            loss.await;
+            if !ended.load(Ordering::Acquire) {
+                cancel.cancel();
+            }
+        });
+        LossWatch { lost, is_over, task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The locked file. Its content is the user's; this crate does not touch it.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.hold().carrier
+    }
+
+    /// The locked file's path, absolute where that could be made.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.hold().terms.path.path()
+    }
+
+    /// Whether others may share the lock.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.hold().claim.sharing == Sharing::Shared
+    }
+}
+
+impl AsFd for KernelGuard {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file().as_fd()
+    }
+}
+
+impl fmt::Debug for KernelGuard {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("KernelGuard")
+            .field("path", &self.path())
+            .field("claim", &self.hold().claim)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for KernelGuard {
+    fn drop(&mut self) {
+        let Some(hold) = self.end_watch() else {
+            return;
+        };
+        let place = hold.place();
+        let end = move || match hold.end() {
+            Ok(()) | Err(Error::Forked { .. }) => {}
+            Err(error) => tracing::warn!("{error}"),
+        };
+        match (place, Handle::try_current()) {
+            (place @ Place::Lane(_), Ok(_)) => drop(place.start(end)),
+            // Nobody would do it later; and this may be the thread of the place.
+            _ => end(),
+        }
+    }
+}
+
+impl Hold {
+    fn is_ours(&self) -> bool {
+        self.site.is_ours()
+    }
+
+    fn place(&self) -> Place {
+        match &self.site.place {
+            // In a forked child there are no threads that would do it elsewhere.
+            Place::Lane(_) if !self.is_ours() => Place::Here { is_local: false },
+            place => place.clone(),
+        }
+    }
+
+    fn end(mut self) -> Result<(), Error> {
+        if !self.is_ours() {
+            return self.end_in_child();
+        }
+        let outcome = match self.terms.options.delete_on_release {
+            true => self.remove(),
+            false => Ok(()),
+        };
+        // Also if a forked child has a copy of the descriptor. If it fails,
+        // closing does it.
+        let _ = self.carrier.unlock(self.claim);
+        if let Carrier::Open(file) = self.carrier
+            && !self.terms.options.delete_on_release
+        {
+            let is_kept = self.terms.options.keep_open;
+            let has_events = self.site.place.has_events();
+            let wakes = || {
+                let arrivals = self.site.arrivals(&self.terms);
+                has_events && arrivals.is_none_or(|others| others.are_any())
+            };
+            self.site.station.leave(file, is_kept, wakes);
+        }
+        if self.turn.is_some() {
+            self.site.station.hold_ends();
+        }
+        drop(self.turn);
+        outcome
+    }
+
+    /// (6) of [`attempt`](super::attempt): closing is all that may be done.
+    fn end_in_child(self) -> Result<(), Error> {
+        match self.carrier {
+            Carrier::Open(file) => file.close_in_child(),
+            Carrier::Posix(file) => std::mem::forget(file),
+        }
+        // The queue was copied by a fork, perhaps in the middle of a change.
+        std::mem::forget(self.turn);
+        let path = self.terms.path.path().to_owned();
+        Err(Error::Forked { path, holder: self.site.process.pid })
+    }
+
+    /// (3) of [`attempt`](super::attempt): before the lock goes, and only as
+    /// the one who has it exclusively.
+    fn remove(&self) -> Result<(), Error> {
+        if !self.is_sole() {
+            return Ok(());
+        }
+        let path = self.terms.path.path();
+        let lost = |reason| Err(Error::Lost(Lost { path: path.to_owned(), reason }));
+        let failed =
+            |error: Errno| Err(Error::NotRemoved { path: path.to_owned(), source: error.into() });
+        match self.look() {
+            Ok(Some(reason)) => lost(reason),
+            Ok(None) => match call::unlink(path) {
+                Ok(()) => Ok(()),
+                Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
+                Err(error) => failed(error),
+            },
+            Err(error) => failed(error),
+        }
+    }
+
+    /// The last of those who share a lock can have it for itself. It asks when
+    /// it gives the lock up anyway, so a refusal costs nothing.
+    fn is_sole(&self) -> bool {
+        if self.claim.sharing == Sharing::Exclusive {
+            return true;
+        }
+        if let Carrier::Posix(file) = &self.carrier
+            && !file.is_only_hold()
+        {
+            return false;
+        }
+        call::try_lock(&self.carrier, self.claim.with(Sharing::Exclusive)) == Ok(true)
+    }
+
+    fn look(&self) -> Result<Option<LostReason>, Errno> {
+        look(self.terms.path.path(), self.carrier.inode().identity)
+    }
+
+    fn downgrade(&mut self) -> Result<(), Error> {
+        let path = self.terms.path.path();
+        if !self.is_ours() {
+            return Err(Error::Forked { path: path.to_owned(), holder: self.site.process.pid });
+        }
+        if self.claim.sharing == Sharing::Shared {
+            return Ok(());
+        }
+        let shared = self.claim.with(Sharing::Shared);
+        let changed = self.carrier.downgrade(shared);
+        changed.map_err(|error| Error::io("making the lock shared at", path, error))?;
+        self.claim = shared;
+        self.turn = None;
+        if self.claim.primitive != Primitive::Posix {
+            call::signal(path);
+        }
+        Ok(())
+    }
+}
+
+fn look(path: &Path, identity: (u64, u64)) -> Result<Option<LostReason>, Errno> {
+    Ok(match call::identity_at(path)? {
+        Some(found) if found == identity => None,
+        Some(_) => Some(LostReason::Replaced),
+        None => Some(LostReason::Removed),
+    })
+}
+
+async fn loss(terms: Arc<Terms>, site: Arc<Site>, identity: (u64, u64)) -> Lost {
+    let mut listening = None;
+    loop {
+        if site.place.has_events() {
+            listening = Listening::renew(listening.take(), &terms.path);
+        }
+        let path = Arc::clone(&terms.path);
+        let look = move |()| look(path.path(), identity);
+        if let Ok(Some(reason)) = site.place.run((), look).await {
+            return Lost { path: terms.path.path().to_owned(), reason };
+        }
+        let period = tokio::time::sleep(terms.options.shared.retry_period);
+        match &listening {
+            None => period.await,
+            Some(listening) => tokio::select! {
+                _ = listening.event() => {}
+                () = period => {}
+            },
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Who has a kernel lock, as far as the kernel tells.
+//!
+//! `F_GETLK` tells the process of a POSIX lock and no process of a lock that
+//! belongs to an open file. For `flock` there is no such question, but
+//! `/proc/locks` lists who took it: the process may be gone by now and a child
+//! have the open file. The list leaves out processes that this pid namespace
+//! does not see, and on file systems with subvolumes it names other devices
+//! than `stat` does.
+
+use std::fs::{self, File};
+use std::sync::Arc;
+
+use rustix::fs::{major, minor};
+
+use super::call::{self, Claim, Sharing};
+use super::file::{OpenFile, PosixUse};
+use super::options::Primitive;
+use super::site::{Site, Terms};
+use crate::disk::Errno;
+use crate::error::Error;
+use crate::holder::{Evidence, Holder, Status};
+use crate::record::program_name;
+
+/// What is at the path: a lock's file stays, so it tells nothing by itself.
+pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<Status, Error> {
+    let path = terms.path.path();
+    let fail = |error: Errno| Error::io("looking at", path, error);
+    let Some(identity) = call::identity_at(path).map_err(fail)? else {
+        return Ok(Status::Free);
+    };
+    if PosixUse::is_held_here(&site.register, identity, claim) {
+        return Ok(Status::Held(of_process(std::process::id())));
+    }
+    let file = match call::open_existing(path) {
+        Ok(file) => OpenFile::new(file, &site.register).map_err(fail)?,
+        Err(Errno::NOENT) => return Ok(Status::Free),
+        Err(error) => return Err(Error::io("opening", path, error)),
+    };
+    let holder = match claim.primitive {
+        Primitive::Flock => of_flock(&file, file.inode.identity, claim),
+        _ => call::conflict(&file, claim)
+            .map(|conflict| conflict.map(|conflict| known(conflict.pid))),
+    };
+    Ok(holder.map_err(fail)?.map_or(Status::Free, Status::Held))
+}
+
+/// Listed first, since asking the kernel by locking can be in somebody's way.
+fn of_flock(file: &File, identity: (u64, u64), claim: Claim) -> Result<Option<Holder>, Errno> {
+    if let Some(pid) = listed(identity) {
+        return Ok(Some(known(Some(pid))));
+    }
+    let is_free = call::try_lock(file, claim.with(Sharing::Exclusive))?;
+    Ok((!is_free).then(|| known(None)))
+}
+
+/// The process in the way of a contender, whose end it should hear of.
+pub(super) fn process_in_the_way(file: &File, identity: (u64, u64), claim: Claim) -> Option<u32> {
+    match claim.primitive {
+        Primitive::Flock => listed(identity),
+        _ => call::conflict(file, claim).ok().flatten().and_then(|conflict| conflict.pid),
+    }
+}
+
+/// Whether a thread of any process sleeps in `flock` for this inode.
+pub(super) fn has_sleepers(identity: (u64, u64)) -> bool {
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        words.next() == Some("->") && parse(words, identity).is_some()
+    })
+}
+
+/// Who took a `flock` on this inode, by `/proc/locks`.
+fn listed((device, inode): (u64, u64)) -> Option<u32> {
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| parse(line.split_ascii_whitespace().skip(1), (device, inode)))
+}
+
+/// `FLOCK ADVISORY WRITE 4242 fe:00:131 0 EOF`, see proc_locks(5).
+fn parse<'a>(mut words: impl Iterator<Item = &'a str>, (device, inode): (u64, u64)) -> Option<u32> {
+    if words.next() != Some("FLOCK") {
+        return None;
+    }
+    let pid = words.nth(2)?.parse().ok().filter(|pid| *pid > 0)?;
+    let mut numbers = words.next()?.split(':');
+    let hexadecimal = |number: Option<&str>| u32::from_str_radix(number?, 16).ok();
+    let is_device = hexadecimal(numbers.next()) == Some(major(device))
+        && hexadecimal(numbers.next()) == Some(minor(device));
+    (is_device && numbers.next()?.parse() == Ok(inode)).then_some(pid)
+}
+
+fn known(pid: Option<u32>) -> Holder {
+    pid.map_or_else(|| Holder::nobody(Evidence::KernelLock), of_process)
+}
+
+fn of_process(pid: u32) -> Holder {
+    // The name that ps shows: of a program that cannot be read about, none.
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+    let name = name.map(|name| program_name(name.trim_end()));
+    Holder { pid: Some(pid), name, ..Holder::nobody(Evidence::KernelLock) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_read() {
+        let device = rustix::fs::makedev(0xfe, 0x10);
+        let find = |line: &str| parse(line.split_ascii_whitespace().skip(1), (device, 131));
+        assert_eq!(find("1: FLOCK  ADVISORY  WRITE 4242 fe:10:131 0 EOF"), Some(4242));
+        assert_eq!(find("1: FLOCK  ADVISORY  READ 7 fe:10:131 0 EOF"), Some(7));
+        assert_eq!(find("1: FLOCK  ADVISORY  WRITE 4242 fe:10:132 0 EOF"), None);
+        assert_eq!(find("1: FLOCK  ADVISORY  WRITE 4242 fe:11:131 0 EOF"), None);
+        assert_eq!(find("1: POSIX  ADVISORY  WRITE 4242 fe:10:131 0 EOF"), None);
+        assert_eq!(find("1: -> FLOCK  ADVISORY  WRITE 4242 fe:10:131 0 EOF"), None);
+        assert_eq!(find("1: FLOCK  ADVISORY  WRITE 0 fe:10:131 0 EOF"), None);
+    }
+}

@@ -1,0 +1,556 @@
+//! [`AsyncKernelLock`]: the verbs. The only place where a try and waiting meet.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::{Attempt, Carrier, Tried};
+use super::call::{self, Claim, Sharing};
+use super::guard::KernelGuard;
+use super::holder;
+use super::options::{KernelOptions, Primitive};
+use super::pause::{Pause, Right};
+use super::site::{Site, Terms};
+use crate::error::Error;
+use crate::holder::{Holder, Status};
+use crate::path::LockPath;
+use crate::wait::Turn;
+
+/// How long a file system may take to answer once a deadline has passed.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// For a thread of another program that sleeps in `flock`: many times what it
+/// needs to wake.
+const SLEEPERS_TURN: Duration = Duration::from_millis(1);
+
+/// A lock of the kernel's on a file: `flock`, or `fcntl` on a range of bytes.
+///
+/// For what shares a lock with programs that use the kernel's (flock(1), cargo,
+/// apt and dpkg, systemd, Python's `fcntl`), for readers and writers, and where
+/// only this machine's processes contend and the fastest lock is wanted. The file
+/// can be one with content of its own, which the guard gives access to; this crate
+/// never reads or writes it. It is made if it is not there, and stays
+/// ([`KernelOptions::delete_on_release`]).
+///
+/// Cheap to clone; clones are the same lock. Not re-entrant: a task that asks twice
+/// waits for itself; with a limit it is told that the holder is its own process.
+/// The methods that wait or have a limit need a runtime that was built with
+/// `enable_all`, as `#[tokio::main]` does.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = std::env::temp_dir().join(format!("lockkeeper-kernel-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// # let path = directory.join("table");
+/// use std::io::{Read, Write};
+/// use lockkeeper::AsyncKernelLock;
+///
+/// let lock = AsyncKernelLock::new(path);
+/// let guard = lock.acquire().await?;
+/// guard.file().write_all(b"42")?;
+/// guard.release().await?;
+///
+/// let reader = lock.acquire_shared().await?;
+/// let another = lock.acquire_shared().await?;
+/// let mut content = String::new();
+/// reader.file().read_to_string(&mut content)?;
+/// assert_eq!(content, "42");
+/// assert!(lock.try_acquire().await?.is_none());
+/// # drop((reader, another));
+/// # std::fs::remove_dir_all(directory)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # What is promised
+///
+/// * **The lock is the kernel's, on the file that the path names.** Whoever is
+///   killed lets go at once; whoever is stopped holds. A file that was removed or
+///   replaced while we waited is noticed, and the one at the path is locked. One
+///   that is removed while we hold is told by [`KernelGuard::lost`].
+/// * **Order.** Tasks of a process are served first in, first out, readers
+///   together. Between processes of this crate, who came first goes first. A reader
+///   lets writers that wait go first as long as anybody has the lock and 10 ms
+///   more: readers that come and go without a pause do not keep a writer out, and
+///   a writer that is stopped while it waits does not keep readers out for long.
+///   Programs that know nothing of this take the lock when they find it free; a
+///   process that takes it over and over looks every 10 ms for those that sleep in
+///   `flock`, and lets them in.
+/// * **Waiting is asleep**, as for [`AsyncFileLock`](crate::AsyncFileLock). Holders
+///   of this crate, and all that end, wake those who wait. A holder of another
+///   program that unlocks and lives on, or closes a file it could only read, is
+///   noticed by looking, seldom: see [`KernelOptions::fallback_period`].
+///
+/// # What the three kinds do
+///
+/// Seen by `cargo run --example kernel_locks` on Linux 6.18, ext4:
+///
+/// | | `F_SETLK` (Posix) | `F_OFD_SETLK` (Ofd) | `flock` |
+/// |---|---|---|---|
+/// | two processes exclude each other | yes | yes | yes |
+/// | a killed holder's lock is free | yes | yes | yes |
+/// | two opens in one process exclude each other | **no** | yes | yes |
+/// | it survives the close of a second open of the file | **no** | yes | yes |
+/// | a forked child has it when the parent closes | **no** | yes | yes |
+///
+/// # POSIX locks
+///
+/// [`Primitive::Posix`] locks belong to the process, so by themselves they do not
+/// exclude its tasks, and *any* close of the file anywhere in the process drops
+/// them. This crate keeps a register of what it has locked that way: tasks exclude
+/// each other, ranges that overlap are unlocked only where nobody else shares them,
+/// and no other file of this crate that is the same inode is closed meanwhile. What it cannot prevent: that other code of the process opens and
+/// closes the file, be it to copy it, or a duplicate of the guard's descriptor. Then the
+/// lock is gone, and nothing tells. Use [`Primitive::Ofd`], which excludes POSIX
+/// locks of other programs as well and has none of this, where you can.
+///
+/// A process that releases one of several POSIX locks it has in a file closes
+/// nothing, so other processes notice that by looking.
+///
+/// # Where
+///
+/// Local file systems: all of it. On network file systems calls run on a thread of
+/// this crate and waiting looks each [`KernelOptions::retry_period`]. Over NFS,
+/// `flock` is a lock of all bytes on the server: it excludes other machines and
+/// `fcntl` locks, and an exclusive one needs a file that may be written.
+/// A forked child shares the open file, and with it the lock, until the guard is
+/// released; POSIX locks it has none of.
+///
+/// A directory can be locked by `flock`, shared or not.
+#[derive(Clone)]
+pub struct AsyncKernelLock {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    given: PathBuf,
+    /// `None` if what was given cannot name a lock file.
+    terms: Option<Arc<Terms>>,
+    last_site: Mutex<Option<Arc<Site>>>,
+}
+
+impl std::fmt::Debug for AsyncKernelLock {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let options = self.inner.terms.as_ref().map(|terms| &terms.options);
+        out.debug_struct("AsyncKernelLock")
+            .field("path", &self.path())
+            .field("options", &options)
+            .finish()
+    }
+}
+
+impl AsyncKernelLock {
+    /// A `flock` of the file at `path`, which is made if it is not there. What
+    /// is wrong with the path is said when it is acquired. A relative path is
+    /// taken from the working directory of this moment.
+    #[must_use]
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self::with_checked(path.as_ref(), KernelOptions::default())
+    }
+
+    /// A lock with these options.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`].
+    pub fn with_options(path: impl AsRef<Path>, options: KernelOptions) -> Result<Self, Error> {
+        options.check()?;
+        Ok(Self::with_checked(path.as_ref(), options))
+    }
+
+    fn with_checked(path: &Path, options: KernelOptions) -> Self {
+        let terms = LockPath::new(path).and_then(|path| Terms::new(path, options));
+        let (given, terms) = (path.to_owned(), terms.ok().map(Arc::new));
+        Self { inner: Arc::new(Inner { given, terms, last_site: Mutex::new(None) }) }
+    }
+
+    /// The file, as an absolute path where that could be made.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.inner.terms.as_ref().map_or(&self.inner.given, |terms| terms.path.path())
+    }
+
+    /// Wait for the lock, for oneself alone, at most for
+    /// [`KernelOptions::timeout`], for ever without it.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at any point and leaves no lock and no place
+    /// in the queue. The file stays if it was made.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], or what is wrong with the path, the file or the system.
+    pub async fn acquire(&self) -> Result<KernelGuard, Error> {
+        self.contend(Sharing::Exclusive, self.limit()).await
+    }
+
+    /// Wait for the lock, shared with others who want it shared, as
+    /// [`acquire`](Self::acquire) else.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_shared(&self) -> Result<KernelGuard, Error> {
+        self.contend(Sharing::Shared, self.limit()).await
+    }
+
+    /// [`acquire`](Self::acquire), at most this long. There is always one last
+    /// try at the deadline; `Duration::ZERO` is one try. It lasts up to a
+    /// second longer where a network file system does not answer.
+    ///
+    /// # Panics
+    /// Without Tokio's timer, also if the lock is free.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_timeout(&self, limit: Duration) -> Result<KernelGuard, Error> {
+        self.contend(Sharing::Exclusive, Some(limit)).await
+    }
+
+    /// [`acquire_shared`](Self::acquire_shared), at most this long.
+    ///
+    /// # Panics
+    /// As [`acquire_timeout`](Self::acquire_timeout).
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_shared_timeout(&self, limit: Duration) -> Result<KernelGuard, Error> {
+        self.contend(Sharing::Shared, Some(limit)).await
+    }
+
+    /// [`acquire`](Self::acquire) until `token` is cancelled. The token covers
+    /// only the wait.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    pub async fn acquire_with(&self, token: &CancellationToken) -> Result<KernelGuard, Error> {
+        self.until(token, self.acquire()).await
+    }
+
+    /// [`acquire_shared`](Self::acquire_shared) until `token` is cancelled.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    pub async fn acquire_shared_with(
+        &self,
+        token: &CancellationToken,
+    ) -> Result<KernelGuard, Error> {
+        self.until(token, self.acquire_shared()).await
+    }
+
+    async fn until(
+        &self,
+        token: &CancellationToken,
+        acquire: impl Future<Output = Result<KernelGuard, Error>>,
+    ) -> Result<KernelGuard, Error> {
+        tokio::select! {
+            biased;
+            () = token.cancelled() => Err(Error::Cancelled { path: self.path().to_owned() }),
+            acquired = acquire => acquired,
+        }
+    }
+
+    /// One try; `None` if somebody else has it, this process included, or is
+    /// before us in this process.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
+    pub async fn try_acquire(&self) -> Result<Option<KernelGuard>, Error> {
+        self.try_once(Sharing::Exclusive).await
+    }
+
+    /// One try to share the lock; `None` if somebody has it for himself or,
+    /// while anybody has it, waits to.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// # Errors
+    /// As [`try_acquire`](Self::try_acquire).
+    pub async fn try_acquire_shared(&self) -> Result<Option<KernelGuard>, Error> {
+        self.try_once(Sharing::Shared).await
+    }
+
+    /// [`acquire`](Self::acquire) for a thread without a runtime.
+    ///
+    /// # Panics
+    /// In an async context, where it would block the runtime.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn blocking_acquire(&self) -> Result<KernelGuard, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::io("starting a timer to wait for", self.path(), error))?;
+        runtime.block_on(self.acquire())
+    }
+
+    /// Who has the lock, `None` if nobody has: for POSIX locks and `flock` with
+    /// the process, where it can be seen from here. One holder is told where
+    /// several share it. Where `/proc/locks` does not show who has a `flock`,
+    /// it is asked for and given back at once to see whether it is free, which
+    /// another program's try can meet.
+    ///
+    /// # Errors
+    /// What is wrong with the path or the file.
+    pub async fn holder(&self) -> Result<Option<Holder>, Error> {
+        match self.status().await? {
+            Status::Held(holder) => Ok(Some(holder)),
+            Status::Free | Status::Stale(_) => Ok(None),
+        }
+    }
+
+    /// Whether somebody has the lock, shared or not.
+    ///
+    /// # Errors
+    /// As [`holder`](Self::holder).
+    pub async fn is_locked(&self) -> Result<bool, Error> {
+        Ok(self.holder().await?.is_some())
+    }
+
+    /// [`Status::Free`] or [`Status::Held`]: a kernel lock is never stale.
+    ///
+    /// # Errors
+    /// As [`holder`](Self::holder).
+    pub async fn status(&self) -> Result<Status, Error> {
+        let (terms, site) = self.enter().await?;
+        let claim = claim(&terms, Sharing::Exclusive);
+        let place = site.place.clone();
+        place.run((terms, site), move |(terms, site)| holder::status(&terms, &site, claim)).await
+    }
+
+    fn limit(&self) -> Option<Duration> {
+        self.inner.terms.as_ref().and_then(|terms| terms.options.shared.timeout)
+    }
+
+    async fn try_once(&self, sharing: Sharing) -> Result<Option<KernelGuard>, Error> {
+        let (terms, site) = self.enter().await?;
+        let Some((turn, left)) = site.station.try_turn() else {
+            return Ok(None);
+        };
+        let contest = Contest { claim: claim(&terms, sharing), terms, site };
+        let right = contest.first_right(false).at_last(sharing);
+        match contest.try_once(turn, left.map(Carrier::Open), right).await? {
+            Ended::Acquired(guard) => Ok(Some(self.remember(guard, &contest))),
+            Ended::Busy(carrier, _turn) => {
+                // Not closed: that would wake all who wait, each time.
+                if let Carrier::Open(file) = carrier {
+                    contest.site.station.leave(file, true, || false);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    async fn contend(
+        &self,
+        sharing: Sharing,
+        limit: Option<Duration>,
+    ) -> Result<KernelGuard, Error> {
+        let started = Instant::now();
+        let deadline = limit.and_then(|limit| started.checked_add(limit));
+        let contend = self.contend_until(sharing, started, deadline);
+        let Some(end) = deadline.and_then(|deadline| deadline.checked_add(ANSWER)) else {
+            // So late a limit is none.
+            return contend.await;
+        };
+        match timeout_at(end, contend).await {
+            Ok(outcome) => outcome,
+            // A network file system does not answer.
+            Err(_) => Err(self.timed_out(started, None)),
+        }
+    }
+
+    async fn contend_until(
+        &self,
+        sharing: Sharing,
+        started: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<KernelGuard, Error> {
+        let (terms, site) = self.enter().await?;
+        let contest = Contest { claim: claim(&terms, sharing), terms, site };
+        let Some((mut turn, left)) = contest.site.station.turn_until(deadline).await else {
+            return Err(self.timed_out(started, self.holder().await.ok().flatten()));
+        };
+        let mut carrier = left.map(Carrier::Open);
+        let share_is_over = contest.site.station.share_is_over();
+        if share_is_over {
+            contest.let_sleepers_pass(carrier.as_ref()).await;
+        }
+        let mut right = contest.first_right(share_is_over);
+        let mut pause = None;
+        loop {
+            // Before the try, so that the last try is at the deadline and not before.
+            let is_last = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            if is_last {
+                right = right.at_last(sharing);
+            }
+            if right != Right::None {
+                match contest.try_once(turn, carrier.take(), right).await? {
+                    Ended::Acquired(guard) => return Ok(self.remember(guard, &contest)),
+                    Ended::Busy(file, again) => (carrier, turn) = (Some(file), again),
+                }
+                if is_last {
+                    break;
+                }
+            }
+            let pause = match &mut pause {
+                Some(pause) => {
+                    contest.wait(pause, carrier.as_mut(), right, deadline).await;
+                    pause
+                }
+                none => none.insert(Pause::new(&contest.terms, &contest.site, sharing)),
+            };
+            // Before the look that is relied on; the first try costs no listening.
+            pause.listen();
+            right = pause.right();
+        }
+        // Those who let us pass look again when our file is closed, and must
+        // not see us wait then.
+        drop(pause);
+        drop(carrier);
+        Err(self.timed_out(started, self.holder().await.ok().flatten()))
+    }
+
+    fn timed_out(&self, started: Instant, holder: Option<Holder>) -> Error {
+        let holder = holder.map(Box::new);
+        Error::Timeout { path: self.path().to_owned(), waited: started.elapsed(), holder }
+    }
+
+    async fn enter(&self) -> Result<(Arc<Terms>, Arc<Site>), Error> {
+        let Some(terms) = &self.inner.terms else {
+            let given = self.inner.given.clone();
+            let why = "the working directory was unknown when the lock was made".to_owned();
+            return Err(LockPath::new(&given).err().unwrap_or(Error::BadPath { path: given, why }));
+        };
+        // Not waited for: a fork may have copied it locked.
+        let last = self.inner.last_site.try_lock().ok().and_then(|last| last.clone());
+        let site = match last.filter(|site| site.is_ours()) {
+            Some(site) => site,
+            None => {
+                let site = Site::of(terms).await?;
+                if let Ok(mut last) = self.inner.last_site.try_lock() {
+                    *last = Some(Arc::clone(&site));
+                }
+                site
+            }
+        };
+        Ok((Arc::clone(terms), site))
+    }
+
+    /// The directory is looked at anew if the file is not on its file system:
+    /// another may be mounted there now.
+    fn remember(&self, guard: KernelGuard, contest: &Contest) -> KernelGuard {
+        if guard.device() != contest.site.device
+            && let Ok(mut last) = self.inner.last_site.try_lock()
+        {
+            *last = None;
+        }
+        guard
+    }
+}
+
+fn claim(terms: &Terms, sharing: Sharing) -> Claim {
+    let (primitive, range) = (terms.options.primitive, terms.options.range);
+    Claim { primitive, range, sharing }
+}
+
+/// One contender's tries.
+struct Contest {
+    terms: Arc<Terms>,
+    site: Arc<Site>,
+    claim: Claim,
+}
+
+/// How a try ended. Busy gives the file and the turn back for the next.
+enum Ended {
+    Acquired(KernelGuard),
+    Busy(Carrier, Turn),
+}
+
+impl Contest {
+    /// A writer goes first unless this process has had the lock for long and
+    /// others wait; a reader, unless a writer waits.
+    fn first_right(&self, share_is_over: bool) -> Right {
+        let sharing = self.claim.sharing;
+        let must_ask = sharing == Sharing::Shared || share_is_over;
+        let arrivals = || self.site.arrivals(&self.terms);
+        if must_ask && arrivals().is_some_and(|others| others.precede(sharing)) {
+            return Right::None;
+        }
+        Right::Full
+    }
+
+    /// Threads that sleep in `flock` have no ticket, and a process that takes
+    /// the lock over and over is faster than they wake.
+    async fn let_sleepers_pass(&self, left: Option<&Carrier>) {
+        let is_flock = self.claim.primitive == Primitive::Flock && self.site.place.has_events();
+        if !is_flock || !self.site.station.may_look_for_sleepers() {
+            return;
+        }
+        let at_path = || call::identity_at(self.terms.path.path()).ok().flatten();
+        let identity = left.map(|left| left.inode().identity).or_else(at_path);
+        if identity.is_some_and(holder::has_sleepers) {
+            sleep(SLEEPERS_TURN).await;
+        }
+    }
+
+    /// The turn and the file travel with the try, so that they are given up
+    /// only after what it did is undone.
+    async fn try_once(
+        &self,
+        turn: Turn,
+        carrier: Option<Carrier>,
+        right: Right,
+    ) -> Result<Ended, Error> {
+        let (terms, site, claim) = (self.terms.clone(), self.site.clone(), self.claim);
+        let only_if_free = right == Right::IfFree;
+        let attempt = move |(carrier, turn): (Option<Carrier>, Turn)| {
+            let attempt = Attempt { terms: &terms, site: &site, claim, only_if_free };
+            Ok(match attempt.run(carrier)? {
+                Tried::Busy(carrier) => Ended::Busy(carrier, turn),
+                Tried::Locked(carrier) => {
+                    Ended::Acquired(KernelGuard::new(carrier, turn, claim, terms, site))
+                }
+            })
+        };
+        self.site.place.run((carrier, turn), attempt).await
+    }
+
+    async fn wait(
+        &self,
+        pause: &mut Pause,
+        mut carrier: Option<&mut Carrier>,
+        right: Right,
+        deadline: Option<Instant>,
+    ) {
+        if let Some(file) = &mut carrier {
+            pause.follow(file, self.claim);
+        }
+        let next_look = pause.until_next_look(carrier, right == Right::None);
+        match deadline {
+            None => next_look.await,
+            Some(deadline) => drop(timeout_at(deadline, next_look).await),
+        }
+    }
+}

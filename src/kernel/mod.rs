@@ -1,0 +1,19 @@
+//! Locks of the kernel's: `flock` and `fcntl`. `lock` is where tries
+//! (`attempt`) and waiting (`pause`) meet; `site` is what the contenders of one
+//! lock in a process share, `arrivals` what processes tell each other, `file`
+//! what must not be closed, `call` the system calls.
+
+mod arrivals;
+mod attempt;
+mod call;
+mod file;
+mod guard;
+mod holder;
+mod lock;
+mod options;
+mod pause;
+mod site;
+
+pub use guard::KernelGuard;
+pub use lock::AsyncKernelLock;
+pub use options::{KernelOptions, Primitive};

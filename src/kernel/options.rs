@@ -1,0 +1,183 @@
+//! The knobs of a kernel lock. No I/O.
+
+use std::ops::{Bound, RangeBounds};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::options::{Offload, Options};
+
+/// Which of the kernel's locks is taken. Programs exclude each other only if
+/// they use the same: on a local file system `flock` does not see the other
+/// two, and they do not see `flock`. [`Ofd`](Self::Ofd) and
+/// [`Posix`](Self::Posix) see each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Primitive {
+    /// `flock(2)`: of the whole file, belongs to the open file. What flock(1),
+    /// cargo, systemd, lockmgr and Python's `fcntl.flock` use. The default.
+    #[default]
+    Flock,
+    /// `fcntl(2)` with `F_OFD_SETLK`: of a byte range, belongs to the open file.
+    Ofd,
+    /// `fcntl(2)` with `F_SETLK`: of a byte range, belongs to the *process*.
+    /// What apt, dpkg, SQLite and Python's `fcntl.lockf` use. Any close of the
+    /// file anywhere in the process drops it: see
+    /// [`AsyncKernelLock`](crate::AsyncKernelLock#posix-locks).
+    Posix,
+}
+
+/// Settings of an [`AsyncKernelLock`](crate::AsyncKernelLock). Those it shares
+/// with [`Options`] start with the values of [`Options::default`].
+///
+/// ```
+/// use lockkeeper::{AsyncKernelLock, KernelOptions, Primitive};
+///
+/// let options = KernelOptions::default().primitive(Primitive::Ofd).range(0..100);
+/// let lock = AsyncKernelLock::with_options("table.db", options)?;
+/// # Ok::<(), lockkeeper::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KernelOptions {
+    pub(super) shared: Options,
+    pub(super) primitive: Primitive,
+    pub(super) range: Range,
+    pub(super) delete_on_release: bool,
+    pub(super) keep_open: bool,
+}
+
+/// Bytes from the first up to `end`, without it; to the end of any file
+/// without one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Range {
+    pub(super) start: u64,
+    pub(super) end: Option<u64>,
+}
+
+impl Range {
+    fn is_whole(self) -> bool {
+        self == Range::default()
+    }
+
+    pub(super) fn overlaps(self, other: Range) -> bool {
+        let begins_before = |one: Range, other: Range| other.end.is_none_or(|end| one.start < end);
+        begins_before(self, other) && begins_before(other, self)
+    }
+}
+
+impl KernelOptions {
+    /// Which of the kernel's locks. Default: [`Primitive::Flock`].
+    #[must_use]
+    pub fn primitive(mut self, primitive: Primitive) -> Self {
+        self.primitive = primitive;
+        self
+    }
+
+    /// The bytes that are locked, which need not exist: for
+    /// [`Primitive::Ofd`] and [`Primitive::Posix`]. Locks of ranges that do not
+    /// overlap do not exclude each other. Default: `..`, all.
+    #[must_use]
+    pub fn range(mut self, range: impl RangeBounds<u64>) -> Self {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => Some(end.saturating_add(1)),
+            Bound::Excluded(end) => Some(*end),
+            Bound::Unbounded => None,
+        };
+        self.range = Range { start, end };
+        self
+    }
+
+    /// Remove the file at release, as lockmgr does. An exclusive holder
+    /// removes it before it lets go, and those who wait look whether the file
+    /// they locked is still the one at the path, so nobody gets in beside a
+    /// holder. A shared holder removes it only if it is the last. Programs that
+    /// do not look, such as flock(1), must not share such a lock. Default: off.
+    #[must_use]
+    pub fn delete_on_release(mut self, on: bool) -> Self {
+        self.delete_on_release = on;
+        self
+    }
+
+    /// Keep the file open between acquisitions: two system calls and a look at
+    /// the path instead of five and a look, for those who lock one path often.
+    /// At release the file is closed all the same if somebody of this crate
+    /// waits, since the close is what wakes it. A directory that may not be read
+    /// hides who waits, so nothing is kept open there. The file is closed when
+    /// the last clone of the lock is dropped. Not for [`Primitive::Posix`], nor
+    /// with [`delete_on_release`](Self::delete_on_release). Default: off.
+    #[must_use]
+    pub fn keep_open(mut self, on: bool) -> Self {
+        self.keep_open = on;
+        self
+    }
+
+    /// As [`Options::timeout`].
+    #[must_use]
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.shared = self.shared.timeout(limit);
+        self
+    }
+
+    /// As [`Options::retry_period`].
+    #[must_use]
+    pub fn retry_period(mut self, period: Duration) -> Self {
+        self.shared = self.shared.retry_period(period);
+        self
+    }
+
+    /// The longest time between two looks at a busy lock. Where there are
+    /// events a close is seen at once, and a holder's end too if the kernel
+    /// tells whose lock it is. A holder that lives on and unlocks without
+    /// closing gives no event: it is noticed by looking, first after 10 ms and
+    /// then each time after twice as long, up to this. So nobody waits more
+    /// than about twice as long as it had to. Default: thirty times
+    /// [`retry_period`](Self::retry_period) with events, once without.
+    #[must_use]
+    pub fn fallback_period(mut self, period: impl Into<Option<Duration>>) -> Self {
+        self.shared = self.shared.fallback_period(period);
+        self
+    }
+
+    /// As [`Options::mode`]: permission bits of a file that is made. Default: `0o644`.
+    #[must_use]
+    pub fn mode(mut self, bits: u32) -> Self {
+        self.shared = self.shared.mode(bits);
+        self
+    }
+
+    /// As [`Options::offload`].
+    #[must_use]
+    pub fn offload(mut self, place: Offload) -> Self {
+        self.shared = self.shared.offload(place);
+        self
+    }
+
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.shared.check()?;
+        let refuse = |option, why: &str| Err(Error::InvalidOption { option, why: why.to_owned() });
+        let Range { start, end } = self.range;
+        if self.primitive == Primitive::Flock && !self.range.is_whole() {
+            return refuse("range", "flock locks whole files: choose Primitive::Ofd");
+        }
+        if end.is_some_and(|end| end <= start) {
+            return refuse("range", "must not be empty");
+        }
+        if start.max(end.unwrap_or(0)) > i64::MAX as u64 {
+            return refuse("range", "must lie within the offsets of a file, 0 to 2^63 - 1");
+        }
+        if self.delete_on_release && !self.range.is_whole() {
+            return refuse("delete_on_release", "would remove the file from under other ranges");
+        }
+        if self.keep_open && self.delete_on_release {
+            return refuse("keep_open", "does not go with delete_on_release");
+        }
+        if self.keep_open && self.primitive == Primitive::Posix {
+            return refuse("keep_open", "does not go with Primitive::Posix: choose Primitive::Ofd");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! What the contenders of one lock in this process have in common: where calls
+//! are made, whose turn it is, and a file that was left open for the next.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout_at;
+
+use super::arrivals::Arrivals;
+use super::file::{OpenFile, Register};
+use super::options::{KernelOptions, Primitive};
+use crate::disk::Errno;
+use crate::error::Error;
+use crate::liveness::{ProcessKey, this_process};
+use crate::path::LockPath;
+use crate::place::Place;
+use crate::wait::{Entry, Queue, Turn, prepare};
+
+/// What a lock is, however often it is acquired.
+pub(super) struct Terms {
+    pub(super) path: Arc<LockPath>,
+    pub(super) options: KernelOptions,
+    /// Names the turns of this lock in its directory: other primitives, ranges
+    /// and ways to end at the same path do not wait for each other's.
+    turns: Arc<LockPath>,
+    /// Names those who wait for it in any process.
+    pub(super) label: Arc<LockPath>,
+}
+
+impl Terms {
+    pub(super) fn new(path: LockPath, options: KernelOptions) -> Result<Self, Error> {
+        let kind = match options.primitive {
+            Primitive::Flock => "flock",
+            // These two see each other.
+            Primitive::Ofd | Primitive::Posix => "fcntl",
+        };
+        let (range, primitive) = (options.range, options.primitive);
+        let beside = |name: String| {
+            let mut file = path.name().to_owned();
+            file.push(name);
+            LockPath::new(&path.directory().join(file)).map(Arc::new)
+        };
+        let label = beside(format!("\n{kind} {range:?}"))?;
+        let turns = beside(format!("\n{primitive:?} {range:?} {}", options.delete_on_release))?;
+        Ok(Self { path: Arc::new(path), options, turns, label })
+    }
+}
+
+/// One lock's directory, as it was found.
+pub(super) struct Site {
+    /// Who found it, and makes holds here.
+    pub(super) process: ProcessKey,
+    pub(super) place: Place,
+    /// Of the directory's file system.
+    pub(super) device: u64,
+    pub(super) register: Arc<Register>,
+    pub(super) station: Arc<Station>,
+    arrivals: OnceLock<Option<Arrivals>>,
+}
+
+impl Site {
+    pub(super) async fn of(terms: &Terms) -> Result<Arc<Self>, Error> {
+        let process = this_process();
+        prepare(process);
+        let directory = terms.path.directory();
+        let found = Place::of(directory, terms.options.shared.offload).await;
+        let (place, identity) = found.map_err(|error| no_directory(&terms.path, error))?;
+        let entry = Entry { process, directory: identity, path: Arc::clone(&terms.turns) };
+        let (device, register) = (identity.0, Register::of(process, identity.0));
+        let station = Station::of(entry);
+        Ok(Arc::new(Self { process, place, device, register, station, arrivals: OnceLock::new() }))
+    }
+
+    /// Whether it was found by this process, and not by the one it was forked from.
+    pub(super) fn is_ours(&self) -> bool {
+        self.process == this_process()
+    }
+
+    /// Who waits; `None` where that cannot be seen.
+    pub(super) fn arrivals(&self, terms: &Terms) -> Option<&Arrivals> {
+        let look = || {
+            let is_seen = self.place.has_events();
+            is_seen.then(|| Arrivals::of(terms.path.directory(), &terms.label)).flatten()
+        };
+        self.arrivals.get_or_init(look).as_ref()
+    }
+}
+
+pub(super) fn no_directory(path: &LockPath, error: Errno) -> Error {
+    let path = path.path();
+    match error {
+        Errno::NOENT => Error::NoDirectory { path: path.to_owned() },
+        Errno::NOTDIR => Error::BadPath {
+            path: path.to_owned(),
+            why: "a part of it is not a directory".to_owned(),
+        },
+        error => Error::io("looking at the directory of", path, error),
+    }
+}
+
+/// Turns, and the file between two of them.
+pub(super) struct Station {
+    key: Entry,
+    queue: Arc<Queue>,
+    desk: Mutex<Desk>,
+    share: Mutex<Share>,
+}
+
+/// The time for which this process has had the lock over and over again, with
+/// no more than moments in between.
+#[derive(Default)]
+struct Share {
+    started: Option<Instant>,
+    last_end: Option<Instant>,
+    /// When it was last asked who sleeps in `flock`.
+    asked: Option<Instant>,
+}
+
+/// A longer time without the lock begins a new share: others could have had it.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// After so long this process asks whether others wait.
+const SHARE_MAX: Duration = Duration::from_millis(1);
+
+/// Between two questions who sleeps in `flock`: reading /proc/locks takes some
+/// ten microseconds, and more where there are many locks.
+const SLEEPERS_PERIOD: Duration = Duration::from_millis(10);
+
+#[derive(Default)]
+struct Desk {
+    /// Tasks that wait for their turn.
+    waiting: usize,
+    /// Open and not locked.
+    file: Option<OpenFile>,
+    /// Whether it may lie there with nobody waiting.
+    is_kept: bool,
+}
+
+static STATIONS: LazyLock<Mutex<HashMap<Entry, Weak<Station>>>> = LazyLock::new(Mutex::default);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Station {
+    fn of(entry: Entry) -> Arc<Self> {
+        let mut stations = lock(&STATIONS);
+        if let Some(station) = stations.get(&entry).and_then(Weak::upgrade) {
+            return station;
+        }
+        let (key, queue) = (entry.clone(), Queue::of(entry.clone()));
+        let station =
+            Arc::new(Self { key, queue, desk: Mutex::default(), share: Mutex::default() });
+        stations.insert(entry, Arc::downgrade(&station));
+        station
+    }
+
+    /// Whether this process has had the lock for so long that it should let
+    /// others go first, if any wait. To be asked once, by whoever has the turn.
+    pub(super) fn share_is_over(&self) -> bool {
+        let (now, mut share) = (Instant::now(), lock(&self.share));
+        let goes_on = share.last_end.is_some_and(|end| now.duration_since(end) <= MOMENT);
+        let started = share.started.filter(|_| goes_on);
+        let is_over = started.is_some_and(|started| now.duration_since(started) > SHARE_MAX);
+        if started.is_none() || is_over {
+            share.started = Some(now);
+        }
+        is_over
+    }
+
+    pub(super) fn hold_ends(&self) {
+        lock(&self.share).last_end = Some(Instant::now());
+    }
+
+    pub(super) fn may_look_for_sleepers(&self) -> bool {
+        let mut share = lock(&self.share);
+        let is_time = share.asked.is_none_or(|asked| asked.elapsed() >= SLEEPERS_PERIOD);
+        if is_time {
+            share.asked = Some(Instant::now());
+        }
+        is_time
+    }
+
+    /// The turn, if nobody has it or waits for it, and the file that the last
+    /// holder left.
+    pub(super) fn try_turn(&self) -> Option<(Turn, Option<OpenFile>)> {
+        let turn = Arc::clone(&self.queue).try_turn()?;
+        let file = lock(&self.desk).file.take();
+        Some((turn, file))
+    }
+
+    /// The same by waiting; `None` if the deadline came first.
+    pub(super) async fn turn_until(
+        &self,
+        deadline: Option<tokio::time::Instant>,
+    ) -> Option<(Turn, Option<OpenFile>)> {
+        if let Some(found) = self.try_turn() {
+            return Some(found);
+        }
+        let _waiting = Waiting::begin(self);
+        let turn = Arc::clone(&self.queue).next_turn();
+        let turn = match deadline {
+            None => turn.await,
+            Some(deadline) => timeout_at(deadline, turn).await.ok()?,
+        };
+        // Before this one counts as not waiting any more.
+        let file = lock(&self.desk).file.take();
+        Some((turn, file))
+    }
+
+    /// Leave an unlocked file for the next holder: if one of this process
+    /// waits, or in any case if it `is_kept`. But close it if that `wakes`
+    /// somebody elsewhere.
+    pub(super) fn leave(&self, file: OpenFile, is_kept: bool, wakes: impl FnOnce() -> bool) {
+        if !is_kept && lock(&self.desk).waiting == 0 || wakes() {
+            return drop(file);
+        }
+        let mut desk = lock(&self.desk);
+        let superfluous = if desk.waiting > 0 || is_kept {
+            desk.is_kept = is_kept;
+            desk.file.replace(file)
+        } else {
+            Some(file)
+        };
+        drop(desk);
+        drop(superfluous);
+    }
+}
+
+impl Drop for Station {
+    fn drop(&mut self) {
+        let mut stations = lock(&STATIONS);
+        // A newcomer may have made another for the entry since.
+        if stations.get(&self.key).is_some_and(|station| station.strong_count() == 0) {
+            stations.remove(&self.key);
+        }
+    }
+}
+
+/// A task that waits for its turn.
+struct Waiting<'a>(&'a Station);
+
+impl<'a> Waiting<'a> {
+    fn begin(station: &'a Station) -> Self {
+        lock(&station.desk).waiting += 1;
+        Self(station)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut desk = lock(&self.0.desk);
+        desk.waiting -= 1;
+        let is_left = desk.waiting == 0 && !desk.is_kept;
+        let left = if is_left { desk.file.take() } else { None };
+        drop(desk);
+        drop(left);
+    }
+}
