@@ -103,6 +103,12 @@ impl Record {
         bytes
     }
 
+    /// Whether [`to_bytes`](Self::to_bytes) has room for it. Ours always fit.
+    fn fits(&self) -> bool {
+        let mut room = [0; RECORD_BYTES - 1];
+        self.write(&mut room.as_mut_slice()).is_ok()
+    }
+
     /// When it was acquired, as far as it is written down: in whole seconds.
     pub(crate) fn second(&self) -> Option<u64> {
         let since = self.since?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
@@ -244,7 +250,7 @@ fn parse_fields(pid: u32, name: &str, lines: &[&str]) -> Option<Record> {
         lines.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
     };
     let number = |key| field(key).and_then(|value| value.parse::<u64>().ok());
-    Some(Record {
+    let record = Record {
         pid,
         name: name.into(),
         token: field("token")?.parse().ok()?,
@@ -263,7 +269,9 @@ fn parse_fields(pid: u32, name: &str, lines: &[&str]) -> Option<Record> {
         since: field("since").and_then(|value| humantime::parse_rfc3339(value).ok()),
         released: field("released").is_some(),
         note: field("note").map(|note| one_line(note, RECORD_BYTES)),
-    })
+    };
+    // `key:value` grows by a blank when it is written again.
+    record.fits().then_some(record)
 }
 
 /// A name as it may stand in a record: one line, not too long, never empty.
@@ -409,6 +417,15 @@ mod tests {
         for bytes in refused {
             assert!(Contents::parse(bytes).is_err(), "{:?}", String::from_utf8_lossy(bytes));
         }
+    }
+
+    #[test]
+    fn what_was_read_can_be_written_again() {
+        let mut text = format!("1\na\ntoken:{}\npin:flock\nboot:", Token(7));
+        text.push_str(&"x".repeat(RECORD_BYTES - text.len()));
+        let read = Contents::parse(text.as_bytes()).unwrap();
+        assert_eq!(read, Contents::Torn { pid: 1, name: "a".to_owned() });
+        assert_eq!(Contents::parse(&read.to_bytes()), Ok(read));
     }
 
     #[test]
