@@ -1,0 +1,406 @@
+//! Who holds what and who waits, in one daemon.
+//!
+//! I1. One holder. A resource is given to one request at a time, and to the
+//!     next only behind the end of the last: the store takes them in this
+//!     order, and gives nothing whose file is still there.
+//! I2. Who waits is served in the order in which it asked; one try never
+//!     overtakes one who waits.
+//! I3. Nothing is answered before the store has it (S1). The books are ahead
+//!     of the store; what it could not do is taken back.
+//! I4. A grant that nobody heard of is undone: whoever asked is gone, and with
+//!     it the place in the queue.
+//! I5. A request that is repeated by its id is one request: it has one place
+//!     in the queue and one grant, which is given once, and the lease of the
+//!     grant runs from the repetition.
+//! I6. A lease runs on `CLOCK_BOOTTIME` and from when it was granted or
+//!     renewed here, so never shorter than its holder counts, who began before.
+//!     After a restart it runs its whole length again.
+//! I7. When the directory's own lock is lost, or the journal, nothing is
+//!     given or ended any more.
+
+mod asked;
+mod audit;
+mod core;
+mod lane;
+mod over;
+mod slot;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::fs::Access;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::core::{Asked, Core, Place, Signals, State};
+pub use asked::OpenError;
+pub(crate) use asked::{EngineOptions, Figures, Grant, Held, LockRequest, Refusal, Wait};
+use lane::Lane;
+use slot::{Outcome, TicketId};
+
+use super::store::{Failure, Recovered, Store, Unopened};
+use crate::clock::Alarm;
+use crate::{AsyncFileLock, Error, LockGuard, Options};
+
+/// The locks of one directory. Clones are the same engine. [`close`](Engine::close)
+/// it: dropped, it leaves files unsynced, and a change may be on its way still.
+#[derive(Clone)]
+pub(crate) struct Engine(Arc<Inner>);
+
+struct Inner {
+    core: Mutex<Core>,
+    changes: watch::Sender<u64>,
+    failed: watch::Sender<Option<String>>,
+    /// The tasks are to end.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// The directory's own lock, as long as a daemon serves it.
+const DAEMON_LOCK: &str = ".lockkeeper-daemon.lock";
+
+/// A daemon that was killed is gone in less.
+const PREDECESSOR: Duration = Duration::from_secs(1);
+
+/// Where Linux tells one boot from another, as 36 bytes.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+impl Engine {
+    /// Take the directory over, with the locks that are held in it. It needs a
+    /// Tokio runtime with I/O and time, and lives on it.
+    ///
+    /// # Errors
+    /// What is wrong with the directory, or who has it.
+    pub(crate) async fn open(path: &Path, options: EngineOptions) -> Result<Engine, OpenError> {
+        Self::open_in_boot(path, options, this_boot()).await
+    }
+
+    async fn open_in_boot(
+        path: &Path,
+        options: EngineOptions,
+        boot: [u8; 36],
+    ) -> Result<Engine, OpenError> {
+        check_directory(path)?;
+        let alarm = Alarm::new().map_err(|source| OpenError::Unusable {
+            path: path.to_owned(),
+            doing: "making a timer",
+            advice: "let the daemon have more open files".to_owned(),
+            source,
+        })?;
+        let guard = take_directory(path).await?;
+        let (sync, directory) = (options.sync, path.to_owned());
+        let open = move || Store::open(&directory, boot, sync);
+        let opened = tokio::task::spawn_blocking(open).await.expect("BUG: opening panicked");
+        let (store, recovered) = opened.map_err(OpenError::from)?;
+        Self::start(store, recovered, &options, alarm, guard)
+    }
+
+    fn start(
+        store: Store,
+        recovered: Recovered,
+        options: &EngineOptions,
+        alarm: Alarm,
+        guard: LockGuard,
+    ) -> Result<Self, OpenError> {
+        let (changes, failed) = (watch::Sender::new(0), watch::Sender::new(None));
+        let sooner = Arc::new(Notify::new());
+        let signals =
+            Signals { changes: changes.clone(), failed: failed.clone(), sooner: sooner.clone() };
+        let directory = Arc::clone(store.directory());
+        let lane = options.sync.then(|| Arc::new(Lane::default()));
+        let mut left = None;
+        let place = match &lane {
+            Some(lane) => {
+                left = Some(store);
+                Place::Lane(Arc::clone(lane))
+            }
+            None => Place::Here(Box::new(store)),
+        };
+        let path = directory.path().to_owned();
+        let core = Core::new(directory, place, recovered, options.waiting_limit, signals);
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let inner = Arc::new(Inner { core: Mutex::new(core), changes, failed, stop, tasks });
+        if let Some((lane, store)) = lane.zip(left) {
+            lane.start(store, Arc::downgrade(&inner)).map_err(|source| OpenError::Unusable {
+                path,
+                doing: "starting a thread",
+                advice: "let the daemon have more threads".to_owned(),
+                source,
+            })?;
+        }
+        let stop = inner.stop.clone();
+        inner.tasks.spawn(expire_leases(Arc::downgrade(&inner), alarm, sooner, stop.clone()));
+        inner.tasks.spawn(keep_directory(Arc::downgrade(&inner), guard, stop));
+        Ok(Self(inner))
+    }
+
+    /// Ask for a lock, and wait for it as the request says. A limit that is
+    /// reached while the grant is on its way to the disk is overrun by that.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves no place in the queue, and a grant that
+    /// nobody heard of is undone.
+    pub(crate) async fn lock(&self, request: LockRequest) -> Result<Grant, Refusal> {
+        let wait = request.wait;
+        let (ticket, receiver) = match self.0.core().ask(request)? {
+            Asked::Decided(outcome) => return outcome,
+            Asked::Waiting(ticket, receiver) => (ticket, receiver),
+        };
+        let mut listening = Listening { inner: &self.0, ticket, receiver, is_heard: false };
+        if let Wait::Until(limit) = wait {
+            tokio::select! {
+                biased;
+                outcome = listening.outcome() => return outcome,
+                () = sleep(limit) => {}
+            }
+            let refusal = self.0.core().give_up(ticket);
+            if let Some(refusal) = refusal {
+                return Err(refusal);
+            }
+        }
+        listening.outcome().await
+    }
+
+    /// End a hold of this client. With a token, of this grant and no other; if
+    /// that was unlocked before, it is so.
+    ///
+    /// # Cancel safety
+    /// Once it was polled it is done, even if the future is dropped.
+    pub(crate) async fn unlock(
+        &self,
+        resource: &str,
+        client: &str,
+        token: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let answer = self.0.core().unlock(resource, client, token)?;
+        answer.await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    /// End whatever hold there is, or this grant and no other; what it was. A file that names nobody is
+    /// removed.
+    ///
+    /// # Cancel safety
+    /// As [`unlock`](Self::unlock).
+    pub(crate) async fn force_unlock(
+        &self,
+        resource: &str,
+        token: Option<u64>,
+        administrator: &str,
+    ) -> Result<Held, Refusal> {
+        let answer = self.0.core().force_unlock(resource, token, administrator)?;
+        answer.await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    /// Let the lease of this grant run from now on; how long it runs. Of a
+    /// grant without a lease: `Duration::MAX`.
+    pub(crate) async fn renew(
+        &self,
+        resource: &str,
+        client: &str,
+        token: u64,
+    ) -> Result<Duration, Refusal> {
+        let mut core = self.0.core();
+        let renewed = core.renew(resource, client, token);
+        core.flush();
+        renewed
+    }
+
+    /// All that is held, by name.
+    pub(crate) fn list(&self) -> Vec<Held> {
+        self.0.core().list()
+    }
+
+    /// What is at one name, `None` if nothing is.
+    pub(crate) fn show(&self, resource: &str) -> Option<Held> {
+        self.0.core().show(resource)
+    }
+
+    /// A number that changes with every change of [`list`](Self::list).
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Counts since the start, and how many there are now.
+    pub(crate) fn figures(&self) -> Figures {
+        self.0.core().figures()
+    }
+
+    /// Resolves, with the reason, when this daemon may not go on: the
+    /// directory is not its own any more, or it cannot be written safely. (I7)
+    pub(crate) async fn failed(&self) -> String {
+        let mut failed = self.0.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(why)) => why.clone(),
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Tell those who wait, sync the files and give the directory back. Other
+    /// clones refuse everything from now on.
+    pub(crate) async fn close(self) {
+        let (closed, is_closed) = oneshot::channel();
+        let place = self.0.core().close();
+        let may_write = self.0.may_write();
+        match place {
+            Place::Lane(lane) if !may_write => {
+                lane.abandon();
+                drop(closed);
+            }
+            Place::Here(_) if !may_write => drop(closed),
+            Place::Here(store) => {
+                let close = move || closed.send(store.close()).is_ok();
+                let _ = tokio::task::spawn_blocking(close).await;
+            }
+            Place::Lane(lane) => lane.close(closed),
+            Place::Closed => drop(closed),
+        }
+        if let Ok(Err(error)) = is_closed.await {
+            tracing::warn!("the files of the locks could not be synced: {error}");
+        }
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// I7.
+    fn may_write(&self) -> bool {
+        self.core().state() != State::Failed
+    }
+}
+
+/// Nobody is left who could ask.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let core = self.core.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Place::Lane(lane) = core.close() {
+            lane.abandon();
+        }
+    }
+}
+
+/// One who waits for the outcome of a request.
+struct Listening<'a> {
+    inner: &'a Inner,
+    ticket: TicketId,
+    receiver: oneshot::Receiver<Outcome>,
+    is_heard: bool,
+}
+
+impl Listening<'_> {
+    async fn outcome(&mut self) -> Outcome {
+        let outcome = (&mut self.receiver).await;
+        self.is_heard = true;
+        outcome.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.inner.core().settle(self.ticket, self.is_heard);
+    }
+}
+
+/// End the leases that are over.
+async fn expire_leases(
+    inner: Weak<Inner>,
+    alarm: Alarm,
+    sooner: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    loop {
+        let Some(next) = inner.upgrade().map(|inner| inner.core().expire()) else {
+            return;
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sooner.notified() => {}
+            rung = alarm.ring_at(next) => if let Err(error) = rung {
+                tracing::error!("the timer of the leases failed: {error}");
+                sleep(Duration::from_millis(100)).await;
+            },
+        }
+    }
+}
+
+/// Hold the directory until the end. (I7)
+async fn keep_directory(inner: Weak<Inner>, guard: LockGuard, stop: CancellationToken) {
+    let lost = tokio::select! {
+        () = stop.cancelled() => None,
+        lost = guard.lost() => Some(lost),
+    };
+    match lost {
+        None => {
+            if let Err(error) = guard.release().await {
+                tracing::warn!("{error}");
+            }
+        }
+        Some(lost) => {
+            if let Some(inner) = inner.upgrade() {
+                inner.core().fail(&Error::from(lost).to_string());
+            }
+        }
+    }
+}
+
+async fn take_directory(path: &Path) -> Result<LockGuard, OpenError> {
+    let options = Options::default().note("a lock daemon serves this directory");
+    let lock = AsyncFileLock::with_options(path.join(DAEMON_LOCK), options)?;
+    match lock.acquire_timeout(PREDECESSOR).await {
+        Ok(guard) => Ok(guard),
+        Err(Error::Timeout { holder, .. }) => {
+            let holder =
+                holder.map_or_else(|| "it does not say who".to_owned(), |it| it.to_string());
+            Err(OpenError::InUse { directory: path.to_owned(), holder })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn check_directory(path: &Path) -> Result<(), OpenError> {
+    let unusable = |doing, advice: &str| {
+        let (path, advice) = (PathBuf::from(path), advice.to_owned());
+        move |source| OpenError::Unusable { path, doing, advice, source }
+    };
+    let metadata = std::fs::metadata(path)
+        .map_err(unusable("looking at the directory", "make it, or name another"))?;
+    if !metadata.is_dir() {
+        let error = std::io::Error::from(std::io::ErrorKind::NotADirectory);
+        return Err(unusable("looking at the directory", "name a directory")(error));
+    }
+    rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).map_err(
+        |errno| {
+            unusable("asking to write it", "let the daemon's user read and write it")(errno.into())
+        },
+    )
+}
+
+fn this_boot() -> [u8; 36] {
+    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+    // A boot that cannot be told is like no other: what the files say is checked.
+    boot.trim().as_bytes().try_into().unwrap_or([0; 36])
+}
+
+impl From<Unopened> for OpenError {
+    fn from(unopened: Unopened) -> Self {
+        match unopened {
+            Unopened::Failed(failure) => {
+                let advice = failure.advice();
+                let Failure { path, doing, errno } = failure;
+                OpenError::Unusable { path, doing, advice, source: errno.into() }
+            }
+            Unopened::Damaged { path, why } => OpenError::Journal { path, why },
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What an engine is asked and what it answers.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use crate::lockd::store::Syncs;
+
+/// How an engine is run.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineOptions {
+    /// Whether an answer waits until the disk has what it says. Default: yes.
+    pub(crate) sync: bool,
+    /// How many requests may wait at a time. Default: 100 000.
+    pub(crate) waiting_limit: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { sync: true, waiting_limit: 100_000 }
+    }
+}
+
+/// How long a request may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// One try.
+    No,
+    /// At most this long, counted from the call.
+    Until(Duration),
+    /// Without a limit.
+    Forever,
+}
+
+/// A request for a lock.
+#[derive(Clone, Debug)]
+pub(crate) struct LockRequest {
+    /// What to lock.
+    pub(crate) resource: String,
+    /// Who asks.
+    pub(crate) client: String,
+    /// How long to wait for it.
+    pub(crate) wait: Wait,
+    /// How long the grant lasts unless it is renewed; `None`: until it is unlocked.
+    pub(crate) lease: Option<Duration>,
+    /// A name of the client's own choice for this request: asked again, it is
+    /// answered with the grant of the first time, whose lease runs anew.
+    pub(crate) request_id: Option<String>,
+}
+
+/// A lock that was had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// The fencing token: greater than every one before it in this directory.
+    pub(crate) token: u64,
+    /// How long it lasts unless it is renewed.
+    pub(crate) lease: Option<Duration>,
+}
+
+/// Why a request was not fulfilled. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The name, the client or the lease is none that can be kept.
+    BadName {
+        /// What was given.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Somebody has it, perhaps the same client.
+    LockedBy {
+        /// Who, without white space around.
+        client: String,
+    },
+    /// Somebody else has it.
+    NotYours {
+        /// Who has it, without white space around.
+        holder: String,
+        /// Who asked.
+        client: String,
+    },
+    /// Nobody has it.
+    NotLocked,
+    /// The client has it, by another grant.
+    WrongToken,
+    /// It was not free in time.
+    TimedOut {
+        /// Who has it.
+        holder: String,
+    },
+    /// The request with this id was granted before, and that grant is over.
+    RequestOver,
+    /// What is in the directory does not say who has it.
+    Poisoned {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// The directory could not be written; what was asked was not done.
+    Storage {
+        /// The file or the directory.
+        path: PathBuf,
+        /// What the kernel said, as `errno`.
+        errno: i32,
+        /// What was tried, and what to do.
+        why: String,
+    },
+    /// Too many wait already.
+    TooMany {
+        /// How many may.
+        limit: usize,
+    },
+    /// The daemon stops, or may not go on.
+    ShuttingDown,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadName { name, why } => write!(out, "{name:?} cannot be used: {why}"),
+            Self::LockedBy { client } => write!(out, "already locked by {client:?}"),
+            Self::NotYours { holder, client } => {
+                write!(out, "locked by {holder:?}, cannot be unlocked by {client:?}")
+            }
+            Self::NotLocked => out.write_str("not locked"),
+            Self::WrongToken => out.write_str("the client has it by another grant"),
+            Self::TimedOut { holder } => write!(out, "not free in time, locked by {holder:?}"),
+            Self::RequestOver => out.write_str("the grant of this request is over"),
+            Self::Poisoned { path, why } => write!(out, "{}: {why}", path.display()),
+            Self::Storage { path, errno, why } => {
+                let error = io::Error::from_raw_os_error(*errno);
+                write!(out, "{}: {why}: {error}", path.display())
+            }
+            Self::TooMany { limit } => {
+                write!(out, "{limit} requests wait already: try again later")
+            }
+            Self::ShuttingDown => out.write_str("the daemon is stopping"),
+        }
+    }
+}
+
+/// A lock that is held, or cannot be given because of what is in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// What is locked.
+    pub(crate) resource: String,
+    /// Who has it, without white space around.
+    pub(crate) client: String,
+    /// The fencing token of the grant; 0 where there is a problem.
+    pub(crate) token: u64,
+    /// When it was granted, by the machine's clock.
+    pub(crate) since: SystemTime,
+    /// The lease, if it has one.
+    pub(crate) lease: Option<Lease>,
+    /// Who waits, in the order of their turns.
+    pub(crate) waiting: Vec<Waiter>,
+    /// Why nobody can have it or unlock it, and what to do.
+    pub(crate) problem: Option<String>,
+}
+
+/// A lease that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// How long it runs after each renewal.
+    pub(crate) length: Duration,
+    /// What is left of it.
+    pub(crate) remaining: Duration,
+}
+
+/// One who waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    /// Who.
+    pub(crate) client: String,
+    /// Since when, by the machine's clock.
+    pub(crate) since: SystemTime,
+}
+
+/// Counts since the start, and how many there are now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// Held now.
+    pub(crate) held: u64,
+    /// Waiting now.
+    pub(crate) waiting: u64,
+    /// Locks that were given.
+    pub(crate) granted: u64,
+    /// Locks that their clients gave back.
+    pub(crate) released: u64,
+    /// Requests for a lock that were refused or ran out of time.
+    pub(crate) refused: u64,
+    /// Leases that ran out.
+    pub(crate) expired: u64,
+    /// Locks that an administrator ended.
+    pub(crate) forced: u64,
+    /// How long the journal's syncs took.
+    pub(crate) syncs: Syncs,
+}
+
+/// Why a directory cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another daemon serves it.
+    #[error("{} is served by another daemon: {holder}", directory.display())]
+    InUse {
+        /// The directory.
+        directory: PathBuf,
+        /// Who has it.
+        holder: String,
+    },
+    /// It cannot be read or written.
+    #[error("{}: {doing} failed: {advice}", path.display())]
+    Unusable {
+        /// The directory, or the file in it.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What to do.
+        advice: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The journal is not one, or damaged.
+    #[error("{} {why}", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// The directory's own lock could not be had.
+    #[error("the directory's own lock could not be had")]
+    Lock(#[from] crate::Error),
+}

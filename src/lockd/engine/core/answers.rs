@@ -1,0 +1,244 @@
+//! What the store answers, and what follows from it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::{Core, Known, Place, Purpose, State, Why, poisoned, request_key, storage};
+use crate::clock::BootTime;
+use crate::lockd::engine::asked::{Held, Refusal};
+use crate::lockd::engine::audit::{Event, audit};
+use crate::lockd::engine::slot::{Outcome, Phase, Tenure, TicketId, held_by_nobody};
+use crate::lockd::name;
+use crate::lockd::store::{BATCH_MAX, Changed, Failure, Problem};
+
+/// After an expiry that the disk refused.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Ask the store for what has to be done. Here it is done at once, and all
+    /// that follows from it.
+    pub(in crate::lockd::engine) fn flush(&mut self) {
+        while !self.asked.is_empty() {
+            let mut asked = std::mem::take(&mut self.asked);
+            let may_write = self.state != State::Failed;
+            let changed = match &mut self.place {
+                Place::Lane(lane) => {
+                    lane.extend(asked.drain(..));
+                    continue;
+                }
+                Place::Here(store) => {
+                    if asked.len() > BATCH_MAX {
+                        self.asked = asked.split_off(BATCH_MAX);
+                    }
+                    let (changes, purposes): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+                    let changed =
+                        if may_write { store.commit(changes) } else { store.refuse(&changes) };
+                    purposes.into_iter().zip(changed)
+                }
+                Place::Closed => {
+                    let errno = Errno::SHUTDOWN;
+                    let path = self.directory.path().to_owned();
+                    let failure = Failure { path, doing: "serving the directory", errno };
+                    let failed = vec![Changed::Failed(failure); asked.len()];
+                    asked
+                        .into_iter()
+                        .map(|(_, purpose)| purpose)
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .zip(failed)
+                }
+            };
+            let rest = std::mem::take(&mut self.asked);
+            for (purpose, changed) in changed {
+                self.complete(purpose, changed);
+            }
+            self.asked.splice(..0, rest);
+        }
+        if std::mem::take(&mut self.has_changed) {
+            self.signals.changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
+    }
+
+    pub(in crate::lockd::engine) fn complete(&mut self, purpose: Purpose, changed: Changed) {
+        if let Changed::Broken(failure) = &changed {
+            self.fail(&failure.to_string());
+        }
+        self.changed();
+        match purpose {
+            Purpose::Grant(id) => self.complete_grant(id, changed),
+            Purpose::End(resource, why) => self.complete_end(&resource, why, changed),
+            Purpose::Discard { resource, problem, by, reply } => {
+                let outcome = self.complete_discard(&resource, &problem, &by, changed);
+                let _ = reply.send(outcome);
+                self.serve_next(&resource);
+                self.tidy(&resource);
+            }
+        }
+    }
+
+    pub(super) fn complete_grant(&mut self, id: TicketId, changed: Changed) {
+        let resource = Arc::clone(&self.tickets[&id].resource);
+        let slot = self.slot(&resource);
+        slot.phase = Phase::Free;
+        match changed {
+            Changed::Granted(hold) => {
+                audit(Event::Granted, &hold, None);
+                self.figures.granted += 1;
+                self.figures.held += 1;
+                self.hold(&resource, hold);
+                let grant = self.tenure(&resource).expect("BUG: it was just given").grant();
+                self.decide(id, Ok(grant));
+            }
+            Changed::Held(hold) => {
+                let deadline = slot.ending.take().and_then(|tenure| tenure.deadline);
+                self.hold(&resource, hold);
+                if let Some(deadline) = deadline {
+                    self.set_deadline(&resource, deadline);
+                }
+                self.wait_on(id, &resource);
+            }
+            Changed::Adopted(hold) => {
+                audit(Event::Adopted, &hold, None);
+                self.figures.held += 1;
+                self.hold(&resource, hold);
+                self.wait_on(id, &resource);
+            }
+            Changed::Poisoned(problem) => {
+                let refusal = poisoned(&problem);
+                let waiting = std::mem::take(&mut slot.queue);
+                slot.phase = Phase::Problem(problem);
+                self.figures.waiting -= waiting.len() as u64;
+                for id in waiting.into_iter().chain([id]) {
+                    self.refuse_ticket(id, refusal.clone());
+                }
+            }
+            Changed::Failed(failure) | Changed::Broken(failure) => {
+                self.refuse_ticket(id, storage(&failure));
+                self.serve_next(&resource);
+            }
+            Changed::Ended { .. } | Changed::Discarded => unreachable!("BUG: a grant ended"),
+        }
+        self.tidy(&resource);
+    }
+
+    /// It is held after all: back to the front, or no.
+    pub(super) fn wait_on(&mut self, id: TicketId, resource: &Arc<str>) {
+        if self.tickets[&id].may_wait && self.state == State::Serving {
+            self.figures.waiting += 1;
+            self.slot(resource).queue.insert(id);
+            if self.tickets[&id].unsettled == 0 {
+                self.tickets.get_mut(&id).expect("BUG: it was just there").unsettled = 1;
+                self.settle(id, false);
+            }
+        } else {
+            let client = self.holder_of(resource);
+            self.refuse_ticket(id, Refusal::LockedBy { client });
+        }
+    }
+
+    pub(super) fn refuse_ticket(&mut self, id: TicketId, refusal: Refusal) {
+        let refusal = self.refuse(refusal);
+        self.decide(id, Err(refusal));
+    }
+
+    pub(super) fn decide(&mut self, id: TicketId, outcome: Outcome) {
+        let ticket = self.tickets.get_mut(&id).expect("BUG: a request was lost");
+        for listener in ticket.listeners.drain(..) {
+            // It may be gone; then it settles.
+            let _ = listener.send(outcome.clone());
+        }
+        ticket.outcome = Some(outcome);
+        if ticket.unsettled == 0 {
+            self.forget_ticket(id);
+        }
+    }
+
+    pub(super) fn complete_end(&mut self, resource: &Arc<str>, why: Why, changed: Changed) {
+        let had_file = match changed {
+            Changed::Ended { had_file } => had_file,
+            Changed::Failed(failure) | Changed::Broken(failure) => {
+                return self.restore(resource, why, &failure);
+            }
+            _ => unreachable!("BUG: an end was no end"),
+        };
+        let ended = self.slot(resource).ending.take().expect("BUG: an end of nothing");
+        self.figures.held -= 1;
+        let hold = &ended.hold;
+        match why {
+            Why::Unlocked(reply) => {
+                audit(Event::Released, hold, None);
+                self.figures.released += 1;
+                self.over.remember_release(hold.token, &name::stripped(&hold.wanted.client).into());
+                let _ = reply.send(if had_file { Ok(()) } else { Err(Refusal::NotLocked) });
+            }
+            Why::Forced { by, reply } => {
+                audit(Event::Forced, hold, Some(&by));
+                self.figures.forced += 1;
+                let _ = reply.send(Ok(ended.held()));
+            }
+            Why::Expired => {
+                audit(Event::Expired, hold, None);
+                self.figures.expired += 1;
+            }
+            Why::Undone => audit(Event::Undone, hold, None),
+            Why::Removed => audit(Event::Removed, hold, None),
+        }
+        self.tidy(resource);
+    }
+
+    /// The end failed: it is held as before. (S3)
+    pub(super) fn restore(&mut self, resource: &Arc<str>, why: Why, failure: &Failure) {
+        let slot = self.slot(resource);
+        let mut tenure = slot.ending.take().expect("BUG: an end of nothing");
+        if let Some(key) = request_key(&tenure.hold) {
+            self.over.forget_request(&key);
+            self.requests.insert(key, Known::Held);
+        }
+        if matches!(why, Why::Expired) {
+            tenure.deadline = Some(BootTime::now().after(RETRY));
+        }
+        let deadline = tenure.deadline.take();
+        let slot = self.slot(resource);
+        if matches!(slot.phase, Phase::Free) {
+            slot.phase = Phase::Held(tenure);
+            if let Some(deadline) = deadline {
+                self.set_deadline(resource, deadline);
+            }
+        } else {
+            // The grant behind it is told so, and gives it back.
+            slot.ending = Some(Tenure { deadline, ..tenure });
+        }
+        let refusal = storage(failure);
+        tracing::warn!("{refusal}");
+        match why {
+            Why::Unlocked(reply) => drop(reply.send(Err(refusal))),
+            Why::Forced { reply, .. } => drop(reply.send(Err(refusal))),
+            Why::Expired | Why::Undone | Why::Removed => {}
+        }
+    }
+
+    pub(super) fn complete_discard(
+        &mut self,
+        resource: &Arc<str>,
+        problem: &Problem,
+        by: &str,
+        changed: Changed,
+    ) -> Result<Held, Refusal> {
+        match changed {
+            Changed::Discarded => {
+                let path = problem.path.display();
+                tracing::info!(target: "lockkeeper::audit", event = "discarded", ?by, "{path:?}");
+                self.figures.forced += 1;
+                let slot = self.slot(resource);
+                if matches!(slot.phase, Phase::Problem(_)) {
+                    slot.phase = Phase::Free;
+                }
+                Ok(held_by_nobody(resource, problem))
+            }
+            Changed::Failed(failure) | Changed::Broken(failure) => Err(storage(&failure)),
+            _ => Err(poisoned(problem)),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the books say of one resource, and of one request.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+
+use super::asked::{Grant, Held, Lease, Refusal, Waiter};
+use super::over::RequestKey;
+use crate::clock::BootTime;
+use crate::lockd::name;
+use crate::lockd::store::{Hold, Problem};
+
+/// One resource that is held, asked for, or cannot be had.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) phase: Phase,
+    /// The tenure whose end the store was asked for and has not answered.
+    pub(super) ending: Option<Tenure>,
+    /// Requests that wait. Their numbers are in the order of their turns. (I2)
+    pub(super) queue: BTreeSet<TicketId>,
+}
+
+/// What will be so once the store has done all it was asked for.
+#[derive(Debug, Default)]
+pub(super) enum Phase {
+    #[default]
+    Free,
+    /// The store was asked to give it to this request.
+    Granting(TicketId),
+    Held(Tenure),
+    Problem(Problem),
+}
+
+/// A hold, and how long it lasts.
+#[derive(Clone, Debug)]
+pub(super) struct Tenure {
+    pub(super) hold: Arc<Hold>,
+    pub(super) deadline: Option<BootTime>,
+}
+
+pub(super) type TicketId = u64;
+pub(super) type Outcome = Result<Grant, Refusal>;
+
+/// One request for a lock, and all who listen for its outcome: a request that
+/// is repeated by its id has several.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) resource: Arc<str>,
+    pub(super) client: Arc<str>,
+    pub(super) lease: Option<Duration>,
+    pub(super) key: Option<RequestKey>,
+    pub(super) since: SystemTime,
+    /// Whether it may wait if it is not served at once.
+    pub(super) may_wait: bool,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) listeners: Vec<oneshot::Sender<Outcome>>,
+    /// How many have not said yet whether they heard the outcome.
+    pub(super) unsettled: usize,
+    pub(super) is_heard: bool,
+}
+
+impl Tenure {
+    pub(super) fn grant(&self) -> Grant {
+        Grant { token: self.hold.token, lease: self.hold.wanted.lease }
+    }
+
+    pub(super) fn holder(&self) -> &str {
+        name::stripped(&self.hold.wanted.client)
+    }
+
+    pub(super) fn is_of(&self, client: &str) -> bool {
+        self.holder() == name::stripped(client)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.deadline.is_some_and(BootTime::is_past)
+    }
+
+    /// As it is shown.
+    pub(super) fn held(&self) -> Held {
+        let lease = self.hold.wanted.lease.zip(self.deadline);
+        Held {
+            resource: self.hold.wanted.resource.to_string(),
+            client: self.holder().to_owned(),
+            token: self.hold.token,
+            since: self.hold.since(),
+            lease: lease.map(|(length, end)| Lease { length, remaining: end.remaining() }),
+            waiting: Vec::new(),
+            problem: None,
+        }
+    }
+}
+
+impl Ticket {
+    /// Of one who is about to listen.
+    pub(super) fn new(
+        resource: &Arc<str>,
+        client: Arc<str>,
+        lease: Option<Duration>,
+        key: Option<RequestKey>,
+        may_wait: bool,
+    ) -> Self {
+        let (resource, since) = (Arc::clone(resource), SystemTime::now());
+        let (outcome, listeners, unsettled, is_heard) = (None, Vec::new(), 1, false);
+        Self {
+            resource,
+            client,
+            lease,
+            key,
+            since,
+            may_wait,
+            outcome,
+            listeners,
+            unsettled,
+            is_heard,
+        }
+    }
+
+    pub(super) fn waiter(&self) -> Waiter {
+        Waiter { client: name::stripped(&self.client).to_owned(), since: self.since }
+    }
+}
+
+/// A problem, as it is shown.
+pub(super) fn held_by_nobody(resource: &str, problem: &Problem) -> Held {
+    Held {
+        resource: resource.to_owned(),
+        client: String::new(),
+        token: 0,
+        since: SystemTime::UNIX_EPOCH,
+        lease: None,
+        waiting: Vec::new(),
+        problem: Some(format!("{}: {}", problem.path.display(), problem.why)),
+    }
+}

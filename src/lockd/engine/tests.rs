@@ -1,0 +1,827 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Instant;
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// Longer than anything here takes that does not hang.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Long enough to see that nothing happens.
+const QUIET: Duration = Duration::from_millis(50);
+
+fn directory() -> TempDir {
+    TempDir::new().unwrap()
+}
+
+async fn open(directory: &Path, sync: bool) -> Engine {
+    Engine::open(directory, EngineOptions { sync, ..EngineOptions::default() }).await.unwrap()
+}
+
+/// A try.
+fn request(resource: &str, client: &str) -> LockRequest {
+    LockRequest {
+        resource: resource.to_owned(),
+        client: client.to_owned(),
+        wait: Wait::No,
+        lease: None,
+        request_id: None,
+    }
+}
+
+fn waiting(resource: &str, client: &str) -> LockRequest {
+    LockRequest { wait: Wait::Until(LONG), ..request(resource, client) }
+}
+
+fn leased(resource: &str, client: &str, lease: Duration) -> LockRequest {
+    LockRequest { lease: Some(lease), ..request(resource, client) }
+}
+
+fn named(request_id: &str, request: LockRequest) -> LockRequest {
+    LockRequest { request_id: Some(request_id.to_owned()), ..request }
+}
+
+fn locked_by<T>(client: &str) -> Result<T, Refusal> {
+    Err(Refusal::LockedBy { client: client.to_owned() })
+}
+
+/// The lock files and what they contain.
+fn files(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    let locks = names.filter(|name| name.ends_with(".resource.lock"));
+    locks.map(|name| (name.clone(), fs::read(directory.join(name)).unwrap())).collect()
+}
+
+fn file(name: &str, contents: &str) -> BTreeMap<String, Vec<u8>> {
+    BTreeMap::from([(format!("{name}.resource.lock"), contents.as_bytes().to_vec())])
+}
+
+async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < LONG, "{what} did not come about");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Every promise holds with and without syncing.
+const BOTH: [bool; 2] = [true, false];
+
+#[tokio::test]
+async fn a_lock_is_a_file_with_the_name_of_its_client() {
+    for sync in BOTH {
+        let directory = directory();
+        let path = directory.path();
+        let engine = open(path, sync).await;
+        let first = engine.lock(request("r1", "client1")).await.unwrap();
+        assert_eq!(files(path), file("r1", "client1"));
+        assert_eq!(engine.lock(request("r1", "client2")).await, locked_by("client1"));
+        assert_eq!(engine.lock(request("r1", "client1")).await, locked_by("client1"));
+        let (holder, client) = ("client1".to_owned(), "client2".to_owned());
+        let not_yours = Err(Refusal::NotYours { holder, client });
+        assert_eq!(engine.unlock("r1", "client2", None).await, not_yours);
+        assert_eq!(files(path), file("r1", "client1"));
+        let wrong = Some(first.token + 1);
+        assert_eq!(engine.unlock("r1", "client1", wrong).await, Err(Refusal::WrongToken));
+        engine.unlock("r1", "client1", None).await.unwrap();
+        assert_eq!(files(path), BTreeMap::new());
+        assert_eq!(engine.unlock("r1", "client1", None).await, Err(Refusal::NotLocked));
+        let second = engine.lock(request("r1", "client2")).await.unwrap();
+        assert!(second.token > first.token);
+        // The answer to an unlock was lost, and it is asked for again.
+        engine.unlock("r1", "client1", Some(first.token)).await.unwrap();
+        assert_eq!(files(path), file("r1", "client2"));
+        let figures = engine.figures();
+        let counted = (figures.held, figures.granted, figures.released, figures.refused);
+        assert_eq!(counted, (1, 2, 1, 2));
+        engine.close().await;
+    }
+}
+
+#[tokio::test]
+async fn clients_are_told_apart_without_white_space_around() {
+    let directory = directory();
+    let engine = open(directory.path(), false).await;
+    engine.lock(request("q", " lead")).await.unwrap();
+    assert_eq!(files(directory.path()), file("q", " lead"));
+    assert_eq!(engine.lock(request("q", "other")).await, locked_by("lead"));
+    engine.unlock("q", " lead", None).await.unwrap();
+    for client in ["", "o'neil", "a\"b", "tab\there", "nl\nmid", "clïent-日本"] {
+        engine.lock(request("q", client)).await.unwrap();
+        assert_eq!(files(directory.path()), file("q", client));
+        assert_eq!(engine.lock(request("q", "x")).await, locked_by(client));
+        engine.unlock("q", client, None).await.unwrap();
+    }
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn no_name_leads_out_of_the_directory() {
+    let outer = directory();
+    let inner = outer.path().join("locks");
+    fs::create_dir(&inner).unwrap();
+    let engine = open(&inner, false).await;
+    let victim = outer.path().join("victim.resource.lock");
+    fs::write(&victim, "c").unwrap();
+    for name in ["../victim", "../new", "/etc/x", "a/../../new", "..", ".", ""] {
+        assert_eq!(engine.unlock(name, "c", None).await, Err(Refusal::NotLocked));
+        engine.lock(request(name, "c")).await.unwrap();
+    }
+    assert_eq!(files(&inner).len(), 7);
+    assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 2);
+    for bad in
+        [request(&"x".repeat(300), "c"), request("r", "a\0b"), request("r", &"c".repeat(9000))]
+    {
+        assert!(matches!(engine.lock(bad).await, Err(Refusal::BadName { .. })));
+    }
+    let no_lease = engine.lock(leased("r", "c", Duration::ZERO)).await;
+    assert!(matches!(no_lease, Err(Refusal::BadName { .. })));
+    for held in engine.list() {
+        engine.unlock(&held.resource, "c", Some(held.token)).await.unwrap();
+    }
+    assert!(victim.exists());
+    assert_eq!(files(&inner).len(), 0);
+    engine.close().await;
+    assert_eq!(
+        own_files(&inner),
+        [".lockkeeper-journal-a", ".lockkeeper-journal-b", ".lockkeeper-tokens"]
+    );
+}
+
+/// What is left in a directory but the locks.
+fn own_files(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| !name.ends_with(".resource.lock")).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn who_waits_is_served_in_turn() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        engine.lock(request("r", "first")).await.unwrap();
+        let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
+        for number in 0..20_u64 {
+            let (asking, order) = (engine.clone(), order.clone());
+            let waiting_before = engine.figures().waiting;
+            tokio::spawn(async move {
+                let client = format!("c{number}");
+                let grant = asking.lock(waiting("r", &client)).await.unwrap();
+                order.send((number, grant.token)).unwrap();
+                asking.unlock("r", &client, Some(grant.token)).await.unwrap();
+            });
+            eventually("the wait", || engine.figures().waiting > waiting_before).await;
+        }
+        let shown = engine.show("r").unwrap();
+        let clients: Vec<_> = shown.waiting.iter().map(|waiter| waiter.client.clone()).collect();
+        assert_eq!(clients, (0..20).map(|number| format!("c{number}")).collect::<Vec<_>>());
+        assert_eq!(engine.lock(request("r", "barger")).await, locked_by("first"));
+        engine.unlock("r", "first", None).await.unwrap();
+        let mut last = 0;
+        for expected in 0..20 {
+            let (number, token) = served.recv().await.unwrap();
+            assert_eq!(number, expected);
+            assert!(token > last);
+            last = token;
+        }
+        eventually("the end", || engine.figures().held == 0).await;
+        engine.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_limit_is_kept_and_names_the_holder() {
+    let directory = directory();
+    let engine = open(directory.path(), true).await;
+    engine.lock(request("r", "holder")).await.unwrap();
+    let short = LockRequest { wait: Wait::Until(QUIET), ..request("r", "late") };
+    let timed_out = Err(Refusal::TimedOut { holder: "holder".to_owned() });
+    assert_eq!(engine.lock(short.clone()).await, timed_out);
+    assert_eq!(engine.figures().waiting, 0);
+    assert_eq!(engine.show("r").unwrap().waiting, []);
+    engine.unlock("r", "holder", None).await.unwrap();
+    engine.lock(short).await.unwrap();
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_dropped_wait_leaves_no_place_in_the_queue() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        engine.lock(request("r", "holder")).await.unwrap();
+        for _ in 0..50 {
+            let wait = engine.lock(waiting("r", "gone"));
+            assert!(tokio::time::timeout(Duration::from_micros(100), wait).await.is_err());
+        }
+        assert_eq!(engine.figures().waiting, 0);
+        engine.unlock("r", "holder", None).await.unwrap();
+        engine.lock(request("r", "next")).await.unwrap();
+        engine.close().await;
+    }
+}
+
+/// I4: dropped when it was polled once, or when it was served but did not look.
+#[tokio::test]
+async fn a_grant_that_nobody_heard_of_is_undone() {
+    let directory = directory();
+    let path = directory.path();
+    let engine = open(path, true).await;
+    for round in 0..100 {
+        let mut ask = Box::pin(engine.lock(request("r", "gone")));
+        assert!(futures::poll!(&mut ask).is_pending(), "round {round}");
+        if round % 2 == 0 {
+            eventually("the grant", || engine.figures().held == 1).await;
+        }
+        drop(ask);
+        engine.lock(waiting("r", "next")).await.unwrap();
+        assert_eq!(files(path), file("r", "next"));
+        engine.unlock("r", "next", None).await.unwrap();
+        assert_eq!(files(path), BTreeMap::new());
+    }
+    engine.lock(request("r", "holder")).await.unwrap();
+    let mut ask = Box::pin(engine.lock(waiting("r", "gone")));
+    assert!(futures::poll!(&mut ask).is_pending());
+    engine.unlock("r", "holder", None).await.unwrap();
+    eventually("its turn", || files(path) == file("r", "gone")).await;
+    drop(ask);
+    eventually("the end", || files(path).is_empty()).await;
+    engine.close().await;
+    assert_eq!(open(path, true).await.list(), []);
+}
+
+#[tokio::test]
+async fn a_lease_ends_by_itself_and_the_next_gets_it() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        let lease = Duration::from_millis(200);
+        let start = Instant::now();
+        let grant = engine.lock(leased("r", "holder", lease)).await.unwrap();
+        assert_eq!(grant.lease, Some(lease));
+        let shown = engine.show("r").unwrap().lease.unwrap();
+        assert!(shown.length == lease && shown.remaining <= lease && !shown.remaining.is_zero());
+        let next = engine.lock(waiting("r", "next")).await.unwrap();
+        assert!(start.elapsed() >= lease);
+        assert!(next.token > grant.token);
+        assert_eq!(files(directory.path()), file("r", "next"));
+        let renewed = engine.renew("r", "holder", grant.token).await;
+        assert!(matches!(renewed, Err(Refusal::NotYours { .. })));
+        assert_eq!(engine.renew("r", "next", next.token).await, Ok(Duration::MAX));
+        assert_eq!(engine.renew("r", "next", grant.token).await, Err(Refusal::WrongToken));
+        assert_eq!(engine.figures().expired, 1);
+        engine.unlock("r", "next", None).await.unwrap();
+        // Nobody waits: it ends all the same.
+        engine.lock(leased("r", "last", QUIET)).await.unwrap();
+        eventually("the end", || files(directory.path()).is_empty()).await;
+        engine.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_lease_goes_on() {
+    let directory = directory();
+    let engine = open(directory.path(), false).await;
+    let lease = Duration::from_secs(2);
+    let grant = engine.lock(leased("r", "holder", lease)).await.unwrap();
+    let start = Instant::now();
+    while start.elapsed() < lease + lease / 4 {
+        assert_eq!(engine.renew("r", "holder", grant.token).await, Ok(lease));
+        sleep(QUIET).await;
+    }
+    assert_eq!(engine.lock(request("r", "other")).await, locked_by("holder"));
+    // Long leases and short ones do not disturb each other.
+    engine.lock(leased("long", "c", Duration::MAX)).await.unwrap();
+    engine.lock(leased("short", "c", QUIET)).await.unwrap();
+    eventually("the short one's end", || engine.show("short").is_none()).await;
+    assert!(engine.show("long").is_some());
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_is_one_request() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        let lease = Some(Duration::from_secs(3600));
+        let ask = named("id", LockRequest { lease, ..request("r", "c") });
+        let grant = engine.lock(ask.clone()).await.unwrap();
+        assert_eq!(engine.lock(ask.clone()).await, Ok(grant));
+        assert_eq!(engine.figures().granted, 1);
+        // The same id means nothing elsewhere.
+        assert_eq!(engine.lock(named("id", request("r", "d"))).await, locked_by("c"));
+        engine.lock(named("id", request("other", "c"))).await.unwrap();
+        engine.unlock("r", "c", Some(grant.token)).await.unwrap();
+        assert_eq!(engine.lock(ask.clone()).await, Err(Refusal::RequestOver));
+        assert!(engine.lock(named("id2", ask)).await.unwrap().token > grant.token);
+        engine.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_wait_keeps_its_place_while_anybody_waits() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        engine.lock(request("r", "holder")).await.unwrap();
+        let ask = named("id", waiting("r", "c"));
+        let mut first = Box::pin(engine.lock(ask.clone()));
+        assert!(futures::poll!(&mut first).is_pending());
+        let mut behind = Box::pin(engine.lock(waiting("r", "behind")));
+        assert!(futures::poll!(&mut behind).is_pending());
+        let mut again = Box::pin(engine.lock(ask.clone()));
+        assert!(futures::poll!(&mut again).is_pending());
+        assert_eq!(engine.figures().waiting, 2);
+        assert_eq!(engine.lock(named("id", request("r", "c"))).await, locked_by("holder"));
+        drop(first);
+        assert_eq!(engine.figures().waiting, 2);
+        engine.unlock("r", "holder", None).await.unwrap();
+        let grant = again.await.unwrap();
+        assert_eq!(engine.lock(ask).await, Ok(grant));
+        engine.unlock("r", "c", Some(grant.token)).await.unwrap();
+        behind.await.unwrap();
+        engine.close().await;
+    }
+}
+
+#[tokio::test]
+async fn held_locks_survive_a_restart() {
+    for (sync, is_closed) in [(true, true), (true, false), (false, true), (false, false)] {
+        let directory = directory();
+        let path = directory.path();
+        let engine = open(path, sync).await;
+        let lease = Some(Duration::from_secs(3600));
+        let ask = named("id", LockRequest { lease, ..request("a/b", " c") });
+        let grant = engine.lock(ask.clone()).await.unwrap();
+        engine.lock(request("plain", "")).await.unwrap();
+        let gone = engine.lock(request("gone", "d")).await.unwrap();
+        engine.unlock("gone", "d", None).await.unwrap();
+        let before: Vec<_> =
+            engine.list().into_iter().map(|held| (held.resource, held.token, held.since)).collect();
+        if is_closed {
+            engine.close().await;
+        } else {
+            drop(engine);
+        }
+        let engine = open(path, sync).await;
+        let after: Vec<_> =
+            engine.list().into_iter().map(|held| (held.resource, held.token, held.since)).collect();
+        assert_eq!(before, after);
+        assert_eq!(engine.figures().held, 2);
+        assert_eq!(engine.lock(ask).await, Ok(grant));
+        assert_eq!(engine.lock(request("plain", "x")).await, locked_by(""));
+        let next = engine.lock(request("gone", "d")).await.unwrap();
+        assert_eq!(next.token, gone.token + 1);
+        engine.unlock("a/b", "c", Some(grant.token)).await.unwrap();
+        engine.unlock("plain", "", None).await.unwrap();
+        engine.close().await;
+    }
+}
+
+#[tokio::test]
+async fn locks_of_another_program_are_taken_over() {
+    let directory = directory();
+    let path = directory.path();
+    for (name, client) in [("r1", "client1"), (".hidden", "h"), ("50%", "p"), ("%2F", "s")] {
+        fs::write(path.join(format!("{name}.resource.lock")), client).unwrap();
+    }
+    fs::write(path.join("notes.txt"), "mine").unwrap();
+    let engine = open(path, true).await;
+    for (name, client) in [("r1", "client1"), (".hidden", "h"), ("50%", "p"), ("/", "s")] {
+        assert_eq!(engine.lock(request(name, "x")).await, locked_by(client), "{name}");
+        engine.unlock(name, client, None).await.unwrap();
+        engine.lock(request(name, "y")).await.unwrap();
+    }
+    let names: Vec<String> = files(path).into_keys().collect();
+    assert_eq!(
+        names,
+        ["%2Ehidden", "%2F", "50%25", "r1"].map(|name| format!("{name}.resource.lock"))
+    );
+    // One that is made while the daemon runs, and one that is removed.
+    fs::write(path.join("new.resource.lock"), "by hand").unwrap();
+    assert_eq!(engine.lock(request("new", "x")).await, locked_by("by hand"));
+    fs::remove_file(path.join("r1.resource.lock")).unwrap();
+    engine.lock(request("r1", "z")).await.unwrap();
+    fs::remove_file(path.join("r1.resource.lock")).unwrap();
+    assert_eq!(engine.unlock("r1", "z", None).await, Err(Refusal::NotLocked));
+    assert_eq!(fs::read(path.join("notes.txt")).unwrap(), b"mine");
+    // And while it does not run.
+    fs::write(path.join("new.resource.lock"), "by another hand").unwrap();
+    fs::remove_file(path.join("50%25.resource.lock")).unwrap();
+    drop(engine);
+    let engine = open(path, true).await;
+    engine.lock(request("50%", "x")).await.unwrap();
+    assert_eq!(engine.lock(request("new", "x")).await, locked_by("by another hand"));
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn files_that_name_nobody_are_reported() {
+    let directory = directory();
+    let path = directory.path();
+    let at = |name: &str| path.join(format!("{name}.resource.lock"));
+    for (name, contents) in
+        [("empty", &b""[..]), ("blank", b" \n"), ("zeros", b"\0\0"), ("odd", b"\xff")]
+    {
+        fs::write(at(name), contents).unwrap();
+    }
+    fs::write(path.join("target"), "client").unwrap();
+    std::os::unix::fs::symlink(path.join("target"), at("link")).unwrap();
+    std::os::unix::fs::symlink(path.join("nowhere"), at("dangling")).unwrap();
+    fs::create_dir(at("dir")).unwrap();
+    fs::write(at(".two"), "one").unwrap();
+    fs::write(at("%2Etwo"), "other").unwrap();
+    let engine = open(path, false).await;
+    let names = ["empty", "blank", "zeros", "odd", "link", "dangling", "dir", ".two"];
+    for name in names {
+        for client in ["", "client", "one"] {
+            let refused = engine.lock(request(name, client)).await;
+            assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{name}: {refused:?}");
+            let refused = engine.unlock(name, client, None).await;
+            assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{name}: {refused:?}");
+        }
+        assert!(engine.show(name).unwrap().problem.is_some());
+    }
+    assert_eq!(engine.list().len(), names.len());
+    for name in ["empty", "zeros"] {
+        engine.force_unlock(name, None, "admin").await.unwrap();
+        assert!(!at(name).exists());
+        engine.lock(request(name, "c")).await.unwrap();
+    }
+    for name in ["link", "dangling", "dir", ".two"] {
+        let refused = engine.force_unlock(name, None, "admin").await;
+        assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{name}: {refused:?}");
+    }
+    assert!(at("link").is_symlink() && at("dangling").is_symlink() && at("dir").is_dir());
+    assert!(!path.join("nowhere").exists());
+    // Put right by hand, while the daemon runs.
+    fs::write(at("blank"), "by hand").unwrap();
+    assert_eq!(engine.lock(request("blank", "x")).await, locked_by("by hand"));
+    fs::remove_file(at("odd")).unwrap();
+    fs::remove_file(at(".two")).unwrap();
+    engine.lock(request("odd", "x")).await.unwrap();
+    assert_eq!(engine.lock(request(".two", "x")).await, locked_by("other"));
+    // And one that comes while it runs.
+    fs::write(at("late"), "").unwrap();
+    let refused = engine.lock(waiting("late", "x")).await;
+    assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{refused:?}");
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn an_administrator_ends_what_is_held() {
+    let directory = directory();
+    let engine = open(directory.path(), true).await;
+    let grant = engine.lock(request("r", "c")).await.unwrap();
+    let mut changes = engine.changes();
+    changes.mark_unchanged();
+    let held = engine.force_unlock("r", None, "admin").await.unwrap();
+    assert_eq!((held.client.as_str(), held.token), ("c", grant.token));
+    assert_eq!(engine.force_unlock("r", None, "admin").await, Err(Refusal::NotLocked));
+    assert_eq!(engine.unlock("r", "c", Some(grant.token)).await, Err(Refusal::NotLocked));
+    tokio::time::timeout(LONG, changes.changed()).await.unwrap().unwrap();
+    assert_eq!(engine.figures().forced, 1);
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_second_daemon_is_told_who_serves() {
+    let directory = directory();
+    let engine = open(directory.path(), true).await;
+    let second = Engine::open(directory.path(), EngineOptions::default()).await;
+    let Err(error @ OpenError::InUse { .. }) = second else {
+        panic!("two daemons");
+    };
+    let message = error.to_string();
+    assert!(message.contains(&format!("pid {}", std::process::id())), "{message}");
+    engine.close().await;
+    open(directory.path(), true).await.close().await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_lost_its_directory_gives_nothing() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        engine.lock(request("r", "c")).await.unwrap();
+        let mut waiting = Box::pin(engine.lock(waiting("r", "d")));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        fs::remove_file(directory.path().join(DAEMON_LOCK)).unwrap();
+        let why = tokio::time::timeout(LONG, engine.failed()).await.unwrap();
+        assert!(why.contains(DAEMON_LOCK), "{why}");
+        assert_eq!(waiting.await, Err(Refusal::ShuttingDown));
+        assert_eq!(engine.lock(request("new", "c")).await, Err(Refusal::ShuttingDown));
+        assert_eq!(engine.unlock("r", "c", None).await, Err(Refusal::ShuttingDown));
+        assert_eq!(files(directory.path()), file("r", "c"));
+        engine.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_close_tells_those_who_wait() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        engine.lock(request("r", "c")).await.unwrap();
+        let waiter = engine.clone();
+        let wait = tokio::spawn(async move { waiter.lock(waiting("r", "d")).await });
+        eventually("the wait", || engine.figures().waiting == 1).await;
+        engine.clone().close().await;
+        assert_eq!(wait.await.unwrap(), Err(Refusal::ShuttingDown));
+        assert_eq!(engine.unlock("r", "c", None).await, Err(Refusal::ShuttingDown));
+        engine.close().await;
+        assert_eq!(files(directory.path()), file("r", "c"));
+    }
+}
+
+#[tokio::test]
+async fn bad_directories_are_refused() {
+    let directory = directory();
+    let open = async |path: &Path| match Engine::open(path, EngineOptions::default()).await {
+        Ok(_) => panic!("{} was opened", path.display()),
+        Err(error) => error.to_string(),
+    };
+    let missing = directory.path().join("missing");
+    assert!(open(&missing).await.contains("make it"));
+    fs::write(&missing, "").unwrap();
+    assert!(open(&missing).await.contains("name a directory"));
+    let journal = directory.path().join(".lockkeeper-journal-a");
+    fs::write(&journal, "my notes").unwrap();
+    assert!(open(directory.path()).await.contains("is damaged"));
+    assert_eq!(fs::read(&journal).unwrap(), b"my notes");
+}
+
+/// I1, I2 under load, with waits that are dropped at any moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nobody_ever_holds_with_another() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        let inside: Arc<[std::sync::atomic::AtomicU64; 3]> = Arc::default();
+        let last_token = Arc::new(Mutex::new([0; 3]));
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..16_u64 {
+            let (engine, inside) = (engine.clone(), Arc::clone(&inside));
+            let last_token = Arc::clone(&last_token);
+            tasks.spawn(async move {
+                let client = format!("c{number}");
+                for round in 0..60 {
+                    let place = ((number + round) % 3) as usize;
+                    let resource = format!("r{place}");
+                    let limit = Duration::from_micros((number * 37 + round * 101) % 900);
+                    let wait = engine.lock(waiting(&resource, &client));
+                    let asked = if round % 3 == 0 {
+                        tokio::time::timeout(LONG, wait).await
+                    } else {
+                        tokio::time::timeout(limit, wait).await
+                    };
+                    let Ok(grant) = asked else { continue };
+                    let grant = grant.unwrap();
+                    assert_eq!(
+                        inside[place].swap(number + 1, std::sync::atomic::Ordering::SeqCst),
+                        0
+                    );
+                    let before =
+                        std::mem::replace(&mut last_token.lock().unwrap()[place], grant.token);
+                    assert!(grant.token > before);
+                    tokio::task::yield_now().await;
+                    inside[place].store(0, std::sync::atomic::Ordering::SeqCst);
+                    engine.unlock(&resource, &client, Some(grant.token)).await.unwrap();
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        eventually("the end of what was undone", || engine.figures().held == 0).await;
+        assert_eq!(engine.figures().waiting, 0);
+        assert_eq!(files(directory.path()), BTreeMap::new());
+        engine.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_share_a_sync() {
+    let directory = directory();
+    let engine = open(directory.path(), true).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..64 {
+        let engine = engine.clone();
+        tasks.spawn(async move {
+            let name = format!("r{number}");
+            for _ in 0..5 {
+                engine.lock(request(&name, "c")).await.unwrap();
+                engine.unlock(&name, "c", None).await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    let figures = engine.figures();
+    assert_eq!(figures.granted, 320);
+    assert!(figures.syncs.count > 0 && figures.syncs.count < 320, "{figures:?}");
+    engine.close().await;
+}
+
+/// The same test of this binary, as another process.
+fn again(test: &str, directory: &Path) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    let name = format!("lockd::engine::tests::{test}");
+    command.args([&name, "--exact", "--nocapture", "--test-threads=1"]);
+    command.env("LOCKKEEPER_TEST_DIRECTORY", directory);
+    command
+}
+
+fn role() -> Option<PathBuf> {
+    std::env::var_os("LOCKKEEPER_TEST_DIRECTORY").map(PathBuf::from)
+}
+
+/// One line that another process reads, whatever becomes of this one.
+fn say(line: &str) {
+    use std::io::Write as _;
+    std::io::stdout().lock().write_all(format!("@{line}\n").as_bytes()).unwrap();
+}
+
+/// Lock and unlock until it is killed, and say what was answered.
+async fn serve_until_killed(path: &Path, sync: bool) {
+    // The test harness has begun a line.
+    println!();
+    let engine = open(path, sync).await;
+    for held in engine.list() {
+        say(&format!("has {} {} {}", held.resource, held.client, held.token));
+    }
+    for held in engine.list() {
+        say(&format!("ending {} {} {}", held.resource, held.client, held.token));
+        engine.unlock(&held.resource, &held.client, Some(held.token)).await.unwrap();
+        say(&format!("ended {} {} {}", held.resource, held.client, held.token));
+    }
+    let tasks = (0..6).map(|number| {
+        let engine = engine.clone();
+        async move {
+            let (resource, client) = (format!("r{}", number % 4), format!("c{number}"));
+            loop {
+                let grant = engine.lock(waiting(&resource, &client)).await.unwrap();
+                say(&format!("granted {resource} {client} {}", grant.token));
+                tokio::task::yield_now().await;
+                say(&format!("ending {resource} {client} {}", grant.token));
+                engine.unlock(&resource, &client, Some(grant.token)).await.unwrap();
+                say(&format!("ended {resource} {client} {}", grant.token));
+            }
+        }
+    });
+    futures::future::join_all(tasks).await;
+}
+
+/// What is known of a lock of a daemon that was killed.
+#[derive(Default)]
+struct Known {
+    /// Granted, and no end was asked for.
+    held: BTreeMap<u64, String>,
+    ended: std::collections::HashSet<u64>,
+    /// The last token of each resource; those of two may be told out of order.
+    last: BTreeMap<String, u64>,
+    /// The last token of all before the daemon was killed.
+    floor: u64,
+    granted: usize,
+}
+
+impl Known {
+    fn read(&mut self, line: &str) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (who, token) = (words[1..3].join(" "), words[3].parse().unwrap());
+        match words[0] {
+            "granted" => {
+                let last = self.last.get(words[1]).copied().unwrap_or(0).max(self.floor);
+                assert!(token > last, "{line}: a token went back");
+                let same = |other: &&String| other.split(' ').next() == who.split(' ').next();
+                assert_eq!(self.held.values().find(same), None, "{line}: two holders");
+                self.held.insert(token, who);
+                self.granted += 1;
+            }
+            "has" => {
+                assert!(!self.ended.contains(&token), "{line}: it was ended");
+                assert_eq!(self.held.remove(&token).unwrap_or_else(|| who.clone()), who);
+            }
+            "ending" => drop(self.held.remove(&token)),
+            "ended" => drop(self.ended.insert(token)),
+            other => panic!("{other}"),
+        }
+        let last = self.last.entry(words[1].to_owned()).or_default();
+        *last = token.max(*last);
+    }
+}
+
+fn killed_again_and_again(test: &str) {
+    use std::io::{BufRead, BufReader};
+    let directory = directory();
+    let mut known = Known::default();
+    for round in 0..12_u32 {
+        let mut command = again(test, directory.path());
+        let mut daemon = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(daemon.stdout.take().unwrap()).lines();
+        let mut said = 0;
+        let mut expected = known.held.clone();
+        known.floor = known.last.values().copied().max().unwrap_or(0);
+        for line in lines.map_while(Result::ok) {
+            let Some(line) = line.strip_prefix('@') else { continue };
+            if let Some(it) = line.strip_prefix("has ") {
+                expected.remove(&it.rsplit(' ').next().unwrap().parse().unwrap());
+            } else {
+                assert_eq!(expected, BTreeMap::new(), "locks were lost");
+            }
+            known.read(line);
+            said += 1;
+            if said == 20 + 37 * round {
+                daemon.kill().unwrap();
+            }
+        }
+        daemon.wait().unwrap();
+        assert!(said >= 20 + 37 * round, "the daemon of round {round} ended by itself");
+    }
+    assert!(known.granted > 100);
+}
+
+#[test]
+fn a_killed_daemon_loses_nothing() {
+    run_or_kill("a_killed_daemon_loses_nothing", true);
+}
+
+#[test]
+fn a_killed_daemon_that_does_not_sync_loses_nothing() {
+    run_or_kill("a_killed_daemon_that_does_not_sync_loses_nothing", false);
+}
+
+fn run_or_kill(test: &str, sync: bool) {
+    let Some(path) = role() else {
+        return killed_again_and_again(test);
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(serve_until_killed(&path, sync));
+}
+
+/// On a disk of one megabyte, in a mount namespace of its own.
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing_behind() {
+    let test = "a_full_disk_is_told_and_leaves_nothing_behind";
+    if let Some(path) = role() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return BOTH.into_iter().for_each(|sync| runtime.block_on(fill_the_disk(&path, sync)));
+    }
+    let directory = directory();
+    let command = again(test, directory.path());
+    let mut mounted = std::process::Command::new("unshare");
+    let script = r#"mount -t tmpfs -o size=1m tmpfs "$LOCKKEEPER_TEST_DIRECTORY" && exec "$@""#;
+    mounted.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+    mounted.arg(command.get_program()).args(command.get_args());
+    let status = mounted.env("LOCKKEEPER_TEST_DIRECTORY", directory.path()).status().unwrap();
+    assert!(status.success());
+}
+
+async fn fill_the_disk(path: &Path, sync: bool) {
+    let engine = open(path, sync).await;
+    let mut held = Vec::new();
+    let client = "c".repeat(3000);
+    let refusal = loop {
+        let name = format!("r{}", held.len());
+        match engine.lock(request(&name, &client)).await {
+            Ok(grant) => held.push((name, grant.token)),
+            Err(refusal) => break refusal,
+        }
+    };
+    assert!(held.len() > 50);
+    let enospc = rustix::io::Errno::NOSPC.raw_os_error();
+    assert!(matches!(&refusal, Refusal::Storage { errno, .. } if *errno == enospc), "{refusal:?}");
+    assert!(refusal.to_string().contains("free some space"), "{refusal}");
+    // Fuller than the daemon can make it.
+    let ballast = path.join("ballast");
+    let _ = fs::write(&ballast, vec![1; 1 << 20]);
+    let name = format!("r{}", held.len());
+    for _ in 0..3 {
+        let refused = engine.lock(request(&name, "c")).await;
+        assert!(matches!(refused, Err(Refusal::Storage { .. })), "{refused:?}");
+    }
+    assert_eq!(files(path).len(), held.len());
+    assert_eq!(engine.list().len(), held.len());
+    assert!(files(path).values().all(|contents| *contents == client.as_bytes()));
+    // All can be unlocked, and each only once.
+    for (name, token) in &held {
+        engine.unlock(name, &client, Some(*token)).await.unwrap();
+        let _ = fs::OpenOptions::new()
+            .append(true)
+            .open(&ballast)
+            .map(|mut file| std::io::Write::write_all(&mut file, &[1; 8192]));
+    }
+    assert_eq!(files(path), BTreeMap::new());
+    fs::remove_file(&ballast).unwrap();
+    let grant = engine.lock(request("r0", "c")).await.unwrap();
+    assert!(grant.token > held.last().unwrap().1);
+    engine.unlock("r0", "c", None).await.unwrap();
+    engine.close().await;
+}

@@ -1,0 +1,238 @@
+//! Who may do what.
+//!
+//! A1. Without tokens everybody who reaches the daemon may use every client's
+//!     name, and who is on this machine may force. With tokens nobody may do
+//!     anything without one, from wherever; but for the page, which says
+//!     nothing by itself, and whether the daemon is healthy.
+//! A2. A right token is never refused for the wrong ones of others: guessing is
+//!     hopeless, so a peer that guesses costs log lines, and those are limited.
+//! A3. No credentials are in any log, answer or error.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tracing::{debug, warn};
+
+use super::failure::Failure;
+use super::listen::{Peer, PeerGroup};
+use super::origin::{Hosts, one};
+use super::tokens::{Bearer, Tokens};
+use super::{MayUse, limits};
+
+/// Failures of one peer that are answered and logged one by one.
+const FAILURES: u32 = 20;
+
+/// In this time.
+const FAILURES_TIME: Duration = Duration::from_secs(60);
+
+/// Peers whose failures are counted; the others share a count.
+const PEERS_MAX: usize = 4096;
+
+/// Lets requests in, or not. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Gate(Arc<Shared>);
+
+struct Shared {
+    hosts: Hosts,
+    tokens: Option<Tokens>,
+    failures: Failures,
+    foreign: Failures,
+}
+
+/// Who asks; an extension of every request but those for what all may see.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    peer: SocketAddr,
+    pub(crate) is_administrator: bool,
+    /// `None`: it may use the names of all clients.
+    bearer: Option<Bearer>,
+}
+
+impl Caller {
+    /// What it is called in the audit.
+    pub(crate) fn name(&self) -> String {
+        match &self.bearer {
+            Some(bearer) => bearer.name.to_string(),
+            None => self.peer.to_string(),
+        }
+    }
+
+    pub(crate) fn may_use(&self, client: &str) -> bool {
+        self.bearer.as_ref().is_none_or(|bearer| bearer.may_use(client))
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(hosts: Hosts, tokens: Option<Tokens>) -> Self {
+        let (failures, foreign) = (Failures::default(), Failures::default());
+        Self(Arc::new(Shared { hosts, tokens, failures, foreign }))
+    }
+
+    async fn answer(&self, request: Request, next: Next) -> Response {
+        let (mut head, body) = request.into_parts();
+        if let Err(foreign) = self.0.hosts.check(&head) {
+            let peer = peer(&head);
+            // A page can send many of these.
+            if self.0.foreign.count(PeerGroup::of(peer)) != Count::TooMany {
+                warn!(%peer, "refused: {foreign}");
+            }
+            limits::ignore(body);
+            return Failure::new(foreign.status(), foreign.code(), foreign.to_string())
+                .into_response();
+        }
+        if !is_open(&head) {
+            match self.caller(&head) {
+                Ok(caller) => {
+                    if let Some(bearer) = caller.bearer.clone() {
+                        let may_use = move |client: &str| bearer.may_use(client);
+                        head.extensions.insert(MayUse(Arc::new(may_use)));
+                    }
+                    head.extensions.insert(caller);
+                }
+                Err(failure) => {
+                    limits::ignore(body);
+                    return challenge(&head, failure);
+                }
+            }
+        }
+        next.run(Request::from_parts(head, body)).await
+    }
+
+    fn caller(&self, request: &Parts) -> Result<Caller, Failure> {
+        let peer = peer(request);
+        let group = PeerGroup::of(peer);
+        let Some(tokens) = &self.0.tokens else {
+            return Ok(Caller { peer, is_administrator: group == PeerGroup::Here, bearer: None });
+        };
+        let Some(token) = presented(&request.headers) else {
+            debug!(%peer, "a request without credentials");
+            return Err(Failure::new(
+                StatusCode::UNAUTHORIZED,
+                "credentials_needed",
+                "this daemon needs a token: send it as Authorization: Bearer, or as a password",
+            ));
+        };
+        if let Some(bearer) = tokens.bearer(&token) {
+            let is_administrator = bearer.is_administrator;
+            return Ok(Caller { peer, is_administrator, bearer: Some(bearer.clone()) });
+        }
+        Err(match self.0.failures.count(group) {
+            Count::Some => {
+                warn!(%peer, "a request with wrong credentials was refused");
+                wrong_token()
+            }
+            Count::Last => {
+                warn!(%peer, "more wrong credentials: for a minute no more of this peer's are logged");
+                wrong_token()
+            }
+            Count::TooMany => Failure::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_failures",
+                "too many wrong tokens came from this address: check the token, wait a minute",
+            ),
+        })
+    }
+}
+
+fn peer(request: &Parts) -> SocketAddr {
+    let Some(Peer(peer)) = request.extensions.get() else {
+        unreachable!("BUG: a request from nowhere");
+    };
+    *peer
+}
+
+fn wrong_token() -> Failure {
+    Failure::new(StatusCode::UNAUTHORIZED, "wrong_credentials", "this token is not known here")
+}
+
+/// What all requests go through.
+pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let mut response = gate.answer(request, next).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// A1.
+fn is_open(head: &Parts) -> bool {
+    let is_read = matches!(head.method, Method::GET | Method::HEAD);
+    is_read && matches!(head.uri.path(), "/" | "/healthz")
+}
+
+fn challenge(head: &Parts, failure: Failure) -> Response<Body> {
+    let mut response = failure.into_response();
+    if response.status() == StatusCode::UNAUTHORIZED {
+        let challenges = response.headers_mut();
+        let bearer = HeaderValue::from_static("Bearer realm=\"lockkeeper\"");
+        challenges.append(header::WWW_AUTHENTICATE, bearer);
+        // A browser would ask for a password and send it ever after: not for
+        // what the page asks for.
+        if !super::json::is_at(head.uri.path()) {
+            let basic = HeaderValue::from_static("Basic realm=\"lockkeeper\", charset=\"UTF-8\"");
+            challenges.append(header::WWW_AUTHENTICATE, basic);
+        }
+    }
+    response
+}
+
+/// The token, as bearer or as the password of any user.
+fn presented(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let value = one(headers, &header::AUTHORIZATION).ok()??;
+    let (scheme, rest) = value.split_once(' ')?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.as_bytes().to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    // What cannot be decoded is a wrong token.
+    let pair = STANDARD.decode(rest).unwrap_or_default();
+    let colon = pair.iter().position(|byte| *byte == b':').map_or(pair.len(), |it| it + 1);
+    Some(pair[colon..].to_vec())
+}
+
+/// How often each peer failed of late.
+#[derive(Default)]
+struct Failures(Mutex<HashMap<Option<PeerGroup>, (u32, Instant)>>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Count {
+    Some,
+    Last,
+    TooMany,
+}
+
+impl Failures {
+    fn count(&self, group: PeerGroup) -> Count {
+        let now = Instant::now();
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.len() >= PEERS_MAX {
+            peers.retain(|_, (_, since)| now - *since < FAILURES_TIME);
+        }
+        let is_known = peers.contains_key(&Some(group)) || peers.len() < PEERS_MAX;
+        let (count, since) = peers.entry(is_known.then_some(group)).or_insert((0, now));
+        if now - *since >= FAILURES_TIME {
+            (*count, *since) = (0, now);
+        }
+        *count = count.saturating_add(1);
+        match *count {
+            FAILURES => Count::Last,
+            count if count < FAILURES => Count::Some,
+            _ => Count::TooMany,
+        }
+    }
+}

@@ -1,0 +1,510 @@
+//! Connections: who is let in, for how long, and who makes room.
+//!
+//! C1. A connection costs a task and its socket until its first byte comes.
+//! C2. While there is no room for a new connection, the one that is idle
+//!     longest is closed; if none is idle, the one that has been sending its
+//!     request longest. One whose request is being answered never is.
+//! C3. Heads and bodies have a time within which they must come ([`Limits`]).
+//! C4. A connection's tasks end with it: an answer that nobody waits for any
+//!     more is not looked for.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
+use rustix::process::{Resource, getrlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+use tracing::{debug, warn};
+
+use super::limits::Limits;
+
+/// Files that this process has open besides connections.
+const OTHER_FILES: usize = 128;
+
+/// How long no connection is accepted after that failed for want of files or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
+    content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
+
+/// Where a request comes from; every request has it as an extension.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// What makes a stream out of a connection: nothing, or TLS.
+pub(crate) trait Handshake: Clone + Send + Sync + 'static {
+    /// What is read and written.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Makes it, within the time for a head.
+    fn handshake(&self, tcp: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+/// No handshake.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plain;
+
+impl Handshake for Plain {
+    type Stream = TcpStream;
+
+    async fn handshake(&self, tcp: TcpStream) -> io::Result<TcpStream> {
+        Ok(tcp)
+    }
+}
+
+/// Answers what comes in, until `stop` is cancelled; then what is being
+/// answered, at most for [`Limits::grace`].
+pub(crate) async fn serve<H: Handshake>(
+    listener: TcpListener,
+    handshake: H,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    let grace = limits.grace;
+    let doors = Arc::new(Doors::new(limits));
+    let tracker = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, peer)) => {
+                let Some(seat) = doors.admit(peer) else {
+                    debug!(%peer, "no room for another connection");
+                    let _ = tcp.try_write(NO_ROOM);
+                    continue;
+                };
+                let talk =
+                    Talk { seat, peer, handshake: handshake.clone(), router: router.clone() };
+                tracker.spawn(talk.hold(tcp, stop.clone()));
+            }
+            Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection was lost"),
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                doors.make_room(|_| true);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    tracker.close();
+    if timeout(grace, tracker.wait()).await.is_err() {
+        doors.close_all();
+        tracker.wait().await;
+    }
+}
+
+/// A machine that went away without a word is found out in a minute, also by
+/// who only waits to answer it.
+fn watch_for_death(tcp: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(tcp, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(tcp, 3)
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// What counts as one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum PeerGroup {
+    Here,
+    V4([u8; 4]),
+    V6([u16; 4]),
+}
+
+impl PeerGroup {
+    pub(crate) fn of(peer: SocketAddr) -> Self {
+        match peer.ip().to_canonical() {
+            address if address.is_loopback() => Self::Here,
+            IpAddr::V4(address) => Self::V4(address.octets()),
+            IpAddr::V6(address) => {
+                let [first, second, third, fourth, ..] = address.segments();
+                Self::V6([first, second, third, fourth])
+            }
+        }
+    }
+}
+
+/// What a connection does, in the order in which it is closed to make room.
+const IDLE: u8 = 0;
+const SENDING: u8 = 1;
+const ANSWERED: u8 = 2;
+
+/// A connection that is open.
+#[derive(Debug)]
+struct Connection {
+    group: PeerGroup,
+    state: AtomicU8,
+    /// Since when it is in that state, in microseconds since the start.
+    since: AtomicU64,
+    started: Instant,
+    close: CancellationToken,
+}
+
+impl Connection {
+    fn is(&self, state: u8) {
+        let since = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.since.store(since, Ordering::Relaxed);
+        self.state.store(state, Ordering::Relaxed);
+    }
+}
+
+/// The connections that are open.
+struct Doors {
+    limits: Limits,
+    started: Instant,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    last: u64,
+    connections: HashMap<u64, Arc<Connection>>,
+    by_group: HashMap<PeerGroup, usize>,
+}
+
+impl Open {
+    fn remove(&mut self, number: u64) {
+        let Some(connection) = self.connections.remove(&number) else { return };
+        let Some(count) = self.by_group.get_mut(&connection.group) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.by_group.remove(&connection.group);
+        }
+    }
+
+    /// C2. Close one of these connections; whether there was one.
+    fn make_room(&mut self, may_go: impl Fn(&Connection) -> bool) -> bool {
+        let rank = |connection: &Connection| {
+            let state = connection.state.load(Ordering::Relaxed);
+            (state, connection.since.load(Ordering::Relaxed))
+        };
+        let ranked = self.connections.iter().filter(|(_, connection)| may_go(connection));
+        let ranked = ranked.map(|(number, connection)| (rank(connection), *number));
+        let Some((_, number)) = ranked.filter(|((state, _), _)| *state != ANSWERED).min() else {
+            return false;
+        };
+        if let Some(connection) = self.connections.get(&number) {
+            connection.close.cancel();
+        }
+        // Its place is free at once: it ends as soon as it is scheduled.
+        self.remove(number);
+        true
+    }
+}
+
+impl Doors {
+    fn new(mut limits: Limits) -> Self {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        limits.connections = limits.connections.min(files.saturating_sub(OTHER_FILES)).max(1);
+        Self { limits, started: Instant::now(), open: Mutex::default() }
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A seat for a new connection, if there is room or room can be made.
+    fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Seat> {
+        let group = PeerGroup::of(peer);
+        let mut open = self.open();
+        let of_group = open.by_group.get(&group).copied().unwrap_or(0);
+        let is_full = group != PeerGroup::Here && of_group >= self.limits.connections_per_peer;
+        if is_full && !open.make_room(|other| other.group == group) {
+            return None;
+        }
+        if open.connections.len() >= self.limits.connections && !open.make_room(|_| true) {
+            return None;
+        }
+        let connection = Arc::new(Connection {
+            group,
+            state: AtomicU8::new(IDLE),
+            since: AtomicU64::new(0),
+            started: self.started,
+            close: CancellationToken::new(),
+        });
+        connection.is(IDLE);
+        open.last += 1;
+        let number = open.last;
+        open.connections.insert(number, Arc::clone(&connection));
+        *open.by_group.entry(group).or_default() += 1;
+        Some(Seat { doors: Arc::clone(self), number, connection })
+    }
+
+    fn make_room(&self, may_go: impl Fn(&Connection) -> bool) {
+        self.open().make_room(may_go);
+    }
+
+    fn close_all(&self) {
+        self.open().connections.values().for_each(|connection| connection.close.cancel());
+    }
+}
+
+/// A place among the open connections, free again when dropped.
+struct Seat {
+    doors: Arc<Doors>,
+    number: u64,
+    connection: Arc<Connection>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.doors.open().remove(self.number);
+    }
+}
+
+/// One connection, from its first byte to its end.
+struct Talk<H> {
+    seat: Seat,
+    peer: SocketAddr,
+    handshake: H,
+    router: Router,
+}
+
+impl<H: Handshake> Talk<H> {
+    async fn hold(self, tcp: TcpStream, stop: CancellationToken) {
+        let close = self.seat.connection.close.clone();
+        let head_time = self.seat.doors.limits.head_time;
+        tokio::select! {
+            () = close.cancelled() => return,
+            () = stop.cancelled() => return,
+            ready = timeout(head_time, tcp.readable()) => match ready {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return,
+            },
+        }
+        // C1. Only now is anything more made for it.
+        let answering = Box::pin(self.answer(tcp, stop));
+        tokio::select! {
+            () = close.cancelled() => {}
+            () = answering => {}
+        }
+    }
+
+    async fn answer(self, tcp: TcpStream, stop: CancellationToken) {
+        let limits = &self.seat.doors.limits;
+        let _ = tcp.set_nodelay(true);
+        let _ = watch_for_death(&tcp);
+        let Ok(Ok(stream)) = timeout(limits.head_time, self.handshake.handshake(tcp)).await else {
+            debug!(peer = %self.peer, "no handshake");
+            return;
+        };
+        let service = Requests {
+            peer: self.peer,
+            connection: Arc::clone(&self.seat.connection),
+            body_time: limits.body_time,
+            router: self.router.clone(),
+        };
+        let mut conversation = std::pin::pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.head_time)
+                .max_buf_size(limits.head_bytes.max(8 * 1024))
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        let ended = tokio::select! {
+            ended = conversation.as_mut() => ended,
+            () = stop.cancelled() => {
+                conversation.as_mut().graceful_shutdown();
+                conversation.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(peer = %self.peer, %error, "a connection ended early");
+        }
+    }
+}
+
+/// The requests of one connection, on their way to the router.
+struct Requests {
+    peer: SocketAddr,
+    connection: Arc<Connection>,
+    body_time: Duration,
+    router: Router,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Requests {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let at_work = AtWork::on(&self.connection);
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(Peer(self.peer));
+        let body = Timed {
+            body,
+            time: self.body_time,
+            limit: None,
+            sending: Sending(Arc::clone(&self.connection)),
+        };
+        let body =
+            if http_body::Body::is_end_stream(&body) { Body::empty() } else { Body::new(body) };
+        let answer = self.router.clone().call(Request::from_parts(head, body));
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(at_work);
+            answer
+        })
+    }
+}
+
+/// While a request is on its way; then its connection is idle.
+struct AtWork(Arc<Connection>);
+
+impl AtWork {
+    fn on(connection: &Arc<Connection>) -> Self {
+        connection.is(SENDING);
+        Self(Arc::clone(connection))
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.is(IDLE);
+    }
+}
+
+/// The body is still being sent; when this is dropped, it is not or not wanted.
+struct Sending(Arc<Connection>);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        // Unless its request was answered before it was read.
+        let _ =
+            self.0.state.compare_exchange(SENDING, ANSWERED, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+/// The rest of a body did not come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the body was not sent in time")]
+pub(crate) struct TooSlow;
+
+/// C3. A body that must have come within a time, counted from when it was first
+/// waited for.
+struct Timed {
+    body: Incoming,
+    time: Duration,
+    limit: Option<Pin<Box<Sleep>>>,
+    /// Goes with the body.
+    #[expect(dead_code, reason = "it acts when it is dropped")]
+    sending: Sending,
+}
+
+impl http_body::Body for Timed {
+    type Data = Bytes;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let time = this.time;
+        let limit = this.limit.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
+        limit.as_mut().poll(context).map(|()| Some(Err(TooSlow.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doors(connections: usize, connections_per_peer: usize) -> Arc<Doors> {
+        let limits = Limits { connections, connections_per_peer, ..Limits::default() };
+        Arc::new(Doors::new(limits))
+    }
+
+    fn from(address: &str) -> SocketAddr {
+        SocketAddr::new(address.parse().expect("an address"), 1)
+    }
+
+    fn is_closed(seat: &Seat) -> bool {
+        seat.connection.close.is_cancelled()
+    }
+
+    #[test]
+    fn a_peer_makes_room_for_itself_only() {
+        let doors = doors(100, 2);
+        let other = doors.admit(from("192.0.2.2")).expect("a seat");
+        let oldest = doors.admit(from("192.0.2.1")).expect("a seat");
+        let next = doors.admit(from("::ffff:192.0.2.1")).expect("a seat");
+        let last = doors.admit(from("192.0.2.1")).expect("a seat");
+        assert!(is_closed(&oldest) && ![&other, &next, &last].into_iter().any(is_closed));
+        // Nothing is counted twice when it ends.
+        drop(oldest);
+        next.connection.is(ANSWERED);
+        last.connection.is(ANSWERED);
+        assert!(doors.admit(from("192.0.2.1")).is_none());
+        drop(last);
+        assert!(doors.admit(from("192.0.2.1")).is_some());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_peer() {
+        let doors = doors(100, 1);
+        let first = doors.admit(from("2001:db8:1:2::1")).expect("a seat");
+        let _other = doors.admit(from("2001:db8:1:3::1")).expect("a seat");
+        assert!(!is_closed(&first));
+        let _next = doors.admit(from("2001:db8:1:2:ffff::1")).expect("a seat");
+        assert!(is_closed(&first));
+    }
+
+    #[test]
+    fn this_machine_is_limited_as_a_whole_only() {
+        let doors = doors(3, 1);
+        let seats: Vec<Seat> =
+            (0..3).map(|_| doors.admit(from("127.0.0.1")).expect("a seat")).collect();
+        assert!(!seats.iter().any(is_closed));
+        seats[0].connection.is(SENDING);
+        let _fourth = doors.admit(from("::1")).expect("a seat");
+        assert!(is_closed(&seats[1]) && !is_closed(&seats[0]));
+        assert_eq!(doors.open().connections.len(), 3);
+    }
+
+    #[test]
+    fn nothing_is_left_of_connections_that_are_over() {
+        let doors = doors(3, 1);
+        drop(doors.admit(from("192.0.2.1")));
+        assert!(doors.open().connections.is_empty() && doors.open().by_group.is_empty());
+    }
+}

@@ -1,0 +1,43 @@
+//! The daemon on the network: connections, and what is at which path.
+
+pub(crate) mod auth;
+mod failure;
+pub(crate) mod json;
+pub(crate) mod limits;
+pub(crate) mod listen;
+pub(crate) mod live;
+mod metrics;
+pub(crate) mod origin;
+mod page;
+pub(crate) mod rpc;
+pub(crate) mod seats;
+pub(crate) mod tls;
+pub(crate) mod tokens;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+
+/// All that is served: the JSON API, the metrics and the page at their paths,
+/// and XML-RPC for what is left.
+pub(crate) fn router(api: json::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router {
+    let others = rpc::router(rpc);
+    Router::new()
+        .merge(metrics::router(api.engine.clone(), api.stop.clone(), &others))
+        .merge(page::router(&others))
+        .merge(json::router(api))
+        .fallback_service(others)
+        .layer(from_fn_with_state(gate, auth::admit))
+}
+
+/// Which client names a request may use; an extension of the request. Without
+/// it, all.
+#[derive(Clone)]
+pub(crate) struct MayUse(pub(crate) Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl MayUse {
+    pub(crate) fn allows(&self, client: &str) -> bool {
+        (self.0)(client)
+    }
+}

@@ -1,0 +1,51 @@
+//! The page at `/`: one file, with nothing in it that anybody else wrote.
+//!
+//! The browser is told what it may do for it: run this script, apply this
+//! style, and speak to where it came from; so what a client calls itself could
+//! do nothing even if it came to stand in the page as markup.
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::Response;
+use axum::routing::get;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+
+const PAGE: &str = include_str!("page.html");
+
+/// What is not a read is for `others`.
+pub(crate) fn router(others: &Router) -> Router {
+    let policy = HeaderValue::from_str(&policy()).expect("BUG: a policy that is no header");
+    Router::new().route("/", get(async move || page(policy)).fallback_service(others.clone()))
+}
+
+fn page(policy: HeaderValue) -> Response {
+    let mut response = Response::new(Body::from(Bytes::from_static(PAGE.as_bytes())));
+    let headers = response.headers_mut();
+    let html = HeaderValue::from_static("text/html; charset=utf-8");
+    headers.insert(header::CONTENT_TYPE, html);
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    let opener = HeaderName::from_static("cross-origin-opener-policy");
+    headers.insert(opener, HeaderValue::from_static("same-origin"));
+    response
+}
+
+fn policy() -> String {
+    let (script, style) = (hash("script"), hash("style"));
+    format!(
+        "default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+}
+
+/// Of what stands between the tags, the only ones of that name.
+fn hash(tag: &str) -> String {
+    let (_, rest) = PAGE.split_once(&format!("<{tag}>")).expect("BUG: the page has no such tag");
+    let (inside, _) = rest.split_once(&format!("</{tag}>")).expect("BUG: a tag without an end");
+    format!("sha256-{}", STANDARD.encode(Sha256::digest(inside)))
+}

@@ -1,0 +1,188 @@
+//! The XML-RPC endpoint: a POST to any path that nothing else is at.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+
+use super::MayUse;
+use super::limits::{BodyError, BodyReader};
+use crate::lockd::engine::{Engine, LockRequest, Refusal, Wait};
+use crate::lockd::xmlrpc::{
+    self, Answer, Call, FaultStyle, Method, NAMES, SIGNATURE, Shape, Value, fault,
+};
+
+/// What answers calls.
+#[derive(Clone)]
+pub(crate) struct Rpc(Arc<Parts>);
+
+struct Parts {
+    engine: Engine,
+    style: FaultStyle,
+    bodies: BodyReader,
+    shape: Shape,
+}
+
+impl Rpc {
+    pub(crate) fn new(engine: Engine, style: FaultStyle, bodies: BodyReader, shape: Shape) -> Self {
+        Self(Arc::new(Parts { engine, style, bodies, shape }))
+    }
+}
+
+/// Answers what no other route does.
+pub(crate) fn router(rpc: Rpc) -> Router {
+    Router::new().fallback(answer).with_state(rpc)
+}
+
+async fn answer(State(rpc): State<Rpc>, request: Request<Body>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    if head.method != Verb::POST {
+        return not_here();
+    }
+    let body = match rpc.0.bodies.read(&head.headers, body).await {
+        Ok(body) => body,
+        Err(error) => return rpc.0.not_read(&error),
+    };
+    let answered = match xmlrpc::read(&body, &rpc.0.shape) {
+        Ok(call) => rpc.0.call(call, head.extensions.get()).await,
+        Err(error) => Err(error.to_string()),
+    };
+    let document = match answered {
+        Ok(answer) => xmlrpc::response(&answer),
+        Err(text) => fault::document(rpc.0.style, &text),
+    };
+    xml(StatusCode::OK, document)
+}
+
+fn xml(status: StatusCode, document: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(document));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+    response
+}
+
+fn not_here() -> Response<Body> {
+    let mut response = Response::new(Body::from("XML-RPC calls are made with POST\n"));
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    let headers = response.headers_mut();
+    headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+impl Parts {
+    fn not_read(&self, error: &BodyError) -> Response<Body> {
+        let status = StatusCode::from_u16(error.status()).expect("BUG: a status that is none");
+        let mut response = xml(status, fault::document(self.style, &error.to_string()));
+        if !matches!(error, BodyError::Encoding | BodyError::NotGzip | BodyError::TooMany) {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    }
+
+    /// What a call is answered with, or the text of its fault.
+    async fn call(&self, call: Call, may_use: Option<&MayUse>) -> Result<Answer, String> {
+        let named = call.method.as_deref();
+        let method = named.and_then(Method::named).ok_or_else(|| fault::not_supported(named))?;
+        let expected = method.arguments();
+        if call.params.len() != expected.len() {
+            return Err(wrong_count(named.unwrap_or_default(), expected, call.params.len()));
+        }
+        let mut params = call.params.into_iter();
+        match method {
+            Method::Lock | Method::Unlock => {
+                let (Some(resource), Some(client)) = (params.next(), params.next()) else {
+                    unreachable!("BUG: the arguments were counted");
+                };
+                let resource = text(resource, "the resource")?;
+                if let (Value::Text(name), Some(may_use)) = (&client, may_use)
+                    && !may_use.allows(name)
+                {
+                    let shown = xmlrpc::repr(&client);
+                    return Err(format!("these credentials are not for the client {shown}"));
+                }
+                match method {
+                    Method::Lock => self.lock(resource, client).await,
+                    _ => self.unlock(&resource, client).await,
+                }
+            }
+            Method::List => Ok(Answer::Names(NAMES)),
+            Method::Help => help(params.next()),
+            Method::Signature => Ok(Answer::Text(SIGNATURE)),
+        }
+    }
+
+    async fn lock(&self, resource: String, client: Value) -> Result<Answer, String> {
+        let client = match text(client, "the client") {
+            Ok(client) => client,
+            // As the original, look first who has it.
+            Err(text) => {
+                return Err(self
+                    .held_by(&resource)
+                    .map_or(text, |holder| fault::already_locked(&holder)));
+            }
+        };
+        let request =
+            LockRequest { resource, client, wait: Wait::No, lease: None, request_id: None };
+        match self.engine.lock(request).await {
+            Ok(_) => Ok(Answer::Nil),
+            Err(Refusal::LockedBy { client } | Refusal::TimedOut { holder: client }) => {
+                Err(fault::already_locked(&client))
+            }
+            Err(refusal) => Err(refusal.to_string()),
+        }
+    }
+
+    async fn unlock(&self, resource: &str, client: Value) -> Result<Answer, String> {
+        let Value::Text(client) = client else {
+            // No holder is called so.
+            return Err(match self.held_by(resource) {
+                Some(holder) => fault::not_yours(&holder, &xmlrpc::repr(&client)),
+                None => fault::NOT_LOCKED.to_owned(),
+            });
+        };
+        match self.engine.unlock(resource, &client, None).await {
+            Ok(()) => Ok(Answer::Nil),
+            Err(Refusal::NotYours { holder, .. }) => {
+                Err(fault::not_yours(&holder, &xmlrpc::repr(&Value::Text(client))))
+            }
+            Err(Refusal::NotLocked) => Err(fault::NOT_LOCKED.to_owned()),
+            Err(refusal) => Err(refusal.to_string()),
+        }
+    }
+
+    /// Who has it, if that is known.
+    fn held_by(&self, resource: &str) -> Option<String> {
+        let held = self.engine.show(resource)?;
+        held.problem.is_none().then_some(held.client)
+    }
+}
+
+fn help(about: Option<Value>) -> Result<Answer, String> {
+    match about {
+        Some(Value::Text(name)) => Ok(Answer::Text(Method::named(&name).map_or("", Method::help))),
+        Some(value @ (Value::Array(_) | Value::Struct(_))) => {
+            Err(format!("the method name must be a string, not {}", value.kind()))
+        }
+        _ => Ok(Answer::Text("")),
+    }
+}
+
+fn text(value: Value, what: &str) -> Result<String, String> {
+    match value {
+        Value::Text(text) => Ok(text),
+        other => Err(format!("{what} must be a string, not {}", other.kind())),
+    }
+}
+
+fn wrong_count(method: &str, expected: &[&str], given: usize) -> String {
+    let expected = match expected {
+        [] => "no arguments".to_owned(),
+        [name] => format!("one argument ({name})"),
+        names => format!("{} arguments ({})", names.len(), names.join(", ")),
+    };
+    format!("{method} takes {expected}, and {given} came")
+}

@@ -1,0 +1,214 @@
+//! The tokens of a daemon: who may use which clients' names.
+//!
+//! The file has no token in it, only the SHA-256 of each. That is enough for
+//! random tokens of 128 bits or more, where no dictionary helps, and it costs a
+//! microsecond for each request; a password would need a slow hash, which
+//! everybody could make the daemon compute. So that nobody uses a password, a
+//! token of less than [`TOKEN_MIN_BYTES`] is never accepted.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use super::tls::FileError;
+use crate::lockd::name;
+
+/// 128 bits in hexadecimal digits.
+pub(crate) const TOKEN_MIN_BYTES: usize = 32;
+
+/// A token is compared whole; nobody has one of this length.
+const TOKEN_MAX_BYTES: usize = 1024;
+
+/// Others may not change the file.
+const WRITABLE_BY_OTHERS: u32 = 0o002;
+
+/// The tokens that are known.
+#[derive(Debug)]
+pub(crate) struct Tokens(Vec<Token>);
+
+#[derive(Debug)]
+struct Token {
+    sha256: [u8; 32],
+    bearer: Bearer,
+}
+
+/// What a token is good for.
+#[derive(Clone, Debug)]
+pub(crate) struct Bearer {
+    /// What it is called in the audit.
+    pub(crate) name: Arc<str>,
+    pub(crate) clients: Arc<[String]>,
+    pub(crate) is_administrator: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Contents {
+    tokens: Vec<Line>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    name: String,
+    sha256: String,
+    #[serde(default)]
+    clients: Vec<String>,
+    #[serde(default)]
+    administrator: bool,
+}
+
+impl Tokens {
+    /// # Errors
+    /// The file, and what to do.
+    pub(crate) fn from_file(path: &Path) -> Result<Self, FileError> {
+        let wrong = |why: String| FileError { path: path.to_owned(), why };
+        let unread = |error: std::io::Error| wrong(format!("cannot be read: {error}"));
+        let mode = fs::metadata(path).map_err(unread)?.mode();
+        if mode & WRITABLE_BY_OTHERS != 0 {
+            return Err(wrong("can be changed by everybody: chmod o-w".to_owned()));
+        }
+        Self::parse(&fs::read(path).map_err(unread)?).map_err(wrong)
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let contents: Contents = serde_json::from_slice(text)
+            .map_err(|error| format!("is no list of tokens: {error}"))?;
+        let tokens = contents.tokens.into_iter().map(Token::from_line);
+        let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
+        for (position, token) in tokens.iter().enumerate() {
+            let others = &tokens[..position];
+            let same = others.iter().find(|other| other.sha256 == token.sha256);
+            if let Some(same) = same {
+                let (one, two) = (&same.bearer.name, &token.bearer.name);
+                return Err(format!("has one token for both {one:?} and {two:?}"));
+            }
+        }
+        Ok(Self(tokens))
+    }
+
+    /// Whose token this is. Takes as long for each token, right or wrong.
+    pub(crate) fn bearer(&self, presented: &[u8]) -> Option<&Bearer> {
+        if !(TOKEN_MIN_BYTES..=TOKEN_MAX_BYTES).contains(&presented.len()) {
+            return None;
+        }
+        let sha256: [u8; 32] = Sha256::digest(presented).into();
+        let mut found = u32::MAX;
+        for (number, token) in (0..).zip(&self.0) {
+            let is_it: Choice = token.sha256.ct_eq(&sha256);
+            found.conditional_assign(&number, is_it);
+        }
+        self.0.get(found as usize).map(|token| &token.bearer)
+    }
+}
+
+impl Token {
+    fn from_line(line: Line) -> Result<Self, String> {
+        let Line { name, sha256, clients, administrator } = line;
+        let Some(sha256) = digest(&sha256) else {
+            return Err(format!("has no SHA-256 for {name:?}: write its 64 hexadecimal digits"));
+        };
+        if clients.is_empty() && !administrator {
+            return Err(format!("lets {name:?} do nothing: give it clients, \"*\" for all"));
+        }
+        let clients = clients.iter().map(|client| name::stripped(client).to_owned()).collect();
+        let bearer = Bearer { name: name.into(), clients, is_administrator: administrator };
+        Ok(Self { sha256, bearer })
+    }
+}
+
+impl Bearer {
+    /// Whether it may act as this client. Names are compared as the engine
+    /// compares them.
+    pub(crate) fn may_use(&self, client: &str) -> bool {
+        let client = name::stripped(client);
+        self.clients.iter().any(|allowed| match allowed.strip_suffix('*') {
+            Some(start) => client.starts_with(start),
+            None => client == allowed,
+        })
+    }
+}
+
+fn digest(digits: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (byte, pair) in digest.iter_mut().zip(digits.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    fn file(fields: &str, token: &str) -> String {
+        let sha256 = Sha256::digest(token);
+        format!(r#"{{"tokens": [{{"name": "n", "sha256": "{sha256:x}"{fields}}}]}}"#)
+    }
+
+    fn tokens(fields: &str) -> Tokens {
+        Tokens::parse(file(fields, TOKEN).as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_token_is_known_by_its_hash() {
+        let tokens = tokens(r#", "clients": ["c"]"#);
+        assert_eq!(&*tokens.bearer(TOKEN.as_bytes()).unwrap().name, "n");
+        let wrong = TOKEN.replace('9', "8");
+        for wrong in [wrong.as_str(), "", &TOKEN[1..], &format!("{TOKEN} ")] {
+            assert!(tokens.bearer(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_never_accepted() {
+        let short = "hunter2";
+        let tokens = Tokens::parse(file(r#", "clients": ["*"]"#, short).as_bytes()).unwrap();
+        assert!(tokens.bearer(short.as_bytes()).is_none());
+    }
+
+    #[test]
+    fn a_token_is_for_its_clients() {
+        let may_use = |clients: &str, client: &str| {
+            let tokens = tokens(&format!(r#", "clients": {clients}"#));
+            tokens.bearer(TOKEN.as_bytes()).unwrap().may_use(client)
+        };
+        assert!(may_use(r#"["a", "b"]"#, "b"));
+        assert!(may_use(r#"["a"]"#, " a\n"));
+        assert!(!may_use(r#"["a"]"#, "ab"));
+        assert!(!may_use(r#"["a"]"#, ""));
+        assert!(may_use(r#"["web-*"]"#, "web-1"));
+        assert!(!may_use(r#"["web-*"]"#, "db-1"));
+        assert!(may_use(r#"["*"]"#, "anybody"));
+        let tokens = tokens(r#", "administrator": true"#);
+        assert!(!tokens.bearer(TOKEN.as_bytes()).unwrap().may_use("c"));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_file_is_said() {
+        let two = r#"{"tokens": [A, A]}"#.replace(
+            'A',
+            &format!(r#"{{"name": "n", "sha256": "{}", "clients": ["*"]}}"#, "0".repeat(64)),
+        );
+        for (text, expected) in [
+            ("", "is no list of tokens"),
+            (r#"{"tokens": [{"name": "n", "sha256": "00", "clients": ["c"]}]}"#, "no SHA-256"),
+            (&file("", TOKEN), "do nothing"),
+            (&file(r#", "client": "c""#, TOKEN), "unknown field"),
+            (&two, "for both"),
+        ] {
+            let said = Tokens::parse(text.as_bytes()).unwrap_err();
+            assert!(said.contains(expected), "{said}");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The daemon as a value: a directory, an address, and what runs between them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{Engine, EngineOptions, OpenError};
+use super::http::auth::Gate;
+use super::http::json::Api;
+use super::http::limits::{BodyReader, Limits};
+use super::http::live::Live;
+use super::http::origin::Hosts;
+use super::http::seats::Seats;
+use super::http::tls::{FileError, Tls};
+use super::http::tokens::Tokens;
+use super::http::{self, listen, rpc};
+use super::xmlrpc::FaultStyle;
+
+/// What a [`Server`] serves, and how.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    directory: PathBuf,
+    listen: SocketAddr,
+    sync: bool,
+    fault_style: FaultStyle,
+    limits: Limits,
+    tokens: Option<PathBuf>,
+    tls: Option<(PathBuf, PathBuf)>,
+    is_insecure: bool,
+    hosts: Vec<String>,
+    waiting: usize,
+    waiting_per_peer: usize,
+}
+
+impl ServerOptions {
+    /// Options for the locks in this directory, which must be there.
+    pub fn new(directory: impl AsRef<Path>) -> Self {
+        Self {
+            directory: directory.as_ref().to_owned(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            sync: true,
+            fault_style: FaultStyle::default(),
+            limits: Limits::default(),
+            tokens: None,
+            tls: None,
+            is_insecure: false,
+            hosts: Vec::new(),
+            waiting: 8192,
+            waiting_per_peer: 512,
+        }
+    }
+
+    /// The address to listen at; port 0 is any that is free. Default: 127.0.0.1:8000.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// Whether an answer waits until the disk has what it says. Without it, a
+    /// power cut can undo what was answered; `kill -9` cannot. Default: true.
+    #[must_use]
+    pub fn sync(mut self, sync: bool) -> Self {
+        self.sync = sync;
+        self
+    }
+
+    /// How long a connection may take for the head of its next request, idle
+    /// time included. Default: 30 s.
+    #[must_use]
+    pub fn head_time(mut self, time: Duration) -> Self {
+        self.limits.head_time = time;
+        self
+    }
+
+    /// How long the body of a request may take. Default: 10 s.
+    #[must_use]
+    pub fn body_time(mut self, time: Duration) -> Self {
+        self.limits.body_time = time;
+        self
+    }
+
+    /// How many connections there may be at a time; the one that is idle
+    /// longest makes room for a new one. Never more than the process may have
+    /// files open, less 128. Default: 16 384.
+    #[must_use]
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.limits.connections = connections;
+        self
+    }
+
+    /// How long requests that are being answered are waited for at the end.
+    /// Default: 10 s.
+    #[must_use]
+    pub fn grace(mut self, time: Duration) -> Self {
+        self.limits.grace = time;
+        self
+    }
+
+    /// The file of the tokens without which nobody may do anything; it is read
+    /// once, when the server is bound. It is JSON:
+    ///
+    /// ```json
+    /// {"tokens": [
+    ///   {"name": "web", "sha256": "…", "clients": ["web-1", "web-2"]},
+    ///   {"name": "ops", "sha256": "…", "clients": ["*"], "administrator": true}
+    /// ]}
+    /// ```
+    ///
+    /// `sha256` is that of the token in hexadecimal digits, as of
+    /// `printf %s "$TOKEN" | sha256sum`. A token has 32 characters or more and
+    /// is made by chance, as by `openssl rand -hex 32`: nothing shorter is ever
+    /// accepted. `clients` are the names it may use; one that ends in `*` is
+    /// the start of a name. An administrator may force. Default: none, and on
+    /// loopback nobody needs one.
+    #[must_use]
+    pub fn tokens(mut self, file: impl AsRef<Path>) -> Self {
+        self.tokens = Some(file.as_ref().to_owned());
+        self
+    }
+
+    /// Speak TLS, with these PEM files: the certificate with those that vouch
+    /// for it, and its private key. They are read once, when the server is
+    /// bound. Default: none.
+    #[must_use]
+    pub fn tls(mut self, certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+        self.tls = Some((certificates.as_ref().to_owned(), key.as_ref().to_owned()));
+        self
+    }
+
+    /// Serve an address that is not loopback without tokens or without TLS. What
+    /// is missing is missing: without tokens everybody who reaches the address
+    /// may use every client's name, though only this machine may force; without
+    /// TLS, who listens on the network has the tokens. Default: false.
+    #[must_use]
+    pub fn insecure(mut self, insecure: bool) -> Self {
+        self.is_insecure = insecure;
+        self
+    }
+
+    /// A further name by which clients call this server, in the `Host` of their
+    /// requests; without a port. Other names are refused, so that no page can
+    /// have a name of its own lead a browser here. Known without this:
+    /// `localhost`, addresses (at loopback only those of loopback) and, at other
+    /// addresses, the machine's own name.
+    #[must_use]
+    pub fn host(mut self, name: impl Into<String>) -> Self {
+        self.hosts.push(name.into());
+        self
+    }
+
+    /// How many requests may wait for a lock at a time, and how many of one
+    /// peer: an IPv4 address or an IPv6 network of 64 bits. This machine's own
+    /// count for the first only. Default: 8192 and 512.
+    #[must_use]
+    pub fn waiting(mut self, in_all: usize, per_peer: usize) -> Self {
+        (self.waiting, self.waiting_per_peer) = (in_all, per_peer);
+        self
+    }
+
+    /// How faults of XML-RPC name their type. Default: [`FaultStyle::Python3`].
+    #[must_use]
+    pub fn fault_style(mut self, style: FaultStyle) -> Self {
+        self.fault_style = style;
+        self
+    }
+}
+
+impl ServerOptions {
+    /// Who is let in, and how it is spoken to.
+    fn security(&self) -> Result<(Gate, Option<Tls>), ServerError> {
+        let is_local = self.listen.ip().to_canonical().is_loopback();
+        let is_secured = self.tokens.is_some() && self.tls.is_some();
+        if !is_local && !is_secured {
+            if !self.is_insecure {
+                return Err(ServerError::Insecure { address: self.listen });
+            }
+            let (tokens, tls) = (self.tokens.is_some(), self.tls.is_some());
+            tracing::warn!(address = %self.listen, tokens, tls, "serving other machines insecurely");
+        }
+        let tokens = self.tokens.as_deref().map(Tokens::from_file).transpose()?;
+        let tls = self.tls.as_ref().map(|(chain, key)| Tls::from_files(chain, key)).transpose()?;
+        let hosts = Hosts::new(&self.hosts, is_local, tls.is_some());
+        Ok((Gate::new(hosts, tokens), tls))
+    }
+
+    fn router(&self, engine: &Engine, gate: Gate, stop: &CancellationToken) -> axum::Router {
+        let bodies = BodyReader::new(&self.limits);
+        let shape = self.limits.shape;
+        let rpc = rpc::Rpc::new(engine.clone(), self.fault_style, bodies.clone(), shape);
+        let api = Api {
+            engine: engine.clone(),
+            bodies,
+            waiting: Seats::new(self.waiting, self.waiting_per_peer),
+            viewers: Seats::new(VIEWERS, VIEWERS_PER_PEER),
+            live: Live::new(engine.clone()),
+            stop: stop.clone(),
+        };
+        http::router(api, rpc, gate)
+    }
+}
+
+/// Why a server does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The directory cannot be served.
+    #[error(transparent)]
+    Directory(#[from] OpenError),
+    /// The address cannot be listened at.
+    #[error("cannot listen at {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The address can be reached from elsewhere, and that is not secured.
+    #[error(
+        "{address} can be reached from other machines: give the server tokens and TLS, or say that it may be insecure"
+    )]
+    Insecure {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A file of tokens, certificates or a key cannot be used.
+    #[error("{} {why}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// The server may not go on with its directory.
+    #[error("stopped serving: {0}")]
+    Failed(String),
+}
+
+impl From<FileError> for ServerError {
+    fn from(FileError { path, why }: FileError) -> Self {
+        Self::File { path, why }
+    }
+}
+
+/// So many may watch at a time.
+const VIEWERS: usize = 128;
+
+/// And of one peer.
+const VIEWERS_PER_PEER: usize = 16;
+
+/// A lock daemon that has its directory and its address.
+pub struct Server {
+    engine: Engine,
+    listener: TcpListener,
+    address: SocketAddr,
+    options: ServerOptions,
+    gate: Gate,
+    tls: Option<Tls>,
+}
+
+impl Server {
+    /// Take the directory over, with the locks that are held in it, and listen.
+    ///
+    /// # Errors
+    /// [`ServerError`] says what to do.
+    pub async fn bind(options: ServerOptions) -> Result<Self, ServerError> {
+        let (gate, tls) = options.security()?;
+        let not_there = |source| ServerError::Listen { address: options.listen, source };
+        let listener = TcpListener::bind(options.listen).await.map_err(not_there)?;
+        let address = listener.local_addr().map_err(not_there)?;
+        let settings = EngineOptions { sync: options.sync, ..EngineOptions::default() };
+        let engine = Engine::open(&options.directory, settings).await?;
+        Ok(Self { engine, listener, address, options, gate, tls })
+    }
+
+    /// The address it listens at.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serve until `stop` is cancelled, and then end what is being answered.
+    ///
+    /// # Errors
+    /// [`ServerError::Failed`] if it could not go on.
+    pub async fn serve(self, stop: CancellationToken) -> Result<(), ServerError> {
+        let Self { engine, listener, options, gate, tls, .. } = self;
+        let stop = stop.child_token();
+        let router = options.router(&engine, gate, &stop);
+        let (limits, stopping) = (options.limits, stop.clone());
+        let serving = async move {
+            match tls {
+                Some(tls) => listen::serve(listener, tls, router, limits, stopping).await,
+                None => listen::serve(listener, listen::Plain, router, limits, stopping).await,
+            }
+        };
+        tokio::pin!(serving);
+        let failure = tokio::select! {
+            () = &mut serving => None,
+            why = engine.failed() => Some(why),
+        };
+        if failure.is_some() {
+            stop.cancel();
+            serving.await;
+        }
+        engine.close().await;
+        failure.map_or(Ok(()), |why| Err(ServerError::Failed(why)))
+    }
+}

@@ -1,0 +1,316 @@
+//! The directory of the locks: the only place that opens, links and unlinks in it.
+//!
+//! Everything is relative to one descriptor, and no symbolic link in the
+//! directory is ever followed, so nothing outside is touched.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::io::{Errno, pread, pwrite, retry_on_intr};
+
+use crate::lockd::name::{self, CLIENT_MAX_BYTES};
+
+/// A directory that is open.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    descriptor: OwnedFd,
+    path: PathBuf,
+    publishing: Publishing,
+    drafts: AtomicU64,
+}
+
+/// How a file gets its name only when it is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Publishing {
+    /// Linked by its descriptor.
+    Descriptor,
+    /// Linked through `/proc`.
+    Process,
+    /// It has a hidden name first.
+    Draft,
+}
+
+/// A file with its contents that has no name a lock has.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    file: OwnedFd,
+    draft: Option<String>,
+    directory: Arc<Directory>,
+}
+
+/// What is at a lock's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// A file that names a client; when it was written, in milliseconds since 1970.
+    Lock {
+        client: String,
+        since: u64,
+    },
+    /// A file that names nobody, and what is wrong with it. Whether it may be
+    /// removed by an administrator's word.
+    Bad {
+        why: String,
+        is_file: bool,
+    },
+}
+
+/// Files of a grant that was not finished.
+const DRAFT: &str = ".lockkeeper-new";
+
+const FILE_MODE: Mode = Mode::from_raw_mode(0o644);
+
+/// Opening must not hang on a fifo, adopt a terminal or follow a link.
+const OPEN_FLAGS: OFlags =
+    OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+impl Directory {
+    pub(crate) fn open(path: &Path) -> Result<Arc<Self>, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let descriptor = retry_on_intr(|| fs::open(path, flags, Mode::empty()))?;
+        let (path, drafts) = (path.to_owned(), AtomicU64::new(0));
+        let mut directory = Self { descriptor, path, publishing: Publishing::Draft, drafts };
+        directory.publishing = directory.find_publishing()?;
+        Ok(Arc::new(directory))
+    }
+
+    /// Try it once, with a name that no lock has.
+    fn find_publishing(&self) -> Result<Publishing, Errno> {
+        self.remove(DRAFT)?;
+        let Ok(file) = self.create_unnamed() else {
+            return Ok(Publishing::Draft);
+        };
+        for publishing in [Publishing::Descriptor, Publishing::Process] {
+            if self.link_unnamed(publishing, &file, DRAFT).is_ok() {
+                self.remove(DRAFT)?;
+                return Ok(publishing);
+            }
+        }
+        Ok(Publishing::Draft)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn path_of(&self, name: impl AsRef<OsStr>) -> PathBuf {
+        self.path.join(name.as_ref())
+    }
+
+    fn create_unnamed(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+        retry_on_intr(|| fs::openat(&self.descriptor, c".", flags, FILE_MODE))
+    }
+
+    fn link_unnamed(&self, by: Publishing, file: &OwnedFd, to: &str) -> Result<(), Errno> {
+        if by == Publishing::Descriptor {
+            return fs::linkat(file, c"", &self.descriptor, to, AtFlags::EMPTY_PATH);
+        }
+        let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::linkat(CWD, from, &self.descriptor, to, AtFlags::SYMLINK_FOLLOW)
+    }
+
+    /// Write a file that nobody sees yet. What fails leaves nothing.
+    pub(crate) fn prepare(self: &Arc<Self>, contents: &[u8]) -> Result<Prepared, Errno> {
+        let (file, draft) = if self.publishing == Publishing::Draft {
+            let name = format!("{DRAFT}-{}", self.drafts.fetch_add(1, Ordering::Relaxed));
+            (self.open_own(&name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?, Some(name))
+        } else {
+            (self.create_unnamed()?, None)
+        };
+        let prepared = Prepared { file, draft, directory: Arc::clone(self) };
+        write_all(&prepared.file, contents, 0)?;
+        Ok(prepared)
+    }
+
+    /// Open a file of the daemon's own.
+    pub(crate) fn open_own(&self, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        retry_on_intr(|| fs::openat(&self.descriptor, name, flags | OPEN_FLAGS, FILE_MODE))
+    }
+
+    /// Unlink; whether there was something.
+    pub(crate) fn remove(&self, name: &str) -> Result<bool, Errno> {
+        match fs::unlinkat(&self.descriptor, name, AtFlags::empty()) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is anything. What cannot be looked at is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let look = || fs::statat(&self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW);
+        retry_on_intr(look).err() != Some(Errno::NOENT)
+    }
+
+    /// Read what is at a lock's name.
+    pub(crate) fn look(&self, name: &str) -> Found {
+        let bad = |why: String, is_file| Found::Bad { why, is_file };
+        let file = match self.open_own(name, OFlags::RDONLY) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Found::Nothing,
+            Err(Errno::LOOP) => {
+                let why = "it is a symbolic link, and those are never followed: remove it";
+                return bad(why.to_owned(), false);
+            }
+            Err(error) => {
+                return bad(format!("it cannot be opened ({error}): see to its mode"), false);
+            }
+        };
+        let stat = match fs::fstat(&file) {
+            Ok(stat) => stat,
+            Err(error) => return bad(format!("it cannot be looked at: {error}"), false),
+        };
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return bad("it is not a file: move it away".to_owned(), false);
+        }
+        let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+        let since = seconds.saturating_mul(1000).saturating_add(stat.st_mtime_nsec / 1_000_000);
+        match read(&file, CLIENT_MAX_BYTES + 1).map(name::client) {
+            Ok(Ok(client)) => Found::Lock { client, since },
+            Ok(Err(why)) => {
+                bad(format!("{why}: remove it, or write the client's name into it"), true)
+            }
+            Err(error) => bad(format!("it cannot be read: {error}"), true),
+        }
+    }
+
+    /// What a file contains that [`look`](Self::look) took for a file.
+    pub(crate) fn contents(&self, name: &str) -> Result<Vec<u8>, Errno> {
+        read(&self.open_own(name, OFlags::RDONLY)?, CLIENT_MAX_BYTES + 1)
+    }
+
+    /// The names of all there is, but for what a killed daemon had begun,
+    /// which is removed.
+    pub(crate) fn scan(&self) -> Result<Vec<Vec<u8>>, Errno> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.descriptor)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if name.starts_with(DRAFT.as_bytes()) {
+                let _ = fs::unlinkat(&self.descriptor, name, AtFlags::empty());
+            } else {
+                names.push(name.to_vec());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Make the names durable.
+    pub(crate) fn sync(&self) -> Result<(), Errno> {
+        retry_on_intr(|| fs::fsync(&self.descriptor))
+    }
+
+    /// Make everything durable that is on this file system.
+    pub(crate) fn sync_file_system(&self) -> Result<(), Errno> {
+        retry_on_intr(|| fs::syncfs(&self.descriptor))
+    }
+
+    /// Make the contents of one file durable.
+    pub(crate) fn sync_file(&self, name: &str) -> Result<(), Errno> {
+        let file = self.open_own(name, OFlags::RDONLY)?;
+        retry_on_intr(|| fs::fsync(&file))
+    }
+}
+
+impl Prepared {
+    /// Give the file its name, where none may be: `EEXIST`.
+    pub(crate) fn publish(self, name: &str) -> Result<(), Errno> {
+        let directory = &self.directory;
+        match &self.draft {
+            None => directory.link_unnamed(directory.publishing, &self.file, name),
+            Some(draft) => {
+                let here = &directory.descriptor;
+                fs::linkat(here, draft.as_str(), here, name, AtFlags::empty())
+            }
+        }
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(draft) = &self.draft
+            && let Err(error) = self.directory.remove(draft)
+        {
+            let path = self.directory.path_of(draft);
+            tracing::warn!("{} could not be removed: {error}", path.display());
+        }
+    }
+}
+
+/// Write all of it at this place.
+pub(crate) fn write_all(file: &OwnedFd, bytes: &[u8], place: u64) -> Result<(), Errno> {
+    let mut written = 0;
+    while written < bytes.len() {
+        let place = place + written as u64;
+        match retry_on_intr(|| pwrite(file, &bytes[written..], place))? {
+            0 => return Err(Errno::IO),
+            more => written += more,
+        }
+    }
+    Ok(())
+}
+
+/// Read from the start, at most so much.
+pub(crate) fn read(file: &OwnedFd, limit: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::new();
+    let mut part = vec![0; limit.min(1 << 16)];
+    while bytes.len() < limit {
+        let most = part.len().min(limit - bytes.len());
+        match retry_on_intr(|| pread(file, &mut part[..most], bytes.len() as u64))? {
+            0 => break,
+            more => bytes.extend_from_slice(&part[..more]),
+        }
+    }
+    Ok(bytes)
+}
+
+impl Found {
+    pub(crate) fn as_client(&self) -> Option<&str> {
+        match self {
+            Self::Lock { client, .. } => Some(client),
+            _ => None,
+        }
+    }
+}
+
+/// A name in the directory, shown.
+pub(crate) fn shown(name: &[u8]) -> String {
+    OsStr::from_bytes(name).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{read, read_dir};
+
+    use super::*;
+
+    /// Unprivileged processes and older file systems cannot do it every way.
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let place = tempfile::TempDir::new().unwrap();
+        for publishing in [Publishing::Descriptor, Publishing::Process, Publishing::Draft] {
+            let mut directory = Arc::into_inner(Directory::open(place.path()).unwrap()).unwrap();
+            directory.publishing = publishing;
+            let directory = Arc::new(directory);
+            let count = || read_dir(place.path()).unwrap().count();
+            directory.prepare(b"client").unwrap().publish("r").unwrap();
+            assert_eq!(read(place.path().join("r")).unwrap(), b"client");
+            let second = directory.prepare(b"other").unwrap();
+            assert_eq!(second.publish("r"), Err(Errno::EXIST));
+            drop(directory.prepare(b"third").unwrap());
+            std::os::unix::fs::symlink("nowhere", place.path().join("link")).unwrap();
+            assert_eq!(directory.prepare(b"c").unwrap().publish("link"), Err(Errno::EXIST));
+            assert_eq!(read(place.path().join("r")).unwrap(), b"client");
+            assert_eq!(count(), 2, "{publishing:?}");
+            assert!(directory.remove("r").unwrap() && directory.remove("link").unwrap());
+            assert_eq!((directory.remove("r"), directory.has("r")), (Ok(false), false));
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! A lock that was given, as the journal and the directory know it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::lockd::name::{self, SUFFIX};
+
+/// What somebody wants to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) resource: Arc<str>,
+    /// As the client gave it, and as the file contains it.
+    pub(crate) client: Arc<str>,
+    pub(crate) lease: Option<Duration>,
+    pub(crate) request_id: Option<Arc<str>>,
+    /// Whether the file is called as the resource is, though the name is not
+    /// plainly safe: it was there before.
+    pub(crate) is_literal: bool,
+}
+
+/// A lock that was given. Nothing of it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) wanted: Wanted,
+    /// The fencing token. No other grant has the same.
+    pub(crate) token: u64,
+    /// Milliseconds since 1970, by the machine's clock.
+    pub(crate) since: u64,
+}
+
+impl Wanted {
+    /// The file the lock is. The name was checked when it was asked for.
+    pub(crate) fn file_name(&self) -> Cow<'_, str> {
+        if self.is_literal {
+            return Cow::Owned(format!("{}{SUFFIX}", self.resource));
+        }
+        Cow::Owned(name::file_name(&self.resource).expect("BUG: a name was not checked"))
+    }
+}
+
+impl Hold {
+    pub(crate) fn since(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.since)
+    }
+}
+
+/// Milliseconds since 1970, by the machine's clock.
+pub(crate) fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,273 @@
+//! The bytes of a journal: its header and its records.
+//!
+//! Every record carries the checksum of itself and of the generation it was
+//! written in, so that what an older generation left in the file is no record
+//! of this one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::hold::{Hold, Wanted};
+
+/// One step of the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// A lock was given.
+    Granted(Arc<Hold>),
+    /// The lock with this token was ended, and its file is gone.
+    Ended(u64),
+    /// The lock with this token was not given after all: it never had a file.
+    Withdrawn(u64),
+    /// What stands before is all that was held when this generation began.
+    Begun,
+    /// All files were synced. Nothing comes after it.
+    Closed,
+}
+
+/// Which generation a file holds, and where it began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// Counts up with each generation; the valid file with the greater one counts.
+    pub(crate) generation: u64,
+    /// `boot_id` of the boot it was written in, as 36 bytes.
+    pub(crate) boot: [u8; 36],
+    /// The smallest token that was not given when it began.
+    pub(crate) next_token: u64,
+}
+
+const MAGIC: [u8; 16] = *b"lockkeeper jrnl1";
+
+/// Where the records begin.
+pub(crate) const HEADER_BYTES: usize = 72;
+
+/// Length, checksum, where the batch began, kind.
+const FRAME_BYTES: usize = 4 + 4 + 4 + 1;
+
+const NO_LEASE: u64 = u64::MAX;
+
+impl Header {
+    pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..16].copy_from_slice(&MAGIC);
+        bytes[16..24].copy_from_slice(&self.generation.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.next_token.to_le_bytes());
+        bytes[32..68].copy_from_slice(&self.boot);
+        let checksum = crc32fast::hash(&bytes[..68]);
+        bytes[68..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut fields = Fields(bytes.get(..HEADER_BYTES)?);
+        let magic = fields.take(16)?;
+        let (generation, next_token) = (fields.u64()?, fields.u64()?);
+        let boot = fields.take(36)?.try_into().ok()?;
+        let is_whole = magic == MAGIC && fields.u32()? == crc32fast::hash(&bytes[..68]);
+        is_whole.then_some(Self { generation, boot, next_token })
+    }
+}
+
+fn checksum(generation: u64, framed: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&generation.to_le_bytes());
+    hasher.update(framed);
+    hasher.finalize()
+}
+
+impl Record {
+    /// Add the record to what is to be written. `batch` is the place in the
+    /// file where its batch begins: all before that was done.
+    pub(crate) fn encode(&self, generation: u64, batch: u32, out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend([0; 8]);
+        out.extend(batch.to_le_bytes());
+        match self {
+            Self::Granted(hold) => {
+                out.push(b'g');
+                encode_hold(hold, out);
+            }
+            Self::Ended(token) => {
+                out.push(b'e');
+                out.extend(token.to_le_bytes());
+            }
+            Self::Withdrawn(token) => {
+                out.push(b'w');
+                out.extend(token.to_le_bytes());
+            }
+            Self::Begun => out.push(b'b'),
+            Self::Closed => out.push(b'c'),
+        }
+        let length = u32::try_from(out.len() - start).expect("BUG: a record is too long");
+        let checksum = checksum(generation, &out[start + 8..]);
+        out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// The record at the start of these bytes, how many it has, and where its
+    /// batch began.
+    pub(crate) fn decode(generation: u64, bytes: &[u8]) -> Option<(Self, usize, u32)> {
+        let mut fields = Fields(bytes);
+        let (length, sum) = (fields.u32()? as usize, fields.u32()?);
+        if length < FRAME_BYTES {
+            return None;
+        }
+        let framed = bytes.get(8..length)?;
+        if checksum(generation, framed) != sum {
+            return None;
+        }
+        let mut fields = Fields(framed);
+        let batch = fields.u32()?;
+        let record = match fields.take(1)? {
+            b"g" => Self::Granted(Arc::new(decode_hold(&mut fields)?)),
+            b"e" => Self::Ended(fields.u64()?),
+            b"w" => Self::Withdrawn(fields.u64()?),
+            b"b" => Self::Begun,
+            b"c" => Self::Closed,
+            _ => return None,
+        };
+        fields.0.is_empty().then_some((record, length, batch))
+    }
+}
+
+/// How many bytes the record of a grant has.
+pub(crate) fn granted_bytes(wanted: &Wanted) -> usize {
+    let request_id = wanted.request_id.as_deref().map_or(0, str::len);
+    FRAME_BYTES + 3 * 8 + 1 + 3 * 4 + wanted.resource.len() + wanted.client.len() + request_id
+}
+
+/// How many bytes the record of an end has.
+pub(crate) const ENDED_BYTES: usize = FRAME_BYTES + 8;
+
+fn encode_hold(hold: &Hold, out: &mut Vec<u8>) {
+    let wanted = &hold.wanted;
+    let lease = wanted.lease.map_or(NO_LEASE, whole_milliseconds);
+    for number in [hold.token, hold.since, lease] {
+        out.extend(number.to_le_bytes());
+    }
+    out.push(u8::from(wanted.is_literal) | u8::from(wanted.request_id.is_some()) << 1);
+    let request_id = wanted.request_id.as_deref().unwrap_or_default();
+    for text in [&*wanted.resource, &*wanted.client, request_id] {
+        let length = u32::try_from(text.len()).expect("BUG: a name is too long");
+        out.extend(length.to_le_bytes());
+        out.extend(text.as_bytes());
+    }
+}
+
+fn decode_hold(fields: &mut Fields<'_>) -> Option<Hold> {
+    let (token, since, lease) = (fields.u64()?, fields.u64()?, fields.u64()?);
+    let flags = fields.take(1)?[0];
+    let resource = fields.text()?;
+    let client = fields.text()?;
+    let request_id = fields.text()?;
+    let wanted = Wanted {
+        resource,
+        client,
+        lease: (lease != NO_LEASE).then(|| Duration::from_millis(lease)),
+        request_id: (flags & 2 != 0).then_some(request_id),
+        is_literal: flags & 1 != 0,
+    };
+    Some(Hold { wanted, token, since })
+}
+
+/// Rounded up: a lease is never shorter than its holder believes.
+fn whole_milliseconds(lease: Duration) -> u64 {
+    let milliseconds = lease.as_nanos().div_ceil(1_000_000);
+    u64::try_from(milliseconds).unwrap_or(u64::MAX).min(NO_LEASE - 1)
+}
+
+/// What is left to be decoded.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn text(&mut self) -> Option<Arc<str>> {
+        let length = self.u32()? as usize;
+        std::str::from_utf8(self.take(length)?).ok().map(Arc::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hold(client: &str, request_id: Option<&str>) -> Arc<Hold> {
+        let wanted = Wanted {
+            resource: "r-é".into(),
+            client: client.into(),
+            lease: request_id.map(|_| Duration::from_micros(1500)),
+            request_id: request_id.map(Arc::from),
+            is_literal: request_id.is_none(),
+        };
+        Arc::new(Hold { wanted, token: u64::MAX - 1, since: 1_700_000_000_123 })
+    }
+
+    #[test]
+    fn records_come_back() {
+        let holds = [hold("", None), hold("c", Some("")), hold(" c\n", Some("id"))];
+        let granted = holds.map(Record::Granted);
+        let rest = [Record::Ended(7), Record::Withdrawn(8), Record::Begun, Record::Closed];
+        for record in granted.into_iter().chain(rest) {
+            let mut bytes = Vec::new();
+            record.encode(9, 72, &mut bytes);
+            match &record {
+                Record::Granted(hold) => assert_eq!(bytes.len(), granted_bytes(&hold.wanted)),
+                Record::Ended(_) | Record::Withdrawn(_) => assert_eq!(bytes.len(), ENDED_BYTES),
+                _ => {}
+            }
+            let (back, length, batch) = Record::decode(9, &bytes).unwrap();
+            assert_eq!((length, batch), (bytes.len(), 72));
+            match (back, record) {
+                (Record::Granted(back), Record::Granted(hold)) => {
+                    let rounded = hold.wanted.lease.map(|_| Duration::from_millis(2));
+                    assert_eq!(back.wanted.lease, rounded);
+                    assert_eq!(back.wanted.request_id, hold.wanted.request_id);
+                    assert_eq!((back.token, back.since), (hold.token, hold.since));
+                }
+                (back, record) => assert_eq!(back, record),
+            }
+        }
+    }
+
+    #[test]
+    fn no_damaged_record_is_believed() {
+        let mut bytes = Vec::new();
+        Record::Granted(hold("client", Some("id"))).encode(3, 72, &mut bytes);
+        assert!(Record::decode(4, &bytes).is_none(), "of another generation");
+        for cut in 0..bytes.len() {
+            assert!(Record::decode(3, &bytes[..cut]).is_none());
+        }
+        for place in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut damaged = bytes.clone();
+                damaged[place] ^= 1 << bit;
+                assert!(Record::decode(3, &damaged).is_none(), "bit {bit} of byte {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_damaged_header_is_believed() {
+        let header = Header { generation: 5, boot: [b'a'; 36], next_token: 77 };
+        let bytes = header.encode();
+        assert_eq!(Header::decode(&bytes), Some(header));
+        for place in 0..bytes.len() {
+            let mut damaged = bytes;
+            damaged[place] ^= 1;
+            assert!(Header::decode(&damaged).is_none());
+        }
+        assert!(Header::decode(&[0; HEADER_BYTES]).is_none());
+    }
+}

@@ -1,0 +1,220 @@
+//! What is held when a daemon starts, by the directory and the journal.
+//!
+//! R1. While the machine runs, the files say what is held: other programs may
+//!     have changed them since. Only of what was granted last, the file may
+//!     not have been made: then the journal says it.
+//! R2. After a power cut names and contents of files may be missing or back
+//!     again: the journal says what was held, except where a file names
+//!     another client by now.
+//! R3. A file that the journal does not know is a lock without a lease.
+//! R4. A file that names nobody is reported, and nothing is done about it,
+//!     except where the journal knows whose it was (R2).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::directory::{Directory, Found, shown};
+use super::hold::{Hold, Wanted};
+use super::journal::Past;
+use super::tokens::Tokens;
+use crate::lockd::name::{self, SUFFIX};
+
+/// What a daemon starts with.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) held: HashMap<Arc<str>, Arc<Hold>>,
+    /// Resources that nobody can have, and the files that stand in the way.
+    pub(crate) problems: BTreeMap<Arc<str>, Problem>,
+    /// What was held and is not any more: its file is gone.
+    pub(crate) gone: Vec<Arc<Hold>>,
+}
+
+/// Why nobody can have a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// The files that stand in the way, and whether each is called as the
+    /// resource is though its name is not plainly safe. Empty where no client
+    /// can ask for the resource.
+    pub(crate) files: Vec<(String, bool)>,
+    pub(crate) path: std::path::PathBuf,
+    pub(crate) why: String,
+    /// Whether an administrator's word removes it: it is one plain file.
+    pub(crate) is_removable: bool,
+}
+
+/// Bring directory and journal together.
+pub(crate) fn recover(
+    directory: &Arc<Directory>,
+    past: Option<&Past>,
+    files_count: bool,
+    tokens: &mut Tokens,
+) -> Result<Recovered, Errno> {
+    let mut recovery = Recovery { directory, files_count, recovered: Recovered::default() };
+    if let Some(past) = past {
+        recovery.undo_what_came_back(past)?;
+        for hold in past.held.values() {
+            recovery.settle(hold, past.last.contains(&hold.token))?;
+        }
+    }
+    recovery.adopt_files(tokens)?;
+    Ok(recovery.recovered)
+}
+
+struct Recovery<'a> {
+    directory: &'a Arc<Directory>,
+    /// R1 holds, not R2.
+    files_count: bool,
+    recovered: Recovered,
+}
+
+impl Recovery<'_> {
+    /// R2: a removal that was not synced.
+    fn undo_what_came_back(&self, past: &Past) -> Result<(), Errno> {
+        if self.files_count {
+            return Ok(());
+        }
+        let held: HashSet<&str> = past.held.values().map(|hold| &*hold.wanted.resource).collect();
+        for hold in past.ended.iter().filter(|hold| !held.contains(&*hold.wanted.resource)) {
+            let name = hold.wanted.file_name();
+            let found = self.directory.look(&name);
+            let is_torn = matches!(found, Found::Bad { is_file: true, .. });
+            if is_torn || found.as_client() == Some(&*hold.wanted.client) {
+                self.directory.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What has become of one hold of the journal's.
+    fn settle(&mut self, hold: &Arc<Hold>, is_of_the_last: bool) -> Result<(), Errno> {
+        let wanted = &hold.wanted;
+        let name = wanted.file_name();
+        let keep = match self.directory.look(&name) {
+            Found::Lock { client, .. } => client == *wanted.client,
+            // The client without a name has an empty file.
+            Found::Bad { is_file: true, .. } if self.is_of_nobody(&name, &wanted.client) => true,
+            Found::Bad { is_file: true, .. } if !self.files_count => {
+                self.directory.remove(&name)?;
+                self.make(wanted, &name)?
+            }
+            Found::Bad { .. } => false,
+            Found::Nothing if !self.files_count || is_of_the_last => self.make(wanted, &name)?,
+            Found::Nothing => false,
+        };
+        if keep {
+            self.recovered.held.insert(Arc::clone(&wanted.resource), Arc::clone(hold));
+        } else {
+            self.recovered.gone.push(Arc::clone(hold));
+        }
+        Ok(())
+    }
+
+    fn is_of_nobody(&self, name: &str, client: &str) -> bool {
+        let contents = || self.directory.contents(name).ok();
+        name::stripped(client).is_empty() && contents().is_some_and(|it| it == client.as_bytes())
+    }
+
+    fn make(&self, wanted: &Wanted, name: &str) -> Result<bool, Errno> {
+        let made =
+            self.directory.prepare(wanted.client.as_bytes()).and_then(|file| file.publish(name));
+        match made {
+            Ok(()) => Ok(true),
+            // It was never answered.
+            Err(_) if self.files_count => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// R3, R4.
+    fn adopt_files(&mut self, tokens: &mut Tokens) -> Result<(), Errno> {
+        for name in self.directory.scan()? {
+            let Some(resource) = name::resource(&name) else {
+                continue;
+            };
+            let Ok((resource, is_literal)) = resource else {
+                self.report_unspeakable(&name);
+                continue;
+            };
+            let resource: Arc<str> = resource.into();
+            if let Some(hold) = self.recovered.held.get(&resource) {
+                if hold.wanted.is_literal != is_literal {
+                    self.report_double(&resource);
+                }
+                continue;
+            }
+            if self.recovered.problems.contains_key(&resource) {
+                self.report_double(&resource);
+                continue;
+            }
+            self.adopt(resource, is_literal, tokens)?;
+        }
+        Ok(())
+    }
+
+    fn adopt(
+        &mut self,
+        resource: Arc<str>,
+        is_literal: bool,
+        tokens: &mut Tokens,
+    ) -> Result<(), Errno> {
+        let wanted = Wanted {
+            resource: Arc::clone(&resource),
+            client: "".into(),
+            lease: None,
+            request_id: None,
+            is_literal,
+        };
+        match adopted(self.directory, wanted, tokens)? {
+            Ok(Some(hold)) => drop(self.recovered.held.insert(resource, Arc::new(hold))),
+            Ok(None) => {}
+            Err(problem) => drop(self.recovered.problems.insert(resource, problem)),
+        }
+        Ok(())
+    }
+
+    fn report_unspeakable(&mut self, name: &[u8]) {
+        let shown = shown(name);
+        let why = "its name is not UTF-8, so no client can ask for it: rename or remove it";
+        let path = self.directory.path_of(std::ffi::OsStr::new(&shown));
+        let (files, why) = (Vec::new(), why.to_owned());
+        let problem = Problem { files, path, why, is_removable: false };
+        let resource = shown.strip_suffix(SUFFIX).unwrap_or(&shown);
+        self.recovered.problems.insert(resource.into(), problem);
+    }
+
+    /// Two files are called so that they mean one resource. (N1, N3)
+    fn report_double(&mut self, resource: &Arc<str>) {
+        let encoded = name::file_name(resource).unwrap_or_default();
+        let literal = format!("{resource}{SUFFIX}");
+        let path = self.directory.path_of(&encoded);
+        let why = format!("{literal} is the same resource: remove one of the two");
+        self.recovered.held.remove(resource);
+        let files = vec![(encoded, false), (literal, true)];
+        let problem = Problem { files, path, why, is_removable: false };
+        self.recovered.problems.insert(Arc::clone(resource), problem);
+    }
+}
+
+/// The lock that a file is which the journal does not know; `None` if there is
+/// no file. `wanted` says which file; its client does not matter.
+pub(crate) fn adopted(
+    directory: &Directory,
+    wanted: Wanted,
+    tokens: &mut Tokens,
+) -> Result<Result<Option<Hold>, Problem>, Errno> {
+    let name = wanted.file_name().into_owned();
+    Ok(match directory.look(&name) {
+        Found::Nothing => Ok(None),
+        Found::Lock { client, since } => {
+            let wanted = Wanted { client: client.into(), lease: None, request_id: None, ..wanted };
+            Ok(Some(Hold { wanted, token: tokens.next()?, since }))
+        }
+        Found::Bad { why, is_file } => {
+            let path = directory.path_of(&name);
+            let files = vec![(name, wanted.is_literal)];
+            Err(Problem { files, path, why, is_removable: is_file })
+        }
+    })
+}

@@ -1,0 +1,275 @@
+use std::collections::BTreeMap;
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::record::HEADER_BYTES;
+use super::*;
+
+const BOOT: [u8; 36] = [b'1'; 36];
+const NEXT_BOOT: [u8; 36] = [b'2'; 36];
+
+fn wanted(resource: &str, client: &str) -> Wanted {
+    let (resource, client) = (resource.into(), client.into());
+    Wanted { resource, client, lease: None, request_id: None, is_literal: false }
+}
+
+fn open(path: &Path, boot: [u8; 36], sync: bool) -> (Store, Recovered) {
+    Store::open(path, boot, sync).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+fn grant(store: &mut Store, resource: &str, client: &str) -> Arc<Hold> {
+    match store.commit(vec![Change::Grant(wanted(resource, client))]).remove(0) {
+        Changed::Granted(hold) => hold,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn end(store: &mut Store, hold: &Arc<Hold>) {
+    let ended = store.commit(vec![Change::End(Arc::clone(hold))]);
+    assert_eq!(ended, [Changed::Ended { had_file: true }]);
+}
+
+/// Who has what, and by which token.
+fn held(recovered: &Recovered) -> BTreeMap<String, (String, u64)> {
+    let holds = recovered.held.values();
+    holds
+        .map(|it| (it.wanted.resource.to_string(), (it.wanted.client.to_string(), it.token)))
+        .collect()
+}
+
+fn entry(hold: &Arc<Hold>) -> (String, (String, u64)) {
+    (hold.wanted.resource.to_string(), (hold.wanted.client.to_string(), hold.token))
+}
+
+fn at(path: &Path, name: &str) -> PathBuf {
+    path.join(format!("{name}.resource.lock"))
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// R2: whatever has become of the files, the journal says what was held.
+#[test]
+fn a_power_cut_takes_no_lock_and_gives_none_back() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, true);
+    let names = ["kept", "lost", "empty", "torn", "zeros", "a/b", ""];
+    let holds: Vec<_> = names.map(|name| grant(&mut store, name, "client")).into();
+    let nameless = grant(&mut store, "nameless", "");
+    let ended: Vec<_> = ["back", "back torn"].map(|name| grant(&mut store, name, "client")).into();
+    ended.iter().for_each(|hold| end(&mut store, hold));
+    let last = ended[1].token;
+    drop(store);
+    fs::remove_file(at(path, "lost")).unwrap();
+    fs::remove_file(at(path, "a%2Fb")).unwrap();
+    fs::write(at(path, "empty"), "").unwrap();
+    fs::write(at(path, "torn"), "cli").unwrap();
+    fs::write(at(path, "zeros"), "\0\0\0\0\0\0").unwrap();
+    fs::write(at(path, "back"), "client").unwrap();
+    fs::write(at(path, "back torn"), "").unwrap();
+    // One whom another program gave it since, and one that was never ours.
+    fs::write(at(path, "kept"), "another").unwrap();
+    fs::write(at(path, "foreign"), "c").unwrap();
+    let (mut store, recovered) = open(path, NEXT_BOOT, true);
+    let mut expected: BTreeMap<_, _> = holds[1..].iter().chain([&nameless]).map(entry).collect();
+    let mut found = held(&recovered);
+    // A prefix of the name is a name, too: nobody can tell.
+    expected.remove("torn");
+    assert_eq!(found.remove("torn").unwrap().0, "cli");
+    let kept = found.remove("kept").unwrap();
+    assert!(kept.0 == "another" && kept.1 > last);
+    assert!(found.remove("foreign").unwrap().1 > last);
+    assert_eq!(found, expected);
+    assert_eq!(recovered.problems, BTreeMap::new());
+    for name in ["lost", "a%2Fb", "empty", "zeros"] {
+        assert_eq!(fs::read(at(path, name)).unwrap(), b"client");
+    }
+    assert!(!at(path, "back").exists() && !at(path, "back torn").exists());
+    assert!(grant(&mut store, "new", "c").token > kept.1);
+}
+
+/// T2: what an unsynced journal forgot was given all the same.
+#[test]
+fn tokens_go_on_behind_what_a_power_cut_took() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, false);
+    let before = TempDir::new().unwrap();
+    copy(path, before.path());
+    let last = (0..100).map(|number| grant(&mut store, &number.to_string(), "c").token).max();
+    drop(store);
+    // The disk has what was synced: the start.
+    let (mut store, recovered) = open(before.path(), NEXT_BOOT, false);
+    assert_eq!(held(&recovered), BTreeMap::new());
+    assert!(grant(&mut store, "r", "c").token > last.unwrap());
+    // And where the whole journal is gone.
+    drop(store);
+    for name in JOURNALS {
+        fs::remove_file(before.path().join(name)).unwrap();
+    }
+    let (mut store, _) = open(before.path(), NEXT_BOOT, false);
+    assert!(grant(&mut store, "s", "c").token > last.unwrap());
+}
+
+/// R1: while the machine runs, what others did to the files counts.
+#[test]
+fn files_count_while_the_machine_runs() {
+    for (boot, is_closed) in [(BOOT, false), (BOOT, true), (NEXT_BOOT, true)] {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path();
+        let (mut store, _) = open(path, BOOT, true);
+        let (gone, _) = (grant(&mut store, "gone", "c"), grant(&mut store, "emptied", "c"));
+        let kept = grant(&mut store, "kept", "c");
+        if is_closed {
+            store.close().unwrap();
+        } else {
+            drop(store);
+        }
+        fs::remove_file(at(path, "gone")).unwrap();
+        fs::write(at(path, "emptied"), "").unwrap();
+        let (_, recovered) = open(path, boot, true);
+        assert_eq!(held(&recovered), BTreeMap::from([entry(&kept)]));
+        assert!(recovered.gone.contains(&gone));
+        assert!(recovered.problems.contains_key("emptied"));
+    }
+}
+
+/// J1, S2: killed between the record and the file, for each number of bytes
+/// of the record that were written.
+#[test]
+fn what_was_granted_last_is_there_whole_or_not_at_all() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, true);
+    let first = grant(&mut store, "first", "c");
+    let snapshot = TempDir::new().unwrap();
+    copy(path, snapshot.path());
+    let last = grant(&mut store, "last", "d");
+    let files = JOURNALS.map(|name| (name, fs::read(path.join(name)).unwrap()));
+    let (name, after) = files.iter().max_by_key(|(_, bytes)| generation(bytes)).unwrap();
+    let before = fs::read(snapshot.path().join(name)).unwrap();
+    let changed = |(one, other): (&u8, &u8)| one != other;
+    let start = before.iter().zip(after).position(changed).unwrap();
+    let stop =
+        before.len() - before.iter().rev().zip(after.iter().rev()).position(changed).unwrap();
+    for cut in start..=stop {
+        let torn = TempDir::new().unwrap();
+        copy(snapshot.path(), torn.path());
+        fs::write(torn.path().join(name), [&after[..cut], &before[cut..]].concat()).unwrap();
+        let (mut store, recovered) = open(torn.path(), BOOT, true);
+        let mut expected = BTreeMap::from([entry(&first)]);
+        expected.extend((cut == stop).then(|| entry(&last)));
+        assert_eq!(held(&recovered), expected, "{cut} of {start} to {stop}");
+        assert_eq!(at(torn.path(), "last").exists(), cut == stop);
+        assert!(grant(&mut store, "new", "c").token > first.token);
+    }
+}
+
+fn generation(bytes: &[u8]) -> u64 {
+    record::Header::decode(bytes).map_or(0, |header| header.generation)
+}
+
+/// J2: a generation that was not finished leaves the one before in force.
+#[test]
+fn a_torn_generation_counts_for_nothing() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, true);
+    let holds: Vec<_> = (0..10).map(|number| grant(&mut store, &number.to_string(), "c")).collect();
+    let expected: BTreeMap<_, _> = holds.iter().map(entry).collect();
+    let snapshot = TempDir::new().unwrap();
+    copy(path, snapshot.path());
+    drop(store);
+    drop(open(path, BOOT, true));
+    let pairs = JOURNALS.map(|name| {
+        let read = |path: &Path| fs::read(path.join(name)).unwrap();
+        (name, read(snapshot.path()), read(path))
+    });
+    let (name, old, new) = pairs.iter().max_by_key(|(_, _, new)| generation(new)).unwrap();
+    for cut in (0..HEADER_BYTES + 700).step_by(13) {
+        let torn = TempDir::new().unwrap();
+        copy(snapshot.path(), torn.path());
+        fs::write(torn.path().join(name), [&new[..cut], &old[cut..]].concat()).unwrap();
+        // After a power cut: the files need not be there.
+        fs::remove_file(at(torn.path(), "3")).unwrap();
+        let (_, recovered) = open(torn.path(), NEXT_BOOT, true);
+        assert_eq!(held(&recovered), expected, "{cut}");
+    }
+}
+
+#[test]
+fn a_journal_takes_turns_and_grows() {
+    for sync in [true, false] {
+        let directory = TempDir::new_in("/dev/shm").unwrap();
+        let path = directory.path();
+        let (mut store, _) = open(path, BOOT, sync);
+        for _ in 0..4000 {
+            let hold = grant(&mut store, "r", "c");
+            end(&mut store, &hold);
+        }
+        let length = |name| fs::metadata(path.join(name)).unwrap().len();
+        assert_eq!(JOURNALS.map(length), [128 * 1024; 2]);
+        let client = "c".repeat(CLIENT);
+        let holds: Vec<_> =
+            (0..300).map(|number| grant(&mut store, &number.to_string(), &client)).collect();
+        assert!(length(JOURNALS[0]) >= 300 * CLIENT as u64);
+        assert_eq!(length(JOURNALS[0]), length(JOURNALS[1]));
+        drop(store);
+        let (mut store, recovered) = open(path, NEXT_BOOT, sync);
+        assert_eq!(held(&recovered), holds.iter().map(entry).collect());
+        holds.iter().for_each(|hold| end(&mut store, hold));
+        drop(store);
+        assert_eq!(held(&open(path, NEXT_BOOT, sync).1), BTreeMap::new());
+    }
+}
+
+const CLIENT: usize = 4000;
+
+/// S3: what cannot be removed is still held, and the grant behind it fails.
+#[test]
+fn an_end_that_fails_changes_nothing() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, true);
+    let hold = grant(&mut store, "r", "c");
+    // A file that nobody can remove, not even root.
+    fs::remove_file(at(path, "r")).unwrap();
+    fs::create_dir(at(path, "r")).unwrap();
+    let next = Change::Grant(wanted("r", "d"));
+    let changed = store.commit(vec![Change::End(Arc::clone(&hold)), next]);
+    assert!(matches!(changed[0], Changed::Failed(_)), "{changed:?}");
+    assert_eq!(changed[1], Changed::Held(Arc::clone(&hold)));
+    fs::remove_dir(at(path, "r")).unwrap();
+    fs::write(at(path, "r"), "c").unwrap();
+    drop(store);
+    assert_eq!(held(&open(path, BOOT, true).1), BTreeMap::from([entry(&hold)]));
+}
+
+/// S4: a grant that is refused is not in the journal.
+#[test]
+fn a_file_in_the_way_stays_as_it_is() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, true);
+    fs::write(at(path, "r"), "by hand").unwrap();
+    fs::write(at(path, "empty"), "").unwrap();
+    let changes = ["r", "empty", "free"].map(|name| Change::Grant(wanted(name, "c")));
+    let changed = store.commit(changes.into());
+    let [Changed::Adopted(adopted), Changed::Poisoned(_), Changed::Granted(free)] = &changed[..]
+    else {
+        panic!("{changed:?}");
+    };
+    drop(store);
+    for boot in [NEXT_BOOT, BOOT] {
+        let (_, recovered) = open(path, boot, true);
+        assert_eq!(held(&recovered), [adopted, free].map(entry).into());
+        assert!(recovered.problems.contains_key("empty"));
+        assert_eq!(fs::read(at(path, "r")).unwrap(), b"by hand");
+    }
+}
