@@ -1,0 +1,87 @@
+//! One connection: a request at a time, and its answer.
+
+use std::error::Error as _;
+use std::io;
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::runtime::{Handle, Id};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::socket::Socket;
+
+/// Longer answers are none of a lock daemon's.
+const ANSWER_BYTES: usize = 1 << 20;
+
+/// How to make what is sent unreadable to others, and know the other side.
+#[derive(Clone)]
+pub(super) struct Tls {
+    pub(super) connector: TlsConnector,
+    pub(super) name: ServerName<'static>,
+}
+
+/// An open connection; closed when dropped.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    pub(super) socket: Socket,
+    home: Id,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// What a daemon said.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+impl Connection {
+    pub(super) async fn open(host: &str, port: u16, tls: Option<&Tls>) -> io::Result<Self> {
+        let socket = Socket::connect(host, port).await?;
+        let Some(tls) = tls else {
+            return Self::over(socket.clone(), socket).await;
+        };
+        let stream = tls.connector.connect(tls.name.clone(), socket.clone()).await?;
+        Self::over(stream, socket).await
+    }
+
+    async fn over<S>(stream: S, socket: Socket) -> io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, driver) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let drive = async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(%error, "a connection to a lock daemon ended");
+            }
+        };
+        let driver = AbortOnDropHandle::new(tokio::spawn(drive));
+        Ok(Self { sender, socket, home: Handle::current().id(), _driver: driver })
+    }
+
+    /// Whether another request can be made of it, from this runtime.
+    pub(super) async fn is_usable(&mut self) -> bool {
+        self.home == Handle::current().id() && self.sender.ready().await.is_ok()
+    }
+
+    pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> io::Result<Answer> {
+        let response = self.sender.send_request(request).await.map_err(other)?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+        Ok(Answer { status, body: body.map_err(io::Error::other)?.to_bytes() })
+    }
+}
+
+/// With what lies behind it: hyper's own words do not say it.
+fn other(error: hyper::Error) -> io::Error {
+    match error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
+        Some(cause) => io::Error::new(cause.kind(), format!("{error}: {cause}")),
+        None => io::Error::other(error),
+    }
+}

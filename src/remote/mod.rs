@@ -1,0 +1,37 @@
+//! Locks that a lock daemon keeps, for the machines that can reach it.
+//!
+//! R1. What is held is known by a clock, not by hope. A lease counts here from
+//!     before the request that began or renewed it was sent, and there from
+//!     when that request came: so it ends here first. Both clocks run while
+//!     their machine is suspended, and a tenth of the lease is kept back for
+//!     clocks that do not run alike.
+//! R2. A request for a lock has one id, however often it is sent: it is granted
+//!     once.
+//! R3. Nobody is left holding. Whoever stops asking closes the connection for
+//!     writing and hears out what was on its way; a grant is given back. Where
+//!     the answer was lost, it is asked for again by its id, without waiting.
+//! R4. Every request can be repeated: a lock by its id, the rest by the token.
+//!     So whatever is not answered is sent again.
+//! R5. What is lost stays lost, whatever the daemon says later.
+
+mod answer;
+mod claim;
+mod connection;
+mod error;
+mod guard;
+mod lock;
+mod options;
+mod petition;
+mod server;
+mod socket;
+mod tenure;
+
+pub use error::{RemoteError, RemoteLost, RemoteLostReason};
+pub use guard::RemoteGuard;
+pub use lock::AsyncRemoteLock;
+pub use options::RemoteOptions;
+#[cfg(feature = "cli")]
+pub(crate) use {
+    server::{ANSWER, Server},
+    socket::Line,
+};
