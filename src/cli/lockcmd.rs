@@ -1,0 +1,179 @@
+//! `lockkeeper lock` and `lockkeeper unlock`: one call of XML-RPC, which
+//! gocept.lockd's own daemon answers as well. It is made once: a lock that was
+//! given though its answer was lost stays held.
+
+use hyper::header::HeaderValue;
+use quick_xml::Reader;
+use quick_xml::escape::escape;
+use quick_xml::events::{BytesRef, Event};
+
+use clap::Args;
+
+use super::exit::{self, Failure};
+use super::remote::{Credentials, failure_of};
+use crate::remote::{Line, Server};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  lockkeeper lock web-1 \"$HOSTNAME\" --server http://locks:8000
+  lockkeeper unlock web-1 \"$HOSTNAME\" --server http://locks:8000";
+
+pub(super) const CODES: &str = "\
+Exit codes:
+    0  it was done
+    1  the daemon refused; stderr says why, in the daemon's words
+   64  bad usage
+   69  the daemon could not be asked";
+
+const XML: HeaderValue = HeaderValue::from_static("text/xml");
+
+/// Longer texts of an answer that is none are not shown.
+const SHOWN: usize = 200;
+
+/// What is locked or unlocked, and for whom
+#[derive(Debug, Args)]
+#[command(after_help = super::sections(&[EXAMPLES, CODES, super::LOG_HELP]))]
+pub(super) struct Call {
+    /// The daemon: http:// or https://, a host and a port
+    #[arg(long, value_name = "URL")]
+    server: String,
+
+    #[command(flatten)]
+    credentials: Credentials,
+
+    /// What to lock or unlock
+    #[arg(value_name = "RESOURCE")]
+    resource: String,
+
+    /// Who has it or is to have it. Nobody else can unlock it
+    #[arg(value_name = "CLIENT")]
+    client: String,
+}
+
+/// `method` is `lock` or `unlock`.
+pub(super) fn call(method: &str, arguments: &Call) -> Result<u8, Failure> {
+    let options = arguments.credentials.options()?;
+    let server = Server::new(&arguments.server, &options).map_err(|error| failure_of(&error))?;
+    let document = document(method, [&arguments.resource, &arguments.client]);
+    let line = Line::default();
+    let asking = server.call(server.rpc_path(), XML, document, &line);
+    let answer = super::runtime()?
+        .block_on(async { tokio::time::timeout(crate::remote::ANSWER, asking).await });
+    let unheard = |why: String| {
+        let (url, verb) = (server.url(), method);
+        Failure { code: exit::SYSTEM, message: format!("{url}: {verb}ing: {why}") }
+    };
+    let answer = match answer {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(failure)) => return Err(unheard(failure.error.to_string())),
+        Err(_) => return Err(unheard("no answer came".to_owned())),
+    };
+    let text = String::from_utf8_lossy(&answer.body);
+    match meaning(&text) {
+        Some(Meaning::Done) => Ok(0),
+        Some(Meaning::Fault(text)) => Err(Failure { code: exit::HELD, message: said(&text) }),
+        None if matches!(answer.status.as_u16(), 401 | 403) => {
+            Err(unheard(format!("these credentials are refused: {}", text.trim())))
+        }
+        None => {
+            let start: String = text.trim().chars().take(SHOWN).collect();
+            Err(unheard(format!("this is no answer of a lock daemon: {}: {start}", answer.status)))
+        }
+    }
+}
+
+/// The text without the type in front that only Python understands.
+fn said(fault: &str) -> String {
+    let types = ["<class 'Exception'>:", "<type 'exceptions.Exception'>:"];
+    let text = types.iter().find_map(|kind| fault.strip_prefix(kind));
+    text.unwrap_or(fault).to_owned()
+}
+
+fn document(method: &str, arguments: [&String; 2]) -> String {
+    let params: String = arguments
+        .iter()
+        .map(|text| {
+            format!("<param><value><string>{}</string></value></param>", escape(text.as_str()))
+        })
+        .collect();
+    format!(
+        "<?xml version='1.0'?>\n<methodCall><methodName>{method}</methodName>\
+         <params>{params}</params></methodCall>\n"
+    )
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    Done,
+    /// The fault's text.
+    Fault(String),
+}
+
+/// `None` if it is not the answer to a call.
+fn meaning(document: &str) -> Option<Meaning> {
+    let mut reader = Reader::from_str(document);
+    let (mut is_fault, mut is_answer) = (false, false);
+    let (mut text, mut member) = (String::new(), String::new());
+    loop {
+        match reader.read_event().ok()? {
+            Event::Start(start) => {
+                match start.name().as_ref() {
+                    "params" => is_answer = true,
+                    "fault" => is_fault = true,
+                    _ => {}
+                }
+                text.clear();
+            }
+            Event::End(end) => match end.name().as_ref() {
+                "name" => member = std::mem::take(&mut text),
+                "value" if is_fault && member == "faultString" => {
+                    return Some(Meaning::Fault(text));
+                }
+                _ => {}
+            },
+            Event::Text(part) => text.push_str(&part.xml10_content()),
+            Event::CData(part) => text.push_str(&part.xml10_content()),
+            Event::GeneralRef(reference) => text.push(resolve(&reference)?),
+            Event::Eof => return is_answer.then_some(Meaning::Done),
+            _ => {}
+        }
+    }
+}
+
+fn resolve(reference: &BytesRef<'_>) -> Option<char> {
+    match &**reference {
+        "lt" => Some('<'),
+        "gt" => Some('>'),
+        "amp" => Some('&'),
+        "apos" => Some('\''),
+        "quot" => Some('"'),
+        _ => reference.resolve_char_ref().ok().flatten(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_told_from_success() {
+        let done = "<?xml version='1.0'?><methodResponse><params><param><value><nil/></value>\
+            </param></params></methodResponse>";
+        assert_eq!(meaning(done), Some(Meaning::Done));
+        let fault = "<methodResponse><fault><value><struct><member><name>faultCode</name>\
+            <value><int>1</int></value></member><member><name>faultString</name><value><string>\
+            &lt;class 'Exception'&gt;:Resource already locked by 'o&amp;k'</string></value>\
+            </member></struct></value></fault></methodResponse>";
+        let Some(Meaning::Fault(text)) = meaning(fault) else { panic!("no fault") };
+        assert_eq!(said(&text), "Resource already locked by 'o&k'");
+        assert_eq!(meaning("<html>hello</html>"), None);
+        assert_eq!(meaning("hello"), None);
+    }
+
+    #[test]
+    fn what_is_sent_is_escaped() {
+        let document = document("lock", [&"a<b".to_owned(), &"c&d".to_owned()]);
+        assert!(document.contains("<string>a&lt;b</string>"), "{document}");
+        assert!(document.contains("<string>c&amp;d</string>"), "{document}");
+    }
+}

@@ -1,0 +1,212 @@
+//! `lockkeeper run --server`: a command under a daemon's lock. What differs
+//! from [`super::run`]: nothing carries the lock but this process. If it is
+//! killed, the command runs on and the lease ends.
+
+use std::error::Error as _;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use super::exit::{self, Failure};
+use super::run::{abort_on_panic, attend, code, send};
+use super::signals::Signals;
+use super::text::{printable, rounded, tell};
+use super::{OnLost, Run, duration};
+use crate::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteOptions};
+
+/// How long a daemon may take to hear that nobody waits, or holds, any more.
+const UNDO: Duration = Duration::from_secs(5);
+
+/// Shorter waits are not told of.
+const UNTOLD: Duration = Duration::from_millis(100);
+
+const SERVER: &str = "LOCKKEEPER_SERVER";
+const RESOURCE: &str = "LOCKKEEPER_RESOURCE";
+const TOKEN: &str = "LOCKKEEPER_TOKEN";
+
+/// Where the lock is kept, if not in a file
+#[derive(Debug, Args)]
+pub(super) struct Remote {
+    /// LOCK is a resource of the lock daemon at this URL, and no file
+    #[arg(long, value_name = "URL", conflicts_with_all = [
+        "retry_period", "race_delay", "tries", "openlock_compat", "pin", "note", "close", "kernel",
+    ])]
+    pub(super) server: Option<String>,
+
+    /// With --server: who has the lock, for people and for the daemon's tokens
+    /// [default: this machine's name and our process id]
+    #[arg(long, value_name = "NAME", requires = "server")]
+    client: Option<String>,
+
+    /// With --server: how long the lock is held without a sign of life from us;
+    /// it is renewed each third of that, and counts as lost after nine tenths
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "server",
+        default_value = "30s")]
+    lease: Duration,
+
+    #[command(flatten)]
+    credentials: Credentials,
+}
+
+/// How a daemon is talked to
+#[derive(Debug, Args)]
+pub(super) struct Credentials {
+    /// A file with the secret that the daemon knows this client by
+    #[arg(long, value_name = "FILE", requires = "server")]
+    token_file: Option<PathBuf>,
+
+    /// A file with the certificates, in PEM, that the daemon's must be signed by
+    /// [default: those the system trusts]
+    #[arg(long, value_name = "FILE", requires = "server")]
+    ca: Option<PathBuf>,
+}
+
+impl Credentials {
+    pub(super) fn options(&self) -> Result<RemoteOptions, Failure> {
+        let mut options = RemoteOptions::default();
+        if let Some(file) = &self.token_file {
+            let read = std::fs::read_to_string(file);
+            let doing = file.display().to_string();
+            let token = read.map_err(|error| Failure::system(&doing, &error))?;
+            options = options.bearer_token(token.trim());
+        }
+        if let Some(file) = &self.ca {
+            options = options.ca_file(file);
+        }
+        Ok(options)
+    }
+}
+
+pub(super) fn run(arguments: &Run) -> Result<u8, Failure> {
+    abort_on_panic();
+    let lock = lock(arguments)?;
+    super::runtime()?.block_on(run_locked(arguments, &lock))
+}
+
+fn lock(arguments: &Run) -> Result<AsyncRemoteLock, Failure> {
+    let remote = &arguments.remote;
+    let url = remote.server.as_deref().expect("BUG: there is no server");
+    let resource = arguments.lock.to_str().ok_or_else(|| Failure {
+        code: exit::USAGE,
+        message: format!("{}: a resource is named in UTF-8", arguments.lock.display()),
+    })?;
+    let options = remote.credentials.options()?.timeout(arguments.timeout);
+    let options = options.lease(Some(remote.lease));
+    let client = remote.client.clone().unwrap_or_else(own_name);
+    let lock = AsyncRemoteLock::with_options(url, resource, client, options);
+    lock.map_err(|error| failure_of(&error))
+}
+
+fn own_name() -> String {
+    let system = rustix::system::uname();
+    format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
+}
+
+async fn run_locked(arguments: &Run, lock: &AsyncRemoteLock) -> Result<u8, Failure> {
+    let watched = Signals::watch();
+    let mut signals = watched.map_err(|error| Failure::system("watching signals", &error))?;
+    let acquired = tokio::select! {
+        biased;
+        signal = signals.next() => Err(signal),
+        acquired = acquire(arguments, lock) => Ok(acquired),
+    };
+    let ended = match (acquired, signals.already()) {
+        (Ok(Ok(guard)), None) => run_command(arguments, guard, signals).await,
+        (Ok(Err(error)), _) => Err(failure_of(&error)),
+        (Err(signal), _) | (Ok(Ok(_)), Some(signal)) => Ok(exit::by_signal(signal.number)),
+    };
+    // What was dropped above.
+    let _ = timeout(UNDO, lock.flush()).await;
+    ended
+}
+
+async fn acquire(arguments: &Run, lock: &AsyncRemoteLock) -> Result<RemoteGuard, RemoteError> {
+    if arguments.only_try {
+        return lock.acquire_timeout(Duration::ZERO).await;
+    }
+    let mut acquiring = std::pin::pin!(lock.acquire());
+    tokio::select! {
+        biased;
+        acquired = &mut acquiring => return acquired,
+        () = sleep(UNTOLD) => tell(format_args!("waiting for {:?} at {}", lock.resource(), lock.server())),
+    }
+    acquiring.await
+}
+
+async fn run_command(
+    arguments: &Run,
+    guard: RemoteGuard,
+    mut signals: Signals,
+) -> Result<u8, Failure> {
+    let mut command = match start(arguments, &guard) {
+        Ok(command) => command,
+        Err(error) => {
+            release(guard, false).await;
+            let name = printable(arguments.command[0].display());
+            return Err(Failure::to_start(&name, &error));
+        }
+    };
+    while let Some(signal) = signals.already() {
+        send(&command, signal.number);
+    }
+    let attended = attend(&mut command, guard.lost(), &mut signals, arguments.on_lost).await;
+    let (status, was_lost) =
+        attended.map_err(|error| Failure::system("waiting for CMD", &error))?;
+    let is_lost = release(guard, was_lost).await;
+    Ok(if is_lost && arguments.on_lost == OnLost::Term { exit::LOST } else { code(status) })
+}
+
+fn start(arguments: &Run, guard: &RemoteGuard) -> io::Result<Child> {
+    let mut command = Command::new(&arguments.command[0]);
+    command.args(&arguments.command[1..]);
+    command.env(SERVER, guard.server()).env(RESOURCE, guard.resource());
+    command.env(TOKEN, guard.token().to_string());
+    command.spawn()
+}
+
+/// Whether the lock was lost, before (`was_lost`, which was told) or as it now turns out.
+async fn release(guard: RemoteGuard, was_lost: bool) -> bool {
+    match guard.release().await {
+        Ok(()) => was_lost,
+        Err(RemoteError::Lost(_)) if was_lost => true,
+        Err(error) => {
+            tell(message_of(&error));
+            was_lost || matches!(error, RemoteError::Lost(_))
+        }
+    }
+}
+
+pub(super) fn failure_of(error: &RemoteError) -> Failure {
+    let code = match error {
+        RemoteError::InvalidOption { .. } => exit::USAGE,
+        RemoteError::Timeout { .. } => exit::NOT_IN_TIME,
+        RemoteError::Lost(_) => exit::LOST,
+        _ => exit::SYSTEM,
+    };
+    Failure { code, message: message_of(error) }
+}
+
+/// The error and its causes, in one line.
+fn message_of(error: &RemoteError) -> String {
+    if let RemoteError::Timeout { server, resource, waited, holder } = error {
+        let holder = holder.as_deref().unwrap_or("somebody");
+        return match rounded(*waited) {
+            waited if waited < UNTOLD => format!("{resource:?} at {server} is held by {holder}"),
+            waited => {
+                let waited = humantime::format_duration(waited);
+                format!("{resource:?} at {server} was not free within {waited}: held by {holder}")
+            }
+        };
+    }
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    message
+}

@@ -1,0 +1,162 @@
+//! `lockkeeper serve`: the lock daemon.
+
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+
+use super::exit::{self, Failure};
+use super::signals::Signals;
+use super::text::{print, tell};
+use crate::lockd::{FaultStyle, OpenError, Server, ServerError, ServerOptions};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  lockkeeper serve --dir /var/lib/lockkeeper
+  lockkeeper serve --dir /var/lib/lockkeeper --listen 10.0.0.5:8000 \\
+      --tokens tokens.json --tls-cert cert.pem --tls-key key.pem
+
+The first line on standard output is the URL that it serves at. SIGTERM,
+SIGINT and SIGQUIT end it: who waits is told, locks stay held. A second one
+ends it at once. Every grant and release is a line of the log at info, which
+is the default here.";
+
+pub(super) const CODES: &str = "\
+Exit codes:
+    0  it was told to stop
+   64  bad usage
+   69  the directory, the address or a file of the options cannot be used
+   73  another daemon serves the directory";
+
+/// Keep locks in a directory, for all who can reach this address
+#[derive(Debug, Args)]
+#[command(after_help = super::sections(&[EXAMPLES, CODES, super::LOG_HELP]))]
+pub(super) struct Serve {
+    /// The directory of the locks; it must exist. It may be one of gocept.lockd,
+    /// with locks held in it
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+
+    /// The address to listen at; port 0 is any that is free
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+
+    /// Who may use which client names: a JSON file with the hashes of bearer
+    /// tokens. Without it, everybody on this machine may do everything
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+
+    /// Speak TLS with this certificate, in PEM, those that vouch for it behind it
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Serve other machines without tokens or without TLS
+    #[arg(long)]
+    insecure: bool,
+
+    /// A further name by which clients call this daemon; may be given again
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
+
+    /// Do not wait for the disk. kill -9 loses nothing all the same, a power cut
+    /// the last moments
+    #[arg(long)]
+    no_sync: bool,
+
+    /// How XML-RPC faults name their type: as a server on Python 2 or on Python 3
+    #[arg(long, value_enum, default_value_t = Style::Py3)]
+    fault_style: Style,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Style {
+    Py2,
+    Py3,
+}
+
+pub(super) fn serve(arguments: &Serve) -> Result<u8, Failure> {
+    raise_file_limit();
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::system("starting the runtime", &error))?;
+    runtime.block_on(run(arguments))
+}
+
+async fn run(arguments: &Serve) -> Result<u8, Failure> {
+    let watched = Signals::watch();
+    let signals = watched.map_err(|error| Failure::system("watching signals", &error))?;
+    let server = Server::bind(options(arguments)).await.map_err(failure)?;
+    let scheme = if arguments.tls_cert.is_some() { "https" } else { "http" };
+    print(format_args!("{scheme}://{}", server.address()));
+    let stop = CancellationToken::new();
+    let serving = server.serve(stop.clone());
+    tokio::select! {
+        served = serving => served.map(|()| 0).map_err(failure),
+        code = stop_on_signal(signals, stop) => Ok(code),
+    }
+}
+
+/// The first signal stops the server; what the second one's exit code is.
+async fn stop_on_signal(mut signals: Signals, stop: CancellationToken) -> u8 {
+    loop {
+        let arrived = signals.next().await;
+        let ends = [Signal::TERM, Signal::INT, Signal::QUIT].map(Signal::as_raw);
+        if !ends.contains(&arrived.number) {
+            tell(format_args!("signal {} means nothing to a daemon", arrived.number));
+        } else if stop.is_cancelled() {
+            return exit::by_signal(arrived.number);
+        } else {
+            tell("stopping");
+            stop.cancel();
+        }
+    }
+}
+
+fn options(arguments: &Serve) -> ServerOptions {
+    let mut options = ServerOptions::new(&arguments.dir)
+        .listen(arguments.listen)
+        .insecure(arguments.insecure)
+        .sync(!arguments.no_sync)
+        .fault_style(match arguments.fault_style {
+            Style::Py2 => FaultStyle::Python2,
+            Style::Py3 => FaultStyle::Python3,
+        });
+    if let Some(file) = &arguments.tokens {
+        options = options.tokens(file);
+    }
+    if let (Some(certificate), Some(key)) = (&arguments.tls_cert, &arguments.tls_key) {
+        options = options.tls(certificate, key);
+    }
+    arguments.host.iter().fold(options, ServerOptions::host)
+}
+
+/// Each connection is an open file.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tell(format_args!("the limit of open files could not be raised: {error}"));
+    }
+}
+
+fn failure(error: ServerError) -> Failure {
+    let code = match error {
+        ServerError::Directory(OpenError::InUse { .. }) => exit::NOT_IN_TIME,
+        ServerError::Insecure { .. } => exit::USAGE,
+        _ => exit::SYSTEM,
+    };
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    Failure { code, message }
+}
