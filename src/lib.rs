@@ -105,6 +105,7 @@ mod explorer;
 mod guard;
 mod held;
 mod holder;
+mod kernel;
 mod liveness;
 mod lock;
 mod options;
@@ -118,14 +119,28 @@ mod wait;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(any(feature = "lockd", feature = "lockd-client"))]
+mod clock;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(feature = "lockd")]
+pub mod lockd;
+#[cfg(feature = "lockd-client")]
+mod remote;
 
 pub use all::{LockGuards, acquire_all, acquire_all_timeout};
 pub use error::{Error, Lost, LostReason};
 pub use guard::LockGuard;
 pub use holder::{Evidence, Holder, Status};
+pub use kernel::{AsyncKernelLock, KernelGuard, KernelOptions, Primitive};
 pub use lock::AsyncFileLock;
 pub use options::{AtExit, Offload, Options, Pin, SlowSystem};
 pub use place::flush;
+#[cfg(feature = "lockd-client")]
+pub use remote::{
+    AsyncRemoteLock, RemoteError, RemoteGuard, RemoteLost, RemoteLostReason, RemoteOptions,
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

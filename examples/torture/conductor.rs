@@ -1,16 +1,18 @@
 //! Starts the workers, kills and stops them, and watches.
 
 use std::fs;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::dice::Dice;
+use crate::left_overs;
 use crate::oracle::Oracle;
 use crate::settings::{End, Job, Settings};
 use crate::summary::Summary;
@@ -44,6 +46,7 @@ pub fn run(settings: &Settings, place: &Path) -> Summary {
         dice: Dice::new(settings.seed),
         workers: Vec::new(),
         started: 0,
+        began: Instant::now(),
         summary: Summary::default(),
         reported: 0,
     };
@@ -95,6 +98,7 @@ struct Conductor<'a> {
     dice: Dice,
     workers: Vec<Worker>,
     started: u64,
+    began: Instant,
     summary: Summary,
     /// Length of the reports that were shown.
     reported: usize,
@@ -133,10 +137,15 @@ impl Conductor<'_> {
             hold_us: settings.hold_us,
             period_us: settings.period_us,
         };
-        let program = std::env::current_exe().expect("this program");
-        let mut command = Command::new(program);
-        command.args(job.to_arguments()).stdin(Stdio::piped());
-        let child = command.spawn().expect("a worker");
+        let mut command = match &settings.peer {
+            Some(peer) => peer.command(&job),
+            None => {
+                let mut command = Command::new(std::env::current_exe().expect("this program"));
+                command.args(job.to_arguments());
+                command
+            }
+        };
+        let child = command.stdin(Stdio::piped()).spawn().expect("a worker");
         let (number, before) = (self.started, Tally::default());
         self.workers.push(Worker { child, number, stopped_until: None, before });
         self.started += 1;
@@ -148,12 +157,13 @@ impl Conductor<'_> {
         let mut kills = Due::new(self.settings.kill_every);
         let mut stops = Due::new(self.settings.stop_every);
         let mut stillness = Stillness::new();
-        let mut shown = Instant::now();
+        let mut display = Display::new(self.settings.duration);
         let mut looked = Instant::now();
         while Instant::now() < end {
             self.wake_up(false);
-            if kills.is_now(&mut self.dice) {
-                let victim = self.victim();
+            if kills.is_now(&mut self.dice)
+                && let Some(victim) = self.victim()
+            {
                 self.kill(victim);
                 self.start();
             }
@@ -163,30 +173,39 @@ impl Conductor<'_> {
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 let has_ended = self.look_at_reports() && self.settings.until_violation;
-                let is_stopped = self.workers.iter().any(|worker| worker.stopped_until.is_some());
-                let (acquired, _) = self.so_far();
+                let is_excused = self.workers.iter().any(|worker| worker.stopped_until.is_some())
+                    || !(0..self.workers.len()).any(|worker| self.has_begun(worker));
+                let acquired = self.sum().acquired();
                 if has_ended
                     || self.has_died()
-                    || self.is_still(&mut stillness, acquired, is_stopped)
+                    || self.is_still(&mut stillness, acquired, is_excused)
                 {
                     break;
                 }
             }
-            if shown.elapsed() >= Duration::from_secs(1) {
-                shown = Instant::now();
-                self.show(end);
+            if display.is_due() {
+                display.show(&self.progress());
             }
             thread::sleep(TICK);
         }
     }
 
-    /// Half of the time whoever is inside, else anybody.
-    fn victim(&mut self) -> usize {
+    /// Half of the time whoever is inside, else anybody who has begun.
+    fn victim(&mut self) -> Option<usize> {
         let inside = self.oracle.who().filter(|_| self.dice.once_in(2));
         let holder = inside.and_then(|ticket| {
             self.workers.iter().position(|worker| worker.child.id() == ticket.process.pid)
         });
-        holder.unwrap_or_else(|| self.dice.below(self.workers.len() as u64) as usize)
+        holder.or_else(|| {
+            let any = self.dice.below(self.workers.len() as u64) as usize;
+            self.has_begun(any).then_some(any)
+        })
+    }
+
+    /// Another language takes its time to start.
+    fn has_begun(&self, worker: usize) -> bool {
+        let number = self.workers[worker].number;
+        Tally::read(&worker::tally_path(self.place, number)) != Tally::default()
     }
 
     fn kill(&mut self, victim: usize) {
@@ -209,7 +228,7 @@ impl Conductor<'_> {
     }
 
     fn stop(&mut self) {
-        let victim = self.victim();
+        let Some(victim) = self.victim() else { return };
         let time = self.dice.micros_between(STOP_US.0, STOP_US.1);
         let worker = &mut self.workers[victim];
         worker.signal(Signal::SIGSTOP);
@@ -241,8 +260,8 @@ impl Conductor<'_> {
         self.summary.has_died
     }
 
-    fn is_still(&mut self, stillness: &mut Stillness, acquired: u64, is_stopped: bool) -> bool {
-        let is_still = stillness.lasts(acquired, is_stopped) >= STUCK_IN_THE_STORM;
+    fn is_still(&mut self, stillness: &mut Stillness, acquired: u64, is_excused: bool) -> bool {
+        let is_still = stillness.lasts(acquired, is_excused) >= STUCK_IN_THE_STORM;
         if is_still {
             self.stuck(format!("nobody acquired for {STUCK_IN_THE_STORM:?} in the storm"));
         }
@@ -337,32 +356,62 @@ impl Conductor<'_> {
         reports.contains("VIOLATION ")
     }
 
-    /// Acquisitions and violations.
-    fn so_far(&self) -> (u64, u64) {
+    fn sum(&self) -> Tally {
         let mut sum = self.summary.tally;
         for worker in &self.workers {
             sum.add(&Tally::read(&worker::tally_path(self.place, worker.number)));
         }
-        (sum.acquired(), sum.violations)
+        sum
     }
 
-    fn show(&self, end: Instant) {
-        let (acquired, violations) = self.so_far();
-        let left = end.saturating_duration_since(Instant::now()).as_secs();
+    fn progress(&self) -> String {
+        let sum = self.sum();
         let Summary { kills, stops, .. } = self.summary;
-        let line = format!(
-            "{left:>4} s left: {acquired} acquisitions, {kills} kills, {stops} stops, {violations} violations"
-        );
+        let per_second = sum.acquired() as f64 / self.began.elapsed().as_secs_f64();
+        format!(
+            "{} acquisitions, {per_second:.0}/s, {kills} kills, {stops} stops, {} violations, \
+             longest wait {:.3} s, {} files beside the lock",
+            sum.acquired(),
+            sum.violations,
+            Duration::from_micros(sum.longest_wait_us).as_secs_f64(),
+            left_overs::beside(self.place),
+        )
+    }
+}
+
+/// A bar, or a line each second where nobody watches.
+struct Display {
+    bar: ProgressBar,
+    began: Instant,
+    shown: Instant,
+}
+
+impl Display {
+    fn new(duration: Duration) -> Self {
+        let style = ProgressStyle::with_template("{bar:20} {elapsed_precise}/{len} s  {wide_msg}");
+        let bar = ProgressBar::new(duration.as_secs());
+        bar.set_style(style.expect("BUG: a template that is none"));
+        Self { bar, began: Instant::now(), shown: Instant::now() }
+    }
+
+    fn is_due(&self) -> bool {
+        self.shown.elapsed() >= Duration::from_secs(1)
+    }
+
+    fn show(&mut self, progress: &str) {
+        self.shown = Instant::now();
+        let passed = self.began.elapsed().as_secs();
         if io::stderr().is_terminal() {
-            eprint!("\r{line} ");
-            let _ = io::stderr().flush();
+            self.bar.set_position(passed);
+            self.bar.set_message(progress.to_owned());
         } else {
-            eprintln!("{line}");
+            eprintln!("{passed:>5} s: {progress}");
         }
     }
 }
 
-/// For how long nobody acquired, not counting the time that somebody was stopped.
+/// For how long nobody acquired, not counting the time that somebody was
+/// stopped or that all were starting.
 struct Stillness {
     acquired: u64,
     looked: Instant,
@@ -374,13 +423,13 @@ impl Stillness {
         Self { acquired: 0, looked: Instant::now(), lasts: Duration::ZERO }
     }
 
-    fn lasts(&mut self, acquired: u64, is_stopped: bool) -> Duration {
+    fn lasts(&mut self, acquired: u64, is_excused: bool) -> Duration {
         let passed = self.looked.elapsed();
         self.looked = Instant::now();
         if acquired != self.acquired {
             self.acquired = acquired;
             self.lasts = Duration::ZERO;
-        } else if !is_stopped {
+        } else if !is_excused {
             self.lasts += passed;
         }
         self.lasts

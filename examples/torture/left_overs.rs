@@ -25,6 +25,11 @@ pub fn check(settings: &Settings, place: &Path, summary: &Summary) -> LeftOvers 
     let path = lock_path(place);
     let directory = path.parent().expect("the lock has a directory");
     let mut found = count(&path);
+    if settings.peer.is_some() {
+        found.wrong.clear();
+        found.candidates = beside(place);
+        return found;
+    }
     if !summary.stuck.is_empty() {
         found.wrong.push("not looked at, but kept: it was stuck".to_owned());
         return found;
@@ -47,6 +52,14 @@ pub fn check(settings: &Settings, place: &Path, summary: &Summary) -> LeftOvers 
         found.wrong.push(format!("after a sweep these stay: {}", names.join(", ")));
     }
     found
+}
+
+/// How many names there are beside the lock's own.
+pub fn beside(place: &Path) -> usize {
+    let path = lock_path(place);
+    let lock_file = path.file_name().expect("the lock has a name").to_string_lossy();
+    let directory = path.parent().expect("the lock has a directory");
+    names_in(directory).into_iter().filter(|name| *name != lock_file).count()
 }
 
 fn count(path: &Path) -> LeftOvers {

@@ -4,10 +4,10 @@
 //! crate checks who is inside.
 //!
 //! ```text
-//! cargo run --release --example torture -- [--seconds 60] [--processes 8] [--tasks 2]
-//!     [--pin auto|required|never] [--directory DIR] [--hold-us 200] [--period-us 2000]
-//!     [--kill-ms 25] [--stop-ms 60] [--no-kill] [--no-stop] [--end ask|kill]
-//!     [--seed N] [--until-violation]
+//! cargo run --release --example torture -- [--seconds 60] [--minutes N] [--processes 8]
+//!     [--tasks 2] [--peer NAME] [--pin auto|required|never] [--directory DIR] [--overlay]
+//!     [--hold-us 200] [--period-us 2000] [--kill-ms 25] [--stop-ms 60] [--no-kill] [--no-stop]
+//!     [--end ask|kill] [--seed N] [--until-violation]
 //! ```
 //!
 //! Exit status: 0 if nobody was inside with another, nobody was stuck, nothing
@@ -19,6 +19,14 @@
 //! in two places with a pause between, and removes the link. A link of a dead
 //! process is one that was killed inside; the newcomer repairs and replaces it.
 //! A stopped process is alive, so it is still inside.
+//!
+//! # Other libraries
+//! `--peer NAME` puts another library to the same: the same kills, stops and
+//! oracle, over Python workers (`peer.py`) that wait for ever for the lock and
+//! never cancel. Their libraries come from `tests/peers/run.sh --set-up`. What a
+//! peer leaves behind is counted and not judged. A library that assumes that
+//! nobody pauses for long may be tried with `--no-stop`, and one that cannot
+//! bear kills with `--no-kill`.
 //!
 //! # Can it fail?
 //! A build with `--cfg lockkeeper_proof` can leave out one rule of the protocol
@@ -40,6 +48,8 @@ mod conductor;
 mod dice;
 mod left_overs;
 mod oracle;
+mod overlay;
+mod peer;
 mod process;
 mod settings;
 mod summary;
@@ -48,6 +58,7 @@ mod worker;
 
 use std::process::ExitCode;
 
+use overlay::Overlay;
 use settings::{Part, Settings};
 
 fn main() -> ExitCode {
@@ -77,9 +88,18 @@ fn conduct(settings: &Settings) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut summary = conductor::run(settings, place.path());
-    summary.left_overs = left_overs::check(settings, place.path(), &summary);
-    println!("{}", summary.text(settings, place.path()));
+    let overlay = match settings.overlay.then(|| Overlay::mount(place.path())).transpose() {
+        Ok(overlay) => overlay,
+        Err(why) => {
+            eprintln!("torture: no overlayfs can be mounted here: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    let site = overlay.as_ref().map_or(place.path(), Overlay::path);
+    let mut summary = conductor::run(settings, site);
+    summary.left_overs = left_overs::check(settings, site, &summary);
+    println!("{}", summary.text(settings, site));
+    drop(overlay);
     if summary.is_good() {
         return ExitCode::SUCCESS;
     }

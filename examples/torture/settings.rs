@@ -5,16 +5,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lockkeeper::Pin;
 
+use crate::peer::Peer;
 use crate::tally::TASKS_MAX;
 
 pub const USAGE: &str = "\
 usage: torture [options]
   --seconds N         how long processes are killed and stopped (60)
+  --minutes N         the same in minutes
+  --peer NAME         not this crate but openlock, filelock-py, filelock-py-3,
+                      filelock-py-soft, filelock-py-3-soft, flufl-lock,
+                      pidlock-py or lockmgr-like; one task each
   --processes N       workers (8)
   --tasks N           tasks of each worker that want the lock (2)
   --pin auto|required|never
                       pinned where possible, pinned, or portable (auto)
   --directory DIR     where the lock is; a fresh directory is made in it (/dev/shm)
+  --overlay           mount an overlayfs there for it (root)
   --hold-us N         longest hold, microseconds (200)
   --period-us N       longest time between two looks at a busy lock (2000)
   --kill-ms N         mean time between two SIGKILLs (25)
@@ -42,6 +48,9 @@ pub enum End {
 
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// `None`: this crate.
+    pub peer: Option<Peer>,
+    pub overlay: bool,
     pub duration: Duration,
     pub processes: usize,
     pub tasks: usize,
@@ -126,6 +135,8 @@ impl Settings {
     fn new() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
+            peer: None,
+            overlay: false,
             duration: Duration::from_secs(60),
             processes: 8,
             tasks: 2,
@@ -144,6 +155,9 @@ impl Settings {
     fn set(&mut self, flag: &str, rest: &mut dyn Iterator<Item = String>) -> Result<(), String> {
         match flag {
             "--seconds" => self.duration = Duration::from_secs(number(flag, rest)?),
+            "--minutes" => self.duration = Duration::from_secs(60 * number(flag, rest)?),
+            "--peer" => self.peer = Some(Peer::named(&value(flag, rest)?)?),
+            "--overlay" => self.overlay = true,
             "--processes" => self.processes = number(flag, rest)? as usize,
             "--tasks" => self.tasks = number(flag, rest)? as usize,
             "--pin" => self.pin = pin(&value(flag, rest)?)?,
@@ -171,6 +185,9 @@ impl Settings {
         }
         if std::env::var_os("LOCKKEEPER_MUTANT").is_some() && !cfg!(lockkeeper_proof) {
             return Err("LOCKKEEPER_MUTANT needs a build with --cfg lockkeeper_proof".to_owned());
+        }
+        if self.peer.is_some() {
+            self.tasks = 1;
         }
         self.directory = std::path::absolute(&self.directory).map_err(|why| why.to_string())?;
         Ok(self)

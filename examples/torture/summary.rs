@@ -39,7 +39,10 @@ impl Summary {
         let mut line = |name: &str, value: String| {
             writeln!(text, "{name:<14}{value}").expect("a string takes any text");
         };
-        line("lockkeeper", format!("{}{}", env!("CARGO_PKG_VERSION"), build()));
+        match &settings.peer {
+            Some(peer) => line("peer", format!("{} {}", peer.name, peer.version)),
+            None => line("lockkeeper", format!("{}{}", env!("CARGO_PKG_VERSION"), build())),
+        }
         line("kernel", first_line("/proc/sys/kernel/version", "/proc/sys/kernel/osrelease"));
         line("file system", file_system(place));
         line("settings", settings_text(settings));
@@ -76,23 +79,30 @@ impl Summary {
             ),
         );
         line("stops", self.stops.to_string());
-        let LeftOvers { lock_files, candidates, claims, wrong } = &self.left_overs;
-        line(
-            "left over",
-            format!(
-                "{lock_files} lock files, {candidates} candidates, {claims} claims; after the next acquisition and a sweep: {}",
-                if wrong.is_empty() { "nothing" } else { "see below" },
-            ),
-        );
+        line("left over", self.left_over_text(settings));
         line("violations", tally.violations.to_string());
         line("stuck", self.stuck.len().to_string());
         line("errors", tally.errors.to_string());
-        for why in self.stuck.iter().chain(&self.reports).chain(wrong) {
+        for why in self.stuck.iter().chain(&self.reports).chain(&self.left_overs.wrong) {
             line("", why.clone());
         }
         line("verdict", if self.is_good() { "good" } else { "BAD" }.to_owned());
         text.truncate(text.trim_end().len());
         text
+    }
+}
+
+impl Summary {
+    fn left_over_text(&self, settings: &Settings) -> String {
+        let LeftOvers { lock_files, candidates, claims, wrong } = &self.left_overs;
+        if settings.peer.is_some() {
+            return format!("{lock_files} lock files, {candidates} other files");
+        }
+        let rest = if wrong.is_empty() { "nothing" } else { "see below" };
+        format!(
+            "{lock_files} lock files, {candidates} candidates, {claims} claims; \
+             after the next acquisition and a sweep: {rest}"
+        )
     }
 }
 

@@ -13,6 +13,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::dice::Dice;
 use crate::oracle::{Oracle, Ticket, Violation};
@@ -126,7 +127,15 @@ impl Worker {
     fn lock(&self, dice: &mut Dice) -> AsyncFileLock {
         let offload = [Offload::Never, Offload::Always, Offload::Auto][dice.below(3) as usize];
         let period = dice.micros_between((self.job.period_us / 8).max(1), self.job.period_us);
-        let options = Options::default().retry_period(period).pin(self.job.pin).offload(offload);
+        let mut options =
+            Options::default().retry_period(period).pin(self.job.pin).offload(offload);
+        if dice.once_in(2) {
+            options = options.fallback_period(period * 4).mode(0o600);
+        }
+        if dice.once_in(2) {
+            options =
+                options.timeout(Duration::from_secs(60)).note(format!("visit {}", dice.roll()));
+        }
         AsyncFileLock::with_options(lock_path(&self.job.place), options).expect("possible options")
     }
 
@@ -136,7 +145,7 @@ impl Worker {
         dice: &mut Dice,
     ) -> Result<Option<LockGuard>, Error> {
         let patience = dice.micros_between(1, PATIENCE_MAX_US);
-        let outcome = match dice.below(8) {
+        let outcome = match dice.below(9) {
             0..4 => lock.acquire().await.map(Some),
             4 => lock.acquire_timeout(dice.micros_up_to(TIMEOUT_MAX_US)).await.map(Some),
             5 => {
@@ -152,6 +161,19 @@ impl Worker {
                     Ok(None)
                 }
             },
+            7 => {
+                let lock = lock.clone();
+                let task =
+                    AbortOnDropHandle::new(tokio::spawn(async move { lock.acquire().await }));
+                tokio::time::sleep(patience).await;
+                match task.is_finished() {
+                    true => task.await.expect("it was not aborted").map(Some),
+                    false => {
+                        self.counter.count(|tally| tally.cancelled += 1);
+                        Ok(None)
+                    }
+                }
+            }
             _ => {
                 let token = CancellationToken::new();
                 let _cancel = tokio::spawn(cancel_after(token.clone(), patience));

@@ -4,7 +4,14 @@
 mod break_lock;
 mod duration;
 mod exit;
+mod kernel;
+#[cfg(feature = "lockd-client")]
+mod lockcmd;
+#[cfg(feature = "lockd-client")]
+mod remote;
 mod run;
+#[cfg(feature = "lockd")]
+mod serve;
 mod signals;
 mod status;
 mod text;
@@ -28,13 +35,15 @@ const EXAMPLES: &str = "\
 Examples:
   lockkeeper run --timeout 30s /run/lock/import.lock -- ./import --all
   lockkeeper status /run/lock/import.lock
-  lockkeeper break /run/lock/import.lock";
+  lockkeeper break /run/lock/import.lock
+  lockkeeper run --server http://locks:8000 import -- ./import --all";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
   lockkeeper run backup.lock -- rsync -a src/ dst/
   lockkeeper run --try --note 'nightly import' import.lock -- ./import --all
   lockkeeper run --timeout 5m job.lock -- sh -c 'step-one && step-two'
+  lockkeeper run --kernel flock -w 5 -E 1 /run/lock/job -- ./job
 
 In the environment of CMD:
   LOCKKEEPER_PATH            the lock file, as an absolute path
@@ -42,6 +51,9 @@ In the environment of CMD:
   LOCKKEEPER_RECOVERED_FROM  who died holding the lock just before: what it
                              guards may be half done. Else not there
   LOCKKEEPER_RECOVERED_PID   that one's process id, where it is known
+  With --server instead of these: LOCKKEEPER_SERVER, LOCKKEEPER_RESOURCE, and
+  as LOCKKEEPER_TOKEN the fencing token, a number that grows with each grant.
+  If lockkeeper is killed then, CMD runs on and the lock ends with its lease
 
 Signals:
   SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 that a process sends
@@ -90,6 +102,14 @@ enum Verb {
     Run(Run),
     Status(Show),
     Break(Break),
+    #[cfg(feature = "lockd")]
+    Serve(serve::Serve),
+    /// Lock a resource of a lock daemon, without waiting, until it is unlocked
+    #[cfg(feature = "lockd-client")]
+    Lock(lockcmd::Call),
+    /// Unlock a resource of a lock daemon
+    #[cfg(feature = "lockd-client")]
+    Unlock(lockcmd::Call),
 }
 
 /// Wait for a lock, run a command, release the lock, end as the command ended
@@ -99,12 +119,12 @@ struct Run {
     /// Wait at most this long, as in 300ms, 30s, 5m, 1h30m; a bare number is seconds [default: for
     /// ever]. A file that another program left is watched for two seconds first, so such a wait can
     /// last that long
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(long, short = 'w', value_name = "TIME", value_parser = duration::parse)]
     timeout: Option<Duration>,
 
     /// Do not wait: if the lock is held, end at once with 73. A file that another program left is
     /// watched for two seconds first, so such a try can last that long
-    #[arg(long = "try", conflicts_with = "timeout")]
+    #[arg(long = "try", short = 'n', conflicts_with = "timeout")]
     only_try: bool,
 
     /// Time between two looks where the file system gives no events (network file systems);
@@ -150,6 +170,13 @@ struct Run {
     #[arg(long, value_enum, default_value_t = OnLost::Term)]
     on_lost: OnLost,
 
+    #[command(flatten)]
+    kernel: kernel::Kernel,
+
+    #[cfg(feature = "lockd-client")]
+    #[command(flatten)]
+    remote: remote::Remote,
+
     /// The lock file. It is made and removed; its directory must exist
     #[arg(value_name = "LOCK")]
     lock: PathBuf,
@@ -166,6 +193,10 @@ struct Show {
     /// For programs: a JSON array, one object for each lock
     #[arg(long)]
     json: bool,
+
+    /// Ask for locks of the kernel's of this kind instead of lock files
+    #[arg(long, value_enum, value_name = "KIND")]
+    kernel: Option<kernel::Kind>,
 
     /// The lock files
     #[arg(value_name = "LOCK", required = true)]
@@ -242,21 +273,34 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
     if let Verb::Run(Run { openlock_compat: true, .. }) = verb {
         run::be_visible()?;
     }
-    log_to_stderr();
+    log_to_stderr(match verb {
+        #[cfg(feature = "lockd")]
+        Verb::Serve(_) => LevelFilter::INFO,
+        _ => LevelFilter::WARN,
+    });
     match verb {
+        #[cfg(feature = "lockd-client")]
+        Verb::Run(arguments) if arguments.remote.server.is_some() => remote::run(arguments),
+        Verb::Run(arguments) if arguments.kernel.kernel.is_some() => kernel::run(arguments),
         Verb::Run(arguments) => run::run(arguments),
         Verb::Status(arguments) => status::status(arguments),
         Verb::Break(arguments) => break_lock::break_lock(arguments),
+        #[cfg(feature = "lockd")]
+        Verb::Serve(arguments) => serve::serve(arguments),
+        #[cfg(feature = "lockd-client")]
+        Verb::Lock(arguments) => lockcmd::call("lock", arguments),
+        #[cfg(feature = "lockd-client")]
+        Verb::Unlock(arguments) => lockcmd::call("unlock", arguments),
     }
 }
 
-fn log_to_stderr() {
+fn log_to_stderr(usual: LevelFilter) {
     let asked = std::env::var_os("LOCKKEEPER_LOG").filter(|level| !level.is_empty());
-    let level = asked.map_or(LevelFilter::WARN, |level| {
+    let level = asked.map_or(usual, |level| {
         let level = level.to_string_lossy();
         level.parse().unwrap_or_else(|_| {
-            text::tell(format_args!("LOCKKEEPER_LOG: {level:?} is unknown, warn is used"));
-            LevelFilter::WARN
+            text::tell(format_args!("LOCKKEEPER_LOG: {level:?} is unknown, {usual} is used"));
+            usual
         })
     });
     tracing_subscriber::fmt()

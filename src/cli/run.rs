@@ -11,6 +11,7 @@
 //! 5. The lock is released, whoever else still has the descriptor.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::pin::pin;
@@ -62,7 +63,7 @@ pub(super) fn be_visible() -> Result<(), Failure> {
 
 /// A panic must not release the lock while the command runs: the kernel does,
 /// when both are gone.
-fn abort_on_panic() {
+pub(super) fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         tell(panic);
         std::process::abort();
@@ -141,7 +142,7 @@ async fn run_command(
     while let Some(signal) = signals.already() {
         send(&command, signal.number);
     }
-    let attended = attend(&mut command, &guard, &mut signals, arguments.on_lost).await;
+    let attended = attend(&mut command, guard.lost(), &mut signals, arguments.on_lost).await;
     let (status, was_lost) =
         attended.map_err(|error| Failure::system("waiting for CMD", &error))?;
     let is_lost = release(guard, was_lost).await;
@@ -167,13 +168,13 @@ fn start(arguments: &Run, guard: &LockGuard) -> io::Result<Child> {
 
 /// Wait until the command is gone; what became of it, and whether the lock was
 /// lost meanwhile.
-async fn attend(
+pub(super) async fn attend(
     command: &mut Child,
-    guard: &LockGuard,
+    losing: impl Future<Output = impl Display>,
     signals: &mut Signals,
     on_lost: OnLost,
 ) -> io::Result<(ExitStatus, bool)> {
-    let mut losing = pin!(guard.lost());
+    let mut losing = pin!(losing);
     let mut was_lost = false;
     let mut kill_at = None;
     loop {
@@ -205,7 +206,7 @@ fn pass_on(command: &Child, signal: Arrived) {
 }
 
 /// The number of a command that is gone is not used: `id` knows that.
-fn send(command: &Child, number: i32) {
+pub(super) fn send(command: &Child, number: i32) {
     let pid = command.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
     if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number))
         && let Err(error) = kill_process(pid, signal)
@@ -214,7 +215,7 @@ fn send(command: &Child, number: i32) {
     }
 }
 
-fn code(status: ExitStatus) -> u8 {
+pub(super) fn code(status: ExitStatus) -> u8 {
     match (status.code(), status.signal()) {
         (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
         (None, Some(number)) => exit::by_signal(number),

@@ -7,13 +7,22 @@ use serde_json::{Value, json};
 use super::exit::{self, Failure, message_of};
 use super::text::{print, printable, tell};
 use super::{Show, runtime};
-use crate::{AsyncFileLock, Error, Holder, Status};
+use crate::{AsyncFileLock, AsyncKernelLock, Error, Holder, Status};
 
 pub(super) fn status(arguments: &Show) -> Result<u8, Failure> {
     let runtime = runtime()?;
-    let look = |path: &PathBuf| {
-        let lock = AsyncFileLock::new(path);
-        Report { path: lock.path().to_owned(), answer: runtime.block_on(lock.status()) }
+    let look = |path: &PathBuf| match arguments.kernel {
+        None => {
+            let lock = AsyncFileLock::new(path);
+            let (path, answer) = (lock.path().to_owned(), runtime.block_on(lock.status()));
+            Report { path, answer, is_lock_file: true }
+        }
+        Some(kind) => {
+            let lock = AsyncKernelLock::with_options(path, kind.options());
+            let lock = lock.expect("BUG: impossible options");
+            let (path, answer) = (lock.path().to_owned(), runtime.block_on(lock.status()));
+            Report { path, answer, is_lock_file: false }
+        }
     };
     let reports: Vec<Report> = arguments.locks.iter().map(look).collect();
     if arguments.json {
@@ -36,6 +45,8 @@ struct Report {
     /// Absolute where that could be made.
     path: PathBuf,
     answer: Result<Status, Error>,
+    /// And not a file with a lock of the kernel's, which says nothing itself.
+    is_lock_file: bool,
 }
 
 impl Report {
@@ -53,8 +64,8 @@ impl Report {
         let path = self.path.display();
         let line = match &self.answer {
             Ok(Status::Free) => format!("{path}: free"),
-            Ok(Status::Held(holder)) => format!("{path}: held by {}", known(holder)),
-            Ok(Status::Stale(holder)) => format!("{path}: stale, left by {}", known(holder)),
+            Ok(Status::Held(holder)) => format!("{path}: held by {}", self.known(holder)),
+            Ok(Status::Stale(holder)) => format!("{path}: stale, left by {}", self.known(holder)),
             Err(Error::NotALockFile { found, .. }) => format!("{path}: not a lock file: {found}"),
             Err(error) => return tell(message_of(error)),
         };
@@ -70,7 +81,7 @@ impl Report {
         json!({
             "path": self.path.to_string_lossy(),
             "state": self.state(),
-            "foreign": holder.map(Holder::is_foreign),
+            "foreign": holder.filter(|_| self.is_lock_file).map(Holder::is_foreign),
             "pid": holder.and_then(|holder| holder.pid),
             "name": holder.and_then(|holder| holder.name.as_deref()),
             "host": holder.and_then(|holder| holder.host.as_deref()),
@@ -91,9 +102,10 @@ impl Report {
             Err(_) => "error",
         }
     }
-}
 
-fn known(holder: &Holder) -> String {
-    let origin = if holder.is_foreign() { "foreign file; " } else { "" };
-    format!("{holder} ({origin}{})", holder.evidence)
+    fn known(&self, holder: &Holder) -> String {
+        let is_foreign = self.is_lock_file && holder.is_foreign();
+        let origin = if is_foreign { "foreign file; " } else { "" };
+        format!("{holder} ({origin}{})", holder.evidence)
+    }
 }

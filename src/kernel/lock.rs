@@ -395,11 +395,40 @@ impl AsyncKernelLock {
         let mut carrier = left.map(Carrier::Open);
         let share_is_over = contest.site.station.share_is_over();
         if share_is_over {
-            contest.let_sleepers_pass(carrier.as_ref()).await;
+            Box::pin(contest.let_sleepers_pass(carrier.as_ref())).await;
         }
-        let mut right = contest.first_right(share_is_over);
-        let mut pause = None;
+        let right = contest.first_right(share_is_over);
+        let is_last = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let right = if is_last { right.at_last(sharing) } else { right };
+        if right != Right::None {
+            match contest.try_once(turn, carrier.take(), right).await? {
+                Ended::Acquired(guard) => return Ok(self.remember(guard, &contest)),
+                Ended::Busy(file, again) => (carrier, turn) = (Some(file), again),
+            }
+        }
+        if is_last {
+            drop(carrier);
+            return Err(self.timed_out(started, self.holder().await.ok().flatten()));
+        }
+        // On the heap: who need not wait should not carry what waiting takes.
+        Box::pin(self.wait_for(contest, turn, carrier, started, deadline)).await
+    }
+
+    /// Look each time there is a reason to.
+    async fn wait_for(
+        &self,
+        contest: Contest,
+        mut turn: Turn,
+        mut carrier: Option<Carrier>,
+        started: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<KernelGuard, Error> {
+        let sharing = contest.claim.sharing;
+        let mut pause = Pause::new(&contest.terms, &contest.site, sharing);
         loop {
+            // Before the look that is relied on; the first try costs no listening.
+            pause.listen();
+            let mut right = pause.right();
             // Before the try, so that the last try is at the deadline and not before.
             let is_last = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             if is_last {
@@ -414,16 +443,7 @@ impl AsyncKernelLock {
                     break;
                 }
             }
-            let pause = match &mut pause {
-                Some(pause) => {
-                    contest.wait(pause, carrier.as_mut(), right, deadline).await;
-                    pause
-                }
-                none => none.insert(Pause::new(&contest.terms, &contest.site, sharing)),
-            };
-            // Before the look that is relied on; the first try costs no listening.
-            pause.listen();
-            right = pause.right();
+            contest.wait(&mut pause, carrier.as_mut(), right, deadline).await;
         }
         // Those who let us pass look again when our file is closed, and must
         // not see us wait then.

@@ -1,0 +1,198 @@
+//! The daemon beside a server that does what the original does, in Python.
+//!
+//! `cargo bench --features lockd --bench lockd`. Each of eight clients locks
+//! and unlocks a resource of its own, one call after the other, on a connection
+//! that it keeps if the server does. The servers take turns, in processes of
+//! their own and on one file system. Seconds for each turn: `LOCKD_SECONDS`,
+//! default 3; turns of each: `LOCKD_TURNS`, default 3.
+
+mod caller;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use caller::Caller;
+use lockkeeper::lockd::{Server, ServerOptions};
+use tokio_util::sync::CancellationToken;
+
+const CLIENTS: usize = 8;
+const ROLE: &str = "LOCKD_BENCH_ROLE";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Python,
+    Unsynced,
+    Synced,
+}
+
+const KINDS: [(Kind, &str); 3] = [
+    (Kind::Python, "Python's SimpleXMLRPCServer"),
+    (Kind::Unsynced, "this daemon, without syncing"),
+    (Kind::Synced, "this daemon, with syncing"),
+];
+
+fn main() {
+    if let Ok(role) = std::env::var(ROLE) {
+        return serve(&role);
+    }
+    let seconds = Duration::from_secs_f64(setting("LOCKD_SECONDS", 3.0));
+    let turns = setting("LOCKD_TURNS", 3.0) as usize;
+    let mut runs: [Vec<Figures>; 3] = Default::default();
+    for _ in 0..turns {
+        for ((kind, _), runs) in KINDS.iter().zip(&mut runs) {
+            runs.push(measure(*kind, seconds));
+        }
+    }
+    report(&runs.map(median));
+}
+
+fn setting(name: &str, default: f64) -> f64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
+}
+
+/// What one turn of one server gave.
+#[derive(Clone, Copy)]
+struct Figures {
+    pairs_per_second: f64,
+    p50: Duration,
+    p99: Duration,
+    longest: Duration,
+    /// Time of a processor that the server took for each pair: it says more
+    /// than the others where the machine is busy with something else.
+    processor: Duration,
+}
+
+/// The turn in the middle, by pairs per second.
+fn median(mut runs: Vec<Figures>) -> Figures {
+    runs.sort_by(|one, other| one.pairs_per_second.total_cmp(&other.pairs_per_second));
+    runs[runs.len() / 2]
+}
+
+fn report(figures: &[Figures; 3]) {
+    println!("\n{CLIENTS} clients, lock and unlock; times of one call");
+    println!(
+        "{:<30} {:>9} {:>11} {:>11} {:>11} {:>13}",
+        "", "pairs/s", "p50", "p99", "longest", "CPU per pair"
+    );
+    for ((_, name), run) in KINDS.iter().zip(figures) {
+        println!(
+            "{name:<30} {:>9.0} {:>8.0} µs {:>8.0} µs {:>8.0} µs {:>10.0} µs",
+            run.pairs_per_second,
+            micros(run.p50),
+            micros(run.p99),
+            micros(run.longest),
+            micros(run.processor)
+        );
+    }
+    let [python, unsynced, synced] = figures;
+    let faster = |run: &Figures| run.pairs_per_second / python.pairs_per_second;
+    println!(
+        "\npairs per second, × Python's: {:.1} without syncing, {:.1} with",
+        faster(unsynced),
+        faster(synced)
+    );
+    let slower = |run: &Figures| micros(run.p99) / micros(python.p99);
+    println!(
+        "p99, × Python's: {:.3} without syncing, {:.3} with",
+        slower(unsynced),
+        slower(synced)
+    );
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// A server in a process of its own.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(kind: Kind, directory: &Path) -> (Running, SocketAddr) {
+    let mut command = if kind == Kind::Python {
+        let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/lockd/original.py");
+        let mut command = Command::new("python3");
+        command.arg(program).arg(directory);
+        command
+    } else {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        let sync = if kind == Kind::Synced { "sync" } else { "no-sync" };
+        command.env(ROLE, format!("{sync} {}", directory.display()));
+        command
+    };
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("a server");
+    let mut port = String::new();
+    let output = child.stdout.take().expect("its output");
+    BufReader::new(output).read_line(&mut port).expect("its port");
+    let port: u16 = port.trim().parse().expect("a port");
+    (Running(child), SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+/// Be the daemon, until killed.
+fn serve(role: &str) {
+    let (sync, directory) = role.split_once(' ').expect("a setting and a directory");
+    let options = ServerOptions::new(directory)
+        .listen(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .sync(sync == "sync");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let server = Server::bind(options).await.expect("a server");
+        println!("{}", server.address().port());
+        server.serve(CancellationToken::new()).await.expect("it served");
+    });
+}
+
+fn measure(kind: Kind, time: Duration) -> Figures {
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let directory = tempfile::TempDir::new_in(base).expect("a directory");
+    let (running, address) = start(kind, directory.path());
+    let before = processor_time(running.0.id());
+    let together = Barrier::new(CLIENTS);
+    let mut times: Vec<Duration> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|number| {
+                let together = &together;
+                scope.spawn(move || {
+                    let mut caller = Caller::new(address, number);
+                    caller.pair(&mut Vec::new());
+                    together.wait();
+                    let (start, mut times) = (Instant::now(), Vec::new());
+                    while start.elapsed() < time {
+                        caller.pair(&mut times);
+                    }
+                    times
+                })
+            })
+            .collect();
+        clients.into_iter().flat_map(|client| client.join().expect("a client")).collect()
+    });
+    let processor = processor_time(running.0.id()) - before;
+    times.sort();
+    Figures {
+        processor: processor.mul_f64(2.0 / times.len() as f64),
+        pairs_per_second: times.len() as f64 / 2.0 / time.as_secs_f64(),
+        p50: times[times.len() / 2],
+        p99: times[times.len() * 99 / 100],
+        longest: times[times.len() - 1],
+    }
+}
+
+/// What the threads of a process have had of the processors.
+fn processor_time(id: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{id}/task")).expect("its threads");
+    let nanoseconds = tasks.filter_map(|task| {
+        // A thread may have ended just now.
+        let times = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        times.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}

@@ -1,0 +1,433 @@
+//! Kernel locks between processes: exclusion, death, events, readers and
+//! writers, forks.
+
+// A raw fork is what is tested at the end.
+#![allow(unsafe_code)]
+
+mod support;
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lockkeeper::{
+    AsyncKernelLock, Error, Evidence, KernelGuard, KernelOptions, Options, Primitive,
+};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+use tokio::time::{sleep, timeout};
+
+use support::{Process, VERY_LONG, eventually, on_disk, on_tmpfs, role, tell, told};
+
+const ALL: [&str; 5] = ["flock", "ofd", "posix", "kept", "deleted"];
+
+fn lock(kind: &str, path: &Path) -> AsyncKernelLock {
+    let options = KernelOptions::default();
+    let options = match kind {
+        "flock" => options,
+        "ofd" => options.primitive(Primitive::Ofd),
+        "posix" => options.primitive(Primitive::Posix),
+        "kept" => options.keep_open(true),
+        "deleted" => options.delete_on_release(true),
+        other => panic!("{other}?"),
+    };
+    AsyncKernelLock::with_options(path, options).expect("possible options")
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(future)
+}
+
+/// Roles `acquire KIND`, `share KIND`, `readers KIND`.
+fn play((role, path): (String, std::path::PathBuf)) {
+    let (verb, kind) = role.split_once(' ').expect("a verb and a kind");
+    let lock = lock(kind, &path);
+    block_on(async {
+        match verb {
+            "acquire" => obey(lock.acquire().await).await,
+            "share" => obey(lock.acquire_shared().await).await,
+            "readers" => read_without_a_pause(lock).await,
+            "defaults" => {
+                // Changes what the whole process has.
+                let limit = Duration::from_millis(10);
+                Options::set_defaults(Options::default().timeout(limit)).unwrap();
+                let lock = AsyncKernelLock::new(lock.path());
+                let _guard = lock.acquire().await.unwrap();
+                assert!(matches!(lock.acquire().await, Err(Error::Timeout { .. })));
+                tell("timed out");
+            }
+            other => panic!("{other}?"),
+        }
+    });
+}
+
+async fn obey(guard: Result<KernelGuard, Error>) {
+    let mut guard = guard.expect("nothing is wrong");
+    tell("held");
+    while let Some(order) = told() {
+        match order.as_str() {
+            "downgrade" => guard = guard.downgrade().await.expect("nothing is wrong"),
+            "release" => return guard.release().await.expect("nothing is wrong"),
+            other => panic!("{other}?"),
+        }
+        tell("done");
+    }
+}
+
+/// At any time some reader holds the lock, unless a writer is let in.
+async fn read_without_a_pause(lock: AsyncKernelLock) {
+    for number in 0..4 {
+        let lock = lock.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(7 * number)).await;
+            loop {
+                let guard = lock.acquire_shared().await.expect("nothing is wrong");
+                sleep(Duration::from_millis(25)).await;
+                drop(guard);
+            }
+        });
+    }
+    sleep(Duration::from_millis(100)).await;
+    tell("reading");
+    tokio::task::spawn_blocking(told).await.expect("no panic");
+    std::process::exit(0);
+}
+
+#[test]
+fn what_another_process_holds_is_busy_until_it_releases_or_dies() {
+    const TEST: &str = "what_another_process_holds_is_busy_until_it_releases_or_dies";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    for directory in [on_tmpfs(), on_disk()] {
+        for kind in ALL {
+            for dies in [false, true] {
+                let path = directory.path().join(kind);
+                let mut holder = Process::play(TEST, &format!("acquire {kind}"), &path);
+                holder.expect("held");
+                let mut waiter = Process::play(TEST, &format!("acquire {kind}"), &path);
+                waiter.expect_quiet();
+                let ours = lock(kind, &path);
+                assert!(block_on(ours.try_acquire()).unwrap().is_none());
+                assert!(block_on(ours.try_acquire_shared()).unwrap().is_none());
+                if dies {
+                    holder.kill();
+                } else {
+                    holder.tell("release");
+                }
+                waiter.expect("held");
+                waiter.tell("release");
+                assert!(waiter.wait().success());
+                let guard = block_on(ours.try_acquire()).unwrap().expect("all are gone");
+                block_on(guard.release()).unwrap();
+                assert_eq!(path.exists(), kind != "deleted");
+            }
+        }
+    }
+}
+
+/// Looks without an event become seldom: after six seconds the next is some
+/// four seconds away, and whoever is woken before was woken by an event.
+#[test]
+fn a_release_and_a_death_are_events() {
+    const TEST: &str = "a_release_and_a_death_are_events";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    let directory = on_tmpfs();
+    let wait = &|kind: &str, dies: bool| {
+        let path = directory.path().join(format!("{kind} {dies}"));
+        let mut holder = Process::play(TEST, &format!("acquire {kind}"), &path);
+        holder.expect("held");
+        let waiter = lock(kind, &path);
+        block_on(async {
+            let mut waiting = std::pin::pin!(waiter.acquire());
+            assert!(timeout(Duration::from_secs(6), &mut waiting).await.is_err());
+            let ended = Instant::now();
+            if dies {
+                holder.kill();
+            } else {
+                holder.tell("release");
+            }
+            drop(waiting.await.unwrap());
+            assert!(ended.elapsed() < Duration::from_millis(2500), "{kind} {dies}");
+        });
+    };
+    std::thread::scope(|scope| {
+        for kind in ALL {
+            for dies in [false, true] {
+                scope.spawn(move || wait(kind, dies));
+            }
+        }
+    });
+}
+
+#[test]
+fn a_stopped_holder_holds() {
+    const TEST: &str = "a_stopped_holder_holds";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    let directory = on_tmpfs();
+    for kind in ["flock", "posix"] {
+        let path = directory.path().join(kind);
+        let mut holder = Process::play(TEST, &format!("acquire {kind}"), &path);
+        holder.expect("held");
+        holder.signal(Signal::SIGSTOP);
+        let waiter = Process::play(TEST, &format!("acquire {kind}"), &path);
+        waiter.expect_quiet();
+        holder.signal(Signal::SIGCONT);
+        holder.tell("release");
+        waiter.expect("held");
+    }
+}
+
+#[test]
+fn the_holder_is_told_where_the_kernel_tells() {
+    const TEST: &str = "the_holder_is_told_where_the_kernel_tells";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    let directory = on_tmpfs();
+    for kind in ALL {
+        let path = directory.path().join(kind);
+        let mut holder = Process::play(TEST, &format!("acquire {kind}"), &path);
+        holder.expect("held");
+        let seen = block_on(lock(kind, &path).holder()).unwrap().expect("it is held");
+        let pid = Some(holder.id()).filter(|_| kind != "ofd");
+        assert_eq!((seen.pid, seen.evidence), (pid, Evidence::KernelLock), "{kind}");
+        holder.kill();
+        assert_eq!(block_on(lock(kind, &path).holder()).unwrap(), None);
+    }
+}
+
+#[test]
+fn readers_without_a_pause_do_not_keep_a_writer_out() {
+    const TEST: &str = "readers_without_a_pause_do_not_keep_a_writer_out";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    let directory = on_tmpfs();
+    for kind in ["flock", "ofd", "posix"] {
+        let path = directory.path().join(kind);
+        let readers = [0, 1, 2].map(|_| Process::play(TEST, &format!("readers {kind}"), &path));
+        readers.iter().for_each(|readers| readers.expect("reading"));
+        for _ in 0..3 {
+            let guard = block_on(lock(kind, &path).acquire_timeout(VERY_LONG)).unwrap();
+            drop(guard);
+        }
+    }
+}
+
+#[test]
+fn a_writer_that_is_stopped_while_it_waits_does_not_keep_readers_out() {
+    const TEST: &str = "a_writer_that_is_stopped_while_it_waits_does_not_keep_readers_out";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    let directory = on_tmpfs();
+    for kind in ["flock", "ofd", "posix"] {
+        let path = directory.path().join(kind);
+        let mut reader = Process::play(TEST, &format!("share {kind}"), &path);
+        reader.expect("held");
+        let writer = Process::play(TEST, &format!("acquire {kind}"), &path);
+        writer.expect_quiet();
+        writer.signal(Signal::SIGSTOP);
+        let second = Process::play(TEST, &format!("share {kind}"), &path);
+        second.expect_quiet();
+        reader.tell("release");
+        second.expect("held");
+        writer.signal(Signal::SIGCONT);
+        writer.expect_quiet();
+        drop(second);
+        writer.expect("held");
+    }
+}
+
+#[test]
+fn a_downgrade_lets_readers_of_other_processes_in() {
+    const TEST: &str = "a_downgrade_lets_readers_of_other_processes_in";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    let directory = on_tmpfs();
+    for kind in ["flock", "ofd", "posix"] {
+        let path = directory.path().join(kind);
+        let mut holder = Process::play(TEST, &format!("acquire {kind}"), &path);
+        holder.expect("held");
+        let reader = Process::play(TEST, &format!("share {kind}"), &path);
+        reader.expect_quiet();
+        holder.tell("downgrade");
+        holder.expect("done");
+        reader.expect("held");
+        assert!(block_on(lock(kind, &path).try_acquire()).unwrap().is_none());
+    }
+}
+
+/// flock(2) does not promise it, so it is tried: a thread that tries for an
+/// exclusive lock all the time never gets in between.
+#[test]
+fn nobody_gets_in_between_while_a_lock_is_downgraded() {
+    let directory = on_tmpfs();
+    for kind in ["flock", "ofd"] {
+        let path = directory.path().join(kind);
+        let ours = lock(kind, &path);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let trier = scope.spawn(|| {
+                let file = fs::File::options().create(true).append(true).open(&path).unwrap();
+                let mut had = 0;
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    if kind == "flock" && file.try_lock().is_ok() {
+                        had += 1;
+                        file.unlock().unwrap();
+                    }
+                }
+                had
+            });
+            block_on(async {
+                for _ in 0..2000 {
+                    let guard = ours.acquire().await.unwrap();
+                    let guard = guard.downgrade().await.expect("nobody got in between");
+                    guard.release().await.unwrap();
+                }
+            });
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            let had = trier.join().unwrap();
+            eprintln!("{kind}: the other had it {had} times, never in between");
+        });
+    }
+}
+
+#[test]
+fn shared_defaults_are_those_of_the_options() {
+    const TEST: &str = "shared_defaults_are_those_of_the_options";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    let directory = on_tmpfs();
+    Process::play(TEST, "defaults flock", &directory.path().join("lock")).expect("timed out");
+}
+
+/// Keeping the file open must not keep those who wait asleep, nor hold the lock.
+#[test]
+fn a_file_that_is_kept_open_is_not_locked() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("kept.lock");
+    let kept = lock("kept", &path);
+    block_on(async {
+        drop(kept.acquire().await.unwrap());
+        let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let links = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        assert_eq!(links.filter(|link| *link == path).count(), 1);
+        drop(lock("flock", &path).try_acquire().await.unwrap().expect("it is free"));
+        // What was replaced meanwhile is not taken for the lock.
+        fs::remove_file(&path).unwrap();
+        let guard = kept.acquire().await.unwrap();
+        assert!(path.exists());
+        assert!(lock("flock", &path).try_acquire().await.unwrap().is_none());
+        drop(guard);
+    });
+}
+
+#[test]
+fn other_files_of_ours_that_are_closed_do_not_drop_a_posix_lock() {
+    const TEST: &str = "other_files_of_ours_that_are_closed_do_not_drop_a_posix_lock";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    let directory = on_tmpfs();
+    let path = directory.path().join("posix.lock");
+    block_on(async {
+        let posix = lock("posix", &path);
+        let guard = posix.acquire().await.unwrap();
+        drop(lock("flock", &path).acquire().await.unwrap());
+        drop(lock("flock", &path).try_acquire_shared().await.unwrap());
+        assert!(lock("ofd", &path).try_acquire().await.unwrap().is_none());
+        posix.status().await.unwrap();
+        lock("ofd", &path).status().await.unwrap();
+        assert!(posix.try_acquire().await.unwrap().is_none());
+        let waiter = Process::play(TEST, "acquire posix", &path);
+        waiter.expect_quiet();
+        drop(guard);
+        waiter.expect("held");
+    });
+    // Overlapping shares: what the other still has stays locked.
+    let range = |range: std::ops::Range<u64>| {
+        let options = KernelOptions::default().primitive(Primitive::Posix).range(range);
+        AsyncKernelLock::with_options(&path, options).unwrap()
+    };
+    block_on(async {
+        let low = range(0..10).acquire_shared().await.unwrap();
+        let high = range(5..15).acquire_shared().await.unwrap();
+        low.release().await.unwrap();
+        let waiter = Process::play(TEST, "acquire posix", &path);
+        waiter.expect_quiet();
+        high.release().await.unwrap();
+        waiter.expect("held");
+    });
+}
+
+#[test]
+fn a_forked_child_ends_nothing() {
+    const TEST: &str = "a_forked_child_ends_nothing";
+    if let Some((kind, path)) = role() {
+        let guard = block_on(lock(&kind, &path).acquire()).unwrap();
+        // SAFETY: the other threads of this process are idle and keep no lock.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+                tell("the child is gone");
+                told();
+                return block_on(guard.release()).unwrap();
+            }
+            ForkResult::Child => {
+                let _ = guard.as_fd();
+                let refused = block_on(guard.release());
+                std::process::exit(i32::from(!matches!(refused, Err(Error::Forked { .. }))));
+            }
+        }
+    }
+    let directory = on_tmpfs();
+    for kind in ALL {
+        let path = directory.path().join(kind);
+        let mut parent = Process::play(TEST, kind, &path);
+        parent.expect("the child is gone");
+        assert!(path.exists());
+        assert!(block_on(lock(kind, &path).try_acquire()).unwrap().is_none(), "{kind}");
+        parent.tell("release");
+        assert!(parent.wait().success());
+        assert!(block_on(lock(kind, &path).try_acquire()).unwrap().is_some());
+    }
+}
+
+/// One that sleeps in flock(2) is let in by tasks that never stop.
+#[test]
+fn tasks_that_never_stop_let_a_sleeper_in() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("busy.lock");
+    let busy = lock("flock", &path);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for _ in 0..8 {
+        let busy = busy.clone();
+        runtime.spawn(async move {
+            loop {
+                let guard = busy.acquire().await.unwrap();
+                drop(guard);
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    for _ in 0..5 {
+        let path = path.clone();
+        let sleeper = std::thread::spawn(move || {
+            let file = fs::File::options().create(true).append(true).open(path).unwrap();
+            file.lock().unwrap();
+        });
+        eventually("the sleeper is let in", || sleeper.is_finished());
+    }
+    runtime.shutdown_background();
+}
