@@ -1,6 +1,7 @@
 #!/bin/sh
-# Set up what the tests need besides the Rust toolchain: ps, flock, unshare, and
-# one Python environment for each version of openlock the tests run against.
+# Set up what the tests need besides the Rust toolchain: ps, flock, unshare,
+# Chromium, Node with its xmlrpc package, and one Python environment for each
+# version of openlock the tests run against.
 # Run it as often as you like; when all is there it takes a moment.
 set -eu
 
@@ -18,6 +19,11 @@ look() {
     need util-linux command -v flock
     need util-linux command -v unshare
     need python3-venv python3 -c 'import ensurepip, venv'
+    need nodejs command -v node
+    need npm command -v npm
+    need chromium command -v chromium
+    need openssl command -v openssl
+    need curl command -v curl
 }
 look
 
@@ -65,3 +71,14 @@ for version in $versions; do
         exit 1
     fi
 done
+
+node=${home%/python}/node
+mkdir -p "$node"
+exec 8<"$node"
+flock 8
+if [ -e "$node/node_modules/xmlrpc/package.json" ]; then
+    echo "setup: the xmlrpc package is there"
+else
+    echo "setup: making $node"
+    npm install --prefix "$node" --no-fund --no-audit --silent xmlrpc@1.3.2
+fi

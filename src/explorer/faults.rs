@@ -233,6 +233,7 @@ fn must_go_on(disk: &FaultyDisk, case: Case, context: &str) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn every_fault_is_survived() {
     for case in CASES {
         let mut faults = 0;

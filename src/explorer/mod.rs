@@ -116,17 +116,20 @@ fn holds(what: &str, scenario: &Scenario) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn pinned_holds() {
     all_hold(&["N2 N2 k2", "N1 N1 N1 N1 k4", "N2 N2 N2 k3", "n2 n2 k3", "n1 n1 n1 k3"]);
 }
 
 /// Also with a candidate that was made while there was time.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn waiting_with_a_candidate_holds() {
     all_hold(&["W2 W2 k2", "W1 N1 N1 k2", "W1 W1 W1 k3", "W2 N2 N1 k1"]);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn passing_on_holds() {
     all_hold(&["H2 H2 k2", "H1 N1 N1 k3", "H1 W1 N1 k2", "H1 F1 F1 k1"]);
 }
@@ -134,6 +137,7 @@ fn passing_on_holds() {
 /// Three processes with two acquisitions and three kills are a larger world,
 /// see `larger_worlds_hold`.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn portable_holds() {
     all_hold(&["F2 F2 k3", "F1 F1 F1 k3", "F2 F1 F1 k2", "F2 F2 F2 k0", "f2 f1 k2"]);
 }
@@ -141,16 +145,19 @@ fn portable_holds() {
 /// Pinned and portable contenders of one path: exclusion holds, and whoever
 /// follows what the file says gets in.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn mixed_holds() {
     all_hold(&["N2 F2 k2", "N1 N1 F1 k3", "N1 F1 F1 k3", "n1 f1 k2", "N2 N1 F1 k2"]);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn sweeping_holds() {
     all_hold(&["N1 N1 S1 k2", "F1 F1 S1 k2", "N1 F1 S1 k2"]);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn revoking_holds() {
     all_hold(&["R1 N2 k1", "R1 N1 N1 k1"]);
 }
@@ -158,12 +165,14 @@ fn revoking_holds() {
 /// Next to one openlock process, which is assumed to take less than `race_delay`
 /// from its last look to its replacing.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn openlock_compat_holds() {
     all_hold(&["C1 C1 O1 k2", "C2 O2 k1", "C2 C1 O1 k1"]);
 }
 
 /// The same verdicts where nobody forgets and every step is a step.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn no_reduction_matters() {
     for world in ["N2 N1 k2", "F1 F1 k2", "F2 F1 k0", "N1 F1 k1"] {
         let scenario = Scenario { never_forgets: true, is_stepwise: true, ..scenario(world) };
@@ -213,6 +222,7 @@ mod mutants {
     }
 
     #[test]
+    #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
     fn every_mutant_is_found() {
         is_found("pin-after-link", "N1 N1 k0");
         is_found("close-before-unlink", "N1 N1 N1 k0");
@@ -228,6 +238,7 @@ mod mutants {
 
     /// openlock itself: no kill and no slow process is needed.
     #[test]
+    #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
     fn two_openlock_processes_both_hold() {
         let scenario = Scenario { only_exclusion: true, ..scenario("O2 O1 k0") };
         let report = scenario.explore();

@@ -48,6 +48,7 @@ fn walk(scenario: &Scenario, automata: &mut [Automaton; 2], dice: &mut Dice) -> 
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn forgetting_changes_nothing() {
     let worlds = [
         "N2 N2 N2 k3",
