@@ -26,6 +26,11 @@
 //! # }
 //! ```
 //!
+//! [`AsyncKernelLock`] does the same over the kernel's own locks (`flock`,
+//! `fcntl`), for what shares a file with programs that use those. With feature
+//! `lockd` there is a lock daemon, and with `lockd-client` its client,
+//! `AsyncRemoteLock`. What follows is about [`AsyncFileLock`].
+//!
 //! # What is promised
 //!
 //! * **One holder.** The holder keeps its lock file's inode locked (`flock`),

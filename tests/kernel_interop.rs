@@ -103,12 +103,10 @@ fn the_end_of_flock_1_lets_us_in() {
     let lock = of(Primitive::Flock, &path);
     block_on(async {
         let mut waiting = std::pin::pin!(lock.acquire());
-        assert!(timeout(Duration::from_secs(6), &mut waiting).await.is_err());
-        let ended = std::time::Instant::now();
+        assert!(timeout(Duration::from_secs(11), &mut waiting).await.is_err());
         holder.hang_up();
-        drop(waiting.await.unwrap());
-        // By looking alone it would have been some four seconds.
-        assert!(ended.elapsed() < Duration::from_millis(2500));
+        // By looking alone it would be some nine seconds.
+        drop(timeout(Duration::from_secs(7), waiting).await.expect("an event").unwrap());
     });
 }
 

@@ -9,7 +9,7 @@ mod support;
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lockkeeper::{
     AsyncKernelLock, Error, Evidence, KernelGuard, KernelOptions, Options, Primitive,
@@ -129,8 +129,8 @@ fn what_another_process_holds_is_busy_until_it_releases_or_dies() {
     }
 }
 
-/// Looks without an event become seldom: after six seconds the next is some
-/// four seconds away, and whoever is woken before was woken by an event.
+/// Looks without an event become seldom: after eleven seconds the next is some
+/// nine seconds away, and whoever is woken before was woken by an event.
 #[test]
 fn a_release_and_a_death_are_events() {
     const TEST: &str = "a_release_and_a_death_are_events";
@@ -145,15 +145,14 @@ fn a_release_and_a_death_are_events() {
         let waiter = lock(kind, &path);
         block_on(async {
             let mut waiting = std::pin::pin!(waiter.acquire());
-            assert!(timeout(Duration::from_secs(6), &mut waiting).await.is_err());
-            let ended = Instant::now();
+            assert!(timeout(Duration::from_secs(11), &mut waiting).await.is_err());
             if dies {
                 holder.kill();
             } else {
                 holder.tell("release");
             }
-            drop(waiting.await.unwrap());
-            assert!(ended.elapsed() < Duration::from_millis(2500), "{kind} {dies}");
+            let woken = timeout(Duration::from_secs(7), waiting).await;
+            drop(woken.unwrap_or_else(|_| panic!("{kind} {dies}: no event")).unwrap());
         });
     };
     std::thread::scope(|scope| {

@@ -1,4 +1,34 @@
 //! A lock daemon: long-lived locks that are files in a directory, over HTTP.
+//!
+//! It speaks the XML-RPC of gocept.lockd and keeps its files,
+//! `<resource>.resource.lock` with the client's name in it, so that clients and
+//! a directory with held locks can change over, and back. Beside that it speaks
+//! JSON, with waiting, leases and fencing tokens.
+//!
+//! # How it differs from gocept.lockd
+//!
+//! What its clients meet on the wire stands in a table at the head of
+//! `src/lockd/xmlrpc/mod.rs`: mainly faults of our own, with clear texts, where
+//! the original answers with an error of Python. And:
+//!
+//! * What was answered with success is on disk, and two daemons on one directory
+//!   are refused: the second says who has it.
+//! * On a full disk a lock is refused and leaves nothing; unlocking works.
+//! * White space around a client's name does not count, on either side. The
+//!   original strips it on one side only, so that `"c "` cannot unlock its lock.
+//! * Only text can be a client's name; the original stores what nil or a number
+//!   leaves behind, which nobody can unlock.
+//! * A resource's name that is not plainly safe (slash, `%`, leading dot,
+//!   control characters) is percent-encoded in the file's name, and nothing
+//!   outside the directory is ever touched. A file `a%2Fb.resource.lock` that
+//!   the original made is therefore the resource `a/b`.
+//! * A file that names nobody (empty, torn, a link, a directory) is reported and
+//!   not guessed about; an administrator can unlock it by force.
+//! * A lock file that was removed by hand counts as unlocked from the next
+//!   request on; one whose content was changed by hand counts after a restart.
+//! * After a power cut this daemon must be started before the original: until a
+//!   graceful stop only its journal is synced. It puts the files right.
+//! * One idle or slow connection holds up nobody.
 
 pub(crate) mod engine;
 pub(crate) mod http;
