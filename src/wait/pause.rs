@@ -124,11 +124,11 @@ impl Pause {
         }
         self.may_barge = true;
         let periods = match listening.follow(obstacle.process) {
-            // It ended since the look: the next will see that.
-            Following::Gone if obstacle.was_seen => return,
-            // Or somebody who judges the dead one's file was in the way.
+            // It ended since the look, or somebody who judges the dead one's
+            // file was in the way: the next look will tell.
             Following::Gone => {
-                self.echo = self.echo.or(is_another.then_some(FIRST_ECHO));
+                let is_news = is_another || obstacle.was_seen;
+                self.echo = self.echo.or(is_news.then_some(FIRST_ECHO));
                 FALLBACK_PERIODS
             }
             Following::Untold if obstacle.was_seen => 1,
