@@ -59,6 +59,12 @@ pub enum SlowSystem {
 pub enum Offload {
     /// On the calling thread for local file systems (microseconds), on a
     /// thread of this crate's own for network and unknown ones. The default.
+    ///
+    /// Beside a process that writes and syncs as hard as it can on the same ext4,
+    /// an acquisition with its release kept the calling thread for a median of
+    /// 0.10 ms, 4.4 ms in 99.9 % and 41 ms at the longest; by a thread of its own
+    /// it took 0.18, 29 and 46 ms, and on tmpfs inline 0.07, 2.5 and 8.6 ms
+    /// (`cargo bench --bench waiting -- stall --seconds 12`, two slow cores).
     #[default]
     Auto,
     /// Always on the calling thread. A hung network server then hangs it.
