@@ -222,9 +222,9 @@ impl Options {
 
     /// For how long the tasks of this process may have the lock one after the
     /// other while other processes wait for it. Meanwhile the held file itself
-    /// passes from task to task, each with its own record in it, which takes
-    /// a quarter of the time of a release and an acquisition. Zero: the file is
-    /// removed after each hold. It passes only between locks with equal options
+    /// passes from task to task, each with its own record in it, which saves
+    /// most of a release and an acquisition. Zero: the file is removed after
+    /// each hold. It passes only between locks with equal options
     /// and paths, pinned, on local file systems, and without
     /// [`openlock_compat`](Self::openlock_compat). Default: 1 ms.
     #[must_use]
