@@ -198,6 +198,13 @@ pub(crate) struct Candidate<D: Disk> {
     record: Box<Record>,
 }
 
+impl<D: Disk> Candidate<D> {
+    /// The file and the number of its inode.
+    pub(crate) fn file(&self) -> (&D::File, u64) {
+        (&self.opened.file, self.opened.inode.identity.1)
+    }
+}
+
 /// A regular file that was opened.
 struct Opened<F> {
     file: F,

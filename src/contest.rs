@@ -2,6 +2,7 @@
 //! and the short delays inside one try. Waiting between tries is not here.
 
 use std::ffi::OsString;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::place::Place;
 use crate::record::Proof;
 use crate::surroundings::OsSurroundings;
 use crate::tenure::{Inheritance, Tenure};
-use crate::wait::{self, Entry, Pause, Queue, Site, Turn, prepare};
+use crate::wait::{self, Entry, Pause, Queue, Ready, Site, Turn, prepare};
 
 /// How often one try looks again when another contender's look may have been
 /// in its way.
@@ -207,6 +208,14 @@ impl Contest {
             attempt.prepare_candidate();
             *candidate = attempt.into_candidate();
         }
+    }
+
+    /// What [`prepare`](Self::prepare) made.
+    pub(crate) fn ready(&self) -> Option<Ready> {
+        let (file, inode) = self.memory.candidate.as_ref()?.file();
+        let process = self.terms.surroundings.process().pid;
+        let descriptor = u32::try_from(file.as_raw_fd()).ok()?;
+        Some(Ready { process, descriptor, inode })
     }
 
     /// Who has it, with no lasting effect.

@@ -197,6 +197,11 @@ fn judge_pid(pid: u32) -> Verdict {
     }
 }
 
+/// Whether a process is seen to be stopped by a signal or a debugger.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    ProcStat::of(pid).is_some_and(|stat| matches!(stat.state, b'T' | b't'))
+}
+
 /// A number from `Tgid:` that is not the one asked for, proc_pid_status(5).
 fn is_thread_of_another(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -400,14 +400,17 @@ impl AsyncFileLock {
         let mut pause = contest.pause();
         loop {
             // Before the look that is relied on.
-            pause.listen();
+            let is_due = pause.is_due();
             // Before the try, so that the last try is at the deadline and not before.
             let is_last = deadline.is_some_and(|deadline| deadline.is_over());
-            let obstacle = if !is_last && pause.must_defer() {
+            let obstacle = if !is_last && !is_due {
                 Obstacle::precedence()
             } else {
                 let busy = match contest.try_once(turn, is_last).await? {
-                    Tried::Acquired(guard) => return Ok(guard.told()),
+                    Tried::Acquired(guard) => {
+                        pause.end();
+                        return Ok(guard.told());
+                    }
                     Tried::Busy(busy, _) if is_last => {
                         return Err(self.timed_out(deadline, busy.holder));
                     }
@@ -423,6 +426,7 @@ impl AsyncFileLock {
                 obstacle(busy)
             };
             contest.prepare();
+            pause.show(contest.ready());
             let next_look = pause.until_next_look(obstacle);
             match deadline {
                 None => next_look.await,

@@ -8,5 +8,5 @@ mod watch;
 
 pub(crate) use pause::{Obstacle, Pause};
 pub(crate) use queue::{Entry, Queue, Site, Turn};
-pub(crate) use ticket::is_awaited;
+pub(crate) use ticket::{Ready, is_awaited};
 pub(crate) use watch::{Listening, prepare};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::ticket::Ticket;
+use super::ticket::{Ahead, Neighbour, Ready, Ticket};
 use super::watch::{Following, Heard, Listening};
 use crate::path::LockPath;
 use crate::record::Token;
@@ -21,6 +21,11 @@ const LAST_ECHO: Duration = Duration::from_millis(64);
 
 /// Waits for the next reason to look at a busy lock: an event, or the passing
 /// of time.
+///
+/// Who came first looks at each event of the lock's directory, and so does the
+/// second, who goes on if the first does not for [`DEFERENCE`]. Whoever comes
+/// after them is asleep until one of the two just before it gets the lock or
+/// goes away, so that a release wakes three processes, however many wait.
 pub(crate) struct Pause {
     path: Arc<LockPath>,
     retry_period: Duration,
@@ -28,12 +33,25 @@ pub(crate) struct Pause {
     has_events: bool,
     listening: Option<Listening>,
     ticket: Option<Ticket>,
+    /// Nobody came earlier; that stays so.
+    is_first: bool,
+    sleep: Option<Sleep>,
+    /// Behind these it does not sleep: one of them is stopped.
+    wakeful: Option<[Neighbour; 2]>,
     /// Time has passed since the last event: nobody seems to make use of it.
     may_barge: bool,
     /// An event was the reason for the look that is due.
     has_heard: bool,
     echo: Option<Duration>,
     last_token: Option<String>,
+}
+
+/// Behind two others, until something becomes of one of them. Should neither do
+/// anything though the lock is free, a look now and then finds that out.
+struct Sleep {
+    neighbours: [Neighbour; 2],
+    /// So many looks were made since anything was heard.
+    looks: u32,
 }
 
 /// How long a contender lets those who came earlier go first, once the lock
@@ -74,6 +92,9 @@ impl Pause {
             has_events,
             listening: None,
             ticket: None,
+            is_first: false,
+            sleep: None,
+            wakeful: None,
             may_barge: false,
             has_heard: false,
             echo: None,
@@ -81,25 +102,81 @@ impl Pause {
         }
     }
 
-    /// Listen for events. To be called before the look that is relied on.
-    pub(crate) fn listen(&mut self) {
+    /// Get ready for a look that is relied on, which comes after this; whether
+    /// one is due. Else somebody who came earlier should have the lock first.
+    pub(crate) fn is_due(&mut self) -> bool {
         if !self.has_events {
-            return;
+            return true;
         }
-        // What is heard is heard of the right directory, or of that it is not.
-        let has_heard = std::mem::take(&mut self.has_heard);
-        if !has_heard || self.listening.as_ref().is_none_or(Listening::is_shaken) {
-            self.listening = Listening::renew(self.listening.take(), &self.path);
+        if self.listening.is_none() {
+            self.listening = Listening::to_nothing(&self.path);
         }
         if self.ticket.is_none() && self.listening.is_some() {
             self.ticket = Ticket::take(&self.path);
         }
+        if let Some(sleep) = self.sleep.take_if(|_| self.may_barge) {
+            if !sleep.neighbours.into_iter().any(Neighbour::is_stopped) {
+                self.sleep = Some(sleep);
+                return true;
+            }
+            (self.wakeful, self.may_barge) = (Some(sleep.neighbours), false);
+        }
+        if self.may_sleep() {
+            return false;
+        }
+        self.listen();
+        // That one who is stopped does not hold up the rest, it is bounded.
+        self.may_barge || !self.is_preceded()
     }
 
-    /// Whether somebody who came earlier should have the lock first. That is
-    /// bounded: one that is stopped must not hold up the rest.
-    pub(crate) fn must_defer(&self) -> bool {
-        !self.may_barge && self.ticket.as_ref().is_some_and(Ticket::is_preceded)
+    fn listen(&mut self) {
+        // What is heard is heard of the right directory, or of that it is not.
+        let has_heard = std::mem::take(&mut self.has_heard);
+        let listens = |listening: &Listening| listening.is_to_directory() && !listening.is_shaken();
+        if !has_heard || !self.listening.as_ref().is_some_and(listens) {
+            self.listening = Listening::renew(self.listening.take(), &self.path);
+        }
+    }
+
+    fn is_preceded(&mut self) -> bool {
+        let ticket = self.ticket.as_ref().filter(|_| !self.is_first);
+        self.is_first = !ticket.is_some_and(Ticket::is_preceded);
+        !self.is_first
+    }
+
+    /// Whether others will look before this one needs to, and will be heard.
+    fn may_sleep(&mut self) -> bool {
+        let before = self.sleep.take().map(|sleep| sleep.neighbours);
+        let is_early = self.is_first || self.may_barge;
+        let (Some(ticket), Some(listening), false) = (&self.ticket, &mut self.listening, is_early)
+        else {
+            return false;
+        };
+        let Ahead::More(neighbours) = ticket.ahead(before) else {
+            return false;
+        };
+        if self.wakeful == Some(neighbours) {
+            return false;
+        }
+        let sleeps = listening.turn_to(neighbours);
+        self.sleep = sleeps.then_some(Sleep { neighbours, looks: 0 });
+        sleeps
+    }
+
+    /// The lock was acquired: somebody else is next at once, the rest is put
+    /// away when there is time.
+    pub(crate) fn end(mut self) {
+        drop(self.ticket.take());
+        if let Some(listening) = self.listening.take() {
+            listening.end_later();
+        }
+    }
+
+    /// Those who come later can see this file.
+    pub(crate) fn show(&mut self, ready: Option<Ready>) {
+        if let Some((ticket, ready)) = self.ticket.as_mut().zip(ready) {
+            ticket.show(ready);
+        }
     }
 
     /// Until it is worth looking again.
@@ -109,6 +186,9 @@ impl Pause {
             // Another holder. The close that was just heard may be its all the same.
             self.echo = self.echo.filter(|echo| *echo == FIRST_ECHO);
             self.last_token = obstacle.token.clone();
+        }
+        if self.sleep.is_some() {
+            return self.sleep_on().await;
         }
         let Some(listening) = &mut self.listening else {
             let period = self.fallback_period.unwrap_or(self.retry_period);
@@ -123,7 +203,12 @@ impl Pause {
             }
         }
         self.may_barge = true;
-        let periods = match listening.follow(obstacle.process) {
+        // Who lets another go first has not looked who holds the lock.
+        let following = match obstacle.inode {
+            Some(_) => listening.follow(obstacle.process),
+            None => Following::Told,
+        };
+        let periods = match following {
             // It ended since the look, or somebody who judges the dead one's
             // file was in the way: the next look will tell.
             Following::Gone => {
@@ -147,6 +232,25 @@ impl Pause {
             }
             () = tokio::time::sleep(shortest(period, obstacle.at_most, self.echo)) => {
                 self.echo = self.echo.map(|echo| echo * 2).filter(|echo| *echo <= LAST_ECHO);
+            }
+        }
+    }
+
+    async fn sleep_on(&mut self) {
+        let (Some(sleep), Some(listening)) = (&mut self.sleep, &self.listening) else {
+            return;
+        };
+        let longest = self.retry_period.saturating_mul(FALLBACK_PERIODS);
+        let longest = self.fallback_period.unwrap_or(longest);
+        let doubled = self.retry_period.saturating_mul(1 << sleep.looks.min(16));
+        tokio::select! {
+            biased;
+            _ = listening.event() => {
+                (self.may_barge, self.has_heard) = (false, true);
+            }
+            () = tokio::time::sleep(jittered(doubled.min(longest))) => {
+                sleep.looks += 1;
+                self.may_barge = true;
             }
         }
     }

@@ -6,6 +6,15 @@
 //! question to the kernel tells whether anybody came earlier. A ticket outlives
 //! every lock file, vanishes with its process and leaves nothing behind.
 //!
+//! One more lock, on an offset that is of no name, says which file the contender
+//! has ready: whoever comes later can watch that file, and is told when its
+//! owner gets the lock, gives up or dies.
+//!
+//! Where each part goes, from the lowest bit: the time of arrival in
+//! [`TIME_BITS`], the name in [`NAME_BITS`]. Or, with the highest bit set, room
+//! for a start and a length of [`NUMBER_BITS`] each, which are two numbers that
+//! say which file, and the lowest [`SLOT_BITS`] of the arrival.
+//!
 //! Tickets are a courtesy, exclusion does not rest on them. A tie, or two names
 //! with one hash, costs a little fairness; where a directory cannot be opened
 //! for reading there are none, and whoever looks first gets the lock.
@@ -18,14 +27,37 @@ use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::liveness;
 use crate::path::LockPath;
 
 /// Bits of an offset that are the time in microseconds: three days, then the
 /// order is wrong once.
 const TIME_BITS: u32 = 38;
 
-/// Bits that are the name's. With the time they stay within a positive offset.
+/// Bits that are the name's. With the time they stay within half of the offsets.
 const NAME_BITS: u32 = 24;
+
+/// The offsets that tell of files begin here.
+const FILES: i64 = 1 << (TIME_BITS + NAME_BITS);
+
+/// Bits of the arrival that say where its file is told of: two contenders that
+/// came a multiple of 18 minutes apart are not told apart.
+const SLOT_BITS: u32 = 30;
+
+/// Bits of each of the two numbers that tell of a file.
+const NUMBER_BITS: u32 = TIME_BITS + NAME_BITS - SLOT_BITS - 1;
+
+/// What the two numbers are made of: more bits than process ids and usual
+/// descriptors have, and the lowest of the inode's number for the rest.
+const PROCESS_BITS: u32 = 22;
+const DESCRIPTOR_BITS: u32 = 18;
+const INODE_BITS: u32 = 2 * NUMBER_BITS - PROCESS_BITS - DESCRIPTOR_BITS;
+
+/// Microseconds before an arrival in which the one before is looked for first.
+const FIRST_LOOK: Arrival = 2000;
+
+/// The time of arrival; nearly always different for each contender.
+type Arrival = i64;
 
 /// A place in the order of arrival; given up when dropped.
 #[derive(Debug)]
@@ -33,27 +65,189 @@ pub(crate) struct Ticket {
     directory: OwnedFd,
     /// First offset of this lock's tickets.
     base: i64,
-    arrived: i64,
+    arrived: Arrival,
+    shown: Option<Ready>,
+}
+
+/// The file that a contender is going to make the lock file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ready {
+    pub(crate) process: u32,
+    pub(crate) descriptor: u32,
+    pub(crate) inode: u64,
+}
+
+/// Who came earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    Nobody,
+    One,
+    /// Two or more. These are the last two, and their files if they have shown them.
+    More([Neighbour; 2]),
+}
+
+/// Somebody who came just before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Neighbour {
+    arrived: Arrival,
+    pub(crate) ready: Option<Ready>,
 }
 
 impl Ticket {
     pub(crate) fn take(path: &LockPath) -> Option<Self> {
-        let ticket = Self { directory: open(path)?, base: base(path), arrived: now() };
-        let lock = range(libc::F_RDLCK, ticket.base + ticket.arrived, 1);
-        fcntl(&ticket.directory, FcntlArg::F_OFD_SETLK(&lock)).ok()?;
+        let (directory, base) = (open(path)?, base(path));
+        let ticket = Self { directory, base, arrived: now(), shown: None };
+        ticket.lock(ticket.base + ticket.arrived, 1)?;
         Some(ticket)
+    }
+
+    /// Let those who come later know this file. What the numbers have no room
+    /// for is not said.
+    pub(crate) fn show(&mut self, ready: Ready) {
+        if self.shown == Some(ready) {
+            return;
+        }
+        let slot = slot(self.arrived);
+        if self.shown.take().is_some() {
+            self.unlock(slot, 2 << NUMBER_BITS);
+        }
+        let Some((first, second)) = ready.numbers() else {
+            return;
+        };
+        self.shown = self.lock(slot + first, second + 1).map(|()| ready);
+    }
+
+    /// Who came earlier, given who that was before.
+    pub(crate) fn ahead(&self, before: Option<[Neighbour; 2]>) -> Ahead {
+        let last = before.map(|[last, _]| last.arrived).filter(|last| self.waits(*last));
+        let Some(last) = last.or_else(|| self.last_before(self.arrived)) else {
+            return Ahead::Nobody;
+        };
+        let Some(second) = self.last_before(last) else {
+            return Ahead::One;
+        };
+        Ahead::More([last, second].map(|arrived| {
+            Neighbour {
+                arrived,
+                ready: before
+                    .into_iter()
+                    .flatten()
+                    .find(|known| known.arrived == arrived)
+                    .and_then(|known| known.ready)
+                    .or_else(|| self.ready_of(arrived)),
+            }
+        }))
     }
 
     /// Whether somebody waits who came before.
     pub(crate) fn is_preceded(&self) -> bool {
-        // A length of zero would reach to the end.
-        self.arrived > 0 && has_ticket(&self.directory, self.base, self.arrived)
+        self.any_in(0, self.arrived).is_some()
     }
+
+    /// Whether that contender still waits.
+    fn waits(&self, arrived: Arrival) -> bool {
+        self.any_in(arrived, arrived + 1).is_some()
+    }
+
+    /// The last arrival before this one. The kernel tells of any ticket in a
+    /// range, as a rule of the first that was taken. First the time just before
+    /// is asked for, then more and more; then what is left as a whole and by
+    /// halves in turn. That takes some five questions for any number of tickets.
+    fn last_before(&self, end: Arrival) -> Option<Arrival> {
+        let mut last = self.any_in(0, end)?;
+        let mut length = FIRST_LOOK;
+        last = loop {
+            let start = end.saturating_sub(length).max(last + 1);
+            match self.any_in(start, end) {
+                Some(later) => break later,
+                None if start == last + 1 => return Some(last),
+                None => length *= 8,
+            }
+        };
+        let mut end = end;
+        while let Some(later) = self.any_in(last + 1, end) {
+            last = later;
+            let middle = last + (end - last) / 2;
+            match self.any_in(middle, end) {
+                Some(later) => last = last.max(later),
+                None => end = middle,
+            }
+        }
+        Some(last)
+    }
+
+    /// Some arrival in the range.
+    fn any_in(&self, start: Arrival, end: Arrival) -> Option<Arrival> {
+        // A length of zero would reach to the end.
+        if start >= end {
+            return None;
+        }
+        let (found, _) = ticket_in(&self.directory, self.base + start, end - start)?;
+        // Another's is one byte in this range; anything else is not of this crate.
+        Some((found - self.base).clamp(start, end - 1))
+    }
+
+    fn ready_of(&self, arrived: Arrival) -> Option<Ready> {
+        let slot = slot(arrived);
+        let (start, length) = ticket_in(&self.directory, slot, 1 << NUMBER_BITS)?;
+        Some(Ready::of_numbers(start - slot, length - 1))
+    }
+
+    fn lock(&self, start: i64, length: i64) -> Option<()> {
+        let lock = range(libc::F_RDLCK, start, length);
+        fcntl(&self.directory, FcntlArg::F_OFD_SETLK(&lock)).ok().map(|_| ())
+    }
+
+    fn unlock(&self, start: i64, length: i64) {
+        let lock = range(libc::F_UNLCK, start, length);
+        let _ = fcntl(&self.directory, FcntlArg::F_OFD_SETLK(&lock));
+    }
+}
+
+impl Neighbour {
+    /// Whether its process is stopped, as far as can be told.
+    pub(crate) fn is_stopped(self) -> bool {
+        self.ready.is_some_and(|ready| liveness::is_stopped(ready.process))
+    }
+}
+
+impl Ready {
+    /// `None` if there is no room for them.
+    fn numbers(self) -> Option<(i64, i64)> {
+        let Self { process, descriptor, inode } = self;
+        let fits = process >> PROCESS_BITS == 0 && descriptor >> DESCRIPTOR_BITS == 0;
+        let inode = low(inode as i64, INODE_BITS);
+        let all = inode << DESCRIPTOR_BITS | i64::from(descriptor);
+        let all = all << PROCESS_BITS | i64::from(process);
+        fits.then_some((low(all, NUMBER_BITS), all >> NUMBER_BITS))
+    }
+
+    fn of_numbers(first: i64, second: i64) -> Self {
+        let all = low(second, NUMBER_BITS) << NUMBER_BITS | low(first, NUMBER_BITS);
+        let (process, rest) = (low(all, PROCESS_BITS), all >> PROCESS_BITS);
+        let (descriptor, inode) = (low(rest, DESCRIPTOR_BITS), rest >> DESCRIPTOR_BITS);
+        Self { process: process as u32, descriptor: descriptor as u32, inode: inode as u64 }
+    }
+
+    /// Whether what was shown of a file with this number would be this.
+    pub(crate) fn is_inode(self, inode: u64) -> bool {
+        low(self.inode as i64, INODE_BITS) == low(inode as i64, INODE_BITS)
+    }
+}
+
+fn low(number: i64, bits: u32) -> i64 {
+    number & ((1 << bits) - 1)
+}
+
+/// Where the file of an arrival is told of: the first number is added to it,
+/// the second is the length.
+fn slot(arrived: Arrival) -> i64 {
+    FILES + (low(arrived, SLOT_BITS) << (NUMBER_BITS + 1))
 }
 
 /// Whether any process waits for this lock.
 pub(crate) fn is_awaited(path: &LockPath) -> bool {
-    open(path).is_some_and(|directory| has_ticket(&directory, base(path), 1 << TIME_BITS))
+    open(path).is_some_and(|directory| ticket_in(&directory, base(path), 1 << TIME_BITS).is_some())
 }
 
 fn open(path: &LockPath) -> Option<OwnedFd> {
@@ -61,11 +255,13 @@ fn open(path: &LockPath) -> Option<OwnedFd> {
     rustix::fs::open(path.directory(), flags, Mode::empty()).ok()
 }
 
-/// Whether another description has a lock in the range.
-fn has_ticket(directory: &OwnedFd, start: i64, length: i64) -> bool {
+/// Where a lock of another description is that has to do with this range, and
+/// how long it is.
+fn ticket_in(directory: &OwnedFd, start: i64, length: i64) -> Option<(i64, i64)> {
     let mut conflict = range(libc::F_WRLCK, start, length);
-    let asked = fcntl(directory, FcntlArg::F_OFD_GETLK(&mut conflict));
-    asked.is_ok() && i32::from(conflict.l_type) != libc::F_UNLCK
+    fcntl(directory, FcntlArg::F_OFD_GETLK(&mut conflict)).ok()?;
+    let is_found = i32::from(conflict.l_type) != libc::F_UNLCK;
+    is_found.then_some((conflict.l_start, conflict.l_len))
 }
 
 fn range(kind: i32, start: i64, length: i64) -> libc::flock {
@@ -85,7 +281,85 @@ fn base(path: &LockPath) -> i64 {
 }
 
 /// The clock that all processes of the machine share.
-fn now() -> i64 {
+fn now() -> Arrival {
     let now = clock_gettime(ClockId::Monotonic);
     (now.tv_sec * 1_000_000 + now.tv_nsec / 1000) & ((1 << TIME_BITS) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_a_file_is_read_as_it_was() {
+        let (process, descriptor) = ((1 << PROCESS_BITS) - 1, (1 << DESCRIPTOR_BITS) - 1);
+        for inode in [0, 1, (1 << INODE_BITS) - 1, u64::MAX] {
+            for (process, descriptor) in [(0, 0), (1, 3), (process, descriptor)] {
+                let ready = Ready { process, descriptor, inode };
+                let (first, second) = ready.numbers().unwrap();
+                assert!((0..1 << NUMBER_BITS).contains(&first));
+                assert!((0..1 << NUMBER_BITS).contains(&second));
+                let read = Ready::of_numbers(first, second);
+                assert_eq!((read.process, read.descriptor), (process, descriptor));
+                assert!(read.is_inode(inode) && !read.is_inode(inode ^ 1));
+            }
+        }
+        assert_eq!(Ready { process: process + 1, descriptor, inode: 0 }.numbers(), None);
+        assert_eq!(Ready { process, descriptor: descriptor + 1, inode: 0 }.numbers(), None);
+        // The last slot ends with the offsets.
+        assert_eq!(slot(-1) + ((2 << NUMBER_BITS) - 1), i64::MAX);
+    }
+
+    fn ticket(path: &LockPath, arrived: Arrival) -> Ticket {
+        let ticket =
+            Ticket { directory: open(path).unwrap(), base: base(path), arrived, shown: None };
+        ticket.lock(ticket.base + arrived, 1).unwrap();
+        ticket
+    }
+
+    #[test]
+    fn the_last_two_of_those_who_came_earlier_are_found() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = LockPath::new(&directory.path().join("lock")).unwrap();
+        let other = LockPath::new(&directory.path().join("other")).unwrap();
+        let _of_another = ticket(&other, 5);
+        let arrivals = [3, 10, 11, 12, 5000, 5003, 70_000, 9_000_000, 9_000_001, 1 << 37];
+        let mut tickets: Vec<Ticket> = Vec::new();
+        for arrived in arrivals {
+            let mut next = ticket(&path, arrived);
+            let ahead = next.ahead(None);
+            let last: Vec<_> = tickets.iter().rev().map(|ticket| ticket.arrived).take(2).collect();
+            match (last.as_slice(), ahead) {
+                ([], Ahead::Nobody) | ([_], Ahead::One) => {}
+                ([last, second], Ahead::More(found)) => {
+                    let found =
+                        found.map(|neighbour| (neighbour.arrived, neighbour.ready.unwrap()));
+                    let ready = |arrived| {
+                        (arrived, Ready { process: 7, descriptor: 9, inode: arrived as u64 })
+                    };
+                    assert!(found.iter().zip([last, second]).all(|(found, arrived)| {
+                        let (expected, ready) = ready(*arrived);
+                        found.0 == expected && found.1.is_inode(ready.inode)
+                    }));
+                    assert!(!next.is_preceded() || !tickets.is_empty());
+                }
+                other => panic!("{other:?}"),
+            }
+            next.show(Ready { process: 7, descriptor: 9, inode: arrived as u64 });
+            tickets.push(next);
+        }
+        let last = tickets.pop().unwrap();
+        let Ahead::More(before) = last.ahead(None) else { panic!("many came earlier") };
+        assert_eq!(last.ahead(Some(before)), Ahead::More(before));
+        tickets.drain(2..);
+        assert!(matches!(
+            last.ahead(Some(before)),
+            Ahead::More([Neighbour { arrived: 10, .. }, _])
+        ));
+        drop(tickets);
+        assert_eq!(last.ahead(Some(before)), Ahead::Nobody);
+        assert!(is_awaited(&path));
+        drop(last);
+        assert!(!is_awaited(&path) && is_awaited(&other));
+    }
 }

@@ -17,7 +17,11 @@
 //!    go from the highest descriptor to the lowest, and letting go of an inotify
 //!    instance that has had watches takes milliseconds, for which its successor
 //!    would wait.
-//! 6. Each runtime with a listener has a reader of its own, so that an event
+//! 6. Who need not look before somebody else has looked listens to that one's
+//!    file instead of the directory, once: a file that gets a name, or is
+//!    closed, is an event of its own. What is reached through /proc is of this
+//!    process's pid namespace, so its inode is compared.
+//! 7. Each runtime with a listener has a reader of its own, so that an event
 //!    costs one wake of one thread and nobody depends on a runtime that is busy
 //!    or going down. Whichever reads an event first tells everybody it concerns,
 //!    in the same poll: an event that was read is never lost.
@@ -41,6 +45,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
+use super::ticket::Neighbour;
 use crate::liveness::{ProcessKey, this_process};
 use crate::path::LockPath;
 
@@ -51,6 +56,14 @@ const EVENTS: WatchFlags = WatchFlags::DELETE
     .union(WatchFlags::MOVE_SELF)
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::ONLYDIR);
+
+/// What is asked for of another contender's file, once: a name, or its end (6).
+const FILE_EVENTS: WatchFlags = WatchFlags::ATTRIB
+    .union(WatchFlags::CLOSE_WRITE)
+    .union(WatchFlags::DELETE_SELF)
+    .union(WatchFlags::ONESHOT)
+    // Not to change a watch that there is, should the number be a directory's by now.
+    .union(WatchFlags::MASK_CREATE);
 
 /// What is still asked for when nobody listens in a directory any more: next to
 /// nothing, as a watch that ends tells of it, and that wakes.
@@ -68,6 +81,10 @@ const FOR_ALL: ReadFlags = ReadFlags::MOVE_SELF
 /// Room for some hundred events at a time.
 const BUFFER_BYTES: usize = 16 * 1024;
 
+/// So many events fit the buffer whatever their names: 16 bytes each and a name
+/// of at most 255, padded. A read that gave fewer has left none.
+const EVENTS_THAT_FIT: usize = BUFFER_BYTES / (16 + 256);
+
 /// So many events are told at a time; then other tasks have their turn.
 const EVENTS_AT_ONCE: usize = 512;
 
@@ -82,6 +99,8 @@ struct Watch {
 struct State {
     /// By watch descriptor.
     directories: HashMap<i32, HashMap<u64, Arc<Ear>>>,
+    /// By watch descriptor (6).
+    files: HashMap<i32, Arc<Ear>>,
     last_listener: u64,
     /// The runtimes that were asked to read, and whether they do.
     readers: HashMap<runtime::Id, bool>,
@@ -149,7 +168,7 @@ impl Watch {
     }
 
     /// Have this runtime read events, from its first listener to its end;
-    /// whether it does (6).
+    /// whether it does (7).
     fn is_read_here(self: &Arc<Self>) -> bool {
         let Ok(runtime) = Handle::try_current() else {
             return false;
@@ -193,6 +212,10 @@ impl Watch {
             // Whoever is woken may do anything, so nothing is locked meanwhile.
             let ears = self.concerned(event.wd(), what, name);
             ears.iter().for_each(|ear| ear.hear(what));
+            // So few that there was room for more: these were all.
+            if reader.is_buffer_empty() && told < EVENTS_THAT_FIT {
+                return true;
+            }
         }
         false
     }
@@ -200,7 +223,11 @@ impl Watch {
     fn concerned(&self, directory: i32, what: ReadFlags, name: Option<&OsStr>) -> Vec<Arc<Ear>> {
         let mut state = lock(&self.state);
         if what.contains(ReadFlags::QUEUE_OVERFLOW) {
-            return state.directories.values().flat_map(HashMap::values).cloned().collect();
+            let ears = state.directories.values().flat_map(HashMap::values);
+            return ears.chain(state.files.values()).cloned().collect();
+        }
+        if let Some(ear) = state.files.remove(&directory) {
+            return vec![ear];
         }
         let Some(ears) = state.directories.get(&directory) else {
             return Vec::new();
@@ -211,6 +238,29 @@ impl Watch {
             state.directories.remove(&directory);
         }
         concerned
+    }
+
+    /// `None` if the file is not shown, not the one that was shown, or has a name by now.
+    fn watch_file(&self, neighbour: Neighbour) -> Option<i32> {
+        let ready = neighbour.ready?;
+        let path = format!("/proc/{}/fd/{}", ready.process, ready.descriptor);
+        let file = inotify::add_watch(&self.inotify, &path, FILE_EVENTS).ok()?;
+        // Listen first, then look whether it is this one, and still without a name.
+        let is_ready = rustix::fs::stat(&path)
+            .is_ok_and(|stat| ready.is_inode(stat.st_ino) && stat.st_nlink == 0);
+        if !is_ready {
+            let _ = inotify::remove_watch(&self.inotify, file);
+        }
+        is_ready.then_some(file)
+    }
+
+    fn forget_files(&self, state: &mut State, files: Vec<(Neighbour, i32)>) {
+        for (_, file) in files {
+            // One that was heard of has ended by itself.
+            if state.files.remove(&file).is_some() {
+                let _ = inotify::remove_watch(&self.inotify, file);
+            }
+        }
     }
 
     /// Nobody listens in this directory any more. The watch is kept, since one
@@ -257,7 +307,7 @@ impl Drop for Reading {
 async fn read_events(reading: AsyncFd<Reading>) {
     let mut buffer = vec![MaybeUninit::uninit(); BUFFER_BYTES];
     while let Ok(mut ready) = reading.readable().await {
-        // Nothing is awaited between reading an event and telling of it (6).
+        // Nothing is awaited between reading an event and telling of it (7).
         if reading.get_ref().watch.read(&mut buffer) {
             ready.clear_ready();
         } else {
@@ -294,7 +344,9 @@ pub(crate) struct Listening {
     watch: Arc<Watch>,
     ear: Arc<Ear>,
     listener: u64,
-    directory: i32,
+    /// The directory's watch, unless it is the files that are listened to.
+    directory: Option<i32>,
+    files: Vec<(Neighbour, i32)>,
     process: Option<Followed>,
 }
 
@@ -337,8 +389,9 @@ pub(crate) enum Heard {
 }
 
 impl Listening {
-    /// `None` where there are no events: then one has to look now and then.
-    pub(crate) fn to(path: &Arc<LockPath>) -> Option<Self> {
+    /// Not yet to anything. `None` where there are no events: then one has to
+    /// look now and then.
+    pub(crate) fn to_nothing(path: &Arc<LockPath>) -> Option<Self> {
         let watch = Watch::of_this_process()?;
         let ear = Arc::new(Ear {
             path: Arc::clone(path),
@@ -351,28 +404,20 @@ impl Listening {
             return None;
         }
         let mut state = lock(&watch.state);
-        let directory = match inotify::add_watch(&watch.inotify, path.directory(), EVENTS) {
-            Ok(directory) => directory,
-            Err(error) => {
-                drop(state);
-                tell_of_no_events(error);
-                return None;
-            }
-        };
         state.last_listener += 1;
         let listener = state.last_listener;
-        state.directories.entry(directory).or_default().insert(listener, Arc::clone(&ear));
         drop(state);
-        Some(Self { watch, ear, listener, directory, process: None })
+        Some(Self { watch, ear, listener, directory: None, files: Vec::new(), process: None })
     }
 
     /// To be called before each look (2): the directory that is listened to must
     /// be the one that the path leads to now.
     pub(crate) fn renew(this: Option<Self>, path: &Arc<LockPath>) -> Option<Self> {
-        match this {
-            Some(mut listening) => listening.is_renewed().then_some(listening),
-            None => Self::to(path),
-        }
+        let mut listening = match this {
+            Some(listening) => listening,
+            None => Self::to_nothing(path)?,
+        };
+        listening.is_renewed().then_some(listening)
     }
 
     fn is_renewed(&mut self) -> bool {
@@ -381,25 +426,72 @@ impl Listening {
         }
         let directory = self.ear.path.directory();
         let mut state = lock(&self.watch.state);
-        let Ok(directory) = inotify::add_watch(&self.watch.inotify, directory, EVENTS) else {
-            return false;
+        let directory = match inotify::add_watch(&self.watch.inotify, directory, EVENTS) {
+            Ok(directory) => directory,
+            Err(error) => {
+                drop(state);
+                if self.directory.is_none() {
+                    tell_of_no_events(error);
+                }
+                return false;
+            }
         };
-        if directory != self.directory {
+        if self.directory != Some(directory) {
             self.leave(&mut state);
-            self.directory = directory;
+            self.directory = Some(directory);
         }
+        self.watch.forget_files(&mut state, std::mem::take(&mut self.files));
         // Also if it is the same: who reads drops a directory whose watch has ended.
         let ears = state.directories.entry(directory).or_default();
         ears.insert(self.listener, Arc::clone(&self.ear));
         true
     }
 
+    /// Whether it is the directory that is listened to.
+    pub(crate) fn is_to_directory(&self) -> bool {
+        self.directory.is_some()
+    }
+
+    /// Listen to what becomes of these contenders' files, and to the directory
+    /// no longer (6); whether that can be, as they are still waiting.
+    pub(crate) fn turn_to(&mut self, neighbours: [Neighbour; 2]) -> bool {
+        if !self.is_ours() || !self.watch.is_read_here() {
+            return false;
+        }
+        let watch = Arc::clone(&self.watch);
+        let mut state = lock(&watch.state);
+        let mut files = Vec::new();
+        for neighbour in neighbours {
+            let known = self.files.iter().find(|(known, _)| *known == neighbour);
+            let known = known.map(|(_, file)| *file).filter(|file| state.files.contains_key(file));
+            let Some(file) = known.or_else(|| watch.watch_file(neighbour)) else {
+                break;
+            };
+            state.files.insert(file, Arc::clone(&self.ear));
+            files.push((neighbour, file));
+        }
+        let is_turned = files.len() == neighbours.len();
+        let mut left = std::mem::replace(&mut self.files, files);
+        left.retain(|file| !self.files.contains(file));
+        if is_turned {
+            self.leave(&mut state);
+            (self.directory, self.process) = (None, None);
+        } else {
+            left.append(&mut self.files);
+        }
+        watch.forget_files(&mut state, left);
+        is_turned
+    }
+
     /// Listen in the directory no longer.
     fn leave(&self, state: &mut State) {
-        if let Some(ears) = state.directories.get_mut(&self.directory) {
+        let Some(directory) = self.directory else {
+            return;
+        };
+        if let Some(ears) = state.directories.get_mut(&directory) {
             ears.remove(&self.listener);
             if ears.is_empty() {
-                self.watch.mute(state, self.directory, &self.ear.path);
+                self.watch.mute(state, directory, &self.ear.path);
             }
         }
     }
@@ -451,6 +543,13 @@ impl Listening {
         if self.process.is_some() { Following::Told } else { Following::Untold }
     }
 
+    /// End it, but not now: whoever waited has the lock, and should not wait for this.
+    pub(crate) fn end_later(self) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { drop(self) });
+        }
+    }
+
     /// Something that happened since the last call, or since the start.
     pub(crate) async fn event(&self) -> Heard {
         // Events that keep coming must not keep the thread.
@@ -478,6 +577,9 @@ impl Drop for Listening {
         if !self.is_ours() {
             return;
         }
-        self.leave(&mut lock(&self.watch.state));
+        let watch = Arc::clone(&self.watch);
+        let mut state = lock(&watch.state);
+        watch.forget_files(&mut state, std::mem::take(&mut self.files));
+        self.leave(&mut state);
     }
 }
