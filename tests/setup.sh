@@ -35,9 +35,10 @@ if [ -n "$missing" ]; then
         echo "setup: no apt-get that this user may run: install these yourself:$missing" >&2
         exit 1
     fi
-    $sudo apt-get update -qq
+    $sudo apt-get -o Acquire::Retries=5 update -qq
     # Split into words on purpose.
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=5 install \
+        -y -qq --no-install-recommends $missing
     look
     for package in $missing; do
         case $package in
@@ -64,8 +65,8 @@ for version in $versions; do
     fi
     echo "setup: making $home/openlock-$version"
     python3 -m venv --clear "$home/openlock-$version"
-    "$home/openlock-$version/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --no-deps "openlock==$version"
+    "$home/openlock-$version/bin/python" -m pip install --quiet --retries 10 \
+        --disable-pip-version-check --no-deps "openlock==$version"
     if ! is_ready "$version"; then
         echo "setup: $home/openlock-$version does not work" >&2
         exit 1
@@ -80,5 +81,5 @@ if [ -e "$node/node_modules/xmlrpc/package.json" ]; then
     echo "setup: the xmlrpc package is there"
 else
     echo "setup: making $node"
-    npm install --prefix "$node" --no-fund --no-audit --silent xmlrpc@1.3.2
+    npm install --prefix "$node" --no-fund --no-audit --silent --fetch-retries 5 xmlrpc@1.3.2
 fi
