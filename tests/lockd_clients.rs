@@ -26,7 +26,8 @@ fn pythons_client_is_served() {
         return lockd_support::play(&role, &path);
     }
     let directory = on_tmpfs();
-    let daemon = Daemon::start("pythons_client_is_served", "", directory.path());
+    // A body of twenty megabytes takes its time.
+    let daemon = Daemon::start("pythons_client_is_served", "body=60", directory.path());
     let url = format!("http://{}", daemon.address);
     run(Command::new("python3").arg(program("python_client.py")).arg(url));
     let left: Vec<_> = names_in(directory.path());

@@ -4,6 +4,7 @@ mod lockd_support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use lockd_support::support::{QUIET, VERY_LONG, eventually, on_tmpfs, role};
 use lockd_support::{Answer, Daemon, NIL, call};
@@ -61,6 +62,7 @@ fn wait(daemon: &Daemon, resource: &str, client: &str) -> TcpStream {
 fn heard(stream: &mut TcpStream) -> String {
     let mut bytes = [0; 4096];
     let length = stream.read(&mut bytes).expect("an answer");
+    assert!(length > 0, "the connection was closed");
     String::from_utf8_lossy(&bytes[..length]).into_owned()
 }
 
@@ -345,7 +347,7 @@ fn what_changes_is_sent_to_who_watches() {
     if let Some((role, path)) = role() {
         return lockd_support::play(&role, &path);
     }
-    let (_directory, daemon) = start("what_changes_is_sent_to_who_watches", "head=0.1");
+    let (_directory, daemon) = start("what_changes_is_sent_to_who_watches", "head=2");
     let mut watches = TcpStream::connect(daemon.address).unwrap();
     watches.set_read_timeout(Some(VERY_LONG)).unwrap();
     watches.write_all(b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
@@ -358,7 +360,7 @@ fn what_changes_is_sent_to_who_watches() {
     };
     until(r#""locks":[]"#);
     // Who watches has nothing to send, and may be silent for longer than others.
-    std::thread::sleep(QUIET);
+    std::thread::sleep(Duration::from_secs(2) + QUIET);
     ask(&daemon, "/v1/locks/r/acquire", &json!({ "client": "c" }));
     until(r#""resource":"r""#);
     let _waits = wait(&daemon, "r", "waits");

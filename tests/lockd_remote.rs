@@ -227,7 +227,8 @@ async fn a_grant_whose_answer_was_lost_is_given_back_if_nobody_wants_it() {
         let one = one.clone();
         async move { one.acquire().await }
     });
-    sleep(QUIET).await;
+    // Until it has been sent: then nothing goes on here.
+    sleep(Duration::from_secs(2)).await;
     network.turn(Weather::LosesOneAnswer);
     network.expect_fair();
     acquiring.abort();
