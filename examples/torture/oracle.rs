@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use crate::process::Identity;
 
-/// A killed process lets go of its locks before it counts as dead, by less
-/// than this. A stopped one stays for less.
+/// A killed process counts as dead once all its threads are on their way out.
+/// For libraries that take less for its death that may take this long.
 const DYING_MAX: Duration = Duration::from_secs(5);
 
 const LOOK_AGAIN: Duration = Duration::from_micros(100);
@@ -120,7 +120,8 @@ impl Oracle {
                 return Ok(());
             }
             if other.process == ticket.process || Instant::now() > deadline {
-                return Err(format!("{ticket} came in while {other} was inside, alive"));
+                let state = other.process.describe();
+                return Err(format!("{ticket} came in while {other} was inside, alive: {state}"));
             }
             seen = Some(other);
             thread::sleep(LOOK_AGAIN);

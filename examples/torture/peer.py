@@ -54,10 +54,22 @@ def stat_of(pid):
     return fields[0], int(fields[17]), int(fields[19])
 
 
+def threads_are_exiting(pid):
+    """PF_EXITING of linux/sched.h."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        stats = [open(f"/proc/{pid}/task/{thread}/stat").read() for thread in threads]
+    except OSError:
+        return False
+    return all(int(stat.rpartition(") ")[2].split()[6]) & 4 for stat in stats)
+
+
 def is_gone(process):
+    """See process.rs."""
     pid, started = process.split(".")
     stat = stat_of(pid)
-    return stat is None or stat[2] != int(started) or stat[0] in "ZXx" and stat[1] <= 1
+    is_over = stat is None or stat[2] != int(started) or stat[0] in "ZXx" and stat[1] <= 1
+    return is_over or threads_are_exiting(pid)
 
 
 class Oracle:
