@@ -237,7 +237,7 @@ async fn another_process_has_its_turn_among_greedy_tasks() {
             });
         }
         support::tell("greedy");
-        return sleep(support::VERY_LONG).await;
+        return std::future::pending().await;
     }
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
@@ -246,9 +246,12 @@ async fn another_process_has_its_turn_among_greedy_tasks() {
     let lock = AsyncFileLock::new(&path);
     for _ in 0..20 {
         // Asked for only while they hold, or it would be free to us anyway.
-        while lock.holder().await.unwrap().and_then(|holder| holder.pid) != Some(greedy.id()) {
-            sleep(Duration::from_millis(1)).await;
-        }
+        let they_hold = async {
+            while lock.holder().await.unwrap().and_then(|holder| holder.pid) != Some(greedy.id()) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(support::VERY_LONG, they_hold).await.expect("they hold");
         let guard = timeout(support::VERY_LONG, lock.acquire()).await.expect("it is kept out");
         guard.unwrap().release().await.unwrap();
     }

@@ -109,6 +109,8 @@ fn exclude_each_other(test: &str, version: &str) {
     let ours = [(); 3].map(|()| ours(test, "contend", &path));
     let theirs = openlock(version, "contend", &path);
     std::thread::sleep(CONTEST);
+    // A slow machine takes it longer to poll at the right moment.
+    theirs.expect("entered");
     let theirs = ask(theirs);
     let ours = ours.map(ask);
     println!("openlock {version} (entered, overlaps): {theirs:?}, ours: {ours:?}");

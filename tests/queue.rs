@@ -214,7 +214,7 @@ async fn one_contender_of_a_process_looks_for_all() {
         })
         .finish();
     // For this thread, which is the only one of the runtime.
-    let subscribed = tracing::subscriber::set_default(subscriber);
+    let subscribed = support::subscribe(subscriber);
     let started = Instant::now();
     let waiters: Vec<_> = (0..40)
         .map(|waiter| {

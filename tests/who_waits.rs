@@ -102,7 +102,7 @@ async fn the_span_of_who_waits_names_the_lock_and_the_holder() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
-    let _subscribed = tracing::subscriber::set_default(subscriber);
+    let _subscribed = support::subscribe(subscriber);
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = AsyncFileLock::new(&path);

@@ -1,8 +1,9 @@
 """One openlock process of a test. Lines that begin with @ are for the test.
 
 player.py hold PATH      acquire, say so, release when told
-player.py contend PATH   acquire and release until told to stop; say how often,
-                         and how often somebody else was inside as well
+player.py contend PATH   acquire and release until told to stop; say when first,
+                         then how often, and how often somebody else was inside
+                         as well
 player.py slow PATH      the same on a system a tenth of race_delay slow at each
                          step: shows within seconds what takes openlock minutes
 player.py who PATH       say who holds it, by openlock's own look
@@ -38,7 +39,7 @@ def stay():
     return 0.3 if random.random() < 0.2 else brief()
 
 
-def contend(lock):
+def contend(lock, first=lambda: tell("entered")):
     inside = f"{lock.lock_file}.inside"
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
@@ -49,6 +50,8 @@ def contend(lock):
         except (openlock.Timeout, openlock.InvalidLockFile):
             continue
         entered += 1
+        if entered == 1:
+            first()
         try:
             os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -76,7 +79,7 @@ def slow(lock):
     # and before the rename.
     lock._FileLock__create_lock_file = slowly(lock._FileLock__create_lock_file)
     lock._FileLock__lock_state = slowly(lock._FileLock__lock_state)
-    contend(lock)
+    contend(lock, first=lambda: None)
 
 
 def who(lock):
