@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 
@@ -23,7 +23,6 @@ use crate::liveness::{Myself, ProcessKey, my_command_line, this_process};
 use crate::options::{AtExit, Options};
 use crate::path::LockPath;
 use crate::place::Place;
-use crate::record::Proof;
 use crate::surroundings::OsSurroundings;
 use crate::tenure::{Inheritance, Tenure};
 use crate::wait::{self, Entry, Pause, Queue, Ready, Site, Turn, prepare};
@@ -91,18 +90,29 @@ impl Contest {
         Ok(Self { terms, queue, memory: Memory::default() })
     }
 
-    /// A contender for what a task of this process has just had: where that is,
-    /// and where calls are made there, is known.
-    pub(crate) fn after(
-        path: Arc<LockPath>,
-        options: Arc<Options>,
+    /// The lock, if the last task of this process left it with this turn. Else
+    /// the turn, and nothing is left with it any more.
+    pub(crate) fn inherit(
+        path: &Arc<LockPath>,
+        options: &Arc<Options>,
         process: ProcessKey,
-        queue: Arc<Queue>,
-        place: Place,
-    ) -> Self {
-        let surroundings = OsSurroundings::of(process);
-        let terms = Terms { path, options, surroundings, place, site: None };
-        Self { terms, queue, memory: Memory::default() }
+        mut turn: Turn,
+        site: Site,
+    ) -> Result<LockGuard, Turn> {
+        let Some(left) = Inheritance::of(&mut turn) else {
+            return Err(turn);
+        };
+        let terms = Terms {
+            path: Arc::clone(path),
+            options: Arc::clone(options),
+            surroundings: OsSurroundings::of(process),
+            place: left.place().clone(),
+            site: Some(site),
+        };
+        match terms.inherit(*left) {
+            Some(held) => Ok(terms.guard(held, turn, None)),
+            None => Err(turn),
+        }
     }
 
     /// Who holds is told where in the source that was asked for.
@@ -284,9 +294,7 @@ impl Terms {
     fn inherit(&self, left: Inheritance) -> Option<Held<OsDisk>> {
         let acquired = self.surroundings.now();
         let mut held = left.on(&self.path, &self.options, acquired)?;
-        let (token, note) = (self.surroundings.token(), self.options.note.as_deref());
-        let record = Box::new(self.surroundings.record(token, Proof::Flock, note));
-        held.pass_on(record, acquired).ok()?;
+        held.pass_on(self.surroundings.token(), SystemTime::now(), acquired).ok()?;
         Some(held)
     }
 

@@ -6,14 +6,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::disk::{Access, Disk, Errno};
 use crate::error::{Error, Lost, LostReason};
 use crate::liveness::{ProcessKey, this_process};
 use crate::path::LockPath;
 use crate::proof::{self, Mutant};
-use crate::record::{Contents, Proof, RECORD_BYTES, Record};
+use crate::record::{Contents, Proof, RECORD_BYTES, Record, Token};
 
 /// A holder that was asked to let go removes the request when it does. A hold
 /// that was over sooner than this does not look for one: who asks looks again
@@ -42,6 +42,8 @@ pub(crate) struct Held<D: Disk> {
     file: D::File,
     identity: (u64, u64),
     record: Box<Record>,
+    /// The record as it was last passed on.
+    bytes: Option<Box<[u8; RECORD_BYTES]>>,
     maker: ProcessKey,
     acquired: Instant,
     /// The dead holder this was taken over from, until somebody has been told.
@@ -64,7 +66,20 @@ impl<D: Disk> Held<D> {
     ) -> Self {
         let untold = Mutex::new(None);
         let (is_over, file_stays) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { disk, path, file, identity, record, maker, acquired, untold, is_over, file_stays }
+        let bytes = None;
+        Self {
+            disk,
+            path,
+            file,
+            identity,
+            record,
+            bytes,
+            maker,
+            acquired,
+            untold,
+            is_over,
+            file_stays,
+        }
     }
 
     pub(crate) fn path(&self) -> &LockPath {
@@ -134,15 +149,33 @@ impl<D: Disk> Held<D> {
             && self.look() == Ok(AtPath::Mine)
     }
 
-    /// Begin a hold of its own on a file that was passed on, with the new
-    /// holder's record. If that fails the file is to be dropped, which releases it.
-    pub(crate) fn pass_on(&mut self, record: Box<Record>, acquired: Instant) -> Result<(), Errno> {
-        let bytes = record.to_bytes();
-        (self.record, self.acquired) = (record, acquired);
-        match self.disk.write(&self.file, &bytes, 0)? {
-            RECORD_BYTES => Ok(()),
-            _ => Err(Errno::IO),
+    /// Begin a hold of its own on a file that was passed on by another task of
+    /// this process: only the token is another, and the time. If that fails the
+    /// file is to be dropped, which releases it.
+    pub(crate) fn pass_on(
+        &mut self,
+        token: Token,
+        since: SystemTime,
+        acquired: Instant,
+    ) -> Result<(), Errno> {
+        let second = self.record.second();
+        let last = self.record.token;
+        let was_long = acquired.saturating_duration_since(self.acquired) >= REVOCATION_MIN_HOLD;
+        (self.record.token, self.record.since, self.acquired) = (token, Some(since), acquired);
+        let bytes = match self.bytes.take().filter(|_| self.record.second() == second) {
+            Some(mut bytes) => {
+                self.record.write_token(&mut bytes);
+                bytes
+            }
+            None => Box::new(self.record.to_bytes()),
+        };
+        let written = self.disk.write(&self.file, &*bytes, 0)?;
+        self.bytes = Some(bytes);
+        if was_long {
+            // As at a release: of who asked the last holder meanwhile.
+            let _ = self.disk.unlink(&self.path.revocation(last));
         }
+        if written == RECORD_BYTES { Ok(()) } else { Err(Errno::IO) }
     }
 
     /// End the hold and leave the file to who rewrote it.

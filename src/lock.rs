@@ -22,7 +22,6 @@ use crate::options::{Options, Pin};
 use crate::path::LockPath;
 use crate::place::Place;
 use crate::record::Proof;
-use crate::tenure::Inheritance;
 use crate::wait::{Obstacle, Queue, Site, Turn};
 
 /// How long a file system may take to answer once a deadline has passed.
@@ -368,11 +367,13 @@ impl AsyncFileLock {
         site: Site,
     ) -> Result<LockGuard, Error> {
         let process = this_process();
-        let entered = self.enter_until(process, deadline).await?;
-        let entered = entered.map(|(contest, turn)| (contest.asked_at(site), turn));
-        let Some((mut contest, turn)) = entered else {
-            let holder = self.holder().await.ok().flatten();
-            return Err(self.timed_out(deadline, holder.map(Box::new)));
+        let (mut contest, turn) = match self.enter_until(process, deadline, site).await? {
+            Entered::Inherits(guard) => return Ok(guard.told()),
+            Entered::Contends(contest, turn) => (contest.asked_at(site), turn),
+            Entered::TooLate => {
+                let holder = self.holder().await.ok().flatten();
+                return Err(self.timed_out(deadline, holder.map(Box::new)));
+            }
         };
         let turn = if turn.share_is_over(self.inner.options.local_share) && contest.is_awaited() {
             turn
@@ -435,36 +436,37 @@ impl AsyncFileLock {
         }
     }
 
-    /// `None` if the deadline came before the turn. While a task of this process
-    /// has the lock, its turn is waited for first: what it leaves tells the rest.
+    /// Wait for the turn. While a task of this process has the lock, that comes
+    /// first: what it leaves tells the rest, or is all that is needed.
     async fn enter_until(
         &self,
         process: ProcessKey,
         deadline: Option<Deadline>,
-    ) -> Result<Option<(Contest, Turn)>, Error> {
-        let Some((path, queue)) = self.inner.path.clone().zip(self.busy_queue(process)) else {
+        site: Site,
+    ) -> Result<Entered, Error> {
+        let Some((path, queue)) = self.inner.path.as_ref().zip(self.busy_queue(process)) else {
             let contest = self.contest_of(process).await?;
             let turn = turn_until(contest.queue(), deadline).await;
-            return Ok(turn.map(|turn| (contest, turn)));
+            return Ok(Entered::of(contest, turn));
         };
         if let Some(site) = queue.last_site() {
             waits_for(format_args!("this process, asked for at {site}"));
         }
-        let Some(turn) = turn_until(Arc::clone(&queue), deadline).await else {
-            return Ok(None);
+        let Some(turn) = turn_until(queue, deadline).await else {
+            return Ok(Entered::TooLate);
         };
-        if let Some(place) = Inheritance::place(&turn).cloned() {
-            let options = Arc::clone(&self.inner.options);
-            return Ok(Some((Contest::after(path, options, process, queue, place), turn)));
-        }
+        let turn = match Contest::inherit(path, &self.inner.options, process, turn, site) {
+            Ok(guard) => return Ok(Entered::Inherits(guard)),
+            Err(turn) => turn,
+        };
         let contest = self.contest_of(process).await?;
         if turn.is_of(&contest.queue()) {
-            return Ok(Some((contest, turn)));
+            return Ok(Entered::Contends(contest, turn));
         }
         // The path leads elsewhere by now.
         drop(turn);
         let turn = turn_until(contest.queue(), deadline).await;
-        Ok(turn.map(|turn| (contest, turn)))
+        Ok(Entered::of(contest, turn))
     }
 
     /// The queue of the last contest, if a task of this process has its turn.
@@ -491,6 +493,25 @@ impl AsyncFileLock {
         };
         let options = Arc::clone(&self.inner.options);
         Contest::enter(path, options, process, &self.inner.last_queue).await
+    }
+}
+
+/// How the wait for a turn ended.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
+enum Entered {
+    /// The last task left what it held.
+    Inherits(LockGuard),
+    Contends(Contest, Turn),
+    /// The deadline came first.
+    TooLate,
+}
+
+impl Entered {
+    fn of(contest: Contest, turn: Option<Turn>) -> Self {
+        match turn {
+            Some(turn) => Entered::Contends(contest, turn),
+            None => Entered::TooLate,
+        }
     }
 }
 

@@ -48,8 +48,8 @@ impl Inheritance {
     }
 
     /// Where the calls of the hold that was left were made.
-    pub(crate) fn place(turn: &Turn) -> Option<&Place> {
-        Some(&turn.legacy()?.downcast_ref::<Self>()?.place)
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The file, for a hold on the same terms that begins now.
@@ -131,13 +131,13 @@ impl Inner {
         let Some(options) = self.options.take() else {
             return Some(self);
         };
-        if !self.turn.may_go_on(options.local_share) {
+        let seen = Instant::now();
+        if !self.turn.may_go_on(options.local_share, seen) {
             return Some(self);
         }
         // Whoever watches over the hold at this moment shares it: then it ends.
         match Arc::try_unwrap(self.held) {
             Ok(held) => {
-                let seen = Instant::now();
                 if !held.may_be_passed_on(seen) {
                     return Some(Self { held: Arc::new(held), ..self });
                 }

@@ -281,6 +281,9 @@ fn keep(tokens: &mut [Option<Symbol>], old: Symbol, new: Symbol) {
 impl Kept {
     fn forgets_at(&self, program: Program, op: Op) -> Option<What> {
         let contends = !matches!(program, Program::Revoker | Program::Sweeper);
+        if program.has_a_jumping_clock() {
+            return None;
+        }
         if op == Op::Hold && contends {
             return Some(What::Hold);
         }
@@ -350,7 +353,11 @@ impl Kept {
     /// Follow what its round is about.
     fn settle(&mut self, op: Op, what: Option<What>) {
         match (op, what) {
-            (_, Some(What::Top | What::Link | What::TakeOver | What::Hold)) => {
+            // A sweeper's list says it all.
+            (
+                _,
+                Some(What::Top | What::Link | What::TakeOver | What::Hold | What::Sweep { .. }),
+            ) => {
                 self.targets.clear();
                 (self.claim, self.is_claiming) = (None, false);
             }

@@ -4,13 +4,15 @@
 //! names a file, nothing is left that could have been removed, and the next
 //! contender gets in once the disk works again.
 
+mod clock;
 mod disk;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, Instant};
+use std::time::{Instant, SystemTime};
 
+use clock::{Clocks, Gait};
 use disk::{Call, Effect, Fault, FaultyDisk};
 
 use super::vocabulary::{PATH, drawn, record};
@@ -28,16 +30,21 @@ const GONE: u8 = 9;
 const TRIES: u32 = 8;
 
 struct FaultySurroundings {
-    clock: Cell<Instant>,
+    clocks: Clocks,
     token: Cell<u8>,
+    /// What it says it acquired at; without, what its clock says then.
+    since: Option<SystemTime>,
 }
 
 impl FaultySurroundings {
     /// Tokens begin at `token`.
     fn new(token: u8) -> Self {
-        // A hold so long that its revocation is looked for.
-        let began = Instant::now() - Duration::from_secs(24 * 3600);
-        Self { clock: Cell::new(began), token: Cell::new(token) }
+        Self::by(Clocks::new(Gait::Steady), token)
+    }
+
+    /// The same by these clocks.
+    fn by(clocks: Clocks, token: u8) -> Self {
+        Self { clocks, token: Cell::new(token), since: None }
     }
 }
 
@@ -64,11 +71,12 @@ impl Surroundings for FaultySurroundings {
     }
 
     fn record(&self, token: Token, proof: Proof, _: Option<&str>) -> Record {
-        record(LIVING, token, proof)
+        let since = Some(self.since.unwrap_or_else(|| self.clocks.day()));
+        Record { since, ..record(LIVING, token, proof) }
     }
 
     fn now(&self) -> Instant {
-        self.clock.get()
+        self.clocks.now()
     }
 }
 
@@ -134,7 +142,7 @@ fn acquire(
 ) -> Result<Option<Acquired<FaultyDisk>>, Error> {
     let options = Options { pin, ..Options::default() };
     let mut sightings = Sightings::default();
-    let wait = |delay| surroundings.clock.set(surroundings.clock.get() + delay);
+    let wait = |delay| surroundings.clocks.wait(delay);
     for _ in 0..TRIES {
         match Attempt::new(disk, surroundings, &PATH, &options, &mut sightings).run()? {
             Outcome::Acquired(acquired) => return Ok(Some(acquired)),
@@ -170,14 +178,15 @@ fn must_name_a_file(error: &Error, context: &str) {
 }
 
 /// One acquisition and release with one fault.
-fn suffer(case: Case, fault: Fault) -> bool {
-    let context = format!("{}, {fault:?}", case.name);
+fn suffer(case: Case, fault: Fault, gait: Gait) -> bool {
+    let context = format!("{}, {fault:?}, {gait:?}", case.name);
     let disk = FaultyDisk::new();
     (case.prepare)(&disk);
     let before = disk.names();
     disk.inject(fault);
     let ran = catch_unwind(AssertUnwindSafe(|| {
-        match acquire(&disk, case.pin, &FaultySurroundings::new(10)) {
+        let surroundings = FaultySurroundings::by(Clocks::new(gait), 10);
+        match acquire(&disk, case.pin, &surroundings) {
             Ok(None) => {}
             Ok(Some(acquired)) => {
                 must_hold(&disk, &acquired, &context);
@@ -236,23 +245,29 @@ fn must_go_on(disk: &FaultyDisk, case: Case, context: &str) {
 #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn every_fault_is_survived() {
     for case in CASES {
-        let mut faults = 0;
-        for call in Call::ALL {
-            for &effect in call.effects() {
-                for is_for_ever in [false, true] {
-                    faults += each_turn(case, Fault { call, turn: 0, effect, is_for_ever });
-                }
-            }
-        }
+        let faults = all_faults(case, Gait::Steady);
         println!("{:<36} {faults:>5} faults survived", case.name);
         assert!(faults > 50, "{}: too few faults", case.name);
     }
 }
 
+/// How many faults there were.
+fn all_faults(case: Case, gait: Gait) -> u32 {
+    let mut faults = 0;
+    for call in Call::ALL {
+        for &effect in call.effects() {
+            for is_for_ever in [false, true] {
+                faults += each_turn(case, Fault { call, turn: 0, effect, is_for_ever }, gait);
+            }
+        }
+    }
+    faults
+}
+
 /// The first such call fails, then the second, until there is none.
-fn each_turn(case: Case, fault: Fault) -> u32 {
+fn each_turn(case: Case, fault: Fault, gait: Gait) -> u32 {
     let mut turn = 0;
-    while suffer(case, Fault { turn, ..fault }) {
+    while suffer(case, Fault { turn, ..fault }, gait) {
         turn += 1;
         assert!(turn < 1000, "{}: {fault:?} has no end", case.name);
     }

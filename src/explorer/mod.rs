@@ -41,8 +41,10 @@
 //! acquires, and the number of kills: `N` pinned, `n` pinned and sometimes
 //! cancelled before its user has the lock, `W` pinned with a candidate made while
 //! it waits, `H` pinned and handing over to another task of its own, `F` and `f` portable, `C` with
-//! `openlock_compat`, `O` openlock 1.2.1, `R` asks the holder to let go, `S`
-//! sweeps.
+//! `openlock_compat`, `h` and `c` as `H` and `C` by a clock that jumps, `O`
+//! openlock 1.2.1, `R` asks the holder to let go, `S` sweeps. `D` is how many
+//! portable processes were killed before: one left the lock file, each other a
+//! claim on what the one before it left.
 
 mod automaton;
 mod faults;
@@ -60,7 +62,7 @@ use program::Program;
 use search::{Report, Scenario};
 
 fn scenario(text: &str) -> Scenario {
-    let (mut programs, mut kills) = (Vec::new(), 0);
+    let (mut programs, mut kills, mut dead) = (Vec::new(), 0, 0);
     for word in text.split_whitespace() {
         let number = word[1..].parse().expect("a letter and a number");
         let program = match &word[..1] {
@@ -70,7 +72,9 @@ fn scenario(text: &str) -> Scenario {
             "H" => Program::PinnedPassing,
             "F" => Program::Portable,
             "f" => Program::PortableCancelled,
+            "h" => Program::PassingJumping,
             "C" => Program::Compat,
+            "c" => Program::CompatJumping,
             "O" => Program::OpenLock,
             "R" => Program::Revoker,
             "S" => Program::Sweeper,
@@ -78,15 +82,24 @@ fn scenario(text: &str) -> Scenario {
                 kills = number;
                 continue;
             }
+            "D" => {
+                dead = number;
+                continue;
+            }
             other => panic!("no such process: {other}"),
         };
         programs.push((program, number));
     }
-    let is_pinned =
-        [Program::Pinned, Program::PinnedCancelled, Program::PinnedWaiting, Program::PinnedPassing];
+    let is_pinned = [
+        Program::Pinned,
+        Program::PinnedCancelled,
+        Program::PinnedWaiting,
+        Program::PinnedPassing,
+        Program::PassingJumping,
+    ];
     let has = |kinds: &[Program]| programs.iter().any(|(program, _)| kinds.contains(program));
     let is_mixed = has(&is_pinned) && has(&[Program::Portable, Program::PortableCancelled]);
-    Scenario { is_mixed, ..Scenario::new(&programs, kills) }
+    Scenario { is_mixed, dead, ..Scenario::new(&programs, kills) }
 }
 
 fn show(what: &str, scenario: &Scenario, report: &Report) {
@@ -153,7 +166,7 @@ fn mixed_holds() {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn sweeping_holds() {
-    all_hold(&["N1 N1 S1 k2", "F1 F1 S1 k2", "N1 F1 S1 k2"]);
+    all_hold(&["N1 N1 S1 k2", "F1 F1 S1 k2", "N1 F1 S1 k2", "D2 F1 F1 S1 k0"]);
 }
 
 #[test]
@@ -168,6 +181,17 @@ fn revoking_holds() {
 #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn openlock_compat_holds() {
     all_hold(&["C1 C1 O1 k2", "C2 O2 k1", "C2 C1 O1 k1"]);
+}
+
+/// A clock that is hours on, at any reading, or stood still over a delay: nobody
+/// is let in and nobody is kept out by that, whatever he found young or old.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
+fn clocks_that_jump_hold() {
+    all_hold(&["c1 O1 k1", "c1 C1 O1 k0", "h1 h1 k2", "h1 N1 k2"]);
+    for world in ["h1 R1 k1", "c1 O2 k1"] {
+        holds(world, &Scenario { only_exclusion: true, ..scenario(world) });
+    }
 }
 
 /// The same verdicts where nobody forgets and every step is a step.
@@ -232,6 +256,7 @@ mod mutants {
         is_found("no-look-after-claim", "F1 F1 F1 k0");
         is_found("claim-removed-first", "F1 F1 F1 k1");
         is_found("dead-claim-unlinked", "F1 F1 F1 F1 k2");
+        is_found("sweep-by-path-only", "D2 F1 F1 S1 k0");
         is_found("unlink-unseen", "C1 C1 O1 k0");
         is_found("no-probation", "C1 C1 O1 k0");
     }

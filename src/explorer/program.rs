@@ -2,7 +2,9 @@
 //! [`contest`](crate::contest) and [`tenure`](crate::tenure) call it, and a model
 //! of openlock.
 
-use super::replay::{SimDisk, SimSurroundings, ask, choose, sleep};
+use std::time::SystemTime;
+
+use super::replay::{SimDisk, SimSurroundings, ask, choose};
 use super::vocabulary::{Answer, Beside, Ended, MYSELF, Name, Op, PATH, Symbol, Text};
 use crate::attempt::{
     Acquired, Attempt, Outcome, PROBE_PASSES, Sightings, Surroundings, Survival, survived,
@@ -10,7 +12,6 @@ use crate::attempt::{
 use crate::disk::{Access, Disk, Errno};
 use crate::holder::Status;
 use crate::options::{Options, Pin};
-use crate::record::Proof;
 
 /// What one process does, over and over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,8 +25,12 @@ pub(super) enum Program {
     PinnedPassing,
     Portable,
     PortableCancelled,
+    /// The same, at most once, by a clock that jumps.
+    PassingJumping,
     /// Pinned, next to openlock.
     Compat,
+    /// The same by a clock that jumps.
+    CompatJumping,
     /// Asks whoever has the lock to let go.
     Revoker,
     /// Removes what others left.
@@ -41,9 +46,10 @@ impl Program {
             Program::Pinned
             | Program::PinnedCancelled
             | Program::PinnedWaiting
-            | Program::PinnedPassing => contend(self, Pin::Auto),
+            | Program::PinnedPassing
+            | Program::PassingJumping => contend(self, Pin::Auto),
             Program::Portable | Program::PortableCancelled => contend(self, Pin::Never),
-            Program::Compat => contend(self, Pin::Auto),
+            Program::Compat | Program::CompatJumping => contend(self, Pin::Auto),
             Program::Revoker => revoke(),
             Program::Sweeper => sweep(),
             Program::OpenLock => openlock(),
@@ -55,6 +61,11 @@ impl Program {
         !matches!(self, Program::Revoker | Program::Sweeper)
     }
 
+    /// What its clock said decides what it does, so it forgets nothing.
+    pub(super) fn has_a_jumping_clock(self) -> bool {
+        matches!(self, Program::PassingJumping | Program::CompatJumping)
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Program::Pinned => "pinned",
@@ -63,7 +74,9 @@ impl Program {
             Program::PinnedPassing => "pinned, passing on",
             Program::Portable => "portable",
             Program::PortableCancelled => "portable, cancelled",
+            Program::PassingJumping => "pinned, passing on, its clock jumps",
             Program::Compat => "openlock_compat",
+            Program::CompatJumping => "openlock_compat, its clock jumps",
             Program::Revoker => "revoke",
             Program::Sweeper => "sweep",
             Program::OpenLock => "openlock 1.2.1",
@@ -76,9 +89,9 @@ fn failed(error: impl std::fmt::Display) -> Ended {
 }
 
 fn contend(program: Program, pin: Pin) -> Ended {
-    let openlock_compat = program == Program::Compat;
+    let openlock_compat = matches!(program, Program::Compat | Program::CompatJumping);
     let options = Options { pin, openlock_compat, ..Options::default() };
-    let surroundings = SimSurroundings::new(true);
+    let surroundings = SimSurroundings::new(program.has_a_jumping_clock());
     let mut sightings = Sightings::default();
     let mut candidate = None;
     loop {
@@ -91,7 +104,7 @@ fn contend(program: Program, pin: Pin) -> Ended {
         };
         match outcome {
             Outcome::Busy(busy) => match busy.look_again {
-                Some(delay) if delay > PROBE_PASSES => sleep(delay),
+                Some(delay) if delay > PROBE_PASSES => surroundings.sleep(delay),
                 _ if program == Program::PinnedWaiting && choose(2) == 1 => {
                     attempt.prepare_candidate();
                     candidate = attempt.into_candidate();
@@ -104,7 +117,7 @@ fn contend(program: Program, pin: Pin) -> Ended {
             }
             Outcome::Probation(acquired, delay) => {
                 drop(attempt.into_candidate());
-                sleep(delay);
+                surroundings.sleep(delay);
                 if survived(&SimDisk, &acquired.held) == Survival::Held {
                     return hold(program, &surroundings, acquired);
                 }
@@ -122,18 +135,23 @@ fn hold(program: Program, surroundings: &SimSurroundings, acquired: Acquired<Sim
         return Ended::GivenUp;
     }
     held.told();
+    let mut passes_left = match program {
+        Program::PinnedPassing => usize::MAX,
+        Program::PassingJumping => 1,
+        _ => 0,
+    };
     loop {
         ask(Op::Hold);
-        if program != Program::PinnedPassing || choose(2) == 0 {
+        if passes_left == 0 || choose(2) == 0 {
             break;
         }
+        passes_left -= 1;
         // As tenure leaves it to the next task, and contest takes it up.
         let now = surroundings.now();
         if !held.may_be_passed_on(now) {
             break;
         }
-        let record = surroundings.record(surroundings.token(), Proof::Flock, None);
-        if let Err(error) = held.pass_on(Box::new(record), now) {
+        if let Err(error) = held.pass_on(surroundings.token(), SystemTime::UNIX_EPOCH, now) {
             return failed(error);
         }
     }
@@ -146,7 +164,7 @@ fn hold(program: Program, surroundings: &SimSurroundings, acquired: Acquired<Sim
 /// As [`AsyncFileLock::revoke`](crate::AsyncFileLock::revoke) has it.
 fn revoke() -> Ended {
     let options = Options::default();
-    let surroundings = SimSurroundings::new(true);
+    let surroundings = SimSurroundings::new(false);
     let mut sightings = Sightings::default();
     let attempt = Attempt::new(&SimDisk, &surroundings, &PATH, &options, &mut sightings);
     let found = match attempt.probe() {
@@ -171,7 +189,7 @@ fn revoke() -> Ended {
 
 fn sweep() -> Ended {
     let options = Options::default();
-    let surroundings = SimSurroundings::new(true);
+    let surroundings = SimSurroundings::new(false);
     let mut sightings = Sightings::default();
     let attempt = Attempt::new(&SimDisk, &surroundings, &PATH, &options, &mut sightings);
     match attempt.sweep() {

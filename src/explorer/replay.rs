@@ -5,7 +5,7 @@
 //! list of answers it got, and its next step is found by running the shipped
 //! code from the start with that list.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -91,12 +91,6 @@ pub(super) fn choose(among: u8) -> u8 {
         Answer::Chosen(choice) => choice,
         other => unreachable!("BUG: {other:?}"),
     }
-}
-
-/// Longer than what openlock may take, and as long as asked.
-pub(super) fn sleep(delay: Duration) {
-    ask(Op::Sleep);
-    REPLAY.with_borrow_mut(|replay| replay.clock += delay);
 }
 
 fn done(op: Op) -> Result<(), Errno> {
@@ -237,14 +231,31 @@ impl Disk for SimDisk {
 pub(super) struct SimSurroundings {
     /// When the clock of this process began.
     began: Instant,
+    /// Once, at any reading, the clock may be hours on; or once, over a sleep,
+    /// it may have stood still.
+    may_jump: Cell<bool>,
 }
 
 impl SimSurroundings {
-    /// `is_long`: every hold lasts so long that its revocation is looked for.
-    pub(super) fn new(is_long: bool) -> Self {
+    /// Every hold lasts so long that its revocation is looked for at its end.
+    pub(super) fn new(may_jump: bool) -> Self {
         const LONG: Duration = Duration::from_secs(24 * 3600);
-        let now = Instant::now();
-        Self { began: if is_long { now - LONG } else { now + LONG } }
+        Self { began: Instant::now() - LONG, may_jump: Cell::new(may_jump) }
+    }
+
+    /// Longer than what openlock may take, and as long as asked.
+    pub(super) fn sleep(&self, delay: Duration) {
+        ask(Op::Sleep);
+        if !self.jumps() {
+            REPLAY.with_borrow_mut(|replay| replay.clock += delay);
+        }
+    }
+
+    /// Whether it is now that the clock does not do as it should.
+    fn jumps(&self) -> bool {
+        let jumps = self.may_jump.get() && choose(2) == 1;
+        self.may_jump.set(self.may_jump.get() && !jumps);
+        jumps
     }
 }
 
@@ -276,6 +287,10 @@ impl Surroundings for SimSurroundings {
     }
 
     fn now(&self) -> Instant {
+        const HOURS: Duration = Duration::from_secs(5 * 3600);
+        if self.jumps() {
+            REPLAY.with_borrow_mut(|replay| replay.clock += HOURS);
+        }
         self.began + REPLAY.with_borrow(|replay| replay.clock)
     }
 }

@@ -21,6 +21,9 @@ pub(super) struct Scenario {
     /// Each process and how often it acquires.
     pub(super) programs: Vec<(Program, u8)>,
     pub(super) kills: u8,
+    /// Portable processes that were killed before: the first left the lock
+    /// file, each other one a claim on what the one before it left.
+    pub(super) dead: u8,
     /// Look for two holders only, not for who is stuck, fails or leaves litter.
     pub(super) only_exclusion: bool,
     pub(super) never_forgets: bool,
@@ -53,6 +56,7 @@ impl Scenario {
         Self {
             programs: programs.to_vec(),
             kills,
+            dead: 0,
             only_exclusion: false,
             never_forgets: false,
             is_stepwise: false,
@@ -72,9 +76,18 @@ impl Scenario {
                 Program::Portable,
                 Program::PortableCancelled,
                 Program::Compat,
+                Program::CompatJumping,
                 Program::OpenLock,
             ]),
         }
+    }
+
+    pub(super) fn first_world(&self, automaton: &mut Automaton) -> World {
+        let mut world = World::new(automaton, &self.programs, self.kills);
+        for _ in 0..self.dead {
+            world.leave_by_a_dead_one();
+        }
+        world
     }
 
     /// Who takes part, in words.
@@ -90,7 +103,8 @@ impl Scenario {
             .iter()
             .map(|(program, times, how_many)| format!("{how_many} {} x{times}", program.name()))
             .collect();
-        format!("{}, {} kills", parts.join(" + "), self.kills)
+        let dead = if self.dead == 0 { "" } else { &format!(" after {} dead", self.dead) };
+        format!("{}, {} kills{dead}", parts.join(" + "), self.kills)
     }
 
     pub(super) fn explore(&self) -> Report {
@@ -131,7 +145,7 @@ impl<'a> Search<'a> {
 
     fn run(mut self) -> Report {
         let began = Instant::now();
-        let first = World::new(&mut self.automaton, &self.scenario.programs, self.scenario.kills);
+        let first = self.scenario.first_world(&mut self.automaton);
         let Ordered { world, fingerprint, .. } = self.orderer.order(&first);
         self.seen.insert(fingerprint);
         self.origins.push((0, Action::Kill(NOTHING)));
@@ -267,7 +281,8 @@ impl<'a> Search<'a> {
         if world.players.iter().any(|player| player.status != Status::Over) {
             return Err("nobody can go on".to_owned());
         }
-        let kills = usize::from(self.scenario.kills - world.kills_left);
+        let killed = self.scenario.kills - world.kills_left;
+        let kills = usize::from(self.scenario.dead + killed);
         let count = |beside| world.entries.iter().filter(|entry| entry.beside == beside).count();
         let (candidates, claims) = (count(Beside::Candidate), count(Beside::Claim));
         let requests = count(Beside::Revocation);

@@ -46,7 +46,7 @@ pub(super) fn of(
     way: &[Action],
 ) -> Vec<String> {
     let mut orderer = Orderer::default();
-    let first = World::new(automaton, &scenario.programs, scenario.kills);
+    let first = scenario.first_world(automaton);
     let ordered = orderer.order(&first);
     let players = ordered.players.to_vec();
     let mut names = Names { players, tokens: Vec::new(), inodes: Vec::new(), next: (0, 0) };
@@ -86,10 +86,10 @@ fn holders_without_forgetting(
     way: &[Action],
 ) -> usize {
     let mut orderer = Orderer::default();
-    let ordered = orderer.order(&World::new(automaton, &scenario.programs, scenario.kills));
+    let ordered = orderer.order(&scenario.first_world(automaton));
     let (mut world, mut names) = (ordered.world, ordered.players.to_vec());
     let mut mindful = Automaton::new(true);
-    let mut same = World::new(&mut mindful, &scenario.programs, scenario.kills);
+    let mut same = scenario.first_world(&mut mindful);
     for &action in way {
         let (Action::Step(who, _) | Action::Kill(who) | Action::Reap(who, _)) = action;
         world.act(automaton, rules, action);

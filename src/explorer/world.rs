@@ -6,6 +6,7 @@ use super::program::Program;
 use super::replay::names_number;
 use super::vocabulary::{Answer, Beside, Ended, Name, Op, Symbol, Text};
 use crate::disk::{Errno, Flock};
+use crate::record::Proof;
 
 /// Most processes in a world.
 pub(super) const PLAYERS_MAX: usize = 6;
@@ -183,6 +184,19 @@ impl World {
             was_killed: false,
             failure: None,
         }
+    }
+
+    /// What a portable process leaves that is killed when it holds, or, if there
+    /// is something stale already, when it has claimed the last of that.
+    pub(super) fn leave_by_a_dead_one(&mut self) {
+        let (inode, token) = (self.texts.len() as u8, self.tokens);
+        self.texts.push(Text::Ours { pid: DEAD, token, proof: Proof::Process, released: false });
+        match token.checked_sub(1) {
+            None => self.at_path = inode,
+            Some(before) => self.put(Name::Beside(Beside::Claim, before), inode),
+        }
+        self.tokens += 1;
+        self.was_killed = true;
     }
 
     /// How many users are inside.

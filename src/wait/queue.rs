@@ -132,8 +132,7 @@ impl Queue {
     }
 
     /// If it is, another begins.
-    fn share_is_over(&self, share: Duration) -> bool {
-        let now = Instant::now();
+    fn share_is_over(&self, share: Duration, now: Instant) -> bool {
         let mut chain = lock(&self.chain);
         let is_over = chain.started.is_some_and(|started| now.duration_since(started) > share);
         if is_over {
@@ -222,10 +221,6 @@ impl Turn {
     }
 
     /// What the last turn left.
-    pub(crate) fn legacy(&self) -> Option<&Legacy> {
-        self.legacy.as_ref()
-    }
-
     pub(crate) fn take_legacy(&mut self) -> Option<Legacy> {
         self.legacy.take()
     }
@@ -245,14 +240,15 @@ impl Turn {
     /// sees to that: a new share begins.
     pub(crate) fn share_is_over(&self, share: Duration) -> bool {
         // What was left was left within the share.
-        self.legacy.is_none() && self.queue.share_is_over(share)
+        self.legacy.is_none() && self.queue.share_is_over(share, Instant::now())
     }
 
     /// Whether the lock may pass to the next turn with no chance for others.
-    pub(crate) fn may_go_on(&self, share: Duration) -> bool {
+    pub(crate) fn may_go_on(&self, share: Duration, now: Instant) -> bool {
         // Asked once in a share, as it takes as long as a pass.
         self.is_awaited()
-            && (!self.queue.share_is_over(share) || !ticket::is_awaited(&self.queue.entry.path))
+            && (!self.queue.share_is_over(share, now)
+                || !ticket::is_awaited(&self.queue.entry.path))
     }
 
     /// End the turn and leave this to the next.
