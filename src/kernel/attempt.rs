@@ -10,14 +10,14 @@
 //!    path names something else.
 //! 4. The file stays open between two looks of one contender, and nobody who
 //!    waits is woken by its close.
-//! 5. A hold is made by the closure that locked, so that a result nobody takes
+//! 5. A hold is made by the call that locked, so that a result nobody takes
 //!    any more gives the lock back, at the place where calls are made.
 //! 6. A hold acts only in the process that made it: a forked child shares the
 //!    open file, and its `LOCK_UN` would free its parent's lock.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::ops::Deref;
-use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::FileType;
@@ -62,7 +62,7 @@ impl Carrier {
         let (path, mode) = (terms.path.path(), terms.options.shared.mode);
         let opened = match terms.options.primitive {
             Primitive::Posix => PosixUse::open(&site.register, path, mode).map(Carrier::Posix),
-            _ => call::open_or_create(path, mode)
+            _ => call::open_or_create(terms.c_path.as_c_str(), mode)
                 .and_then(|file| OpenFile::new(file, &site.register))
                 .map(Carrier::Open),
         };
@@ -98,7 +98,7 @@ impl Carrier {
     }
 
     /// Whether the path names this file (2).
-    pub(super) fn is_at(&self, path: &Path) -> Result<bool, Errno> {
+    pub(super) fn is_at(&self, path: &CStr) -> Result<bool, Errno> {
         Ok(call::identity_at(path)? == Some(self.inode().identity))
     }
 }
@@ -131,7 +131,7 @@ impl Attempt<'_> {
             };
             let is_locked = self.lock(&mut file).map_err(fail("locking"))?;
             // (1), and a file that was replaced while its holder goes on is nobody's obstacle.
-            if file.is_at(path).map_err(fail("looking at"))? {
+            if file.is_at(&self.terms.c_path).map_err(fail("looking at"))? {
                 return Ok(if is_locked { Tried::Locked(file) } else { Tried::Busy(file) });
             }
         }

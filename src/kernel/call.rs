@@ -8,9 +8,11 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
+use rustix::path::Arg;
 
 use super::options::{Primitive, Range};
 use crate::disk::Inode;
+pub(super) use crate::wait::Sharing;
 
 /// What is asked of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +20,6 @@ pub(super) struct Claim {
     pub(super) primitive: Primitive,
     pub(super) range: Range,
     pub(super) sharing: Sharing,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sharing {
-    Exclusive,
-    Shared,
 }
 
 impl Claim {
@@ -128,7 +124,7 @@ const OPEN: OFlags =
 /// Open the file at `path`, and make it if there is none. For writing where
 /// that is allowed, so that its close is an event for those who wait, and
 /// because network file systems want it for an exclusive lock.
-pub(super) fn open_or_create(path: &Path, mode: u32) -> Result<File, Errno> {
+pub(super) fn open_or_create(path: impl Arg + Copy, mode: u32) -> Result<File, Errno> {
     let open =
         |flags| retry_on_intr(|| rustix::fs::open(path, OPEN | flags, Mode::from_raw_mode(mode)));
     let refused = match open(OFlags::RDWR | OFlags::CREATE) {
@@ -162,7 +158,7 @@ pub(super) fn inspect(file: &File) -> Result<Inode, Errno> {
 }
 
 /// The identity of what is at `path`, if anything is.
-pub(super) fn identity_at(path: &Path) -> Result<Option<(u64, u64)>, Errno> {
+pub(super) fn identity_at(path: impl Arg) -> Result<Option<(u64, u64)>, Errno> {
     match rustix::fs::lstat(path) {
         Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),

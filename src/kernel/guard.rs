@@ -18,7 +18,7 @@ use super::site::{Site, Terms};
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
 use crate::place::Place;
-use crate::wait::{Listening, Turn};
+use crate::wait::{Listening, Turn, Waiters};
 
 /// A held kernel lock with its open file. Dropping it gives the lock back: on a
 /// local file system on the spot, elsewhere by a thread of this crate
@@ -74,7 +74,7 @@ struct Hold {
 }
 
 impl KernelGuard {
-    /// To be made by the closure that locked `carrier`.
+    /// To be made where `carrier` was locked.
     pub(super) fn new(
         carrier: Carrier,
         turn: Turn,
@@ -87,9 +87,10 @@ impl KernelGuard {
         Self { hold: Some(hold), watch: Mutex::default() }
     }
 
-    /// Of the file.
-    pub(super) fn device(&self) -> u64 {
-        self.hold().carrier.inode().identity.0
+    /// Whether the file is on another file system than its directory was.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        let hold = self.hold();
+        hold.carrier.inode().identity.0 != hold.site.device
     }
 
     fn hold(&self) -> &Hold {
@@ -277,13 +278,10 @@ impl Hold {
             let is_kept = self.terms.options.keep_open;
             let has_events = self.site.place.has_events();
             let wakes = || {
-                let arrivals = self.site.arrivals(&self.terms);
-                has_events && arrivals.is_none_or(|others| others.are_any())
+                let waiters = self.site.waiters(&self.terms);
+                has_events && waiters.is_none_or(Waiters::are_any)
             };
             self.site.station.leave(file, is_kept, wakes);
-        }
-        if self.turn.is_some() {
-            self.site.station.hold_ends();
         }
         drop(self.turn);
         outcome

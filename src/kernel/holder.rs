@@ -8,6 +8,7 @@
 //! than `stat` does.
 
 use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
 use rustix::fs::{major, minor};
@@ -63,8 +64,7 @@ pub(super) fn process_in_the_way(file: &File, identity: (u64, u64), claim: Claim
 
 /// Whether a thread of any process sleeps in `flock` for this inode.
 pub(super) fn has_sleepers(identity: (u64, u64)) -> bool {
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
-    locks.lines().any(|line| {
+    listing().unwrap_or_default().lines().any(|line| {
         let mut words = line.split_ascii_whitespace().skip(1);
         words.next() == Some("->") && parse(words, identity).is_some()
     })
@@ -72,9 +72,31 @@ pub(super) fn has_sleepers(identity: (u64, u64)) -> bool {
 
 /// Who took a `flock` on this inode, by `/proc/locks`.
 fn listed((device, inode): (u64, u64)) -> Option<u32> {
-    let locks = fs::read_to_string("/proc/locks").ok()?;
+    let locks = listing()?;
     locks.lines().find_map(|line| parse(line.split_ascii_whitespace().skip(1), (device, inode)))
 }
+
+/// `/proc/locks`, in reads as large as the kernel gives: it finds its place
+/// again by counting lines, so that an unlock between two reads hides one.
+fn listing() -> Option<String> {
+    let mut file = File::open("/proc/locks").ok()?;
+    let (mut bytes, mut end) = (vec![0; 4 * READ], 0);
+    loop {
+        if bytes.len() - end < READ {
+            bytes.resize(2 * bytes.len(), 0);
+        }
+        match file.read(&mut bytes[end..]) {
+            Ok(0) => break,
+            Ok(more) => end += more,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    Some(String::from_utf8_lossy(&bytes[..end]).into_owned())
+}
+
+/// More than a line of `/proc/locks` has, and than the kernel gives at once.
+const READ: usize = 16 * 1024;
 
 /// `FLOCK ADVISORY WRITE 4242 fe:00:131 0 EOF`, see proc_locks(5).
 fn parse<'a>(mut words: impl Iterator<Item = &'a str>, (device, inode): (u64, u64)) -> Option<u32> {

@@ -17,10 +17,15 @@ use super::site::{Site, Terms};
 use crate::error::Error;
 use crate::holder::{Holder, Status};
 use crate::path::LockPath;
+use crate::place::Place;
 use crate::wait::Turn;
 
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
+
+/// A process that has had the lock over and over for so long asks whether
+/// others wait.
+const SHARE_MAX: Duration = Duration::from_millis(1);
 
 /// For a thread of another program that sleeps in `flock`: many times what it
 /// needs to wake.
@@ -351,8 +356,8 @@ impl AsyncKernelLock {
         let contest = Contest { claim: claim(&terms, sharing), terms, site };
         let right = contest.first_right(false).at_last(sharing);
         match contest.try_once(turn, left.map(Carrier::Open), right).await? {
-            Ended::Acquired(guard) => Ok(Some(self.remember(guard, &contest))),
-            Ended::Busy(carrier, _turn) => {
+            Ended::Acquired(guard) => Ok(Some(self.remember(guard))),
+            Ended::Busy(contest, carrier, _turn) => {
                 // Not closed: that would wake all who wait, each time.
                 if let Carrier::Open(file) = carrier {
                     contest.site.station.leave(file, true, || false);
@@ -367,61 +372,63 @@ impl AsyncKernelLock {
         sharing: Sharing,
         limit: Option<Duration>,
     ) -> Result<KernelGuard, Error> {
-        let started = Instant::now();
-        let deadline = limit.and_then(|limit| started.checked_add(limit));
-        let contend = self.contend_until(sharing, started, deadline);
-        let Some(end) = deadline.and_then(|deadline| deadline.checked_add(ANSWER)) else {
+        let deadline = limit.and_then(Deadline::after);
+        let end = deadline.and_then(|deadline| deadline.end.checked_add(ANSWER));
+        // Not made before it is known where it stays: it is large to move.
+        let Some(end) = end else {
             // So late a limit is none.
-            return contend.await;
+            return self.contend_until(sharing, None).await;
         };
-        match timeout_at(end, contend).await {
+        match timeout_at(end, self.contend_until(sharing, deadline)).await {
             Ok(outcome) => outcome,
             // A network file system does not answer.
-            Err(_) => Err(self.timed_out(started, None)),
+            Err(_) => Err(self.timed_out(deadline, None)),
         }
     }
 
     async fn contend_until(
         &self,
         sharing: Sharing,
-        started: Instant,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline>,
     ) -> Result<KernelGuard, Error> {
         let (terms, site) = self.enter().await?;
-        let contest = Contest { claim: claim(&terms, sharing), terms, site };
-        let Some((mut turn, left)) = contest.site.station.turn_until(deadline).await else {
-            return Err(self.timed_out(started, self.holder().await.ok().flatten()));
+        let mut contest = Contest { claim: claim(&terms, sharing), terms, site };
+        let Some((mut turn, left)) =
+            contest.site.station.turn_until(deadline.map(|deadline| deadline.end)).await
+        else {
+            return Err(self.timed_out(deadline, self.holder().await.ok().flatten()));
         };
         let mut carrier = left.map(Carrier::Open);
-        let share_is_over = contest.site.station.share_is_over();
+        let share_is_over = turn.share_is_over(SHARE_MAX);
         if share_is_over {
             Box::pin(contest.let_sleepers_pass(carrier.as_ref())).await;
         }
         let right = contest.first_right(share_is_over);
-        let is_last = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let is_last = deadline.is_some_and(Deadline::is_over);
         let right = if is_last { right.at_last(sharing) } else { right };
         if right != Right::None {
             match contest.try_once(turn, carrier.take(), right).await? {
-                Ended::Acquired(guard) => return Ok(self.remember(guard, &contest)),
-                Ended::Busy(file, again) => (carrier, turn) = (Some(file), again),
+                Ended::Acquired(guard) => return Ok(self.remember(guard)),
+                Ended::Busy(again, file, kept) => {
+                    (contest, carrier, turn) = (again, Some(file), kept);
+                }
             }
         }
         if is_last {
             drop(carrier);
-            return Err(self.timed_out(started, self.holder().await.ok().flatten()));
+            return Err(self.timed_out(deadline, self.holder().await.ok().flatten()));
         }
         // On the heap: who need not wait should not carry what waiting takes.
-        Box::pin(self.wait_for(contest, turn, carrier, started, deadline)).await
+        Box::pin(self.wait_for(contest, turn, carrier, deadline)).await
     }
 
     /// Look each time there is a reason to.
     async fn wait_for(
         &self,
-        contest: Contest,
+        mut contest: Contest,
         mut turn: Turn,
         mut carrier: Option<Carrier>,
-        started: Instant,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline>,
     ) -> Result<KernelGuard, Error> {
         let sharing = contest.claim.sharing;
         let mut pause = Pause::new(&contest.terms, &contest.site, sharing);
@@ -430,14 +437,19 @@ impl AsyncKernelLock {
             pause.listen();
             let mut right = pause.right();
             // Before the try, so that the last try is at the deadline and not before.
-            let is_last = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let is_last = deadline.is_some_and(Deadline::is_over);
             if is_last {
                 right = right.at_last(sharing);
             }
             if right != Right::None {
                 match contest.try_once(turn, carrier.take(), right).await? {
-                    Ended::Acquired(guard) => return Ok(self.remember(guard, &contest)),
-                    Ended::Busy(file, again) => (carrier, turn) = (Some(file), again),
+                    Ended::Acquired(guard) => {
+                        pause.end();
+                        return Ok(self.remember(guard));
+                    }
+                    Ended::Busy(again, file, kept) => {
+                        (contest, carrier, turn) = (again, Some(file), kept);
+                    }
                 }
                 if is_last {
                     break;
@@ -449,12 +461,13 @@ impl AsyncKernelLock {
         // not see us wait then.
         drop(pause);
         drop(carrier);
-        Err(self.timed_out(started, self.holder().await.ok().flatten()))
+        Err(self.timed_out(deadline, self.holder().await.ok().flatten()))
     }
 
-    fn timed_out(&self, started: Instant, holder: Option<Holder>) -> Error {
-        let holder = holder.map(Box::new);
-        Error::Timeout { path: self.path().to_owned(), waited: started.elapsed(), holder }
+    fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Holder>) -> Error {
+        let (holder, path) = (holder.map(Box::new), self.path().to_owned());
+        let waited = deadline.map_or(Duration::ZERO, |deadline| deadline.started.elapsed());
+        Error::Timeout { path, waited, holder }
     }
 
     async fn enter(&self) -> Result<(Arc<Terms>, Arc<Site>), Error> {
@@ -480,8 +493,8 @@ impl AsyncKernelLock {
 
     /// The directory is looked at anew if the file is not on its file system:
     /// another may be mounted there now.
-    fn remember(&self, guard: KernelGuard, contest: &Contest) -> KernelGuard {
-        if guard.device() != contest.site.device
+    fn remember(&self, guard: KernelGuard) -> KernelGuard {
+        if guard.is_elsewhere()
             && let Ok(mut last) = self.inner.last_site.try_lock()
         {
             *last = None;
@@ -495,6 +508,25 @@ fn claim(terms: &Terms, sharing: Sharing) -> Claim {
     Claim { primitive, range, sharing }
 }
 
+/// When a limit began, and when it ends.
+#[derive(Clone, Copy)]
+struct Deadline {
+    started: Instant,
+    end: Instant,
+}
+
+impl Deadline {
+    /// `None` if that is so late that it cannot be computed.
+    fn after(limit: Duration) -> Option<Self> {
+        let started = Instant::now();
+        Some(Self { started, end: started.checked_add(limit)? })
+    }
+
+    fn is_over(self) -> bool {
+        Instant::now() >= self.end
+    }
+}
+
 /// One contender's tries.
 struct Contest {
     terms: Arc<Terms>,
@@ -502,10 +534,10 @@ struct Contest {
     claim: Claim,
 }
 
-/// How a try ended. Busy gives the file and the turn back for the next.
+/// How a try ended. Busy gives everything back for the next.
 enum Ended {
     Acquired(KernelGuard),
-    Busy(Carrier, Turn),
+    Busy(Contest, Carrier, Turn),
 }
 
 impl Contest {
@@ -514,8 +546,8 @@ impl Contest {
     fn first_right(&self, share_is_over: bool) -> Right {
         let sharing = self.claim.sharing;
         let must_ask = sharing == Sharing::Shared || share_is_over;
-        let arrivals = || self.site.arrivals(&self.terms);
-        if must_ask && arrivals().is_some_and(|others| others.precede(sharing)) {
+        let waiters = || self.site.waiters(&self.terms);
+        if must_ask && waiters().is_some_and(|others| others.precede(sharing)) {
             return Right::None;
         }
         Right::Full
@@ -538,23 +570,32 @@ impl Contest {
     /// The turn and the file travel with the try, so that they are given up
     /// only after what it did is undone.
     async fn try_once(
-        &self,
+        self,
         turn: Turn,
         carrier: Option<Carrier>,
         right: Right,
     ) -> Result<Ended, Error> {
-        let (terms, site, claim) = (self.terms.clone(), self.site.clone(), self.claim);
-        let only_if_free = right == Right::IfFree;
-        let attempt = move |(carrier, turn): (Option<Carrier>, Turn)| {
-            let attempt = Attempt { terms: &terms, site: &site, claim, only_if_free };
-            Ok(match attempt.run(carrier)? {
-                Tried::Busy(carrier) => Ended::Busy(carrier, turn),
-                Tried::Locked(carrier) => {
-                    Ended::Acquired(KernelGuard::new(carrier, turn, claim, terms, site))
-                }
-            })
+        if let Place::Here { .. } = self.site.place {
+            return self.try_here(turn, carrier, right);
+        }
+        let place = self.site.place.clone();
+        let attempt = move |(contest, carrier, turn): (Self, Option<Carrier>, Turn)| {
+            contest.try_here(turn, carrier, right)
         };
-        self.site.place.run((carrier, turn), attempt).await
+        place.run((self, carrier, turn), attempt).await
+    }
+
+    fn try_here(self, turn: Turn, carrier: Option<Carrier>, right: Right) -> Result<Ended, Error> {
+        let Self { terms, site, claim } = &self;
+        let only_if_free = right == Right::IfFree;
+        let attempt = Attempt { terms, site, claim: *claim, only_if_free };
+        Ok(match attempt.run(carrier)? {
+            Tried::Busy(carrier) => Ended::Busy(self, carrier, turn),
+            Tried::Locked(carrier) => {
+                let Self { terms, site, claim } = self;
+                Ended::Acquired(KernelGuard::new(carrier, turn, claim, terms, site))
+            }
+        })
     }
 
     async fn wait(
@@ -562,7 +603,7 @@ impl Contest {
         pause: &mut Pause,
         mut carrier: Option<&mut Carrier>,
         right: Right,
-        deadline: Option<Instant>,
+        deadline: Option<Deadline>,
     ) {
         if let Some(file) = &mut carrier {
             pause.follow(file, self.claim);
@@ -570,7 +611,7 @@ impl Contest {
         let next_look = pause.until_next_look(carrier, right == Right::None);
         match deadline {
             None => next_look.await,
-            Some(deadline) => drop(timeout_at(deadline, next_look).await),
+            Some(deadline) => drop(timeout_at(deadline.end, next_look).await),
         }
     }
 }

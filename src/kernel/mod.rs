@@ -1,9 +1,8 @@
 //! Locks of the kernel's: `flock` and `fcntl`. `lock` is where tries
 //! (`attempt`) and waiting (`pause`) meet; `site` is what the contenders of one
-//! lock in a process share, `arrivals` what processes tell each other, `file`
+//! lock in a process share, `presence` what those who come later watch, `file`
 //! what must not be closed, `call` the system calls.
 
-mod arrivals;
 mod attempt;
 mod call;
 mod file;
@@ -12,6 +11,7 @@ mod holder;
 mod lock;
 mod options;
 mod pause;
+mod presence;
 mod site;
 
 pub use guard::KernelGuard;

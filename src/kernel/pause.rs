@@ -13,6 +13,12 @@
 //!    as anybody has the lock, and so long after: readers who come all the time
 //!    cannot keep a writer out, and a writer that is stopped while it waits
 //!    cannot keep readers out.
+//! 6. Whoever comes after two writers or more is asleep until something becomes
+//!    of one of the last two, whose [`Presence`] it watches. It watches first and
+//!    looks then whether they are still there, and who goes gives up its ticket
+//!    before it ends its presence: so whoever wakes sees who is left, and the
+//!    first two of the line always listen. Should those before be stopped, a look
+//!    now and then finds that out.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
@@ -20,12 +26,12 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::arrivals::Ticket;
 use super::attempt::Carrier;
 use super::call::{Claim, Sharing};
 use super::holder;
+use super::presence::Presence;
 use super::site::{Site, Terms};
-use crate::wait::Listening;
+use crate::wait::{Ahead, Following, Line, Listening, Ticket};
 
 /// How many `retry_period`s may pass between two looks while events are heard.
 const FALLBACK_PERIODS: u32 = 30;
@@ -67,10 +73,22 @@ pub(super) struct Pause {
     terms: Arc<Terms>,
     site: Arc<Site>,
     sharing: Sharing,
-    listening: Option<Listening>,
     ticket: Option<Ticket>,
+    /// Ends after the ticket (6).
+    presence: Option<Presence>,
+    listening: Option<Listening>,
+    line: Line,
+    /// Nobody came earlier; that stays so.
+    is_first: bool,
+    /// Somebody did, as was just seen.
+    is_behind: bool,
+    /// An event was the reason for the look that is due.
+    has_heard: bool,
     /// Time has passed since the last event.
     is_quiet: bool,
+    /// The end of a process that was in the way will be heard. Until anything
+    /// is, it is not asked again which that is: the kernel lists all locks.
+    is_following: bool,
     echo: Option<Duration>,
     next_look: Duration,
 }
@@ -81,9 +99,15 @@ impl Pause {
             terms: Arc::clone(terms),
             site: Arc::clone(site),
             sharing,
-            listening: None,
             ticket: None,
+            presence: None,
+            listening: None,
+            line: Line::default(),
+            is_first: false,
+            is_behind: false,
+            has_heard: false,
             is_quiet: false,
+            is_following: false,
             echo: None,
             next_look: FIRST_LOOK,
         }
@@ -94,15 +118,58 @@ impl Pause {
         if !self.site.place.has_events() {
             return;
         }
-        self.listening = Listening::renew(self.listening.take(), &self.terms.path);
+        if self.listening.is_none() {
+            self.listening = Listening::to_nothing(&self.terms.path);
+        }
         if self.ticket.is_none() && self.listening.is_some() {
-            let directory = self.terms.path.directory();
-            self.ticket = Ticket::take(directory, &self.terms.label, self.sharing);
+            self.arrive();
+        }
+        let has_heard = std::mem::take(&mut self.has_heard);
+        if self.may_sleep() {
+            return;
+        }
+        // What is heard is heard of the right directory, or of that it is not.
+        let listens = |listening: &Listening| listening.is_to_directory() && !listening.is_shaken();
+        if !has_heard || !self.listening.as_ref().is_some_and(listens) {
+            self.listening = Listening::renew(self.listening.take(), &self.terms.path);
         }
     }
 
-    pub(super) fn right(&self) -> Right {
-        if !self.ticket.as_ref().is_some_and(Ticket::is_preceded) {
+    fn arrive(&mut self) {
+        self.ticket = Ticket::take_as(&self.terms.label, self.sharing);
+        self.presence = self.ticket.as_ref().and_then(|_| Presence::begin());
+        let ready = self.presence.as_ref().and_then(Presence::ready);
+        if let Some((ticket, ready)) = self.ticket.as_mut().zip(ready) {
+            ticket.show(ready);
+        }
+    }
+
+    /// Whether others will look before this one needs to, and will be heard (6).
+    fn may_sleep(&mut self) -> bool {
+        self.is_behind = false;
+        if self.is_quiet {
+            return self.line.is_asleep() && self.line.sleeps_on();
+        }
+        if let (Some(ticket), Some(listening), false) =
+            (&self.ticket, &mut self.listening, self.is_first)
+        {
+            self.is_behind = self.line.look(ticket, listening) != Ahead::Nobody;
+        }
+        self.line.is_asleep()
+    }
+
+    /// The lock was acquired: somebody else is next at once, the rest is put
+    /// away when there is time.
+    pub(super) fn end(mut self) {
+        drop(self.ticket.take());
+        drop(self.presence.take()); // (6)
+        if let Some(listening) = self.listening.take() {
+            listening.end_later();
+        }
+    }
+
+    pub(super) fn right(&mut self) -> Right {
+        if !self.is_preceded() {
             return Right::Full;
         }
         match (self.is_quiet, self.sharing) {
@@ -112,9 +179,27 @@ impl Pause {
         }
     }
 
+    fn is_preceded(&mut self) -> bool {
+        let Some(ticket) = self.ticket.as_ref().filter(|_| !self.is_first) else {
+            return false;
+        };
+        let is_preceded = self.is_behind || self.line.is_asleep() || ticket.is_preceded();
+        self.is_first = !is_preceded;
+        is_preceded
+    }
+
     /// Until it is worth looking again. `is_passed` says that this contender has
     /// no right to try now, so that others can go first.
     pub(super) async fn until_next_look(&mut self, file: Option<&mut Carrier>, is_passed: bool) {
+        if self.line.is_asleep() {
+            let shared = &self.terms.options.shared;
+            let longest = shared.retry_period.saturating_mul(FALLBACK_PERIODS);
+            let longest = shared.fallback_period.unwrap_or(longest);
+            let (ticket, listening) = (self.ticket.as_ref(), self.listening.as_ref());
+            let slept = self.line.sleep(ticket, listening, shared.retry_period, longest);
+            self.is_quiet = !slept.await;
+            return;
+        }
         let shared = &self.terms.options.shared;
         let longest = shared.fallback_period;
         let Some(listening) = &self.listening else {
@@ -129,12 +214,16 @@ impl Pause {
         };
         let is_heard = tokio::select! {
             biased;
-            _ = listening.event() => true,
+            _ = listening.event() => {
+                self.has_heard = true;
+                true
+            }
             () = changed_here(file) => true,
             () = sleep(jittered(time)) => false,
         };
         if is_heard {
-            (self.is_quiet, self.echo) = (false, Some(FIRST_ECHO));
+            (self.is_quiet, self.is_following) = (false, false);
+            self.echo = Some(FIRST_ECHO);
             self.next_look = FIRST_LOOK;
         } else if is_passed {
             self.is_quiet = true;
@@ -149,12 +238,13 @@ impl Pause {
     /// Hear of the end of the process that is in the way (2), once the wait is
     /// not a short one.
     pub(super) fn follow(&mut self, file: &Carrier, claim: Claim) {
-        if !self.is_quiet {
+        if !self.is_quiet || self.line.is_asleep() || self.is_following {
             return;
         }
         let pid = holder::process_in_the_way(file, file.inode().identity, claim);
         if let Some(listening) = &mut self.listening {
-            listening.follow(pid.filter(|pid| *pid != std::process::id()));
+            let pid = pid.filter(|pid| *pid != std::process::id());
+            self.is_following = listening.follow(pid) == Following::Told && pid.is_some();
         }
     }
 }

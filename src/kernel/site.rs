@@ -2,12 +2,13 @@
 //! are made, whose turn it is, and a file that was left open for the next.
 
 use std::collections::HashMap;
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
-use super::arrivals::Arrivals;
 use super::file::{OpenFile, Register};
 use super::options::{KernelOptions, Primitive};
 use crate::disk::Errno;
@@ -15,11 +16,13 @@ use crate::error::Error;
 use crate::liveness::{ProcessKey, this_process};
 use crate::path::LockPath;
 use crate::place::Place;
-use crate::wait::{Entry, Queue, Turn, prepare};
+use crate::wait::{Entry, Queue, Turn, Waiters, prepare};
 
 /// What a lock is, however often it is acquired.
 pub(super) struct Terms {
     pub(super) path: Arc<LockPath>,
+    /// The path as the kernel wants it, not to be made anew for each call.
+    pub(super) c_path: CString,
     pub(super) options: KernelOptions,
     /// Names the turns of this lock in its directory: other primitives, ranges
     /// and ways to end at the same path do not wait for each other's.
@@ -43,7 +46,9 @@ impl Terms {
         };
         let label = beside(format!("\n{kind} {range:?}"))?;
         let turns = beside(format!("\n{primitive:?} {range:?} {}", options.delete_on_release))?;
-        Ok(Self { path: Arc::new(path), options, turns, label })
+        let c_path = CString::new(path.path().as_os_str().as_bytes());
+        let c_path = c_path.expect("BUG: a lock's path with a NUL byte");
+        Ok(Self { path: Arc::new(path), c_path, options, turns, label })
     }
 }
 
@@ -56,7 +61,7 @@ pub(super) struct Site {
     pub(super) device: u64,
     pub(super) register: Arc<Register>,
     pub(super) station: Arc<Station>,
-    arrivals: OnceLock<Option<Arrivals>>,
+    waiters: OnceLock<Option<Waiters>>,
 }
 
 impl Site {
@@ -69,7 +74,7 @@ impl Site {
         let entry = Entry { process, directory: identity, path: Arc::clone(&terms.turns) };
         let (device, register) = (identity.0, Register::of(process, identity.0));
         let station = Station::of(entry);
-        Ok(Arc::new(Self { process, place, device, register, station, arrivals: OnceLock::new() }))
+        Ok(Arc::new(Self { process, place, device, register, station, waiters: OnceLock::new() }))
     }
 
     /// Whether it was found by this process, and not by the one it was forked from.
@@ -78,12 +83,12 @@ impl Site {
     }
 
     /// Who waits; `None` where that cannot be seen.
-    pub(super) fn arrivals(&self, terms: &Terms) -> Option<&Arrivals> {
+    pub(super) fn waiters(&self, terms: &Terms) -> Option<&Waiters> {
         let look = || {
             let is_seen = self.place.has_events();
-            is_seen.then(|| Arrivals::of(terms.path.directory(), &terms.label)).flatten()
+            is_seen.then(|| Waiters::of(&terms.label)).flatten()
         };
-        self.arrivals.get_or_init(look).as_ref()
+        self.waiters.get_or_init(look).as_ref()
     }
 }
 
@@ -104,24 +109,9 @@ pub(super) struct Station {
     key: Entry,
     queue: Arc<Queue>,
     desk: Mutex<Desk>,
-    share: Mutex<Share>,
-}
-
-/// The time for which this process has had the lock over and over again, with
-/// no more than moments in between.
-#[derive(Default)]
-struct Share {
-    started: Option<Instant>,
-    last_end: Option<Instant>,
     /// When it was last asked who sleeps in `flock`.
-    asked: Option<Instant>,
+    asked: Mutex<Option<Instant>>,
 }
-
-/// A longer time without the lock begins a new share: others could have had it.
-const MOMENT: Duration = Duration::from_millis(1);
-
-/// After so long this process asks whether others wait.
-const SHARE_MAX: Duration = Duration::from_millis(1);
 
 /// Between two questions who sleeps in `flock`: reading /proc/locks takes some
 /// ten microseconds, and more where there are many locks.
@@ -151,33 +141,16 @@ impl Station {
         }
         let (key, queue) = (entry.clone(), Queue::of(entry.clone()));
         let station =
-            Arc::new(Self { key, queue, desk: Mutex::default(), share: Mutex::default() });
+            Arc::new(Self { key, queue, desk: Mutex::default(), asked: Mutex::default() });
         stations.insert(entry, Arc::downgrade(&station));
         station
     }
 
-    /// Whether this process has had the lock for so long that it should let
-    /// others go first, if any wait. To be asked once, by whoever has the turn.
-    pub(super) fn share_is_over(&self) -> bool {
-        let (now, mut share) = (Instant::now(), lock(&self.share));
-        let goes_on = share.last_end.is_some_and(|end| now.duration_since(end) <= MOMENT);
-        let started = share.started.filter(|_| goes_on);
-        let is_over = started.is_some_and(|started| now.duration_since(started) > SHARE_MAX);
-        if started.is_none() || is_over {
-            share.started = Some(now);
-        }
-        is_over
-    }
-
-    pub(super) fn hold_ends(&self) {
-        lock(&self.share).last_end = Some(Instant::now());
-    }
-
     pub(super) fn may_look_for_sleepers(&self) -> bool {
-        let mut share = lock(&self.share);
-        let is_time = share.asked.is_none_or(|asked| asked.elapsed() >= SLEEPERS_PERIOD);
+        let mut last = lock(&self.asked);
+        let is_time = last.is_none_or(|asked| asked.elapsed() >= SLEEPERS_PERIOD);
         if is_time {
-            share.asked = Some(Instant::now());
+            *last = Some(Instant::now());
         }
         is_time
     }

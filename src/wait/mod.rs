@@ -1,12 +1,14 @@
 //! What a contender waits for: its turn in this process, then a reason to look
 //! again.
 
+mod line;
 mod pause;
 mod queue;
 mod ticket;
 mod watch;
 
+pub(crate) use line::Line;
 pub(crate) use pause::{Obstacle, Pause};
 pub(crate) use queue::{Entry, Queue, Site, Turn};
-pub(crate) use ticket::{Ready, is_awaited};
-pub(crate) use watch::{Listening, prepare};
+pub(crate) use ticket::{Ahead, Ready, Sharing, Ticket, Waiters, is_awaited};
+pub(crate) use watch::{Following, Listening, prepare};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::ticket::{Ahead, Neighbour, Ready, Ticket};
+use super::line::Line;
+use super::ticket::{Ready, Ticket};
 use super::watch::{Following, Heard, Listening};
 use crate::path::LockPath;
 use crate::record::Token;
@@ -35,23 +36,13 @@ pub(crate) struct Pause {
     ticket: Option<Ticket>,
     /// Nobody came earlier; that stays so.
     is_first: bool,
-    sleep: Option<Sleep>,
-    /// Behind these it does not sleep: one of them is stopped.
-    wakeful: Option<[Neighbour; 2]>,
+    line: Line,
     /// Time has passed since the last event: nobody seems to make use of it.
     may_barge: bool,
     /// An event was the reason for the look that is due.
     has_heard: bool,
     echo: Option<Duration>,
     last_token: Option<String>,
-}
-
-/// Behind two others, until something becomes of one of them. Should neither do
-/// anything though the lock is free, a look now and then finds that out.
-struct Sleep {
-    neighbours: [Neighbour; 2],
-    /// So many looks were made since anything was heard.
-    looks: u32,
 }
 
 /// How long a contender lets those who came earlier go first, once the lock
@@ -93,8 +84,7 @@ impl Pause {
             listening: None,
             ticket: None,
             is_first: false,
-            sleep: None,
-            wakeful: None,
+            line: Line::default(),
             may_barge: false,
             has_heard: false,
             echo: None,
@@ -114,15 +104,20 @@ impl Pause {
         if self.ticket.is_none() && self.listening.is_some() {
             self.ticket = Ticket::take(&self.path);
         }
-        if let Some(sleep) = self.sleep.take_if(|_| self.may_barge) {
-            if !sleep.neighbours.into_iter().any(Neighbour::is_stopped) {
-                self.sleep = Some(sleep);
+        if self.may_barge && self.line.is_asleep() {
+            if self.line.sleeps_on() {
                 return true;
             }
-            (self.wakeful, self.may_barge) = (Some(sleep.neighbours), false);
+            self.may_barge = false;
         }
-        if self.may_sleep() {
-            return false;
+        let is_early = self.is_first || self.may_barge;
+        if let (Some(ticket), Some(listening), false) =
+            (&self.ticket, &mut self.listening, is_early)
+        {
+            self.line.look(ticket, listening);
+            if self.line.is_asleep() {
+                return false;
+            }
         }
         self.listen();
         // That one who is stopped does not hold up the rest, it is bounded.
@@ -139,28 +134,11 @@ impl Pause {
     }
 
     fn is_preceded(&mut self) -> bool {
-        let ticket = self.ticket.as_ref().filter(|_| !self.is_first);
-        self.is_first = !ticket.is_some_and(Ticket::is_preceded);
+        let Some(ticket) = self.ticket.as_ref().filter(|_| !self.is_first) else {
+            return false;
+        };
+        self.is_first = !ticket.is_preceded();
         !self.is_first
-    }
-
-    /// Whether others will look before this one needs to, and will be heard.
-    fn may_sleep(&mut self) -> bool {
-        let before = self.sleep.take().map(|sleep| sleep.neighbours);
-        let is_early = self.is_first || self.may_barge;
-        let (Some(ticket), Some(listening), false) = (&self.ticket, &mut self.listening, is_early)
-        else {
-            return false;
-        };
-        let Ahead::More(neighbours) = ticket.ahead(before) else {
-            return false;
-        };
-        if self.wakeful == Some(neighbours) {
-            return false;
-        }
-        let sleeps = listening.turn_to(neighbours);
-        self.sleep = sleeps.then_some(Sleep { neighbours, looks: 0 });
-        sleeps
     }
 
     /// The lock was acquired: somebody else is next at once, the rest is put
@@ -187,8 +165,13 @@ impl Pause {
             self.echo = self.echo.filter(|echo| *echo == FIRST_ECHO);
             self.last_token = obstacle.token.clone();
         }
-        if self.sleep.is_some() {
-            return self.sleep_on().await;
+        let long = self.retry_period.saturating_mul(FALLBACK_PERIODS);
+        if self.line.is_asleep() {
+            let (ticket, listening) = (self.ticket.as_ref(), self.listening.as_ref());
+            let longest = self.fallback_period.unwrap_or(long);
+            let is_heard = self.line.sleep(ticket, listening, self.retry_period, longest).await;
+            (self.may_barge, self.has_heard) = (!is_heard, is_heard);
+            return;
         }
         let Some(listening) = &mut self.listening else {
             let period = self.fallback_period.unwrap_or(self.retry_period);
@@ -235,25 +218,6 @@ impl Pause {
             }
         }
     }
-
-    async fn sleep_on(&mut self) {
-        let (Some(sleep), Some(listening)) = (&mut self.sleep, &self.listening) else {
-            return;
-        };
-        let longest = self.retry_period.saturating_mul(FALLBACK_PERIODS);
-        let longest = self.fallback_period.unwrap_or(longest);
-        let doubled = self.retry_period.saturating_mul(1 << sleep.looks.min(16));
-        tokio::select! {
-            biased;
-            _ = listening.event() => {
-                (self.may_barge, self.has_heard) = (false, true);
-            }
-            () = tokio::time::sleep(jittered(doubled.min(longest))) => {
-                sleep.looks += 1;
-                self.may_barge = true;
-            }
-        }
-    }
 }
 
 fn shortest(period: Duration, at_most: Option<Duration>, echo: Option<Duration>) -> Duration {
@@ -262,7 +226,7 @@ fn shortest(period: Duration, at_most: Option<Duration>, echo: Option<Duration>)
 
 /// Between three and five quarters of `period`. Without random bits, which a
 /// running system has, the period itself.
-fn jittered(period: Duration) -> Duration {
+pub(super) fn jittered(period: Duration) -> Duration {
     let mut bits = [0; 2];
     if getrandom(&mut bits, GetRandomFlags::NONBLOCK).is_err() {
         return period;

@@ -15,6 +15,9 @@
 //! for a start and a length of [`NUMBER_BITS`] each, which are two numbers that
 //! say which file, and the lowest [`SLOT_BITS`] of the arrival.
 //!
+//! Readers, where a lock can be shared, have the offsets of another name. They
+//! stand in the line of the writers, as they do not mind each other.
+//!
 //! Tickets are a courtesy, exclusion does not rest on them. A tie, or two names
 //! with one hash, costs a little fairness; where a directory cannot be opened
 //! for reading there are none, and whoever looks first gets the lock.
@@ -36,6 +39,9 @@ const TIME_BITS: u32 = 38;
 
 /// Bits that are the name's. With the time they stay within half of the offsets.
 const NAME_BITS: u32 = 24;
+
+/// From the offsets of a lock's writers to those of its readers.
+const READERS: i64 = 1 << TIME_BITS;
 
 /// The offsets that tell of files begin here.
 const FILES: i64 = 1 << (TIME_BITS + NAME_BITS);
@@ -63,13 +69,50 @@ type Arrival = i64;
 #[derive(Debug)]
 pub(crate) struct Ticket {
     directory: OwnedFd,
-    /// First offset of this lock's tickets.
+    /// First offset of the tickets in whose line it stands.
     base: i64,
+    /// Of others that go first if they came earlier.
+    others: Option<i64>,
     arrived: Arrival,
     shown: Option<Ready>,
 }
 
-/// The file that a contender is going to make the lock file.
+/// Whether a lock is wanted for oneself alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    Exclusive,
+    Shared,
+}
+
+/// A directory that is kept open to ask who waits for a lock that can be shared.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    directory: OwnedFd,
+    base: i64,
+}
+
+impl Waiters {
+    /// `None` where the directory may not be read.
+    pub(crate) fn of(path: &LockPath) -> Option<Self> {
+        Some(Self { directory: open(path)?, base: writers(path) })
+    }
+
+    pub(crate) fn are_any(&self) -> bool {
+        ticket_in(&self.directory, self.base, READERS + (1 << TIME_BITS)).is_some()
+    }
+
+    /// Whether anybody waits whom a newcomer would get in the way of: readers
+    /// do not mind each other.
+    pub(crate) fn precede(&self, newcomer: Sharing) -> bool {
+        match newcomer {
+            Sharing::Exclusive => self.are_any(),
+            Sharing::Shared => ticket_in(&self.directory, self.base, 1 << TIME_BITS).is_some(),
+        }
+    }
+}
+
+/// What a contender has open as long as it waits: the file that it is going to
+/// make the lock file, or a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ready {
     pub(crate) process: u32,
@@ -95,9 +138,24 @@ pub(crate) struct Neighbour {
 
 impl Ticket {
     pub(crate) fn take(path: &LockPath) -> Option<Self> {
-        let (directory, base) = (open(path)?, base(path));
-        let ticket = Self { directory, base, arrived: now(), shown: None };
-        ticket.lock(ticket.base + ticket.arrived, 1)?;
+        let base = base(path);
+        Self::new(path, base, None, base)
+    }
+
+    /// For a lock that can be shared.
+    pub(crate) fn take_as(path: &LockPath, sharing: Sharing) -> Option<Self> {
+        let writers = writers(path);
+        let readers = writers + READERS;
+        match sharing {
+            Sharing::Exclusive => Self::new(path, writers, Some(readers), writers),
+            Sharing::Shared => Self::new(path, writers, None, readers),
+        }
+    }
+
+    fn new(path: &LockPath, base: i64, others: Option<i64>, own: i64) -> Option<Self> {
+        let (directory, arrived) = (open(path)?, now());
+        let ticket = Self { directory, base, others, arrived, shown: None };
+        ticket.lock(own + arrived, 1)?;
         Some(ticket)
     }
 
@@ -107,7 +165,7 @@ impl Ticket {
         if self.shown == Some(ready) {
             return;
         }
-        let slot = slot(self.arrived);
+        let slot = slot(self.base, self.arrived);
         if self.shown.take().is_some() {
             self.unlock(slot, 2 << NUMBER_BITS);
         }
@@ -139,9 +197,15 @@ impl Ticket {
         }))
     }
 
+    /// Whether nobody came before these.
+    pub(crate) fn are_first(&self, [_, second]: [Neighbour; 2]) -> bool {
+        self.any_in(0, second.arrived).is_none()
+    }
+
     /// Whether somebody waits who came before.
     pub(crate) fn is_preceded(&self) -> bool {
-        self.any_in(0, self.arrived).is_some()
+        let is_before = |base| self.any_at(base, 0, self.arrived).is_some();
+        is_before(self.base) || self.others.is_some_and(is_before)
     }
 
     /// Whether that contender still waits.
@@ -178,17 +242,21 @@ impl Ticket {
 
     /// Some arrival in the range.
     fn any_in(&self, start: Arrival, end: Arrival) -> Option<Arrival> {
+        self.any_at(self.base, start, end)
+    }
+
+    fn any_at(&self, base: i64, start: Arrival, end: Arrival) -> Option<Arrival> {
         // A length of zero would reach to the end.
         if start >= end {
             return None;
         }
-        let (found, _) = ticket_in(&self.directory, self.base + start, end - start)?;
+        let (found, _) = ticket_in(&self.directory, base + start, end - start)?;
         // Another's is one byte in this range; anything else is not of this crate.
-        Some((found - self.base).clamp(start, end - 1))
+        Some((found - base).clamp(start, end - 1))
     }
 
     fn ready_of(&self, arrived: Arrival) -> Option<Ready> {
-        let slot = slot(arrived);
+        let slot = slot(self.base, arrived);
         let (start, length) = ticket_in(&self.directory, slot, 1 << NUMBER_BITS)?;
         Some(Ready::of_numbers(start - slot, length - 1))
     }
@@ -205,8 +273,12 @@ impl Ticket {
 }
 
 impl Neighbour {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.arrived == other.arrived
+    }
+
     /// Whether its process is stopped, as far as can be told.
-    pub(crate) fn is_stopped(self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.ready.is_some_and(|ready| liveness::is_stopped(ready.process))
     }
 }
@@ -240,9 +312,11 @@ fn low(number: i64, bits: u32) -> i64 {
 }
 
 /// Where the file of an arrival is told of: the first number is added to it,
-/// the second is the length.
-fn slot(arrived: Arrival) -> i64 {
-    FILES + (low(arrived, SLOT_BITS) << (NUMBER_BITS + 1))
+/// the second is the length. Contenders for two names that come at one time
+/// are told of at two places.
+fn slot(base: i64, arrived: Arrival) -> i64 {
+    let name = base >> (TIME_BITS + NAME_BITS - SLOT_BITS);
+    FILES + (low(arrived ^ name, SLOT_BITS) << (NUMBER_BITS + 1))
 }
 
 /// Whether any process waits for this lock.
@@ -280,6 +354,12 @@ fn base(path: &LockPath) -> i64 {
     ((hash >> (64 - NAME_BITS)) << TIME_BITS) as i64
 }
 
+/// Of those who want a lock for themselves alone: of two names, the first. Its
+/// readers have the other.
+fn writers(path: &LockPath) -> i64 {
+    base(path) & !READERS
+}
+
 /// The clock that all processes of the machine share.
 fn now() -> Arrival {
     let now = clock_gettime(ClockId::Monotonic);
@@ -307,12 +387,17 @@ mod tests {
         assert_eq!(Ready { process: process + 1, descriptor, inode: 0 }.numbers(), None);
         assert_eq!(Ready { process, descriptor: descriptor + 1, inode: 0 }.numbers(), None);
         // The last slot ends with the offsets.
-        assert_eq!(slot(-1) + ((2 << NUMBER_BITS) - 1), i64::MAX);
+        assert_eq!(slot(0, -1) + ((2 << NUMBER_BITS) - 1), i64::MAX);
     }
 
     fn ticket(path: &LockPath, arrived: Arrival) -> Ticket {
-        let ticket =
-            Ticket { directory: open(path).unwrap(), base: base(path), arrived, shown: None };
+        let ticket = Ticket {
+            directory: open(path).unwrap(),
+            base: base(path),
+            others: None,
+            arrived,
+            shown: None,
+        };
         ticket.lock(ticket.base + arrived, 1).unwrap();
         ticket
     }
@@ -361,5 +446,34 @@ mod tests {
         assert!(is_awaited(&path));
         drop(last);
         assert!(!is_awaited(&path) && is_awaited(&other));
+    }
+
+    #[test]
+    fn readers_stand_in_the_line_of_the_writers() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = LockPath::new(&directory.path().join("lock")).unwrap();
+        let waiters = Waiters::of(&path).unwrap();
+        let take = |sharing| {
+            std::thread::sleep(std::time::Duration::from_micros(10));
+            Ticket::take_as(&path, sharing).unwrap()
+        };
+        assert!(!waiters.are_any());
+        let first = take(Sharing::Shared);
+        assert!(waiters.are_any() && !waiters.precede(Sharing::Shared));
+        assert!(waiters.precede(Sharing::Exclusive));
+        let second = take(Sharing::Shared);
+        assert!(!second.is_preceded());
+        let writer = take(Sharing::Exclusive);
+        assert!(waiters.precede(Sharing::Shared) && writer.is_preceded());
+        // Readers are nobody to sleep behind.
+        assert_eq!(writer.ahead(None), Ahead::Nobody);
+        drop((first, second));
+        assert!(!writer.is_preceded());
+        let reader = take(Sharing::Shared);
+        assert!(reader.is_preceded());
+        assert_eq!(reader.ahead(None), Ahead::One);
+        let _another = take(Sharing::Exclusive);
+        assert!(matches!(take(Sharing::Shared).ahead(None), Ahead::More(_)));
+        assert!(matches!(take(Sharing::Exclusive).ahead(None), Ahead::More(_)));
     }
 }

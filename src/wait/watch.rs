@@ -38,6 +38,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -45,7 +46,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
-use super::ticket::Neighbour;
+use super::ticket::{Neighbour, Ready};
 use crate::liveness::{ProcessKey, this_process};
 use crate::path::LockPath;
 
@@ -93,6 +94,8 @@ struct Watch {
     process: ProcessKey,
     inotify: OwnedFd,
     state: Mutex<State>,
+    /// Held by who has a runtime read: of two at once, one would end the other's.
+    registering: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -159,7 +162,7 @@ pub(crate) fn prepare(process: ProcessKey) {
 impl Watch {
     fn new(process: ProcessKey) -> Result<Self, Errno> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        Ok(Self { process, inotify, state: Mutex::default() })
+        Ok(Self { process, inotify, state: Mutex::default(), registering: Mutex::default() })
     }
 
     fn of_this_process() -> Option<Arc<Watch>> {
@@ -173,7 +176,12 @@ impl Watch {
         let Ok(runtime) = Handle::try_current() else {
             return false;
         };
-        if let Some(&reads) = lock(&self.state).readers.get(&runtime.id()) {
+        let known = || lock(&self.state).readers.get(&runtime.id()).copied();
+        if let Some(reads) = known() {
+            return reads;
+        }
+        let _registering = lock(&self.registering);
+        if let Some(reads) = known() {
             return reads;
         }
         let reading = Reading { watch: Arc::clone(self), runtime: runtime.id() };
@@ -224,7 +232,13 @@ impl Watch {
         let mut state = lock(&self.state);
         if what.contains(ReadFlags::QUEUE_OVERFLOW) {
             let ears = state.directories.values().flat_map(HashMap::values);
-            return ears.chain(state.files.values()).cloned().collect();
+            let mut ears: Vec<_> = ears.cloned().collect();
+            // What is lost may be the one event of a file.
+            for (file, ear) in state.files.drain() {
+                let _ = inotify::remove_watch(&self.inotify, file);
+                ears.push(ear);
+            }
+            return ears;
         }
         if let Some(ear) = state.files.remove(&directory) {
             return vec![ear];
@@ -244,14 +258,17 @@ impl Watch {
     fn watch_file(&self, neighbour: Neighbour) -> Option<i32> {
         let ready = neighbour.ready?;
         let path = format!("/proc/{}/fd/{}", ready.process, ready.descriptor);
-        let file = inotify::add_watch(&self.inotify, &path, FILE_EVENTS).ok()?;
-        // Listen first, then look whether it is this one, and still without a name.
-        let is_ready = rustix::fs::stat(&path)
-            .is_ok_and(|stat| ready.is_inode(stat.st_ino) && stat.st_nlink == 0);
-        if !is_ready {
-            let _ = inotify::remove_watch(&self.inotify, file);
+        // What is there may be anybody's file, on a server that does not answer.
+        if !is_still(ready, &path) {
+            return None;
         }
-        is_ready.then_some(file)
+        let file = inotify::add_watch(&self.inotify, &path, FILE_EVENTS).ok()?;
+        // Listen first, then look.
+        if !is_still(ready, &path) {
+            let _ = inotify::remove_watch(&self.inotify, file);
+            return None;
+        }
+        Some(file)
     }
 
     fn forget_files(&self, state: &mut State, files: Vec<(Neighbour, i32)>) {
@@ -281,6 +298,17 @@ impl Watch {
             }
         }
     }
+}
+
+/// Whether this is what was shown, and still without a name, which a pipe never
+/// gets. No server is asked.
+fn is_still(ready: Ready, path: &str) -> bool {
+    let wanted = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::TYPE;
+    let found = statx(CWD, path, AtFlags::STATX_DONT_SYNC, wanted);
+    found.is_ok_and(|found| {
+        let is_pipe = FileType::from_raw_mode(found.stx_mode.into()) == FileType::Fifo;
+        ready.is_inode(found.stx_ino) && (is_pipe || found.stx_nlink == 0)
+    })
 }
 
 /// The inotify instance as one runtime has it registered.
@@ -581,5 +609,39 @@ impl Drop for Listening {
         let mut state = lock(&watch.state);
         watch.forget_files(&mut state, std::mem::take(&mut self.files));
         self.leave(&mut state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn a_runtime_reads_whoever_listens_there_first() {
+        const WORKERS: usize = 4;
+        prepare(this_process());
+        let watch = Watch::of_this_process().expect("inotify can be had here");
+        for round in 0..300 {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(WORKERS)
+                .enable_all()
+                .build()
+                .unwrap();
+            let barrier = Arc::new(Barrier::new(WORKERS));
+            let ask = || {
+                let (watch, barrier) = (Arc::clone(&watch), Arc::clone(&barrier));
+                runtime.spawn(async move {
+                    barrier.wait();
+                    watch.is_read_here()
+                })
+            };
+            let asked: Vec<_> = (0..WORKERS).map(|_| ask()).collect();
+            for reads in asked {
+                assert!(runtime.block_on(reads).unwrap(), "round {round}");
+            }
+            runtime.block_on(async { assert!(watch.is_read_here(), "round {round}, later") });
+        }
     }
 }
