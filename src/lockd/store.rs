@@ -6,8 +6,9 @@
 //!     power cut they are made again from it (R2).
 //! S2. A grant's file is complete before its record is written, and has its
 //!     name only after: it appears whole or not at all.
-//! S3. A file is removed before the record of its end is written: what cannot
-//!     be removed is still held, in the books as on the disk.
+//! S3. A file is removed, or becomes a spare (`spares`), before the record of
+//!     its end is written: what cannot be removed is still held, in the books
+//!     as on the disk.
 //! S4. A grant whose file could not get its name is withdrawn in the journal, and
 //!     synced, before the refusal is answered.
 //! S5. When the journal could not be written or synced, nothing is written
@@ -22,6 +23,7 @@ mod hold;
 mod journal;
 mod record;
 mod recovery;
+mod spares;
 mod tokens;
 
 #[cfg(test)]
@@ -41,6 +43,7 @@ use journal::{Files, JOURNALS, Journal};
 pub(crate) use journal::{SYNC_BOUNDS, Syncs};
 use record::{ENDED_BYTES, Record, granted_bytes};
 pub(crate) use recovery::{Problem, Recovered};
+use spares::Spares;
 use tokens::{TOKENS, Tokens};
 
 /// The locks on the disk. One thread at a time uses it.
@@ -48,6 +51,7 @@ use tokens::{TOKENS, Tokens};
 pub(crate) struct Store {
     directory: Arc<Directory>,
     journal: Journal,
+    spares: Spares,
     tokens: Tokens,
     held: HashMap<Arc<str>, Arc<Hold>>,
     /// Bytes of the records of all that is held.
@@ -148,8 +152,8 @@ impl Store {
         let journal = files
             .begin(&directory, past.as_ref(), boot, tokens.peek(), held.values(), sync)
             .map_err(failed("writing the journal"))?;
-        let is_broken = false;
-        let store = Self { directory, journal, tokens, held, held_bytes, is_broken };
+        let (spares, is_broken) = (Spares::default(), false);
+        let store = Self { directory, journal, spares, tokens, held, held_bytes, is_broken };
         Ok((store, recovered))
     }
 
@@ -216,7 +220,7 @@ impl Store {
         if let Some(hold) = self.held.get(&wanted.resource) {
             return Step::Done(Changed::Held(Arc::clone(hold)));
         }
-        let prepared = self.directory.prepare(wanted.client.as_bytes());
+        let prepared = self.spares.prepare(&self.directory, &wanted.client);
         let prepared = prepared.and_then(|prepared| Ok((prepared, self.tokens.next()?)));
         match prepared {
             Ok((prepared, token)) => {
@@ -229,7 +233,7 @@ impl Store {
 
     fn begin_end(&mut self, hold: Arc<Hold>) -> Step {
         let name = hold.wanted.file_name();
-        match self.directory.remove(&name) {
+        match self.spares.retire(&self.directory, &name, &hold.wanted.client) {
             Ok(had_file) => {
                 self.forget(&hold);
                 drop(name);
@@ -293,6 +297,9 @@ impl Store {
         if granted == 0 || self.journal.admits(self.held_bytes, granted) {
             return;
         }
+        if self.spares.clear(&self.directory) && self.journal.admits(self.held_bytes, granted) {
+            return;
+        }
         for step in steps.iter_mut().filter(|step| matches!(step, Step::Publish(..))) {
             *step = Step::Done(self.failed(JOURNALS[0], "making the journal longer", Errno::NOSPC));
         }
@@ -349,10 +356,11 @@ impl Store {
     }
 
     /// Sync everything, so that after this the files alone say what is held.
-    pub(crate) fn close(self) -> Result<(), Errno> {
+    pub(crate) fn close(mut self) -> Result<(), Errno> {
         if self.is_broken {
             return Ok(());
         }
+        self.spares.clear(&self.directory);
         if self.held.len() > SYNCED_SINGLY_MAX {
             self.directory.sync_file_system()?;
         } else {

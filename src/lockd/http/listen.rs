@@ -7,13 +7,16 @@
 //! C3. Heads and bodies have a time within which they must come ([`Limits`]).
 //! C4. A connection's tasks end with it: an answer that nobody waits for any
 //!     more is not looked for.
+//! C5. Who was refused before all it sent was read gets the answer (see `linger`),
+//!     unless the daemon stops or the place is needed.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -29,6 +32,7 @@ use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,12 +40,16 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use super::limits::Limits;
+use super::linger;
 
 /// Files that this process has open besides connections.
 const OTHER_FILES: usize = 128;
 
 /// How long no connection is accepted after that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// So many of those for whom there is no room are told so at a time.
+const TURNED_AWAY: usize = 32;
 
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
@@ -83,6 +91,7 @@ pub(crate) async fn serve<H: Handshake>(
     let grace = limits.grace;
     let doors = Arc::new(Doors::new(limits));
     let tracker = TaskTracker::new();
+    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -93,7 +102,9 @@ pub(crate) async fn serve<H: Handshake>(
             Ok((tcp, peer)) => {
                 let Some(seat) = doors.admit(peer) else {
                     debug!(%peer, "no room for another connection");
-                    let _ = tcp.try_write(NO_ROOM);
+                    if let Ok(place) = Arc::clone(&turned_away).try_acquire_owned() {
+                        tokio::spawn(turn_away(tcp, place, stop.clone()));
+                    }
                     continue;
                 };
                 let talk =
@@ -114,6 +125,16 @@ pub(crate) async fn serve<H: Handshake>(
         doors.close_all();
         tracker.wait().await;
     }
+}
+
+/// C5. Nothing of this connection is looked at.
+async fn turn_away(mut tcp: TcpStream, place: OwnedSemaphorePermit, stop: CancellationToken) {
+    // It fits: nothing was written before.
+    let _ = tcp.try_write(NO_ROOM);
+    if poll_fn(|context| Pin::new(&mut tcp).poll_shutdown(context)).await.is_ok() {
+        stop.run_until_cancelled(linger::drain(tcp)).await;
+    }
+    drop(place);
 }
 
 /// A machine that went away without a word is found out in a minute, also by
@@ -164,6 +185,8 @@ struct Connection {
     /// Since when it is in that state, in microseconds since the start.
     since: AtomicU64,
     started: Instant,
+    /// The body of the last request was not read to its end.
+    is_unread: AtomicBool,
     close: CancellationToken,
 }
 
@@ -248,6 +271,7 @@ impl Doors {
             state: AtomicU8::new(IDLE),
             since: AtomicU64::new(0),
             started: self.started,
+            is_unread: AtomicBool::new(false),
             close: CancellationToken::new(),
         });
         connection.is(IDLE);
@@ -322,22 +346,33 @@ impl<H: Handshake> Talk<H> {
             body_time: limits.body_time,
             router: self.router.clone(),
         };
-        let mut conversation = std::pin::pin!(
-            http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(limits.head_time)
-                .max_buf_size(limits.head_bytes.max(8 * 1024))
-                .serve_connection(TokioIo::new(stream), service)
-        );
+        let mut conversation = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_time)
+            .max_buf_size(limits.head_bytes.max(8 * 1024))
+            .serve_connection(TokioIo::new(stream), service);
         let ended = tokio::select! {
-            ended = conversation.as_mut() => ended,
+            ended = poll_fn(|context| conversation.poll_without_shutdown(context)) => ended,
             () = stop.cancelled() => {
-                conversation.as_mut().graceful_shutdown();
-                conversation.await
+                Pin::new(&mut conversation).graceful_shutdown();
+                poll_fn(|context| conversation.poll_without_shutdown(context)).await
             }
         };
+        let mut stream = conversation.into_parts().io.into_inner();
+        let is_shut = poll_fn(|context| Pin::new(&mut stream).poll_shutdown(context)).await.is_ok();
+        if is_shut && self.may_be_sending(&ended) {
+            stop.run_until_cancelled(linger::drain(stream)).await;
+        }
         if let Err(error) = ended {
             debug!(peer = %self.peer, %error, "a connection ended early");
+        }
+    }
+
+    /// Whether something was left unread. (C5)
+    fn may_be_sending(&self, ended: &hyper::Result<()>) -> bool {
+        match ended {
+            Ok(()) => self.seat.connection.is_unread.load(Ordering::Relaxed),
+            Err(error) => error.is_parse(),
         }
     }
 }
@@ -357,14 +392,11 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let at_work = AtWork::on(&self.connection);
+        self.connection.is_unread.store(false, Ordering::Relaxed);
         let (mut head, body) = request.into_parts();
         head.extensions.insert(Peer(self.peer));
-        let body = Timed {
-            body,
-            time: self.body_time,
-            limit: None,
-            sending: Sending(Arc::clone(&self.connection)),
-        };
+        let connection = Arc::clone(&self.connection);
+        let body = Timed { body, time: self.body_time, limit: None, connection };
         let body =
             if http_body::Body::is_end_stream(&body) { Body::empty() } else { Body::new(body) };
         let answer = self.router.clone().call(Request::from_parts(head, body));
@@ -392,17 +424,6 @@ impl Drop for AtWork {
     }
 }
 
-/// The body is still being sent; when this is dropped, it is not or not wanted.
-struct Sending(Arc<Connection>);
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        // Unless its request was answered before it was read.
-        let _ =
-            self.0.state.compare_exchange(SENDING, ANSWERED, Ordering::Relaxed, Ordering::Relaxed);
-    }
-}
-
 /// The rest of a body did not come in time.
 #[derive(Debug, thiserror::Error)]
 #[error("the body was not sent in time")]
@@ -414,9 +435,19 @@ struct Timed {
     body: Incoming,
     time: Duration,
     limit: Option<Pin<Box<Sleep>>>,
-    /// Goes with the body.
-    #[expect(dead_code, reason = "it acts when it is dropped")]
-    sending: Sending,
+    connection: Arc<Connection>,
+}
+
+/// It has come, or is not wanted.
+impl Drop for Timed {
+    fn drop(&mut self) {
+        if !http_body::Body::is_end_stream(&self.body) {
+            self.connection.is_unread.store(true, Ordering::Relaxed);
+        }
+        let state = &self.connection.state;
+        // Unless its request was answered before it was read.
+        let _ = state.compare_exchange(SENDING, ANSWERED, Ordering::Relaxed, Ordering::Relaxed);
+    }
 }
 
 impl http_body::Body for Timed {
@@ -506,5 +537,71 @@ mod tests {
         let doors = doors(3, 1);
         drop(doors.admit(from("192.0.2.1")));
         assert!(doors.open().connections.is_empty() && doors.open().by_group.is_empty());
+    }
+
+    /// Serves on a thread of its own until `stop` is cancelled; where.
+    fn serving(router: Router, limits: Limits, stop: &CancellationToken) -> SocketAddr {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        listener.set_nonblocking(true).expect("a setting");
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(async {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                serve(listener, Plain, router, limits, stop).await;
+            });
+        });
+        address
+    }
+
+    /// Sends the rest only once the answer is there to its end.
+    fn answer_to(address: SocketAddr, start: &str, rest_bytes: usize) -> io::Result<String> {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(address)?;
+        stream.write_all(start.as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        stream.write_all(&vec![b'x'; rest_bytes])?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        Ok(answer)
+    }
+
+    /// More than fits between the two where nobody reads.
+    const REST_BYTES: usize = 3_500_000;
+
+    #[test]
+    fn who_is_refused_while_sending_gets_the_answer() {
+        let stop = CancellationToken::new();
+        let limits = Limits { head_bytes: 8 * 1024, ..Limits::default() };
+        let refuse = || std::future::ready(axum::http::StatusCode::FORBIDDEN);
+        let address = serving(Router::new().fallback(refuse), limits, &stop);
+        let head = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(64 * 1024));
+        let body = "POST / HTTP/1.1\r\ncontent-length: 4000000\r\n\r\nx";
+        for (start, status) in [(head.as_str(), "431"), ("\u{1}", "400"), (body, "403")] {
+            let answer = answer_to(address, start, REST_BYTES).expect("an answer, to its end");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        }
+        stop.cancel();
+    }
+
+    #[test]
+    fn for_whom_there_is_no_room_is_told_so() {
+        let stop = CancellationToken::new();
+        let limits = Limits { connections: 1, grace: Duration::ZERO, ..Limits::default() };
+        let (entered, is_entered) = std::sync::mpsc::channel();
+        let router = Router::new().fallback(move || {
+            entered.send(()).expect("a test");
+            std::future::pending::<()>()
+        });
+        let address = serving(router, limits, &stop);
+        let first = std::thread::spawn(move || {
+            let _ = answer_to(address, "GET / HTTP/1.1\r\n\r\n", 0);
+        });
+        is_entered.recv().expect("a request");
+        let answer = answer_to(address, "POST / HTTP/1.1\r\n", REST_BYTES);
+        assert!(answer.expect("an answer, to its end").contains("too many connections"));
+        stop.cancel();
+        first.join().expect("a thread");
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod auth;
 mod failure;
 pub(crate) mod json;
 pub(crate) mod limits;
+mod linger;
 pub(crate) mod listen;
 pub(crate) mod live;
 mod metrics;

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags};
+use rustix::fs::{
+    self, AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps,
+};
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
 use crate::lockd::name::{self, CLIENT_MAX_BYTES};
@@ -21,7 +23,16 @@ pub(crate) struct Directory {
     descriptor: OwnedFd,
     path: PathBuf,
     publishing: Publishing,
+    /// What new files are like; `None` where that was not found out.
+    made: Option<Made>,
     drafts: AtomicU64,
+}
+
+/// The mode and the owners of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Made {
+    mode: u32,
+    owners: (u32, u32),
 }
 
 /// How a file gets its name only when it is complete.
@@ -38,9 +49,17 @@ enum Publishing {
 /// A file with its contents that has no name a lock has.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    file: OwnedFd,
-    draft: Option<String>,
+    origin: Origin,
     directory: Arc<Directory>,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Unnamed(OwnedFd),
+    Draft(String),
+    /// It was the file of a lock before.
+    Spare(String),
+    Published,
 }
 
 /// What is at a lock's name.
@@ -61,7 +80,7 @@ pub(crate) enum Found {
 }
 
 /// Files of a grant that was not finished.
-const DRAFT: &str = ".lockkeeper-new";
+pub(crate) const DRAFT: &str = ".lockkeeper-new";
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o644);
 
@@ -74,8 +93,11 @@ impl Directory {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptor = retry_on_intr(|| fs::open(path, flags, Mode::empty()))?;
         let (path, drafts) = (path.to_owned(), AtomicU64::new(0));
-        let mut directory = Self { descriptor, path, publishing: Publishing::Draft, drafts };
+        let (publishing, made) = (Publishing::Draft, None);
+        let mut directory = Self { descriptor, path, publishing, made, drafts };
         directory.publishing = directory.find_publishing()?;
+        let made = directory.create_unnamed().ok().and_then(|file| fs::fstat(&file).ok());
+        directory.made = made.as_ref().map(made_as);
         Ok(Arc::new(directory))
     }
 
@@ -117,15 +139,47 @@ impl Directory {
 
     /// Write a file that nobody sees yet. What fails leaves nothing.
     pub(crate) fn prepare(self: &Arc<Self>, contents: &[u8]) -> Result<Prepared, Errno> {
-        let (file, draft) = if self.publishing == Publishing::Draft {
-            let name = format!("{DRAFT}-{}", self.drafts.fetch_add(1, Ordering::Relaxed));
-            (self.open_own(&name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?, Some(name))
-        } else {
-            (self.create_unnamed()?, None)
-        };
-        let prepared = Prepared { file, draft, directory: Arc::clone(self) };
-        write_all(&prepared.file, contents, 0)?;
+        let directory = Arc::clone(self);
+        if self.publishing != Publishing::Draft {
+            let file = self.create_unnamed()?;
+            write_all(&file, contents, 0)?;
+            return Ok(Prepared { origin: Origin::Unnamed(file), directory });
+        }
+        let name = format!("{DRAFT}-{}", self.drafts.fetch_add(1, Ordering::Relaxed));
+        let file = self.open_own(&name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+        let prepared = Prepared { origin: Origin::Draft(name), directory };
+        write_all(&file, contents, 0)?;
         Ok(prepared)
+    }
+
+    /// Give a lock's file the name of a spare, if it looks like one; whether
+    /// that was done. What it contains is looked at when it is used again.
+    pub(crate) fn set_aside(&self, name: &str, length: usize, spare: &str) -> bool {
+        let here = &self.descriptor;
+        let Ok(stat) = fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            return false;
+        };
+        self.could_be_spare(&stat, length)
+            && fs::renameat_with(here, name, here, spare, RenameFlags::NOREPLACE).is_ok()
+    }
+
+    fn could_be_spare(&self, stat: &Stat, length: usize) -> bool {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && stat.st_nlink == 1
+            && u64::try_from(stat.st_size).is_ok_and(|size| size == length as u64)
+            && self.made == Some(made_as(stat))
+    }
+
+    /// Whether a spare is as a new file with these contents would be; if so,
+    /// it is from now on also by its time.
+    pub(crate) fn is_as_new(&self, spare: &str, contents: &[u8]) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
+        let now = Timestamps { last_access: now, last_modification: now };
+        self.open_own(spare, OFlags::RDONLY).is_ok_and(|file| {
+            fs::fstat(&file).is_ok_and(|stat| self.could_be_spare(&stat, contents.len()))
+                && contains(&file, contents)
+                && fs::futimens(&file, &now).is_ok()
+        })
     }
 
     /// Open a file of the daemon's own.
@@ -220,28 +274,47 @@ impl Directory {
 }
 
 impl Prepared {
+    /// A file that [`Directory::is_as_new`].
+    pub(crate) fn from_spare(directory: &Arc<Directory>, spare: String) -> Self {
+        Self { origin: Origin::Spare(spare), directory: Arc::clone(directory) }
+    }
+
     /// Give the file its name, where none may be: `EEXIST`.
-    pub(crate) fn publish(self, name: &str) -> Result<(), Errno> {
-        let directory = &self.directory;
-        match &self.draft {
-            None => directory.link_unnamed(directory.publishing, &self.file, name),
-            Some(draft) => {
-                let here = &directory.descriptor;
-                fs::linkat(here, draft.as_str(), here, name, AtFlags::empty())
+    pub(crate) fn publish(mut self, name: &str) -> Result<(), Errno> {
+        let (directory, here) = (&self.directory, &self.directory.descriptor);
+        match &self.origin {
+            Origin::Unnamed(file) => directory.link_unnamed(directory.publishing, file, name),
+            Origin::Draft(draft) => fs::linkat(here, draft.as_str(), here, name, AtFlags::empty()),
+            Origin::Spare(spare) => {
+                fs::renameat_with(here, spare.as_str(), here, name, RenameFlags::NOREPLACE)?;
+                self.origin = Origin::Published;
+                Ok(())
             }
+            Origin::Published => unreachable!("BUG: a file was published twice"),
         }
     }
 }
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if let Some(draft) = &self.draft
-            && let Err(error) = self.directory.remove(draft)
+        if let Origin::Draft(name) | Origin::Spare(name) = &self.origin
+            && let Err(error) = self.directory.remove(name)
         {
-            let path = self.directory.path_of(draft);
+            let path = self.directory.path_of(name);
             tracing::warn!("{} could not be removed: {error}", path.display());
         }
     }
+}
+
+fn made_as(stat: &Stat) -> Made {
+    Made { mode: stat.st_mode & 0o7777, owners: (stat.st_uid, stat.st_gid) }
+}
+
+/// Whether a file contains exactly this.
+fn contains(file: &OwnedFd, contents: &[u8]) -> bool {
+    let mut bytes = vec![0; contents.len() + 1];
+    let length = retry_on_intr(|| pread(file, &mut bytes, 0));
+    length.is_ok_and(|length| bytes[..length] == *contents)
 }
 
 /// Write all of it at this place.

@@ -273,3 +273,106 @@ fn a_file_in_the_way_stays_as_it_is() {
         assert_eq!(fs::read(at(path, "r")).unwrap(), b"by hand");
     }
 }
+
+fn spares_in(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.to_string_lossy().contains("-spare-")).collect()
+}
+
+fn inode(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap())
+}
+
+/// P1, P2: who has the file of a lock that ended open reads who had it.
+#[test]
+fn a_file_is_used_again_by_its_own_client_only() {
+    use std::io::Read;
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, false);
+    let hold = grant(&mut store, "one", "c");
+    let mut open_still = fs::File::open(at(path, "one")).unwrap();
+    let first = inode(&at(path, "one"));
+    let long_ago = std::time::UNIX_EPOCH;
+    fs::File::open(at(path, "one")).unwrap().set_modified(long_ago).unwrap();
+    end(&mut store, &hold);
+    assert!(!at(path, "one").exists());
+    grant(&mut store, "two", "d");
+    assert_ne!(inode(&at(path, "two")), first);
+    grant(&mut store, "three", "c");
+    assert_eq!(inode(&at(path, "three")), first);
+    assert_ne!(fs::metadata(at(path, "three")).unwrap().modified().unwrap(), long_ago);
+    let read = |name| fs::read_to_string(at(path, name)).unwrap();
+    assert_eq!((read("two"), read("three")), ("d".to_owned(), "c".to_owned()));
+    let mut seen = String::new();
+    open_still.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, "c");
+}
+
+/// P2.
+#[test]
+fn a_file_that_was_touched_is_not_used_again() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, false);
+    let touch: [fn(&Path); 6] = [
+        |file| fs::write(file, "d").unwrap(),
+        |file| fs::write(file, "cc").unwrap(),
+        |file| fs::hard_link(file, file.with_extension("kept")).unwrap(),
+        |file| fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap(),
+        |file| {
+            fs::remove_file(file).unwrap();
+            symlink("/etc/hostname", file).unwrap();
+        },
+        |file| fs::remove_file(file).unwrap(),
+    ];
+    for (number, touch) in touch.into_iter().enumerate() {
+        for is_spare in [false, true] {
+            let hold = grant(&mut store, "r", "c");
+            if !is_spare {
+                touch(&at(path, "r"));
+            }
+            store.commit(vec![Change::End(hold)]);
+            if is_spare {
+                touch(&spares_in(path)[0]);
+            }
+            let hold = grant(&mut store, "r", "c");
+            let metadata = fs::symlink_metadata(at(path, "r")).unwrap();
+            let is_as_new = metadata.permissions().mode() & 0o7777 != 0o600;
+            let is_alone = metadata.is_file() && metadata.nlink() == 1;
+            assert!(is_as_new && is_alone, "{number} {is_spare}");
+            assert_eq!(fs::read(at(path, "r")).unwrap(), b"c");
+            end(&mut store, &hold);
+            store.spares.clear(&store.directory);
+            for entry in fs::read_dir(path).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_some_and(|it| it == "kept") {
+                    assert_eq!(fs::read(&path).unwrap(), b"c");
+                    fs::remove_file(path).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// P3.
+#[test]
+fn spares_are_few_and_go_with_the_daemon() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, false);
+    let many = spares::SPARES_MAX + 5;
+    let holds: Vec<_> =
+        (0..many).map(|it| grant(&mut store, &format!("r{it}"), &format!("c{it}"))).collect();
+    holds.iter().for_each(|hold| end(&mut store, hold));
+    assert_eq!(spares_in(path).len(), spares::SPARES_MAX);
+    drop(store);
+    let (mut store, _) = open(path, BOOT, false);
+    assert!(spares_in(path).is_empty(), "a killed daemon's");
+    let hold = grant(&mut store, "r", "c");
+    end(&mut store, &hold);
+    assert_eq!(spares_in(path).len(), 1);
+    store.close().unwrap();
+    assert!(spares_in(path).is_empty());
+}

@@ -1,0 +1,42 @@
+//! Closing so that the last answer arrives.
+//!
+//! A socket that is closed while there is something unread in it sends a reset:
+//! whoever is still sending a request that was refused gets an error from that,
+//! and may never see the answer. So the answer is followed by its end, and what
+//! comes still is read and dropped, within limits.
+
+use std::future::poll_fn;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::timeout;
+
+/// How long the other side may go on sending.
+const LINGER_TIME: Duration = Duration::from_secs(5);
+
+/// How much it may send.
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
+
+/// Waits until the other side ends, which was told that this side did.
+pub(crate) async fn drain(stream: impl AsyncRead + Unpin) {
+    // Whoever goes on for longer does not listen.
+    let _ = timeout(LINGER_TIME, read_and_drop(stream)).await;
+}
+
+async fn read_and_drop(mut stream: impl AsyncRead + Unpin) {
+    let mut left = LINGER_BYTES;
+    while left > 0 {
+        let length = poll_fn(|context| {
+            let mut bytes = [MaybeUninit::uninit(); 8 * 1024];
+            let mut part = ReadBuf::uninit(&mut bytes);
+            let read = Pin::new(&mut stream).poll_read(context, &mut part);
+            read.map_ok(|()| part.filled().len())
+        });
+        match length.await {
+            Ok(0) | Err(_) => return,
+            Ok(length) => left = left.saturating_sub(length),
+        }
+    }
+}
