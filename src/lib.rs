@@ -44,13 +44,16 @@
 //!   ([`Options::pin`]).
 //! * **Stopped means held.** A holder that is stopped, swapped out or stuck in
 //!   a debugger still holds. Only its end ends that.
-//! * **Waiting is asleep.** A release or a death wakes the waiting process at
-//!   once, and within it one task: first in, first out. A task on the runtime
-//!   of who waits listens, from the first wait there on.
+//! * **Waiting is asleep.** A release or a death wakes the next process at
+//!   once, and within it one task: first in, first out. Of those that wait behind
+//!   it, two wake as well, to be ready, and no more, however many there are. A
+//!   task on the runtime of who waits listens, from the first wait there on.
 //! * **Taking turns.** Tasks of a process are served first in, first out, and
 //!   pass the held file on for [`Options::local_share`] while others wait;
 //!   processes in the order in which they began to wait, except that one which
-//!   does not make use of its turn for ten milliseconds is passed over.
+//!   does not make use of its turn for ten milliseconds is passed over. Where
+//!   two in a row do nothing, being stopped, that is found out after
+//!   [`Options::retry_period`], or as long again as the next has waited.
 //! * **Cancelled means gone.** A dropped future leaves no file, no lock and no
 //!   place in the queue.
 //! * **Nothing of yours is lost.** What cannot be a lock file is never written,
