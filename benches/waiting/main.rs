@@ -2,7 +2,7 @@
 //! waiting, many tasks on one lock, fairness between processes, stalls by a busy disk. The peers run
 //! in the same run and in turns with ours, since machines drift.
 //!
-//! `cargo bench --bench waiting -- [hand-over|death|idle|tasks|fairness|stall|all]`
+//! `cargo bench --bench waiting -- [hand-over|death|idle|tasks|fairness|share|stall|all]`
 //! with `--samples N`, `--seconds N`, `--runs N` to measure less or more, and
 //! `--plots` to draw `benches/plots/*.svg` anew.
 //!
@@ -16,6 +16,7 @@ mod figures;
 mod hand_over;
 mod idle;
 mod processes;
+mod share;
 mod stall;
 mod tasks;
 
@@ -79,12 +80,13 @@ fn main() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("more descriptors");
     let plan = Plan::read(std::env::args().skip(1));
-    let parts: [Part; 6] = [
+    let parts: [Part; 7] = [
         ("hand-over", hand_over::measure),
         ("death", death::measure),
         ("idle", idle::measure),
         ("tasks", tasks::measure),
         ("fairness", fairness::measure),
+        ("share", share::measure),
         ("stall", stall::measure),
     ];
     for (name, measure) in parts.into_iter().filter(|(name, _)| plan.wants(name)) {
