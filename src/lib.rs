@@ -52,8 +52,8 @@
 //!   pass the held file on for [`Options::local_share`] while others wait;
 //!   processes in the order in which they began to wait, except that one which
 //!   does not make use of its turn for ten milliseconds is passed over. Where
-//!   two in a row do nothing, being stopped, that is found out after
-//!   [`Options::retry_period`], or as long again as the next has waited.
+//!   the first two do nothing, being stopped, the third finds that out within
+//!   about [`Options::retry_period`].
 //! * **Cancelled means gone.** A dropped future leaves no file, no lock and no
 //!   place in the queue.
 //! * **Nothing of yours is lost.** What cannot be a lock file is never written,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 
@@ -22,7 +22,7 @@ use crate::options::{Options, Pin};
 use crate::path::LockPath;
 use crate::place::Place;
 use crate::record::Proof;
-use crate::wait::{Obstacle, Queue, Site, Turn};
+use crate::wait::{Deadline, Obstacle, Queue, Site, Turn};
 
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -429,10 +429,7 @@ impl AsyncFileLock {
             contest.prepare();
             pause.show(contest.ready());
             let next_look = pause.until_next_look(obstacle);
-            match deadline {
-                None => next_look.await,
-                Some(deadline) => drop(timeout_at(deadline.end, next_look).await),
-            }
+            let _ = Deadline::limit(deadline, next_look).await;
         }
     }
 
@@ -446,13 +443,13 @@ impl AsyncFileLock {
     ) -> Result<Entered, Error> {
         let Some((path, queue)) = self.inner.path.as_ref().zip(self.busy_queue(process)) else {
             let contest = self.contest_of(process).await?;
-            let turn = turn_until(contest.queue(), deadline).await;
+            let turn = Deadline::limit(deadline, contest.queue().next_turn()).await;
             return Ok(Entered::of(contest, turn));
         };
         if let Some(site) = queue.last_site() {
             waits_for(format_args!("this process, asked for at {site}"));
         }
-        let Some(turn) = turn_until(queue, deadline).await else {
+        let Some(turn) = Deadline::limit(deadline, queue.next_turn()).await else {
             return Ok(Entered::TooLate);
         };
         let turn = match Contest::inherit(path, &self.inner.options, process, turn, site) {
@@ -465,7 +462,7 @@ impl AsyncFileLock {
         }
         // The path leads elsewhere by now.
         drop(turn);
-        let turn = turn_until(contest.queue(), deadline).await;
+        let turn = Deadline::limit(deadline, contest.queue().next_turn()).await;
         Ok(Entered::of(contest, turn))
     }
 
@@ -477,7 +474,7 @@ impl AsyncFileLock {
     }
 
     fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Box<Holder>>) -> Error {
-        let waited = deadline.map_or(Duration::ZERO, |deadline| deadline.started.elapsed());
+        let waited = Deadline::waited(deadline);
         Error::Timeout { path: self.path().to_owned(), waited, holder }
     }
 
@@ -524,25 +521,6 @@ fn waits_for(holder: std::fmt::Arguments<'_>) {
     }
 }
 
-/// When a wait ends, and since when it lasts.
-#[derive(Clone, Copy)]
-struct Deadline {
-    started: Instant,
-    end: Instant,
-}
-
-impl Deadline {
-    /// `None` if that is so late that it cannot be computed.
-    fn after(limit: Duration) -> Option<Self> {
-        let started = Instant::now();
-        Some(Self { started, end: started.checked_add(limit)? })
-    }
-
-    fn is_over(self) -> bool {
-        Instant::now() >= self.end
-    }
-}
-
 /// A request to let go, taken back when dropped.
 struct Request {
     path: PathBuf,
@@ -573,12 +551,4 @@ fn obstacle(busy: Busy) -> Obstacle {
     let at_most = busy.look_again.filter(|_| evidence == Some(&Evidence::Young));
     let (token, pid) = holder.map_or((None, None), |holder| (holder.token, holder.pid));
     Obstacle { token, inode, process: pid.filter(|_| may_end), was_seen, at_most }
-}
-
-/// `None` if the deadline came first.
-async fn turn_until(queue: Arc<Queue>, deadline: Option<Deadline>) -> Option<Turn> {
-    match deadline {
-        None => Some(queue.next_turn().await),
-        Some(deadline) => timeout_at(deadline.end, queue.next_turn()).await.ok(),
-    }
 }

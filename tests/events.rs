@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use lockkeeper::{AsyncFileLock, Error, LockGuard, LostReason, Offload, Options, Pin};
 use nix::sys::signal::Signal;
-use support::Process;
+use support::{HOUR, Process};
 use tempfile::TempDir;
-
-const HOUR: Duration = Duration::from_secs(3600);
 
 fn only_events(pin: Pin) -> Options {
     Options::default().pin(pin).retry_period(HOUR).fallback_period(HOUR)

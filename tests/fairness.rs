@@ -5,7 +5,6 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -55,14 +54,8 @@ async fn holds_of_others(path: &Path, times: usize) -> usize {
 /// How many wait: each has one lock in the lower half of the directory's
 /// offsets, see `src/wait/ticket.rs`.
 fn tickets(directory: &Path) -> usize {
-    let inode = format!(":{}", fs::metadata(directory).unwrap().ino());
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    let is_ticket = |lock: &&str| {
-        let words: Vec<&str> = lock.split_whitespace().collect();
-        let &[_, "OFDLCK", _, _, _, file, start, _] = &words[..] else { return false };
-        file.ends_with(&inode) && start.parse::<u64>().unwrap() < 1 << 62
-    };
-    locks.lines().filter(is_ticket).count()
+    let is_ticket = |lock: &&Vec<String>| lock[6].parse::<u64>().unwrap() < 1 << 62;
+    support::kernel_locks(directory, "OFDLCK").iter().filter(is_ticket).count()
 }
 
 #[tokio::test]
@@ -163,9 +156,7 @@ async fn who_waits_and_is_stopped_does_not_hold_up_the_rest() {
     stopped.expect("asks");
     support::eventually("it waits", || tickets(directory.path()) == 1);
     tokio::time::sleep(support::QUIET).await;
-    stopped.signal(Signal::SIGSTOP);
-    let stat = format!("/proc/{}/stat", stopped.id());
-    support::eventually("it is stopped", || fs::read_to_string(&stat).unwrap().contains(") T "));
+    stopped.stop();
     let _greedy = Process::play(TEST, "greedy", &path);
     guard.release().await.unwrap();
     support::eventually("it goes on without the stopped one", || {

@@ -5,16 +5,11 @@
 
 mod support;
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use lockkeeper::{AsyncKernelLock, KernelGuard, KernelOptions};
-use nix::sys::signal::Signal;
-use support::{Process, eventually};
-
-const HOUR: Duration = Duration::from_secs(3600);
+use support::{HOUR, Process, all_hold, eventually, join, kernel_locks, line};
 
 /// Wait, hold until told, release, end; or live on.
 async fn wait_and_hold(role: &str, path: &Path) {
@@ -36,75 +31,23 @@ async fn wait_and_hold(role: &str, path: &Path) {
     }
 }
 
-/// What `/proc/locks` says of this file.
-fn locks_of(path: &Path, kind: &str) -> Vec<String> {
-    let inode = format!(":{} ", fs::metadata(path).unwrap().ino());
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    let is_of = |line: &&str| line.contains(kind) && line.contains(&inode);
-    locks.lines().filter(is_of).map(str::to_owned).collect()
-}
-
-/// One more process that waits, behind `line`: it has a lock on the directory
-/// that says when it came, and one that says what to watch.
-fn join(line: &mut Vec<Process>, test: &str, role: &str, path: &Path) {
-    line.push(Process::play(test, role, path));
-    let locks = 2 * line.len();
-    let directory = path.parent().unwrap();
-    eventually("it has its place", || locks_of(directory, "OFDLCK").len() == locks);
-}
-
-fn line(test: &str, role: &str, path: &Path, length: usize) -> Vec<Process> {
-    let mut line = Vec::new();
-    (0..length).for_each(|_| join(&mut line, test, role, path));
-    line
-}
-
 async fn hold(path: &Path) -> KernelGuard {
     AsyncKernelLock::new(path).acquire().await.unwrap()
-}
-
-/// All of them get the lock, with nothing but what the others do to wake them.
-/// The order is not promised: who is slow to wake is overtaken.
-fn all_hold<'a>(line: impl IntoIterator<Item = &'a mut Process>) {
-    let mut line: Vec<_> = line.into_iter().collect();
-    line.iter_mut().for_each(|process| process.hang_up());
-    for process in line {
-        process.expect("held");
-        process.expect("released");
-    }
-}
-
-/// How often the threads of a process have gone to sleep.
-fn sleeps(process: &Process) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
-    let of_task = |status: String| {
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        line.unwrap().trim().parse::<u64>().unwrap()
-    };
-    tasks
-        .map(|task| of_task(fs::read_to_string(task.unwrap().path().join("status")).unwrap()))
-        .sum()
-}
-
-/// Stopped, and not only told to.
-fn stop(process: &Process) {
-    process.signal(Signal::SIGSTOP);
-    let stat = format!("/proc/{}/stat", process.id());
-    eventually("it stops", || fs::read_to_string(&stat).unwrap().contains(") T "));
 }
 
 /// The last two of a line sleep on while the lock passes to its first.
 async fn is_calm_behind(line: &mut [Process], path: &Path, guard: KernelGuard) {
     tokio::time::sleep(support::QUIET).await;
     let behind = line.len() - 2;
-    let before: Vec<u64> = line[behind..].iter().map(sleeps).collect();
+    let before: Vec<u64> = line[behind..].iter().map(Process::sleeps).collect();
     guard.release().await.unwrap();
-    let mine = format!(" {} ", std::process::id());
+    let is_mine = |word: &String| *word == std::process::id().to_string();
     eventually("another holds", || {
-        locks_of(path, "FLOCK").iter().any(|held| !held.contains("->") && !held.contains(&mine))
+        let is_held = |lock: &Vec<String>| lock[1] != "->" && !lock.iter().any(is_mine);
+        kernel_locks(path, "FLOCK").iter().any(is_held)
     });
     tokio::time::sleep(support::QUIET).await;
-    assert_eq!(line[behind..].iter().map(sleeps).collect::<Vec<_>>(), before);
+    assert_eq!(line[behind..].iter().map(Process::sleeps).collect::<Vec<_>>(), before);
     all_hold(line);
 }
 
@@ -179,7 +122,7 @@ async fn who_is_stopped_in_the_line_does_not_hold_it_up() {
         let path = directory.path().join("line.lock");
         let guard = hold(&path).await;
         let mut line = line(TEST, role, &path, 6);
-        line[stopped.clone()].iter().for_each(stop);
+        line[stopped.clone()].iter().for_each(Process::stop);
         guard.release().await.unwrap();
         let going = line.iter_mut().enumerate().filter(|(place, _)| !stopped.contains(place));
         all_hold(going.map(|(_, process)| process));

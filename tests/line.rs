@@ -6,15 +6,11 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use lockkeeper::{AsyncFileLock, LockGuard, Options};
-use nix::sys::signal::Signal;
-use support::{Process, eventually};
-
-const HOUR: Duration = Duration::from_secs(3600);
+use support::{HOUR, Process, all_hold, eventually, line};
 
 /// Wait, hold until told, release, end.
 async fn wait_and_hold(role: &str, path: &Path) {
@@ -32,57 +28,8 @@ async fn wait_and_hold(role: &str, path: &Path) {
     support::tell("released");
 }
 
-/// How many kernel locks there are on this directory: each who waits has one
-/// that says when it came, and one that says which file it has ready.
-fn locks_on(directory: &Path) -> usize {
-    let inode = format!(":{} ", fs::metadata(directory).unwrap().ino());
-    let locks = fs::read_to_string("/proc/locks").unwrap();
-    locks.lines().filter(|line| line.contains("OFDLCK") && line.contains(&inode)).count()
-}
-
-/// Processes that wait for `path` one behind the other.
-fn line(test: &str, role: &str, path: &Path, length: usize) -> Vec<Process> {
-    let mut line = Vec::new();
-    while line.len() < length {
-        line.push(Process::play(test, role, path));
-        let place = line.len();
-        eventually("it has its place", || locks_on(path.parent().unwrap()) == 2 * place);
-    }
-    line
-}
-
 async fn hold(path: &Path) -> LockGuard {
     AsyncFileLock::new(path).acquire().await.unwrap()
-}
-
-/// All of them get the lock, with nothing but what the others do to wake them.
-/// The order is not promised: who is slow to wake is overtaken.
-fn all_hold<'a>(line: impl IntoIterator<Item = &'a mut Process>) {
-    let mut line: Vec<_> = line.into_iter().collect();
-    line.iter_mut().for_each(|process| process.hang_up());
-    for process in line {
-        process.expect("held");
-        process.expect("released");
-    }
-}
-
-/// How often the threads of a process have gone to sleep.
-fn sleeps(process: &Process) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
-    let of_task = |status: String| {
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        line.unwrap().trim().parse::<u64>().unwrap()
-    };
-    tasks
-        .map(|task| of_task(fs::read_to_string(task.unwrap().path().join("status")).unwrap()))
-        .sum()
-}
-
-/// Stopped, and not only told to.
-fn stop(process: &Process) {
-    process.signal(Signal::SIGSTOP);
-    let stat = format!("/proc/{}/stat", process.id());
-    eventually("it stops", || fs::read_to_string(&stat).unwrap().contains(") T "));
 }
 
 #[tokio::test]
@@ -96,12 +43,12 @@ async fn a_release_wakes_those_in_front_and_nobody_else() {
     let guard = hold(&path).await;
     let mut line = line(TEST, "waits", &path, 6);
     tokio::time::sleep(support::QUIET).await;
-    let before: Vec<u64> = line[4..].iter().map(sleeps).collect();
+    let before: Vec<u64> = line[4..].iter().map(Process::sleeps).collect();
     let last_holder = fs::read(&path).unwrap();
     guard.release().await.unwrap();
     eventually("another holds", || fs::read(&path).is_ok_and(|holder| holder != last_holder));
     tokio::time::sleep(support::QUIET).await;
-    assert_eq!(line[4..].iter().map(sleeps).collect::<Vec<_>>(), before);
+    assert_eq!(line[4..].iter().map(Process::sleeps).collect::<Vec<_>>(), before);
     all_hold(&mut line);
     assert_eq!(support::names_in(directory.path()), Vec::<String>::new());
 }
@@ -137,7 +84,7 @@ async fn who_is_stopped_in_the_line_does_not_hold_it_up() {
         let path = directory.path().join("line.lock");
         let guard = hold(&path).await;
         let mut line = line(TEST, role, &path, 6);
-        line[stopped.clone()].iter().for_each(stop);
+        line[stopped.clone()].iter().for_each(Process::stop);
         guard.release().await.unwrap();
         let going = line.iter_mut().enumerate().filter(|(place, _)| !stopped.contains(place));
         all_hold(going.map(|(_, process)| process));

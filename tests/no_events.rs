@@ -12,9 +12,7 @@ use std::time::Duration;
 use lockkeeper::{AsyncFileLock, Error, Options, Pin};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
-use support::Process;
-
-const HOUR: Duration = Duration::from_secs(3600);
+use support::{HOUR, Process};
 
 /// More events than this would take a test too long.
 const EVENTS_MAX: usize = 1 << 20;

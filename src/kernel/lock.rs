@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Carrier, Tried};
@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::holder::{Holder, Status};
 use crate::path::LockPath;
 use crate::place::Place;
-use crate::wait::Turn;
+use crate::wait::{Deadline, Turn};
 
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -393,9 +393,7 @@ impl AsyncKernelLock {
     ) -> Result<KernelGuard, Error> {
         let (terms, site) = self.enter().await?;
         let mut contest = Contest { claim: claim(&terms, sharing), terms, site };
-        let Some((mut turn, left)) =
-            contest.site.station.turn_until(deadline.map(|deadline| deadline.end)).await
-        else {
+        let Some((mut turn, left)) = contest.site.station.turn_until(deadline).await else {
             return Err(self.timed_out(deadline, self.holder().await.ok().flatten()));
         };
         let mut carrier = left.map(Carrier::Open);
@@ -466,7 +464,7 @@ impl AsyncKernelLock {
 
     fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Holder>) -> Error {
         let (holder, path) = (holder.map(Box::new), self.path().to_owned());
-        let waited = deadline.map_or(Duration::ZERO, |deadline| deadline.started.elapsed());
+        let waited = Deadline::waited(deadline);
         Error::Timeout { path, waited, holder }
     }
 
@@ -506,25 +504,6 @@ impl AsyncKernelLock {
 fn claim(terms: &Terms, sharing: Sharing) -> Claim {
     let (primitive, range) = (terms.options.primitive, terms.options.range);
     Claim { primitive, range, sharing }
-}
-
-/// When a limit began, and when it ends.
-#[derive(Clone, Copy)]
-struct Deadline {
-    started: Instant,
-    end: Instant,
-}
-
-impl Deadline {
-    /// `None` if that is so late that it cannot be computed.
-    fn after(limit: Duration) -> Option<Self> {
-        let started = Instant::now();
-        Some(Self { started, end: started.checked_add(limit)? })
-    }
-
-    fn is_over(self) -> bool {
-        Instant::now() >= self.end
-    }
 }
 
 /// One contender's tries.
@@ -609,9 +588,6 @@ impl Contest {
             pause.follow(file, self.claim);
         }
         let next_look = pause.until_next_look(carrier, right == Right::None);
-        match deadline {
-            None => next_look.await,
-            Some(deadline) => drop(timeout_at(deadline.end, next_look).await),
-        }
+        let _ = Deadline::limit(deadline, next_look).await;
     }
 }

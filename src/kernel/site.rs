@@ -7,8 +7,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout_at;
-
 use super::file::{OpenFile, Register};
 use super::options::{KernelOptions, Primitive};
 use crate::disk::Errno;
@@ -16,7 +14,7 @@ use crate::error::Error;
 use crate::liveness::{ProcessKey, this_process};
 use crate::path::LockPath;
 use crate::place::Place;
-use crate::wait::{Entry, Queue, Turn, Waiters, prepare};
+use crate::wait::{Deadline, Entry, Queue, Turn, Waiters, prepare};
 
 /// What a lock is, however often it is acquired.
 pub(super) struct Terms {
@@ -166,17 +164,14 @@ impl Station {
     /// The same by waiting; `None` if the deadline came first.
     pub(super) async fn turn_until(
         &self,
-        deadline: Option<tokio::time::Instant>,
+        deadline: Option<Deadline>,
     ) -> Option<(Turn, Option<OpenFile>)> {
         if let Some(found) = self.try_turn() {
             return Some(found);
         }
         let _waiting = Waiting::begin(self);
         let turn = Arc::clone(&self.queue).next_turn();
-        let turn = match deadline {
-            None => turn.await,
-            Some(deadline) => timeout_at(deadline, turn).await.ok()?,
-        };
+        let turn = Deadline::limit(deadline, turn).await?;
         // Before this one counts as not waiting any more.
         let file = lock(&self.desk).file.take();
         Some((turn, file))

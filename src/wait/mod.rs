@@ -1,12 +1,14 @@
 //! What a contender waits for: its turn in this process, then a reason to look
 //! again.
 
+mod deadline;
 mod line;
 mod pause;
 mod queue;
 mod ticket;
 mod watch;
 
+pub(crate) use deadline::Deadline;
 pub(crate) use line::Line;
 pub(crate) use pause::{Obstacle, Pause};
 pub(crate) use queue::{Entry, Queue, Site, Turn};

@@ -165,8 +165,8 @@ impl Pause {
             self.echo = self.echo.filter(|echo| *echo == FIRST_ECHO);
             self.last_token = obstacle.token.clone();
         }
-        let long = self.retry_period.saturating_mul(FALLBACK_PERIODS);
         if self.line.is_asleep() {
+            let long = self.retry_period.saturating_mul(FALLBACK_PERIODS);
             let (ticket, listening) = (self.ticket.as_ref(), self.listening.as_ref());
             let longest = self.fallback_period.unwrap_or(long);
             let is_heard = self.line.sleep(ticket, listening, self.retry_period, longest).await;

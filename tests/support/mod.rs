@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -17,6 +18,9 @@ use tracing::{Dispatch, Subscriber};
 
 /// What must happen, happens within this time, even on a machine that is busy.
 pub const VERY_LONG: Duration = Duration::from_secs(60);
+
+/// A period that no test lives to see the end of.
+pub const HOUR: Duration = Duration::from_secs(3600);
 
 /// What must not happen would have happened within this time.
 pub const QUIET: Duration = Duration::from_millis(400);
@@ -49,6 +53,45 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// What `/proc/locks` says of this file's locks of one kind, word by word.
+pub fn kernel_locks(path: &Path, kind: &str) -> Vec<Vec<String>> {
+    let inode = std::fs::metadata(path).expect("a file").ino();
+    let locks = std::fs::read_to_string("/proc/locks").expect("/proc/locks");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<String>>();
+    let is_of = |words: &Vec<String>| {
+        let ends = |word: &String| word.ends_with(&format!(":{inode}"));
+        words.iter().any(|word| word == kind) && words.iter().any(ends)
+    };
+    locks.lines().map(words).filter(is_of).collect()
+}
+
+/// All of these get the lock they wait for, with nothing but what the others do
+/// to wake them: each says `held`, is told to let go, and says `released`. The
+/// order is not promised: who is slow to wake is overtaken.
+pub fn all_hold<'a>(line: impl IntoIterator<Item = &'a mut Process>) {
+    let mut line: Vec<_> = line.into_iter().collect();
+    line.iter_mut().for_each(|process| process.hang_up());
+    for process in line {
+        process.expect("held");
+        process.expect("released");
+    }
+}
+
+/// One more process that waits, behind `line`: it has a lock on the directory
+/// that says when it came, and one that says what to watch.
+pub fn join(line: &mut Vec<Process>, test: &str, role: &str, path: &Path) {
+    line.push(Process::play(test, role, path));
+    let (locks, directory) = (2 * line.len(), path.parent().expect("a directory"));
+    eventually("it has its place", || kernel_locks(directory, "OFDLCK").len() == locks);
+}
+
+/// Processes that wait for `path` one behind the other.
+pub fn line(test: &str, role: &str, path: &Path, length: usize) -> Vec<Process> {
+    let mut line = Vec::new();
+    (0..length).for_each(|_| join(&mut line, test, role, path));
+    line
 }
 
 /// Have what this thread tells go there. Where there is one subscriber only,
@@ -177,6 +220,28 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.id()).expect("a process id"));
         kill(pid, signal).expect("it can be signalled");
+    }
+
+    /// SIGSTOP, and wait until it has stopped.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+        let stat = format!("/proc/{}/stat", self.id());
+        eventually("it stops", || {
+            std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))
+        });
+    }
+
+    /// How often its threads have gone to sleep.
+    pub fn sleeps(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("its threads");
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+            let status = std::fs::read_to_string(task.expect("a thread").path().join("status"));
+            let status = status.expect("its status");
+            let line =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.and_then(|number| number.trim().parse::<u64>().ok()).expect("a number")
+        };
+        tasks.map(of_task).sum()
     }
 
     /// SIGKILL, and wait until it is gone.
