@@ -69,9 +69,10 @@ use std::time::{Duration, Instant};
 
 use crate::disk::{Access, Disk, Errno, Inode};
 use crate::error::Error;
+use crate::fork::ProcessKey;
 use crate::held::{AtPath, Held};
 use crate::holder::{Evidence, Holder};
-use crate::liveness::{ProcessKey, Verdict};
+use crate::liveness::Verdict;
 use crate::options::{Options, Pin, SlowSystem};
 use crate::path::LockPath;
 use crate::proof::{self, Mutant};

@@ -16,10 +16,11 @@ use crate::attempt::{
 use crate::disk::{Errno, OsDisk};
 use crate::error::Error;
 use crate::exit;
+use crate::fork::{ProcessKey, this_process};
 use crate::guard::LockGuard;
 use crate::held::Held;
 use crate::holder::{Holder, Status};
-use crate::liveness::{Myself, ProcessKey, my_command_line, this_process};
+use crate::liveness::{Myself, my_command_line};
 use crate::options::{AtExit, Options};
 use crate::path::LockPath;
 use crate::place::Place;

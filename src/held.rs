@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::disk::{Access, Disk, Errno};
 use crate::error::{Error, Lost, LostReason};
-use crate::liveness::{ProcessKey, this_process};
+use crate::fork::{ProcessKey, this_process};
 use crate::path::LockPath;
 use crate::proof::{self, Mutant};
 use crate::record::{Contents, Proof, RECORD_BYTES, Record, Token};

@@ -110,6 +110,7 @@ mod error;
 mod exit;
 #[cfg(test)]
 mod explorer;
+mod fork;
 mod guard;
 mod held;
 mod holder;

@@ -8,7 +8,6 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -16,6 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
+use crate::fork::{ProcessKey, pid_namespace, this_process};
 use crate::record::{Contents, Identity, Record, host_name, program_name};
 
 /// What can be said of a recorded process.
@@ -26,26 +26,6 @@ pub(crate) enum Verdict {
     Dead(String),
     /// And why it cannot be known.
     Unknown(String),
-}
-
-/// What tells a process from the children it forked: its id, and for the first
-/// process of a pid namespace, whose children may be the first of another, the
-/// namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct ProcessKey {
-    pub(crate) pid: u32,
-    namespace: u64,
-}
-
-/// This process.
-pub(crate) fn this_process() -> ProcessKey {
-    let pid = std::process::id();
-    let namespace = if pid == 1 { pid_namespace().unwrap_or_default() } else { 0 };
-    ProcessKey { pid, namespace }
-}
-
-fn pid_namespace() -> Option<u64> {
-    fs::metadata("/proc/self/ns/pid").ok().map(|file| file.ino())
 }
 
 /// This process, as its records describe it.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use crate::disk::{self, Errno};
-use crate::liveness::{ProcessKey, this_process};
+use crate::fork::{ProcessKey, this_process};
 use crate::options::Offload;
 
 /// How long a thread stays when it has nothing to do: long enough not to be

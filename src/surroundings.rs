@@ -6,7 +6,8 @@ use std::time::{Instant, SystemTime};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::attempt::Surroundings;
-use crate::liveness::{self, Myself, ProcessKey, Verdict};
+use crate::fork::ProcessKey;
+use crate::liveness::{self, Myself, Verdict};
 use crate::record::{Contents, Proof, Record, Token};
 
 /// The running system, as this process sees it.

@@ -18,7 +18,8 @@ use disk::{Call, Effect, Fault, FaultyDisk};
 use super::vocabulary::{PATH, drawn, record};
 use crate::attempt::{Acquired, Attempt, Outcome, PROBE_PASSES, Sightings, Surroundings, Survival};
 use crate::error::Error;
-use crate::liveness::{ProcessKey, Verdict, this_process};
+use crate::fork::{ProcessKey, this_process};
+use crate::liveness::Verdict;
 use crate::options::{Options, Pin};
 use crate::record::{Contents, Proof, Record, Token};
 

@@ -20,7 +20,8 @@ use super::program::Program;
 use super::vocabulary::{Answer, MYSELF, Name, Op, Symbol, Text, drawn, record};
 use crate::attempt::Surroundings;
 use crate::disk::{Access, Disk, Errno, Flock, Inode};
-use crate::liveness::{ProcessKey, Verdict, this_process};
+use crate::fork::{ProcessKey, this_process};
+use crate::liveness::Verdict;
 use crate::record::{Contents, Proof, Record, Token};
 
 /// What a process was asked and answered so far.

@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use super::call::{self, Claim, Sharing};
 use super::options::{Primitive, Range};
 use crate::disk::Inode;
-use crate::liveness::ProcessKey;
+use crate::fork::ProcessKey;
 
 /// Device and inode.
 type Identity = (u64, u64);

@@ -11,7 +11,7 @@ use super::file::{OpenFile, Register};
 use super::options::{KernelOptions, Primitive};
 use crate::disk::Errno;
 use crate::error::Error;
-use crate::liveness::{ProcessKey, this_process};
+use crate::fork::{ProcessKey, this_process};
 use crate::path::LockPath;
 use crate::place::Place;
 use crate::wait::{Deadline, Entry, Queue, Turn, Waiters, prepare};

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::ticket;
-use crate::liveness::ProcessKey;
+use crate::fork::ProcessKey;
 use crate::path::LockPath;
 use crate::record::Token;
 

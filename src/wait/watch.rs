@@ -47,7 +47,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
 use super::ticket::{Neighbour, Ready};
-use crate::liveness::{ProcessKey, this_process};
+use crate::fork::{ProcessKey, this_process};
 use crate::path::LockPath;
 
 const EVENTS: WatchFlags = WatchFlags::DELETE
