@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::poll;
-use lockkeeper::{AsyncFileLock, Error, LockGuard, acquire_all};
+use lockkeeper::{
+    AsyncFileLock, AsyncKernelLock, Error, KernelOptions, LockGuard, Primitive, acquire_all,
+};
 use support::{Process, on_tmpfs};
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -77,6 +79,39 @@ async fn a_holder_in_another_process_has_no_line_here() {
     let holder = Process::play(TEST, "holder", &path);
     holder.expect("held");
     assert_eq!(lock.holder().await.unwrap().unwrap().acquired_at, None);
+}
+
+async fn line_of_kernel_holder(lock: &AsyncKernelLock) -> Option<u32> {
+    let holder = lock.holder().await.unwrap().expect("it is held");
+    assert_eq!(holder.pid, Some(std::process::id()));
+    holder.acquired_at.filter(|place| place.file() == file!()).map(|place| place.line())
+}
+
+#[tokio::test]
+async fn a_kernel_lock_says_where_its_last_holder_here_asked() {
+    for primitive in [Primitive::Flock, Primitive::Ofd, Primitive::Posix] {
+        let directory = on_tmpfs();
+        let options = KernelOptions::default().primitive(primitive);
+        let path = directory.path().join("a.lock");
+        let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+        let (line, guard) = at_line!(lock.acquire().await.unwrap());
+        assert_eq!(line_of_kernel_holder(&lock).await, Some(line), "{primitive:?}");
+        let error = lock.acquire_timeout(SHORT).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("{}:{line}", file!())), "{error}");
+        guard.release().await.unwrap();
+        assert_eq!(lock.holder().await.unwrap(), None);
+        let (first, one) = at_line!(lock.acquire_shared_timeout(SHORT).await.unwrap());
+        let (last, other) = at_line!(lock.try_acquire_shared().await.unwrap().unwrap());
+        assert_eq!(line_of_kernel_holder(&lock).await, Some(last));
+        drop(other);
+        assert_eq!(line_of_kernel_holder(&lock).await, Some(first));
+        drop(one);
+        // Another file there is nobody's, whatever was had of the one before.
+        let _replaced = lock.acquire().await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(lock.holder().await.unwrap(), None, "{primitive:?}");
+    }
 }
 
 #[derive(Clone, Default)]

@@ -1,8 +1,10 @@
 //! A client that costs little: requests are written once, answers looked at.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// One client with a resource of its own.
 pub(crate) struct Caller {
@@ -21,10 +23,10 @@ impl Caller {
     }
 
     /// Lock and unlock, and how long each took.
-    pub(crate) fn pair(&mut self, times: &mut Vec<Duration>) {
+    pub(crate) async fn pair(&mut self, times: &mut Vec<Duration>) {
         for request in [std::mem::take(&mut self.lock), std::mem::take(&mut self.unlock)] {
             let start = Instant::now();
-            self.call(&request);
+            self.call(&request).await;
             times.push(start.elapsed());
             if self.lock.is_empty() {
                 self.lock = request;
@@ -34,20 +36,19 @@ impl Caller {
         }
     }
 
-    fn call(&mut self, request: &[u8]) {
-        let mut stream = self.stream.take().unwrap_or_else(|| {
-            let stream = TcpStream::connect(self.address).expect("a connection");
-            stream.set_nodelay(true).expect("a setting");
-            stream
-        });
-        stream.write_all(request).expect("it listens");
+    async fn call(&mut self, request: &[u8]) {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => connect(self.address).await,
+        };
+        stream.write_all(request).await.expect("it listens");
         self.answer.clear();
         let is_kept = loop {
             if let Some(is_kept) = is_complete(&self.answer) {
                 break is_kept;
             }
             let mut bytes = [0; 4096];
-            let length = stream.read(&mut bytes).expect("an answer");
+            let length = stream.read(&mut bytes).await.expect("an answer");
             assert!(length > 0, "the answer was cut off");
             self.answer.extend_from_slice(&bytes[..length]);
         };
@@ -55,6 +56,12 @@ impl Caller {
         assert!(has(b"<nil/>"), "{}", String::from_utf8_lossy(&self.answer));
         self.stream = is_kept.then_some(stream);
     }
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.expect("a connection");
+    stream.set_nodelay(true).expect("a setting");
+    stream
 }
 
 /// Whether the answer is complete, and then whether the connection is kept.

@@ -12,10 +12,10 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use caller::Caller;
+use futures::future::join_all;
 use lockkeeper::lockd::{Server, ServerOptions};
 use tokio_util::sync::CancellationToken;
 
@@ -156,25 +156,7 @@ fn measure(kind: Kind, time: Duration) -> Figures {
     let directory = tempfile::TempDir::new_in(base).expect("a directory");
     let (running, address) = start(kind, directory.path());
     let before = processor_time(running.0.id());
-    let together = Barrier::new(CLIENTS);
-    let mut times: Vec<Duration> = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|number| {
-                let together = &together;
-                scope.spawn(move || {
-                    let mut caller = Caller::new(address, number);
-                    caller.pair(&mut Vec::new());
-                    together.wait();
-                    let (start, mut times) = (Instant::now(), Vec::new());
-                    while start.elapsed() < time {
-                        caller.pair(&mut times);
-                    }
-                    times
-                })
-            })
-            .collect();
-        clients.into_iter().flat_map(|client| client.join().expect("a client")).collect()
-    });
+    let mut times = call(address, time);
     let processor = processor_time(running.0.id()) - before;
     times.sort();
     Figures {
@@ -184,6 +166,27 @@ fn measure(kind: Kind, time: Duration) -> Figures {
         p99: times[times.len() * 99 / 100],
         longest: times[times.len() - 1],
     }
+}
+
+/// All clients in one thread: it is the server that is to be kept busy.
+fn call(address: SocketAddr, time: Duration) -> Vec<Duration> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        let mut clients: Vec<_> = (0..CLIENTS).map(|number| Caller::new(address, number)).collect();
+        for client in &mut clients {
+            client.pair(&mut Vec::new()).await;
+        }
+        let start = Instant::now();
+        let calls = clients.into_iter().map(|mut client| async move {
+            let mut times = Vec::new();
+            while start.elapsed() < time {
+                client.pair(&mut times).await;
+            }
+            times
+        });
+        let calls: Vec<_> = calls.map(tokio::spawn).collect();
+        join_all(calls).await.into_iter().flat_map(|times| times.expect("a client")).collect()
+    })
 }
 
 /// What the threads of a process have had of the processors.

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::attempt::Carrier;
 use super::call::{self, Claim, Sharing};
 use super::options::Primitive;
-use super::site::{Site, Terms};
+use super::site::{Listed, Site, Source, Terms};
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
 use crate::place::Place;
@@ -71,6 +71,8 @@ struct Hold {
     claim: Claim,
     terms: Arc<Terms>,
     site: Arc<Site>,
+    /// Until the end begins.
+    listed: Option<Listed>,
 }
 
 impl KernelGuard {
@@ -81,9 +83,11 @@ impl KernelGuard {
         claim: Claim,
         terms: Arc<Terms>,
         site: Arc<Site>,
+        asked_at: Source,
     ) -> Self {
         let turn = (claim.sharing == Sharing::Exclusive).then_some(turn);
-        let hold = Hold { carrier, turn, claim, terms, site };
+        let listed = Listed::new(&site.station, carrier.inode().identity, asked_at);
+        let hold = Hold { carrier, turn, claim, terms, site, listed: Some(listed) };
         Self { hold: Some(hold), watch: Mutex::default() }
     }
 
@@ -265,6 +269,8 @@ impl Hold {
         if !self.is_ours() {
             return self.end_in_child();
         }
+        // Before somebody else can have the lock.
+        self.listed = None;
         let outcome = match self.terms.options.delete_on_release {
             true => self.remove(),
             false => Ok(()),
@@ -295,6 +301,7 @@ impl Hold {
         }
         // The queue was copied by a fork, perhaps in the middle of a change.
         std::mem::forget(self.turn);
+        std::mem::forget(self.listed);
         let path = self.terms.path.path().to_owned();
         Err(Error::Forked { path, holder: self.site.process.pid })
     }

@@ -29,6 +29,10 @@ pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<St
     let Some(identity) = call::identity_at(path).map_err(fail)? else {
         return Ok(Status::Free);
     };
+    if let Some(source) = site.station.asked_at(identity) {
+        let holder = of_process(site.process.pid);
+        return Ok(Status::Held(Holder { acquired_at: Some(source), ..holder }));
+    }
     if PosixUse::is_held_here(&site.register, identity, claim) {
         return Ok(Status::Held(of_process(std::process::id())));
     }

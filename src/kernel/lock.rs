@@ -1,5 +1,6 @@
 //! [`AsyncKernelLock`]: the verbs. The only place where a try and waiting meet.
 
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::guard::KernelGuard;
 use super::holder;
 use super::options::{KernelOptions, Primitive};
 use super::pause::{Pause, Right};
-use super::site::{Site, Terms};
+use super::site::{Site, Source, Terms};
 use crate::error::Error;
 use crate::holder::{Holder, Status};
 use crate::path::LockPath;
@@ -187,8 +188,9 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// [`Error::Timeout`], or what is wrong with the path, the file or the system.
-    pub async fn acquire(&self) -> Result<KernelGuard, Error> {
-        self.contend(Sharing::Exclusive, self.limit()).await
+    #[track_caller]
+    pub fn acquire(&self) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
+        self.contend(Sharing::Exclusive, self.limit(), Location::caller())
     }
 
     /// Wait for the lock, shared with others who want it shared, as
@@ -199,8 +201,9 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
-    pub async fn acquire_shared(&self) -> Result<KernelGuard, Error> {
-        self.contend(Sharing::Shared, self.limit()).await
+    #[track_caller]
+    pub fn acquire_shared(&self) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
+        self.contend(Sharing::Shared, self.limit(), Location::caller())
     }
 
     /// [`acquire`](Self::acquire), at most this long. There is always one last
@@ -215,8 +218,12 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
-    pub async fn acquire_timeout(&self, limit: Duration) -> Result<KernelGuard, Error> {
-        self.contend(Sharing::Exclusive, Some(limit)).await
+    #[track_caller]
+    pub fn acquire_timeout(
+        &self,
+        limit: Duration,
+    ) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
+        self.contend(Sharing::Exclusive, Some(limit), Location::caller())
     }
 
     /// [`acquire_shared`](Self::acquire_shared), at most this long.
@@ -229,8 +236,12 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
-    pub async fn acquire_shared_timeout(&self, limit: Duration) -> Result<KernelGuard, Error> {
-        self.contend(Sharing::Shared, Some(limit)).await
+    #[track_caller]
+    pub fn acquire_shared_timeout(
+        &self,
+        limit: Duration,
+    ) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
+        self.contend(Sharing::Shared, Some(limit), Location::caller())
     }
 
     /// [`acquire`](Self::acquire) until `token` is cancelled. The token covers
@@ -241,8 +252,12 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
-    pub async fn acquire_with(&self, token: &CancellationToken) -> Result<KernelGuard, Error> {
-        self.until(token, self.acquire()).await
+    #[track_caller]
+    pub fn acquire_with(
+        &self,
+        token: &CancellationToken,
+    ) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
+        self.until(token, self.acquire())
     }
 
     /// [`acquire_shared`](Self::acquire_shared) until `token` is cancelled.
@@ -252,11 +267,12 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
-    pub async fn acquire_shared_with(
+    #[track_caller]
+    pub fn acquire_shared_with(
         &self,
         token: &CancellationToken,
-    ) -> Result<KernelGuard, Error> {
-        self.until(token, self.acquire_shared()).await
+    ) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
+        self.until(token, self.acquire_shared())
     }
 
     async fn until(
@@ -279,8 +295,9 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
-    pub async fn try_acquire(&self) -> Result<Option<KernelGuard>, Error> {
-        self.try_once(Sharing::Exclusive).await
+    #[track_caller]
+    pub fn try_acquire(&self) -> impl Future<Output = Result<Option<KernelGuard>, Error>> + Send {
+        self.try_once(Sharing::Exclusive, Location::caller())
     }
 
     /// One try to share the lock; `None` if somebody has it for himself or,
@@ -291,8 +308,11 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`try_acquire`](Self::try_acquire).
-    pub async fn try_acquire_shared(&self) -> Result<Option<KernelGuard>, Error> {
-        self.try_once(Sharing::Shared).await
+    #[track_caller]
+    pub fn try_acquire_shared(
+        &self,
+    ) -> impl Future<Output = Result<Option<KernelGuard>, Error>> + Send {
+        self.try_once(Sharing::Shared, Location::caller())
     }
 
     /// [`acquire`](Self::acquire) for a thread without a runtime.
@@ -302,6 +322,7 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    #[track_caller]
     pub fn blocking_acquire(&self) -> Result<KernelGuard, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -348,12 +369,16 @@ impl AsyncKernelLock {
         self.inner.terms.as_ref().and_then(|terms| terms.options.shared.timeout)
     }
 
-    async fn try_once(&self, sharing: Sharing) -> Result<Option<KernelGuard>, Error> {
+    async fn try_once(
+        &self,
+        sharing: Sharing,
+        asked_at: Source,
+    ) -> Result<Option<KernelGuard>, Error> {
         let (terms, site) = self.enter().await?;
         let Some((turn, left)) = site.station.try_turn() else {
             return Ok(None);
         };
-        let contest = Contest { claim: claim(&terms, sharing), terms, site };
+        let contest = Contest { claim: claim(&terms, sharing), terms, site, asked_at };
         let right = contest.first_right(false).at_last(sharing);
         match contest.try_once(turn, left.map(Carrier::Open), right).await? {
             Ended::Acquired(guard) => Ok(Some(self.remember(guard))),
@@ -371,15 +396,16 @@ impl AsyncKernelLock {
         &self,
         sharing: Sharing,
         limit: Option<Duration>,
+        asked_at: Source,
     ) -> Result<KernelGuard, Error> {
         let deadline = limit.and_then(Deadline::after);
         let end = deadline.and_then(|deadline| deadline.end.checked_add(ANSWER));
         // Not made before it is known where it stays: it is large to move.
         let Some(end) = end else {
             // So late a limit is none.
-            return self.contend_until(sharing, None).await;
+            return self.contend_until(sharing, None, asked_at).await;
         };
-        match timeout_at(end, self.contend_until(sharing, deadline)).await {
+        match timeout_at(end, self.contend_until(sharing, deadline, asked_at)).await {
             Ok(outcome) => outcome,
             // A network file system does not answer.
             Err(_) => Err(self.timed_out(deadline, None)),
@@ -390,9 +416,10 @@ impl AsyncKernelLock {
         &self,
         sharing: Sharing,
         deadline: Option<Deadline>,
+        asked_at: Source,
     ) -> Result<KernelGuard, Error> {
         let (terms, site) = self.enter().await?;
-        let mut contest = Contest { claim: claim(&terms, sharing), terms, site };
+        let mut contest = Contest { claim: claim(&terms, sharing), terms, site, asked_at };
         let Some((mut turn, left)) = contest.site.station.turn_until(deadline).await else {
             return Err(self.timed_out(deadline, self.holder().await.ok().flatten()));
         };
@@ -511,6 +538,7 @@ struct Contest {
     terms: Arc<Terms>,
     site: Arc<Site>,
     claim: Claim,
+    asked_at: Source,
 }
 
 /// How a try ended. Busy gives everything back for the next.
@@ -565,14 +593,14 @@ impl Contest {
     }
 
     fn try_here(self, turn: Turn, carrier: Option<Carrier>, right: Right) -> Result<Ended, Error> {
-        let Self { terms, site, claim } = &self;
+        let Self { terms, site, claim, .. } = &self;
         let only_if_free = right == Right::IfFree;
         let attempt = Attempt { terms, site, claim: *claim, only_if_free };
         Ok(match attempt.run(carrier)? {
             Tried::Busy(carrier) => Ended::Busy(self, carrier, turn),
             Tried::Locked(carrier) => {
-                let Self { terms, site, claim } = self;
-                Ended::Acquired(KernelGuard::new(carrier, turn, claim, terms, site))
+                let Self { terms, site, claim, asked_at } = self;
+                Ended::Acquired(KernelGuard::new(carrier, turn, claim, terms, site, asked_at))
             }
         })
     }

@@ -109,7 +109,15 @@ pub(super) struct Station {
     desk: Mutex<Desk>,
     /// When it was last asked who sleeps in `flock`.
     asked: Mutex<Option<Instant>>,
+    /// What guards of this process have, the last one last.
+    held: Mutex<Vec<(u64, Identity, Source)>>,
 }
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+/// A line of the program's source.
+pub(super) type Source = crate::wait::Site;
 
 /// Between two questions who sleeps in `flock`: reading /proc/locks takes some
 /// ten microseconds, and more where there are many locks.
@@ -138,10 +146,21 @@ impl Station {
             return station;
         }
         let (key, queue) = (entry.clone(), Queue::of(entry.clone()));
-        let station =
-            Arc::new(Self { key, queue, desk: Mutex::default(), asked: Mutex::default() });
+        let station = Arc::new(Self {
+            key,
+            queue,
+            desk: Mutex::default(),
+            asked: Mutex::default(),
+            held: Mutex::default(),
+        });
         stations.insert(entry, Arc::downgrade(&station));
         station
+    }
+
+    /// Where this process asked for the lock that it has on this file.
+    pub(super) fn asked_at(&self, identity: Identity) -> Option<Source> {
+        let held = lock(&self.held);
+        held.iter().rev().find(|(_, of, _)| *of == identity).map(|(.., source)| *source)
     }
 
     pub(super) fn may_look_for_sleepers(&self) -> bool {
@@ -203,6 +222,28 @@ impl Drop for Station {
         if stations.get(&self.key).is_some_and(|station| station.strong_count() == 0) {
             stations.remove(&self.key);
         }
+    }
+}
+
+/// A hold among those of its station. Not to be dropped in a forked child,
+/// which may have copied the list locked.
+pub(super) struct Listed {
+    station: Arc<Station>,
+    number: u64,
+}
+
+impl Listed {
+    pub(super) fn new(station: &Arc<Station>, identity: Identity, source: Source) -> Self {
+        let mut held = lock(&station.held);
+        let number = held.last().map_or(0, |(last, ..)| last + 1);
+        held.push((number, identity, source));
+        Self { station: Arc::clone(station), number }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        lock(&self.station.held).retain(|(number, ..)| *number != self.number);
     }
 }
 
