@@ -9,7 +9,6 @@ use super::world::{DEAD, Few, Handle, Lock, NOTHING, PLAYERS_MAX, Player, World}
 /// A world under its own name.
 pub(super) struct Ordered {
     pub(super) world: World,
-    pub(super) fingerprint: u128,
     /// For each process of `world`, its number before.
     pub(super) players: Few<u8, PLAYERS_MAX>,
     /// The same for tokens and inodes.
@@ -38,10 +37,23 @@ struct Walk {
 
 impl Orderer {
     pub(super) fn order(&mut self, world: &World) -> Ordered {
-        let mut players: Vec<u8> = (0..world.players.len() as u8).collect();
+        self.fingerprint(world);
+        self.ordered(world)
+    }
+
+    /// The same for all worlds that are one.
+    pub(super) fn fingerprint(&mut self, world: &World) -> u128 {
+        let mut players: Few<u8, PLAYERS_MAX> = Few::new(0);
+        (0..world.players.len() as u8).for_each(|number| players.push(number));
         players.sort_by_key(|&number| key(&world.players[usize::from(number)]));
         self.best.bytes.clear();
         self.permute(world, &mut players, 0);
+        fingerprint(&self.best.bytes)
+    }
+
+    /// The world whose fingerprint was the last to be asked for. Most are known
+    /// by it, and need not be made.
+    pub(super) fn ordered(&self, world: &World) -> Ordered {
         self.best.renumber(world)
     }
 
@@ -246,7 +258,7 @@ impl Walk {
         world.entries.sort_by_key(|entry| (entry.beside, entry.token));
         world.tokens = self.tokens.len() as u8;
         let (tokens, inodes) = (self.tokens.clone(), self.inodes.clone());
-        Ordered { world, fingerprint: fingerprint(&self.bytes), players, tokens, inodes }
+        Ordered { world, players, tokens, inodes }
     }
 }
 

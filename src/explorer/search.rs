@@ -91,6 +91,13 @@ impl Scenario {
     }
 
     /// Who takes part, in words.
+    /// Each program once.
+    fn kinds(&self) -> Vec<Program> {
+        let mut kinds: Vec<_> = self.programs.iter().map(|(program, _)| *program).collect();
+        kinds.dedup();
+        kinds
+    }
+
     pub(super) fn name(&self) -> String {
         let mut parts: Vec<(Program, u8, usize)> = Vec::new();
         for &(program, times) in &self.programs {
@@ -146,8 +153,8 @@ impl<'a> Search<'a> {
     fn run(mut self) -> Report {
         let began = Instant::now();
         let first = self.scenario.first_world(&mut self.automaton);
-        let Ordered { world, fingerprint, .. } = self.orderer.order(&first);
-        self.seen.insert(fingerprint);
+        self.seen.insert(self.orderer.fingerprint(&first));
+        let world = self.orderer.ordered(&first).world;
         self.origins.push((0, Action::Kill(NOTHING)));
         let mut level = vec![(0, world)];
         let mut depth = 0;
@@ -189,10 +196,10 @@ impl<'a> Search<'a> {
                 if self.scenario.only_exclusion {
                     world.failure = None;
                 }
-                let Ordered { world, fingerprint, .. } = self.orderer.order(&world);
-                if !self.seen.insert(fingerprint) {
+                if !self.seen.insert(self.orderer.fingerprint(&world)) {
                     continue;
                 }
+                let world = self.orderer.ordered(&world).world;
                 let new = u32::try_from(self.origins.len()).expect("BUG: too many worlds");
                 self.origins.push((number, action));
                 if let Err(promise) = self.check(&world) {
@@ -231,7 +238,7 @@ impl<'a> Search<'a> {
         let mut empty = world.clone();
         empty.leave_alone(None);
         let mut outcomes = Vec::new();
-        for (program, _) in self.scenario.programs.clone() {
+        for program in self.scenario.kinds() {
             if program.wants_the_lock() {
                 let mut alone = empty.clone();
                 alone.enter(&mut self.automaton, 0, program);
@@ -245,10 +252,11 @@ impl<'a> Search<'a> {
     }
 
     fn must_get_in(&mut self, alone: World, who: u8) -> Result<(), String> {
-        let Ordered { world, fingerprint, players, .. } = self.orderer.order(&alone);
+        let fingerprint = self.orderer.fingerprint(&alone);
         if let Some(known) = self.alone.get(&fingerprint) {
             return known.clone();
         }
+        let Ordered { world, players, .. } = self.orderer.ordered(&alone);
         let who = players.iter().position(|&old| old == who).expect("BUG: nobody") as u8;
         let name = world.players[usize::from(who)].program.name();
         let outcome = match self.run_alone(world, who, true) {
@@ -303,7 +311,7 @@ impl<'a> Search<'a> {
     /// One acquisition, one release and a sweep leave nothing at all.
     fn must_become_tidy(&mut self, world: &World) -> Result<(), String> {
         let mut outcome = Ok(());
-        for (program, _) in self.scenario.programs.clone() {
+        for program in self.scenario.kinds() {
             if program.wants_the_lock() {
                 outcome = self.must_become_tidy_by(program, world);
             }
