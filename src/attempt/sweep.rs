@@ -17,8 +17,9 @@ use crate::proof::{self, Mutant};
 use crate::record::{Contents, Proof, RECORD_BYTES, Token};
 
 impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
-    /// Remove left-overs; how many went. What cannot be looked at stays. A
-    /// claim on a claim goes only after that one, so it takes several passes.
+    /// Remove left-overs; how many went. What cannot be looked at stays, and what
+    /// is no record. A claim on a claim goes only after that one, so it takes
+    /// several passes.
     pub(crate) fn sweep(&self) -> Result<usize, Errno> {
         let mut removed = 0;
         loop {
@@ -42,8 +43,11 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             if proof::is_on(Mutant::SweepByPathOnly) {
                 break;
             }
-            // What is no claim of ours protects nothing.
-            in_use.extend(self.token_in(&self.path.claim(*token)).ok().flatten());
+            match self.token_in(&self.path.claim(*token)) {
+                Ok(claimant) => in_use.extend(claimant),
+                // Somebody's data under the name of a claim stays.
+                Err(_) => in_use.push(*token),
+            }
         }
         let mut removed = 0;
         for (sibling, token) in siblings {

@@ -67,7 +67,7 @@ impl Surroundings for FaultySurroundings {
     }
 
     fn token(&self) -> Token {
-        self.token.set(self.token.get() + 1);
+        self.token.set(self.token.get().wrapping_add(1));
         drawn(self.token.get())
     }
 
@@ -187,8 +187,17 @@ fn suffer(case: Case, fault: Fault, gait: Gait) -> bool {
     disk.inject(fault);
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let surroundings = FaultySurroundings::by(Clocks::new(gait), 10);
+        let options = Options { pin: case.pin, ..Options::default() };
+        let mut sightings = Sightings::default();
+        let probe = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
+        if let Err(error) = probe.probe() {
+            must_name_a_file(&error, &context);
+        }
         match acquire(&disk, case.pin, &surroundings) {
-            Ok(None) => {}
+            Ok(None) => assert!(
+                !(disk.was_hit() && is_only_unheard(fault)),
+                "{context}: it was done, and not had"
+            ),
             Ok(Some(acquired)) => {
                 must_hold(&disk, &acquired, &context);
                 acquired.held.told();
@@ -196,7 +205,13 @@ fn suffer(case: Case, fault: Fault, gait: Gait) -> bool {
                     must_name_a_file(&error, &context);
                 }
             }
-            Err(error) => must_name_a_file(&error, &context),
+            Err(error) => {
+                must_name_a_file(&error, &context);
+                assert!(
+                    !(disk.was_hit() && is_only_unheard(fault)),
+                    "{context}: it was done, and {error}"
+                );
+            }
         }
     }));
     assert!(ran.is_ok(), "{context}: it panicked");
@@ -207,10 +222,16 @@ fn suffer(case: Case, fault: Fault, gait: Gait) -> bool {
     was_hit
 }
 
+/// A name that was made, whatever the answer said.
+fn is_only_unheard(fault: Fault) -> bool {
+    let makes_a_name = matches!(fault.call, Call::LinkUnnamed | Call::Link | Call::Rename);
+    makes_a_name && matches!(fault.effect, Effect::DoneAnd(_))
+}
+
 /// Only what could not be unlinked, or was made without anybody knowing.
 fn must_leave_no_litter(disk: &FaultyDisk, before: &BTreeSet<String>, fault: Fault, context: &str) {
     let cannot_remove = matches!(fault.call, Call::Unlink | Call::Look);
-    if cannot_remove || fault.effect == Effect::DoneAllTheSame {
+    if cannot_remove || matches!(fault.effect, Effect::DoneAnd(_)) {
         return;
     }
     let litter: Vec<_> = disk.names().difference(before).cloned().collect();
@@ -273,4 +294,40 @@ fn each_turn(case: Case, fault: Fault, gait: Gait) -> u32 {
         assert!(turn < 1000, "{}: {fault:?} has no end", case.name);
     }
     turn
+}
+
+/// Whoever asks for a kernel lock gets none of the other kind, nor who is next to openlock.
+#[test]
+fn without_kernel_locks_who_needs_them_is_told() {
+    let needing = [Options::default().pin(Pin::Required), Options::default().openlock_compat(true)];
+    for options in needing {
+        for prepare in [|_: &FaultyDisk| {}, |disk: &FaultyDisk| stale(disk, Proof::Flock)] {
+            let disk = FaultyDisk::new();
+            prepare(&disk);
+            let before = disk.names();
+            disk.deny(Call::Flock, rustix::io::Errno::OPNOTSUPP);
+            let surroundings = FaultySurroundings::new(10);
+            let mut sightings = Sightings::default();
+            let mut attempt = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
+            let error = attempt.run().err().expect("there is no flock");
+            assert!(matches!(error, Error::PinUnavailable { .. }), "{error:?}");
+            assert_eq!(disk.names(), before);
+            assert_eq!(disk.open_files(), 0);
+        }
+    }
+}
+
+/// Data under the name of a candidate or a claim is not ours to remove.
+#[test]
+fn a_sweep_leaves_what_is_no_record() {
+    let disk = FaultyDisk::new();
+    disk.put(&PATH.candidate(drawn(1)), b"hello");
+    disk.put(&PATH.claim(drawn(2)), b"hello");
+    let surroundings = FaultySurroundings::new(10);
+    let options = Options::default();
+    let mut sightings = Sightings::default();
+    let attempt = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
+    assert_eq!(attempt.sweep(), Ok(0));
+    assert!(disk.content(&PATH.candidate(drawn(1))).is_some());
+    assert!(disk.content(&PATH.claim(drawn(2))).is_some());
 }

@@ -36,8 +36,10 @@ pub(super) enum Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Error(Errno),
-    /// It takes effect and says `EIO`: the answer was lost.
-    DoneAllTheSame,
+    /// It takes effect and says this: the answer was lost, or asked for twice.
+    DoneAnd(Errno),
+    /// Somebody removed the old name a moment ago.
+    Swept,
     /// So many bytes only.
     Short(usize),
     /// A file system that is not trusted.
@@ -76,7 +78,7 @@ impl Call {
     /// How it can plausibly fail. (`EINTR` where the real disk does not repeat
     /// the call itself.)
     pub(super) fn effects(self) -> &'static [Effect] {
-        use Effect::{DoneAllTheSame, Error, Short, Untrusted};
+        use Effect::{DoneAnd, Error, Short, Swept, Untrusted};
         const IO: Effect = Error(Errno::IO);
         const NOSPC: Effect = Error(Errno::NOSPC);
         const DQUOT: Effect = Error(Errno::DQUOT);
@@ -92,21 +94,27 @@ impl Call {
         const BADF: Effect = Error(Errno::BADF);
         const OPNOTSUPP: Effect = Error(Errno::OPNOTSUPP);
         const NOENT: Effect = Error(Errno::NOENT);
+        const NOTDIR: Effect = Error(Errno::NOTDIR);
+        const LOST: Effect = DoneAnd(Errno::IO);
+        const DONE_BEFORE: Effect = DoneAnd(Errno::EXIST);
+        const GONE_BEFORE: Effect = DoneAnd(Errno::NOENT);
         const MLINK: Effect = Error(Errno::MLINK);
         match self {
-            Call::Open => &[IO, ACCESS, MFILE, NFILE, NOMEM, STALE],
+            Call::Open => &[IO, ACCESS, NOTDIR, MFILE, NFILE, NOMEM, STALE],
             Call::OpenForWriting => &[IO, ACCESS, PERM, ROFS, MFILE, NFILE, STALE],
-            Call::CreateUnnamed => &[IO, NOSPC, DQUOT, ACCESS, ROFS, MFILE, OPNOTSUPP],
-            Call::Create => &[IO, NOSPC, DQUOT, ACCESS, ROFS, MFILE],
+            Call::CreateUnnamed => {
+                &[IO, NOENT, NOTDIR, NOSPC, DQUOT, ACCESS, ROFS, MFILE, OPNOTSUPP]
+            }
+            Call::Create => &[IO, NOENT, NOTDIR, NOSPC, DQUOT, ACCESS, ROFS, MFILE],
             Call::Inspect | Call::Look => &[IO, STALE, NOMEM, INTR],
             Call::Read => &[IO, STALE, Short(0)],
             Call::Write => &[IO, NOSPC, DQUOT, Short(0), Short(1), Short(100)],
             Call::Flock => &[NOLCK, IO, BADF, OPNOTSUPP],
             Call::Unlock => &[NOLCK, IO],
-            Call::LinkUnnamed => &[IO, NOSPC, ACCESS, PERM, ROFS, NOENT, INTR, DoneAllTheSame],
-            Call::Link => &[IO, NOSPC, PERM, ACCESS, MLINK, INTR, DoneAllTheSame],
-            Call::Rename => &[IO, NOSPC, ACCESS, PERM, INTR, DoneAllTheSame],
-            Call::Unlink => &[IO, ACCESS, PERM, ROFS, INTR, DoneAllTheSame],
+            Call::LinkUnnamed => &[IO, NOSPC, ACCESS, PERM, ROFS, NOENT, INTR, LOST, DONE_BEFORE],
+            Call::Link => &[IO, NOSPC, PERM, ACCESS, MLINK, INTR, Swept, LOST, DONE_BEFORE],
+            Call::Rename => &[IO, NOSPC, ACCESS, PERM, INTR, Swept, LOST, GONE_BEFORE],
+            Call::Unlink => &[IO, ACCESS, PERM, ROFS, INTR, LOST, GONE_BEFORE],
             Call::Trusts => &[IO, STALE, Untrusted],
         }
     }
@@ -162,6 +170,11 @@ impl FaultyDisk {
     /// From now on.
     pub(super) fn inject(&self, fault: Fault) {
         self.state().fault = Some(fault);
+    }
+
+    /// Whether the fault has come.
+    pub(super) fn was_hit(&self) -> bool {
+        self.state().was_hit
     }
 
     /// The end of the fault; whether its turn came.
@@ -246,7 +259,10 @@ impl FaultyDisk {
     ) -> Result<T, Errno> {
         let fate = self.fate(call)?;
         let result = act(&mut self.state());
-        if fate == Some(Effect::DoneAllTheSame) { Err(Errno::IO) } else { result }
+        match fate {
+            Some(Effect::DoneAnd(error)) => Err(error),
+            _ => result,
+        }
     }
 
     fn file(&self, inode: u64) -> FaultyFile {
@@ -376,18 +392,34 @@ impl Disk for FaultyDisk {
     }
 
     fn link(&self, from: &Path, to: &Path) -> Result<(), Errno> {
-        self.act(Call::Link, |state| state.name(state.named(from)?, to))
+        let fate = self.fate(Call::Link)?;
+        let mut state = self.state();
+        if fate == Some(Effect::Swept) {
+            state.names.remove(from);
+        }
+        let inode = state.named(from)?;
+        let linked = state.name(inode, to);
+        match fate {
+            Some(Effect::DoneAnd(error)) => linked.and(Err(error)),
+            _ => linked,
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno> {
-        self.act(Call::Rename, |state| {
-            let inode = state.named(from)?;
-            if state.names.get(to) != Some(&inode) {
-                state.names.remove(from);
-                state.names.insert(to.to_owned(), inode);
-            }
-            Ok(())
-        })
+        let fate = self.fate(Call::Rename)?;
+        let mut state = self.state();
+        if fate == Some(Effect::Swept) {
+            state.names.remove(from);
+        }
+        let inode = state.named(from)?;
+        if state.names.get(to) != Some(&inode) {
+            state.names.remove(from);
+            state.names.insert(to.to_owned(), inode);
+        }
+        match fate {
+            Some(Effect::DoneAnd(error)) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn unlink(&self, path: &Path) -> Result<(), Errno> {
