@@ -90,7 +90,8 @@
 //!   kernel lock proves nothing there by itself. A file is taken over only if
 //!   its process can also be seen to be gone from here: same boot, same pid
 //!   namespace. A lock left by a dead machine stays until somebody removes it
-//!   who knows. System calls run on a thread of this crate.
+//!   who knows; so does an empty file, which another machine may have filled
+//!   without that showing here yet. System calls run on a thread of this crate.
 //! * **Containers** that share a directory of a local file system share its
 //!   locks, whatever their pid namespaces; a container killed and restarted
 //!   finds its lock free.

@@ -83,8 +83,10 @@ pub(crate) fn my_command_line() -> String {
 pub(crate) fn judge(contents: &Contents, local: bool) -> Verdict {
     match contents {
         Contents::Ours(record) => judge_record(record, local),
-        Contents::Empty => Verdict::Dead("the file names nobody".to_owned()),
+        // NFS keeps what a machine writes from the others for a while: theirs
+        // may look empty here.
         _ if !local => Verdict::Unknown("it may run on another machine".to_owned()),
+        Contents::Empty => Verdict::Dead("the file names nobody".to_owned()),
         Contents::Torn { pid, name } | Contents::OpenLock { pid, name } => {
             judge_foreign(*pid, name)
         }
@@ -292,5 +294,13 @@ mod tests {
         assert!(matches!(judge_pid(id), Verdict::Dead(_)));
         drop(stop);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn on_a_network_file_system_no_foreign_process_is_known_to_be_dead() {
+        for contents in [Contents::BarePid(4_194_304), Contents::Empty] {
+            assert!(matches!(judge(&contents, true), Verdict::Dead(_)));
+            assert!(matches!(judge(&contents, false), Verdict::Unknown(_)));
+        }
     }
 }
