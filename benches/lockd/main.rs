@@ -4,8 +4,10 @@
 //! and unlocks a resource of its own, one call after the other, on a connection
 //! that it keeps if the server does. The servers take turns, in processes of
 //! their own and on one file system. Seconds for each turn: `LOCKD_SECONDS`,
-//! default 3; turns of each: `LOCKD_TURNS`, default 3.
+//! default 3; turns of each: `LOCKD_TURNS`, default 3. A server that only answers
+//! shows what the rest is of.
 
+mod bare;
 mod caller;
 
 use std::io::{BufRead, BufReader};
@@ -24,12 +26,14 @@ const ROLE: &str = "LOCKD_BENCH_ROLE";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    Bare,
     Python,
     Unsynced,
     Synced,
 }
 
-const KINDS: [(Kind, &str); 3] = [
+const KINDS: [(Kind, &str); 4] = [
+    (Kind::Bare, "a server that only answers"),
     (Kind::Python, "Python's SimpleXMLRPCServer"),
     (Kind::Unsynced, "this daemon, without syncing"),
     (Kind::Synced, "this daemon, with syncing"),
@@ -41,7 +45,7 @@ fn main() {
     }
     let seconds = Duration::from_secs_f64(setting("LOCKD_SECONDS", 3.0));
     let turns = setting("LOCKD_TURNS", 3.0) as usize;
-    let mut runs: [Vec<Figures>; 3] = Default::default();
+    let mut runs: [Vec<Figures>; 4] = Default::default();
     for _ in 0..turns {
         for ((kind, _), runs) in KINDS.iter().zip(&mut runs) {
             runs.push(measure(*kind, seconds));
@@ -72,7 +76,7 @@ fn median(mut runs: Vec<Figures>) -> Figures {
     runs[runs.len() / 2]
 }
 
-fn report(figures: &[Figures; 3]) {
+fn report(figures: &[Figures; 4]) {
     println!("\n{CLIENTS} clients, lock and unlock; times of one call");
     println!(
         "{:<30} {:>9} {:>11} {:>11} {:>11} {:>13}",
@@ -88,7 +92,7 @@ fn report(figures: &[Figures; 3]) {
             micros(run.processor)
         );
     }
-    let [python, unsynced, synced] = figures;
+    let [bare, python, unsynced, synced] = figures;
     let faster = |run: &Figures| run.pairs_per_second / python.pairs_per_second;
     println!(
         "\npairs per second, × Python's: {:.1} without syncing, {:.1} with",
@@ -97,9 +101,10 @@ fn report(figures: &[Figures; 3]) {
     );
     let slower = |run: &Figures| micros(run.p99) / micros(python.p99);
     println!(
-        "p99, × Python's: {:.3} without syncing, {:.3} with",
+        "p99, × Python's: {:.3} without syncing, {:.3} with; only answering {:.3}",
         slower(unsynced),
-        slower(synced)
+        slower(synced),
+        slower(bare)
     );
 }
 
@@ -125,7 +130,11 @@ fn start(kind: Kind, directory: &Path) -> (Running, SocketAddr) {
         command
     } else {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
-        let sync = if kind == Kind::Synced { "sync" } else { "no-sync" };
+        let sync = match kind {
+            Kind::Bare => "bare",
+            Kind::Synced => "sync",
+            _ => "no-sync",
+        };
         command.env(ROLE, format!("{sync} {}", directory.display()));
         command
     };
@@ -140,10 +149,13 @@ fn start(kind: Kind, directory: &Path) -> (Running, SocketAddr) {
 /// Be the daemon, until killed.
 fn serve(role: &str) {
     let (sync, directory) = role.split_once(' ').expect("a setting and a directory");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    if sync == "bare" {
+        return runtime.block_on(bare::serve());
+    }
     let options = ServerOptions::new(directory)
         .listen(SocketAddr::from(([127, 0, 0, 1], 0)))
         .sync(sync == "sync");
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let server = Server::bind(options).await.expect("a server");
         println!("{}", server.address().port());
