@@ -88,6 +88,14 @@ impl Place {
         }
     }
 
+    /// For looks that take milliseconds on any file system.
+    pub(crate) fn aside(&self) -> Self {
+        match self {
+            Place::Here { .. } => Place::Lane(Lane::of(NO_DEVICE)),
+            Place::Lane(_) => self.clone(),
+        }
+    }
+
     /// Whether the kernel tells of what others do to files here.
     pub(crate) fn has_events(&self) -> bool {
         matches!(self, Place::Here { is_local: true })
@@ -118,6 +126,9 @@ impl Place {
         }
     }
 }
+
+/// What names the lane of looks that are at no file system.
+const NO_DEVICE: u64 = 0;
 
 /// Device and inode.
 type Identity = (u64, u64);

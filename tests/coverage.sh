@@ -19,7 +19,7 @@
 #     network file system that refuses exclusive locks to readers only
 #   * portable: the end of 64 claims, one on the other; sweep: a candidate that
 #     cannot be read, and stays
-#   * held: the file of a hold, which only the command and the exit need;
+#   * held: the file of a hold, which AsFd of a guard gives and the command needs;
 #     liveness: a process table that cannot be read, a number too large to be a
 #     process id, stopped processes, which only waiting asks for, and a /proc of
 #     another pid namespace; record: Debug

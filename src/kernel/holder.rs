@@ -5,14 +5,18 @@
 //! `/proc/locks` lists who took it: the process may be gone by now and a child
 //! have the open file. The list leaves out processes that this pid namespace
 //! does not see, and on file systems with subvolumes it names other devices
-//! than `stat` does.
+//! than `stat` does. And reading it takes some ten milliseconds: before it lists
+//! locks the kernel waits until no processor is in the middle of changing one
+//! (`percpu_down_write` in fs/locks.c). So it is never read by who must not wait.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
 use rustix::fs::{major, minor};
+use tokio::runtime::Handle;
 
+use super::attempt::Carrier;
 use super::call::{self, Claim, Sharing};
 use super::file::{OpenFile, PosixUse};
 use super::options::Primitive;
@@ -20,6 +24,7 @@ use super::site::{Site, Terms};
 use crate::disk::Errno;
 use crate::error::Error;
 use crate::holder::{Evidence, Holder, Status};
+use crate::place::Started;
 use crate::record::program_name;
 
 /// What is at the path: a lock's file stays, so it tells nothing by itself.
@@ -58,11 +63,20 @@ fn of_flock(file: &File, identity: (u64, u64), claim: Claim) -> Result<Option<Ho
     Ok((!is_free).then(|| known(None)))
 }
 
-/// The process in the way of a contender, whose end it should hear of.
-pub(super) fn process_in_the_way(file: &File, identity: (u64, u64), claim: Claim) -> Option<u32> {
+/// The process in the way of a contender, whose end it should hear of. Nobody
+/// waits for the answer here.
+pub(super) fn process_in_the_way(
+    site: &Site,
+    file: &Carrier,
+    claim: Claim,
+) -> Started<Option<u32>> {
+    let identity = file.inode().identity;
     match claim.primitive {
-        Primitive::Flock => listed(identity),
-        _ => call::conflict(file, claim).ok().flatten().and_then(|conflict| conflict.pid),
+        Primitive::Flock => site.place.aside().start(move || listed(identity)),
+        _ => {
+            let conflict = call::conflict(file, claim).ok().flatten();
+            Started::Done(conflict.and_then(|conflict| conflict.pid))
+        }
     }
 }
 
@@ -83,6 +97,7 @@ fn listed((device, inode): (u64, u64)) -> Option<u32> {
 /// `/proc/locks`, in reads as large as the kernel gives: it finds its place
 /// again by counting lines, so that an unlock between two reads hides one.
 fn listing() -> Option<String> {
+    debug_assert!(Handle::try_current().is_err(), "BUG: a runtime's thread reads /proc/locks");
     let mut file = File::open("/proc/locks").ok()?;
     let (mut bytes, mut end) = (vec![0; 4 * READ], 0);
     loop {

@@ -361,7 +361,10 @@ impl AsyncKernelLock {
     pub async fn status(&self) -> Result<Status, Error> {
         let (terms, site) = self.enter().await?;
         let claim = claim(&terms, Sharing::Exclusive);
-        let place = site.place.clone();
+        let place = match claim.primitive {
+            Primitive::Flock => site.place.aside(),
+            _ => site.place.clone(),
+        };
         place.run((terms, site), move |(terms, site)| holder::status(&terms, &site, claim)).await
     }
 
@@ -564,12 +567,13 @@ impl Contest {
     /// the lock over and over is faster than they wake.
     async fn let_sleepers_pass(&self, left: Option<&Carrier>) {
         let is_flock = self.claim.primitive == Primitive::Flock && self.site.place.has_events();
-        if !is_flock || !self.site.station.may_look_for_sleepers() {
+        if !is_flock {
             return;
         }
         let at_path = || call::identity_at(self.terms.path.path()).ok().flatten();
         let identity = left.map(|left| left.inode().identity).or_else(at_path);
-        if identity.is_some_and(holder::has_sleepers) {
+        let Site { station, place, .. } = &*self.site;
+        if identity.is_some_and(|identity| station.had_sleepers(place, identity)) {
             sleep(SLEEPERS_TURN).await;
         }
     }

@@ -31,6 +31,7 @@ use super::call::{Claim, Sharing};
 use super::holder;
 use super::presence::Presence;
 use super::site::{Site, Terms};
+use crate::place::Started;
 use crate::wait::{Ahead, Following, Line, Listening, Ticket};
 
 /// How many `retry_period`s may pass between two looks while events are heard.
@@ -86,8 +87,12 @@ pub(super) struct Pause {
     has_heard: bool,
     /// Time has passed since the last event.
     is_quiet: bool,
+    /// Which process is in the way is being asked: the kernel lists all locks.
+    asking: Option<Started<Option<u32>>>,
+    /// Once between two looks.
+    may_ask: bool,
     /// The end of a process that was in the way will be heard. Until anything
-    /// is, it is not asked again which that is: the kernel lists all locks.
+    /// is, it is not asked again which that is.
     is_following: bool,
     echo: Option<Duration>,
     next_look: Duration,
@@ -107,6 +112,8 @@ impl Pause {
             is_behind: false,
             has_heard: false,
             is_quiet: false,
+            asking: None,
+            may_ask: false,
             is_following: false,
             echo: None,
             next_look: FIRST_LOOK,
@@ -198,6 +205,7 @@ impl Pause {
             let (ticket, listening) = (self.ticket.as_ref(), self.listening.as_ref());
             let slept = self.line.sleep(ticket, listening, shared.retry_period, longest);
             self.is_quiet = !slept.await;
+            self.may_ask = self.is_quiet;
             return;
         }
         let shared = &self.terms.options.shared;
@@ -219,18 +227,21 @@ impl Pause {
                 true
             }
             () = changed_here(file) => true,
+            pid = answer(&mut self.asking) => return self.hear_of_end(pid),
             () = sleep(jittered(time)) => false,
         };
         if is_heard {
             (self.is_quiet, self.is_following) = (false, false);
+            // Another may have the lock now.
+            self.asking = None;
             self.echo = Some(FIRST_ECHO);
             self.next_look = FIRST_LOOK;
         } else if is_passed {
-            self.is_quiet = true;
+            (self.is_quiet, self.may_ask) = (true, true);
         } else if self.echo.is_some() {
             self.echo = self.echo.map(|echo| echo * 2).filter(|echo| *echo <= LAST_ECHO);
         } else {
-            self.is_quiet = true;
+            (self.is_quiet, self.may_ask) = (true, true);
             self.next_look = next_look.saturating_mul(2);
         }
     }
@@ -238,15 +249,35 @@ impl Pause {
     /// Hear of the end of the process that is in the way (2), once the wait is
     /// not a short one.
     pub(super) fn follow(&mut self, file: &Carrier, claim: Claim) {
-        if !self.is_quiet || self.line.is_asleep() || self.is_following {
+        if !self.is_quiet || self.line.is_asleep() || self.is_following || self.asking.is_some() {
             return;
         }
-        let pid = holder::process_in_the_way(file, file.inode().identity, claim);
+        if !std::mem::take(&mut self.may_ask) {
+            return;
+        }
+        match holder::process_in_the_way(&self.site, file, claim) {
+            Started::Done(pid) => self.hear_of_end(pid),
+            asking @ Started::Running(_) => self.asking = Some(asking),
+        }
+    }
+
+    /// It may have ended meanwhile, so a look has to follow.
+    fn hear_of_end(&mut self, pid: Option<u32>) {
         if let Some(listening) = &mut self.listening {
             let pid = pid.filter(|pid| *pid != std::process::id());
             self.is_following = listening.follow(pid) == Following::Told && pid.is_some();
         }
     }
+}
+
+/// What was asked, once it is answered.
+async fn answer(asking: &mut Option<Started<Option<u32>>>) -> Option<u32> {
+    let Some(Started::Running(answer)) = asking else {
+        return std::future::pending().await;
+    };
+    let pid = answer.await.ok().flatten();
+    *asking = None;
+    pid
 }
 
 /// POSIX locks of this process end without any event from the kernel.

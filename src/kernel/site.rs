@@ -4,10 +4,12 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::file::{OpenFile, Register};
+use super::holder;
 use super::options::{KernelOptions, Primitive};
 use crate::disk::Errno;
 use crate::error::Error;
@@ -109,6 +111,8 @@ pub(super) struct Station {
     desk: Mutex<Desk>,
     /// When it was last asked who sleeps in `flock`.
     asked: Mutex<Option<Instant>>,
+    /// Whether anybody did, to be told once.
+    sleepers: Arc<AtomicBool>,
     /// What guards of this process have, the last one last.
     held: Mutex<Vec<(u64, Identity, Source)>>,
 }
@@ -119,8 +123,8 @@ type Identity = (u64, u64);
 /// A line of the program's source.
 pub(super) type Source = crate::wait::Site;
 
-/// Between two questions who sleeps in `flock`: reading /proc/locks takes some
-/// ten microseconds, and more where there are many locks.
+/// Between two questions who sleeps in `flock`. Reading /proc/locks takes about
+/// as long, though nearly all of it is waiting.
 const SLEEPERS_PERIOD: Duration = Duration::from_millis(10);
 
 #[derive(Default)]
@@ -151,6 +155,7 @@ impl Station {
             queue,
             desk: Mutex::default(),
             asked: Mutex::default(),
+            sleepers: Arc::default(),
             held: Mutex::default(),
         });
         stations.insert(entry, Arc::downgrade(&station));
@@ -163,7 +168,19 @@ impl Station {
         held.iter().rev().find(|(_, of, _)| *of == identity).map(|(.., source)| *source)
     }
 
-    pub(super) fn may_look_for_sleepers(&self) -> bool {
+    /// Whether threads slept in `flock` for this file when they were last looked
+    /// for. That takes too long to be waited for, so it is begun here for the
+    /// next time.
+    pub(super) fn had_sleepers(&self, place: &Place, identity: Identity) -> bool {
+        if self.may_look_for_sleepers() {
+            let seen = Arc::clone(&self.sleepers);
+            let look = move || seen.store(holder::has_sleepers(identity), Ordering::Relaxed);
+            drop(place.aside().start(look));
+        }
+        self.sleepers.swap(false, Ordering::Relaxed)
+    }
+
+    fn may_look_for_sleepers(&self) -> bool {
         let mut last = lock(&self.asked);
         let is_time = last.is_none_or(|asked| asked.elapsed() >= SLEEPERS_PERIOD);
         if is_time {
