@@ -119,7 +119,9 @@ const SLEEPERS_TURN: Duration = Duration::from_millis(1);
 ///
 /// # Where
 ///
-/// Local file systems: all of it. On network file systems calls run on a thread of
+/// Local file systems: all of it. Who waits longer for a `flock`, or takes it over
+/// and over, has a thread of this crate read `/proc/locks` for it, one for the
+/// process. On network file systems calls run on a thread of
 /// this crate and waiting looks each [`KernelOptions::retry_period`]. Over NFS,
 /// `flock` is a lock of all bytes on the server: it excludes other machines and
 /// `fcntl` locks, and an exclusive one needs a file that may be written.
@@ -335,7 +337,8 @@ impl AsyncKernelLock {
     /// the process, where it can be seen from here. One holder is told where
     /// several share it. Where `/proc/locks` does not show who has a `flock`,
     /// it is asked for and given back at once to see whether it is free, which
-    /// another program's try can meet.
+    /// another program's try can meet. The kernel takes some ten milliseconds to
+    /// show that list, which a thread of this crate waits out.
     ///
     /// # Errors
     /// What is wrong with the path or the file.
