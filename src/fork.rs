@@ -12,7 +12,6 @@
 //! A child that shares its parent's memory (`vfork`) until it executes a program
 //! is its parent, here as for all that Rust keeps in memory.
 
-#[cfg(target_os = "linux")]
 mod page;
 
 use std::fs;
@@ -37,7 +36,6 @@ impl ProcessKey {
 
 /// This process.
 pub(crate) fn this_process() -> ProcessKey {
-    #[cfg(target_os = "linux")]
     if let Some(page) = page::of_this_process() {
         return page.get_or_look(ProcessKey::look);
     }
@@ -62,7 +60,6 @@ mod tests {
     fn a_child_finds_itself_and_not_its_parent() {
         let parent = this_process();
         assert_eq!(parent, ProcessKey::look());
-        #[cfg(target_os = "linux")]
         assert!(super::page::of_this_process().is_some(), "(4) is for others");
         // SAFETY: the child only makes system calls, and ends.
         match unsafe { fork() }.unwrap() {
