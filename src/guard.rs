@@ -121,6 +121,18 @@ impl LockGuard {
         Watch { lost, task: AbortOnDropHandle::new(tokio::spawn(task)) }
     }
 
+    /// Looks, by a system call and on the caller's thread, whether the lock file
+    /// is still where it was; for who has to know just before each step and
+    /// fills the directory with events of its own.
+    #[cfg(feature = "lockd")]
+    pub(crate) fn losses(&self) -> impl Fn() -> Option<Lost> + Send + Sync + use<> {
+        let held = Arc::downgrade(self.tenure.held());
+        move || {
+            let held = held.upgrade()?;
+            reason(&held).map(|reason| Lost { path: held.path().path().to_owned(), reason })
+        }
+    }
+
     /// The user has it now, and is told of a dead holder.
     pub(crate) fn told(self) -> Self {
         self.tenure.held().told();

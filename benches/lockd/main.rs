@@ -6,6 +6,11 @@
 //! their own and on one file system. Seconds for each turn: `LOCKD_SECONDS`,
 //! default 3; turns of each: `LOCKD_TURNS`, default 3. A server that only answers
 //! shows what the rest is of.
+//!
+//! Clients that ask as fast as they are answered keep each server as busy as it
+//! can be, so that their times say how many calls it serves, once more. That is
+//! why the daemon is also measured with no more calls than Python's server has
+//! just served in such a turn.
 
 mod bare;
 mod caller;
@@ -39,6 +44,13 @@ const KINDS: [(Kind, &str); 4] = [
     (Kind::Synced, "this daemon, with syncing"),
 ];
 
+/// Those that Python's server sets the pace for.
+const PACED: [(Kind, &str); 3] = [
+    (Kind::Bare, "a server that only answers, paced"),
+    (Kind::Unsynced, "this daemon, without syncing, paced"),
+    (Kind::Synced, "this daemon, with syncing, paced"),
+];
+
 fn main() {
     if let Ok(role) = std::env::var(ROLE) {
         return serve(&role);
@@ -46,12 +58,40 @@ fn main() {
     let seconds = Duration::from_secs_f64(setting("LOCKD_SECONDS", 3.0));
     let turns = setting("LOCKD_TURNS", 3.0) as usize;
     let mut runs: [Vec<Figures>; 4] = Default::default();
+    let mut paced: [Vec<Figures>; 3] = Default::default();
     for _ in 0..turns {
         for ((kind, _), runs) in KINDS.iter().zip(&mut runs) {
-            runs.push(measure(*kind, seconds));
+            runs.push(measure(*kind, Load::Full, seconds));
+        }
+        let [_, python, ..] = &runs;
+        let load = Load::Pairs(python[python.len() - 1].pairs_per_second);
+        for ((kind, _), paced) in PACED.iter().zip(&mut paced) {
+            paced.push(measure(*kind, load, seconds));
         }
     }
-    report(&runs.map(median));
+    report(&runs.map(median), &paced.map(median));
+}
+
+/// How many calls the clients make.
+#[derive(Clone, Copy)]
+enum Load {
+    /// The next when the last is answered.
+    Full,
+    /// So many pairs in a second from all together, at set times; one that is
+    /// late is made at once.
+    Pairs(f64),
+}
+
+impl Load {
+    /// When this client makes this pair.
+    fn due(self, start: Instant, client: usize, pair: usize) -> Instant {
+        match self {
+            Load::Full => start,
+            Load::Pairs(per_second) => {
+                start + Duration::from_secs_f64((pair * CLIENTS + client) as f64 / per_second)
+            }
+        }
+    }
 }
 
 fn setting(name: &str, default: f64) -> f64 {
@@ -76,21 +116,17 @@ fn median(mut runs: Vec<Figures>) -> Figures {
     runs[runs.len() / 2]
 }
 
-fn report(figures: &[Figures; 4]) {
+fn report(figures: &[Figures; 4], paced: &[Figures; 3]) {
     println!("\n{CLIENTS} clients, lock and unlock; times of one call");
     println!(
-        "{:<30} {:>9} {:>11} {:>11} {:>11} {:>13}",
+        "{:<37} {:>9} {:>11} {:>11} {:>11} {:>13}",
         "", "pairs/s", "p50", "p99", "longest", "CPU per pair"
     );
     for ((_, name), run) in KINDS.iter().zip(figures) {
-        println!(
-            "{name:<30} {:>9.0} {:>8.0} µs {:>8.0} µs {:>8.0} µs {:>10.0} µs",
-            run.pairs_per_second,
-            micros(run.p50),
-            micros(run.p99),
-            micros(run.longest),
-            micros(run.processor)
-        );
+        run.print(name);
+    }
+    for ((_, name), run) in PACED.iter().zip(paced) {
+        run.print(name);
     }
     let [bare, python, unsynced, synced] = figures;
     let faster = |run: &Figures| run.pairs_per_second / python.pairs_per_second;
@@ -106,6 +142,26 @@ fn report(figures: &[Figures; 4]) {
         slower(synced),
         slower(bare)
     );
+    let [bare, unsynced, synced] = paced;
+    println!(
+        "the same, paced: {:.3} without syncing, {:.3} with; only answering {:.3}",
+        slower(unsynced),
+        slower(synced),
+        slower(bare)
+    );
+}
+
+impl Figures {
+    fn print(&self, name: &str) {
+        println!(
+            "{name:<37} {:>9.0} {:>8.0} µs {:>8.0} µs {:>8.0} µs {:>10.0} µs",
+            self.pairs_per_second,
+            micros(self.p50),
+            micros(self.p99),
+            micros(self.longest),
+            micros(self.processor)
+        );
+    }
 }
 
 fn micros(time: Duration) -> f64 {
@@ -163,12 +219,12 @@ fn serve(role: &str) {
     });
 }
 
-fn measure(kind: Kind, time: Duration) -> Figures {
+fn measure(kind: Kind, load: Load, time: Duration) -> Figures {
     let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let directory = tempfile::TempDir::new_in(base).expect("a directory");
     let (running, address) = start(kind, directory.path());
     let before = processor_time(running.0.id());
-    let mut times = call(address, time);
+    let mut times = call(address, load, time);
     let processor = processor_time(running.0.id()) - before;
     times.sort();
     Figures {
@@ -181,7 +237,7 @@ fn measure(kind: Kind, time: Duration) -> Figures {
 }
 
 /// All clients in one thread: it is the server that is to be kept busy.
-fn call(address: SocketAddr, time: Duration) -> Vec<Duration> {
+fn call(address: SocketAddr, load: Load, time: Duration) -> Vec<Duration> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
         let mut clients: Vec<_> = (0..CLIENTS).map(|number| Caller::new(address, number)).collect();
@@ -189,9 +245,13 @@ fn call(address: SocketAddr, time: Duration) -> Vec<Duration> {
             client.pair(&mut Vec::new()).await;
         }
         let start = Instant::now();
-        let calls = clients.into_iter().map(|mut client| async move {
+        let calls = clients.into_iter().enumerate().map(|(number, mut client)| async move {
             let mut times = Vec::new();
-            while start.elapsed() < time {
+            for pair in 0.. {
+                tokio::time::sleep_until(load.due(start, number, pair).into()).await;
+                if start.elapsed() >= time {
+                    break;
+                }
                 client.pair(&mut times).await;
             }
             times

@@ -16,7 +16,9 @@
 //!     renewed here, so never shorter than its holder counts, who began before.
 //!     After a restart it runs its whole length again.
 //! I7. When the directory's own lock is lost, or the journal, nothing is
-//!     given or ended any more.
+//!     given or ended any more. Whether it is lost is looked at before each
+//!     batch, and now and then: to be told by events would be to be woken by
+//!     each change of one's own.
 
 mod asked;
 mod audit;
@@ -27,6 +29,7 @@ mod slot;
 #[cfg(test)]
 mod tests;
 
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -37,7 +40,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::core::{Asked, Core, Place, Signals, State};
+use self::core::{Asked, Core, Signals};
 pub use asked::OpenError;
 pub(crate) use asked::{EngineOptions, Figures, Grant, Held, LockRequest, Refusal, Wait};
 use lane::Lane;
@@ -45,7 +48,7 @@ use slot::{Outcome, TicketId};
 
 use super::store::{Failure, Recovered, Store, Unopened};
 use crate::clock::Alarm;
-use crate::{AsyncFileLock, Error, LockGuard, Options};
+use crate::{AsyncFileLock, Error, LockGuard, Lost, Options};
 
 /// The locks of one directory. Clones are the same engine. [`close`](Engine::close)
 /// it: dropped, it leaves files unsynced, and a change may be on its way still.
@@ -53,7 +56,11 @@ use crate::{AsyncFileLock, Error, LockGuard, Options};
 pub(crate) struct Engine(Arc<Inner>);
 
 struct Inner {
+    this: Weak<Inner>,
     core: Mutex<Core>,
+    lane: Arc<Lane>,
+    /// Whether the directory's own lock is lost.
+    loss: Box<dyn Fn() -> Option<Lost> + Send + Sync>,
     changes: watch::Sender<u64>,
     failed: watch::Sender<Option<String>>,
     /// The tasks are to end.
@@ -63,6 +70,9 @@ struct Inner {
 
 /// The directory's own lock, as long as a daemon serves it.
 const DAEMON_LOCK: &str = ".lockkeeper-daemon.lock";
+
+/// Between two looks at the directory's own lock while nothing changes.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// A daemon that was killed is gone in less.
 const PREDECESSOR: Duration = Duration::from_secs(1);
@@ -112,20 +122,20 @@ impl Engine {
         let signals =
             Signals { changes: changes.clone(), failed: failed.clone(), sooner: sooner.clone() };
         let directory = Arc::clone(store.directory());
-        let lane = options.sync.then(|| Arc::new(Lane::default()));
-        let mut left = None;
-        let place = match &lane {
-            Some(lane) => {
-                left = Some(store);
-                Place::Lane(Arc::clone(lane))
-            }
-            None => Place::Here(Box::new(store)),
-        };
         let path = directory.path().to_owned();
-        let core = Core::new(directory, place, recovered, options.waiting_limit, signals);
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let inner = Arc::new(Inner { core: Mutex::new(core), changes, failed, stop, tasks });
-        if let Some((lane, store)) = lane.zip(left) {
+        let (lane, apart) = match options.sync {
+            true => (Arc::new(Lane::default()), Some(store)),
+            false => (Arc::new(Lane::shared(store)), None),
+        };
+        let core =
+            Core::new(directory, Arc::clone(&lane), recovered, options.waiting_limit, signals);
+        let inner = Arc::new_cyclic(|this| {
+            let (this, core) = (Weak::clone(this), Mutex::new(core));
+            let loss = Box::new(guard.losses());
+            let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+            Inner { this, core, lane: Arc::clone(&lane), loss, changes, failed, stop, tasks }
+        });
+        if let Some(store) = apart {
             lane.start(store, Arc::downgrade(&inner)).map_err(|source| OpenError::Unusable {
                 path,
                 doing: "starting a thread",
@@ -244,20 +254,14 @@ impl Engine {
     /// clones refuse everything from now on.
     pub(crate) async fn close(self) {
         let (closed, is_closed) = oneshot::channel();
-        let place = self.0.core().close();
-        let may_write = self.0.may_write();
-        match place {
-            Place::Lane(lane) if !may_write => {
+        let lane = self.0.core().close();
+        match lane {
+            Some(lane) if self.0.may_write() => lane.close(&self.0, closed),
+            Some(lane) => {
                 lane.abandon();
                 drop(closed);
             }
-            Place::Here(_) if !may_write => drop(closed),
-            Place::Here(store) => {
-                let close = move || closed.send(store.close()).is_ok();
-                let _ = tokio::task::spawn_blocking(close).await;
-            }
-            Place::Lane(lane) => lane.close(closed),
-            Place::Closed => drop(closed),
+            None => drop(closed),
         }
         if let Ok(Err(error)) = is_closed.await {
             tracing::warn!("the files of the locks could not be synced: {error}");
@@ -269,13 +273,51 @@ impl Engine {
 }
 
 impl Inner {
-    fn core(&self) -> MutexGuard<'_, Core> {
+    fn core(&self) -> Books<'_> {
+        Books { core: Some(self.open_books()), inner: self }
+    }
+
+    /// For who works on what is asked for.
+    fn open_books(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// I7.
     fn may_write(&self) -> bool {
-        self.core().state() != State::Failed
+        if let Some(lost) = (self.loss)() {
+            self.open_books().fail(&Error::from(lost).to_string());
+        }
+        self.failed.borrow().is_none()
+    }
+}
+
+/// The books, open. What was asked of the store meanwhile is seen to when they
+/// are put back.
+struct Books<'a> {
+    core: Option<MutexGuard<'a, Core>>,
+    inner: &'a Inner,
+}
+
+impl Deref for Books<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        self.core.as_ref().expect("BUG: books that were put back")
+    }
+}
+
+impl DerefMut for Books<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        self.core.as_mut().expect("BUG: books that were put back")
+    }
+}
+
+impl Drop for Books<'_> {
+    fn drop(&mut self) {
+        let has_asked = self.core.take().is_some_and(|mut core| core.takes_has_asked());
+        if has_asked {
+            self.inner.lane.rouse(self.inner);
+        }
     }
 }
 
@@ -284,7 +326,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.stop.cancel();
         let core = self.core.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Place::Lane(lane) = core.close() {
+        if let Some(lane) = core.close() {
             lane.abandon();
         }
     }
@@ -336,21 +378,19 @@ async fn expire_leases(
 
 /// Hold the directory until the end. (I7)
 async fn keep_directory(inner: Weak<Inner>, guard: LockGuard, stop: CancellationToken) {
-    let lost = tokio::select! {
-        () = stop.cancelled() => None,
-        lost = guard.lost() => Some(lost),
+    let look = async {
+        while let Some(inner) = inner.upgrade() {
+            inner.may_write();
+            drop(inner);
+            sleep(LOOK_PERIOD).await;
+        }
     };
-    match lost {
-        None => {
-            if let Err(error) = guard.release().await {
-                tracing::warn!("{error}");
-            }
-        }
-        Some(lost) => {
-            if let Some(inner) = inner.upgrade() {
-                inner.core().fail(&Error::from(lost).to_string());
-            }
-        }
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = look => {}
+    }
+    if let Err(error) = guard.release().await {
+        tracing::warn!("{error}");
     }
 }
 

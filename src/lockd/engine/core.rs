@@ -16,12 +16,13 @@ use super::over::{Over, RequestKey};
 use super::slot::{Outcome, Phase, Slot, Tenure, Ticket, TicketId, held_by_nobody};
 use crate::clock::BootTime;
 use crate::lockd::name;
-use crate::lockd::store::{Change, Directory, Failure, Hold, Problem, Recovered, Store, Syncs};
+use crate::lockd::store::{Change, Directory, Failure, Hold, Problem, Recovered, Syncs};
 
 /// The books of one directory.
 pub(super) struct Core {
     directory: Arc<Directory>,
-    place: Place,
+    /// Until it is closed.
+    lane: Option<Arc<Lane>>,
     slots: HashMap<Arc<str>, Slot>,
     tickets: HashMap<TicketId, Ticket>,
     last_ticket: TicketId,
@@ -32,6 +33,8 @@ pub(super) struct Core {
     unspeakable: Vec<(Arc<str>, Problem)>,
     /// What the store is to be asked for, in this order.
     asked: Vec<(Change, Purpose)>,
+    /// It was asked for something since somebody last saw to it.
+    has_asked: bool,
     state: State,
     waiting_limit: usize,
     figures: Figures,
@@ -47,15 +50,6 @@ pub(super) struct Signals {
     pub(super) failed: watch::Sender<Option<String>>,
     /// The first lease ends sooner than it did.
     pub(super) sooner: Arc<Notify>,
-}
-
-/// Where the store is.
-pub(super) enum Place {
-    /// Here: the calls take microseconds.
-    Here(Box<Store>),
-    /// On a thread of its own.
-    Lane(Arc<Lane>),
-    Closed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,14 +96,14 @@ pub(super) enum Asked {
 impl Core {
     pub(super) fn new(
         directory: Arc<Directory>,
-        place: Place,
+        lane: Arc<Lane>,
         recovered: Recovered,
         waiting_limit: usize,
         signals: Signals,
     ) -> Self {
         let mut core = Self {
             directory,
-            place,
+            lane: Some(lane),
             slots: HashMap::new(),
             tickets: HashMap::new(),
             last_ticket: 0,
@@ -118,6 +112,7 @@ impl Core {
             leases: BTreeSet::new(),
             unspeakable: Vec::new(),
             asked: Vec::new(),
+            has_asked: false,
             state: State::Serving,
             waiting_limit,
             figures: Figures::default(),
@@ -147,8 +142,9 @@ impl Core {
         }
     }
 
-    pub(super) fn state(&self) -> State {
-        self.state
+    /// Whether somebody has to see to what the store was asked for.
+    pub(super) fn takes_has_asked(&mut self) -> bool {
+        std::mem::take(&mut self.has_asked)
     }
 
     /// Nobody gets or ends anything any more.
@@ -162,13 +158,13 @@ impl Core {
         self.dismiss_all();
     }
 
-    /// Tell all who wait to go, and give the store away.
-    pub(super) fn close(&mut self) -> Place {
+    /// Tell all who wait to go, and give the way to the store away.
+    pub(super) fn close(&mut self) -> Option<Arc<Lane>> {
         if self.state == State::Serving {
             self.state = State::Closing;
         }
         self.dismiss_all();
-        std::mem::replace(&mut self.place, Place::Closed)
+        self.lane.take()
     }
 
     fn dismiss_all(&mut self) {
@@ -205,11 +201,7 @@ impl Core {
     }
 
     pub(super) fn figures(&self) -> Figures {
-        let syncs = match &self.place {
-            Place::Here(store) => store.syncs(),
-            _ => self.figures.syncs,
-        };
-        Figures { syncs, ..self.figures }
+        self.figures
     }
 
     pub(super) fn note_syncs(&mut self, syncs: Syncs) {

@@ -1,23 +1,35 @@
-//! The thread that changes the disk where every change is synced: what is
-//! asked for while it works is its next batch, so that many share a sync.
+//! The way of changes to the disk: one works on a batch, and what is asked for
+//! meanwhile is the next.
+//!
+//! Where every change is synced, that is a thread of its own, so that many share
+//! a sync. Where none is, it is whoever asks while nobody works: the calls take
+//! microseconds, less than it takes to wake a thread. Nobody waits for who works,
+//! or works with the books open.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use rustix::io::Errno;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::Inner;
 use super::core::Purpose;
 use crate::lockd::store::{BATCH_MAX, Change, Store};
 
-/// What waits for the thread.
+/// What waits to be done.
 #[derive(Default)]
 pub(super) struct Lane {
     waiting: Mutex<Waiting>,
     wake: Condvar,
+    /// For who asks to work with, until it is closed; a thread has its own.
+    store: Option<Mutex<Option<Store>>>,
 }
+
+/// So many batches one who asks works on for the others, before its runtime's
+/// other tasks have their turn.
+const ROUNDS: usize = 4;
 
 #[derive(Default)]
 struct Waiting {
@@ -41,25 +53,75 @@ enum Next {
 }
 
 impl Lane {
+    /// For who asks to work with.
+    pub(super) fn shared(store: Store) -> Self {
+        Self { store: Some(Mutex::new(Some(store))), ..Self::default() }
+    }
+
+    /// In the order in which the books have it: to be called while they are
+    /// open. Whoever puts them back calls [`rouse`](Self::rouse).
     pub(super) fn extend(&self, changes: impl Iterator<Item = (Change, Purpose)>) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.changes.extend(changes);
-        drop(waiting);
-        self.wake.notify_one();
+        self.waiting().changes.extend(changes);
+    }
+
+    /// Have done what waits.
+    pub(super) fn rouse(&self, inner: &Inner) {
+        let Some(store) = &self.store else {
+            return self.wake.notify_one();
+        };
+        // Who works looks again after the store was put back, so nothing that
+        // came before is left.
+        let mut rounds = 0;
+        while self.has_waiting() {
+            if rounds >= ROUNDS
+                && let Some((runtime, inner)) = Handle::try_current().ok().zip(inner.this.upgrade())
+            {
+                runtime.spawn(async move { inner.lane.rouse(&inner) });
+                return;
+            }
+            rounds += 1;
+            let mut store = match store.try_lock() {
+                Ok(store) => store,
+                Err(TryLockError::Poisoned(store)) => store.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            let Some(store) = store.as_mut() else {
+                return;
+            };
+            carry_out(store, inner, self.batch());
+        }
     }
 
     /// Close the store once all that was asked for is done.
-    pub(super) fn close(&self, closed: Closed) {
-        self.stop(Stop::Close(closed));
+    pub(super) fn close(self: Arc<Self>, inner: &Arc<Inner>, closed: Closed) {
+        if self.store.is_none() {
+            return self.stop(Stop::Close(closed));
+        }
+        let inner = Arc::clone(inner);
+        tokio::task::spawn_blocking(move || {
+            let mut shared = self.shared_store();
+            while self.has_waiting()
+                && let Some(store) = shared.as_mut()
+            {
+                carry_out(store, &inner, self.batch());
+            }
+            if let Some(store) = shared.take() {
+                let _ = closed.send(store.close());
+            }
+        });
     }
 
-    /// End the thread, if nobody asked it to close the store.
+    /// Nothing is done any more, unless somebody asked to close the store.
     pub(super) fn abandon(&self) {
-        self.stop(Stop::Abandon);
+        if self.store.is_none() {
+            return self.stop(Stop::Abandon);
+        }
+        drop(self.shared_store().take());
+        self.waiting().changes.clear();
     }
 
     fn stop(&self, stop: Stop) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).stop.get_or_insert(stop);
+        self.waiting().stop.get_or_insert(stop);
         self.wake.notify_one();
     }
 
@@ -73,20 +135,10 @@ impl Lane {
         loop {
             match self.next() {
                 Next::Batch(batch) => {
-                    let (changes, purposes): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
                     let Some(inner) = inner.upgrade() else {
                         return;
                     };
-                    let changed = match inner.may_write() {
-                        true => store.commit(changes),
-                        false => store.refuse(&changes),
-                    };
-                    let mut core = inner.core();
-                    for (purpose, changed) in purposes.into_iter().zip(changed) {
-                        core.complete(purpose, changed);
-                    }
-                    core.note_syncs(store.syncs());
-                    core.flush();
+                    carry_out(&mut store, &inner, batch);
                 }
                 Next::Stop(Stop::Close(closed)) => {
                     let _ = closed.send(store.close());
@@ -98,11 +150,10 @@ impl Lane {
     }
 
     fn next(&self) -> Next {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting();
         loop {
             if !waiting.changes.is_empty() {
-                let count = waiting.changes.len().min(BATCH_MAX);
-                return Next::Batch(waiting.changes.drain(..count).collect());
+                return Next::Batch(waiting.batch());
             }
             if let Some(stop) = waiting.stop.take() {
                 return Next::Stop(stop);
@@ -110,4 +161,44 @@ impl Lane {
             waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_waiting(&self) -> bool {
+        !self.waiting().changes.is_empty()
+    }
+
+    fn batch(&self) -> Vec<(Change, Purpose)> {
+        self.waiting().batch()
+    }
+
+    fn shared_store(&self) -> MutexGuard<'_, Option<Store>> {
+        let store = self.store.as_ref().expect("BUG: a thread has it");
+        store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn batch(&mut self) -> Vec<(Change, Purpose)> {
+        let count = self.changes.len().min(BATCH_MAX);
+        self.changes.drain(..count).collect()
+    }
+}
+
+fn carry_out(store: &mut Store, inner: &Inner, batch: Vec<(Change, Purpose)>) {
+    let (changes, purposes): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+    let changed = match inner.may_write() {
+        true => store.commit(changes),
+        false => store.refuse(&changes),
+    };
+    let mut core = inner.open_books();
+    for (purpose, changed) in purposes.into_iter().zip(changed) {
+        core.complete(purpose, changed);
+    }
+    core.note_syncs(store.syncs());
+    core.flush();
+    // Who works looks what else there is.
+    core.takes_has_asked();
 }

@@ -532,6 +532,10 @@ async fn a_daemon_that_lost_its_directory_gives_nothing() {
         let mut waiting = Box::pin(engine.lock(waiting("r", "d")));
         assert!(futures::poll!(&mut waiting).is_pending());
         fs::remove_file(directory.path().join(DAEMON_LOCK)).unwrap();
+        // At once: another daemon may have the directory by now.
+        let refused = engine.lock(request("new", "c")).await;
+        assert!(matches!(refused, Err(Refusal::Storage { .. } | Refusal::ShuttingDown)));
+        assert_eq!(files(directory.path()), file("r", "c"));
         let why = tokio::time::timeout(LONG, engine.failed()).await.unwrap();
         assert!(why.contains(DAEMON_LOCK), "{why}");
         assert_eq!(waiting.await, Err(Refusal::ShuttingDown));

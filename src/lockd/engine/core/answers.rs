@@ -5,56 +5,32 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::{Core, Known, Place, Purpose, State, Why, poisoned, request_key, storage};
+use super::{Core, Known, Purpose, State, Why, poisoned, request_key, storage};
 use crate::clock::BootTime;
 use crate::lockd::engine::asked::{Held, Refusal};
 use crate::lockd::engine::audit::{Event, audit};
 use crate::lockd::engine::slot::{Outcome, Phase, Tenure, TicketId, held_by_nobody};
 use crate::lockd::name;
-use crate::lockd::store::{BATCH_MAX, Changed, Failure, Problem};
+use crate::lockd::store::{Changed, Failure, Problem};
 
 /// After an expiry that the disk refused.
 const RETRY: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// Ask the store for what has to be done. Here it is done at once, and all
-    /// that follows from it.
+    /// Ask the store for what has to be done.
     pub(in crate::lockd::engine) fn flush(&mut self) {
         while !self.asked.is_empty() {
-            let mut asked = std::mem::take(&mut self.asked);
-            let may_write = self.state != State::Failed;
-            let changed = match &mut self.place {
-                Place::Lane(lane) => {
-                    lane.extend(asked.drain(..));
-                    continue;
-                }
-                Place::Here(store) => {
-                    if asked.len() > BATCH_MAX {
-                        self.asked = asked.split_off(BATCH_MAX);
-                    }
-                    let (changes, purposes): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
-                    let changed =
-                        if may_write { store.commit(changes) } else { store.refuse(&changes) };
-                    purposes.into_iter().zip(changed)
-                }
-                Place::Closed => {
-                    let errno = Errno::SHUTDOWN;
-                    let path = self.directory.path().to_owned();
-                    let failure = Failure { path, doing: "serving the directory", errno };
-                    let failed = vec![Changed::Failed(failure); asked.len()];
-                    asked
-                        .into_iter()
-                        .map(|(_, purpose)| purpose)
-                        .collect::<Vec<_>>()
-                        .into_iter()
-                        .zip(failed)
-                }
-            };
-            let rest = std::mem::take(&mut self.asked);
-            for (purpose, changed) in changed {
-                self.complete(purpose, changed);
+            let asked = std::mem::take(&mut self.asked);
+            if let Some(lane) = &self.lane {
+                lane.extend(asked.into_iter());
+                self.has_asked = true;
+                continue;
             }
-            self.asked.splice(..0, rest);
+            let path = self.directory.path().to_owned();
+            let failure = Failure { path, doing: "serving the directory", errno: Errno::SHUTDOWN };
+            for (_, purpose) in asked {
+                self.complete(purpose, Changed::Failed(failure.clone()));
+            }
         }
         if std::mem::take(&mut self.has_changed) {
             self.signals.changes.send_modify(|count| *count = count.wrapping_add(1));
