@@ -133,6 +133,12 @@ impl LockGuard {
         }
     }
 
+    /// It had to be waited for: others may want it as well.
+    pub(crate) fn contended(self) -> Self {
+        self.tenure.held().contended();
+        self
+    }
+
     /// The user has it now, and is told of a dead holder.
     pub(crate) fn told(self) -> Self {
         self.tenure.held().told();

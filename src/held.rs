@@ -12,6 +12,7 @@ use crate::disk::{Access, Disk, Errno};
 use crate::error::{Error, Lost, LostReason};
 use crate::fork::{ProcessKey, this_process};
 use crate::path::LockPath;
+use crate::place::let_next_run;
 use crate::proof::{self, Mutant};
 use crate::record::{Contents, Proof, RECORD_BYTES, Record, Token};
 
@@ -50,6 +51,7 @@ pub(crate) struct Held<D: Disk> {
     untold: Mutex<Option<Box<Contents>>>,
     is_over: AtomicBool,
     file_stays: AtomicBool,
+    is_contended: AtomicBool,
 }
 
 impl<D: Disk> Held<D> {
@@ -65,7 +67,7 @@ impl<D: Disk> Held<D> {
         acquired: Instant,
     ) -> Self {
         let untold = Mutex::new(None);
-        let (is_over, file_stays) = (AtomicBool::new(false), AtomicBool::new(false));
+        let [is_over, file_stays, is_contended] = [const { AtomicBool::new(false) }; 3];
         let bytes = None;
         Self {
             disk,
@@ -79,6 +81,7 @@ impl<D: Disk> Held<D> {
             untold,
             is_over,
             file_stays,
+            is_contended,
         }
     }
 
@@ -130,6 +133,11 @@ impl<D: Disk> Held<D> {
     /// The user has the lock, and with it the word of the dead holder.
     pub(crate) fn told(&self) {
         *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Other processes want it as well, as far as is known.
+    pub(crate) fn contended(&self) {
+        self.is_contended.store(true, Ordering::Relaxed);
     }
 
     /// Whether this process made it (7).
@@ -206,6 +214,10 @@ impl<D: Disk> Held<D> {
             return self.remove();
         }
         let outcome = self.remove(); // (3)
+        if self.is_contended.load(Ordering::Relaxed) {
+            // All that is left to do is ours alone.
+            let_next_run();
+        }
         self.unlock();
         if self.file_stays.load(Ordering::Relaxed) {
             // Nothing was unlinked, and a child may keep our descriptor open:

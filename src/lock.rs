@@ -410,7 +410,7 @@ impl AsyncFileLock {
                 let busy = match contest.try_once(turn, is_last).await? {
                     Tried::Acquired(guard) => {
                         pause.end();
-                        return Ok(guard.told());
+                        return Ok(guard.contended().told());
                     }
                     Tried::Busy(busy, _) if is_last => {
                         return Err(self.timed_out(deadline, busy.holder));

@@ -17,7 +17,7 @@ use super::options::Primitive;
 use super::site::{Listed, Site, Source, Terms};
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
-use crate::place::Place;
+use crate::place::{Place, let_next_run};
 use crate::wait::{Listening, Turn, Waiters};
 
 /// A held kernel lock with its open file. Dropping it gives the lock back: on a
@@ -73,6 +73,8 @@ struct Hold {
     site: Arc<Site>,
     /// Until the end begins.
     listed: Option<Listed>,
+    /// Other processes want it as well, as far as is known.
+    is_contended: bool,
 }
 
 impl KernelGuard {
@@ -87,8 +89,14 @@ impl KernelGuard {
     ) -> Self {
         let turn = (claim.sharing == Sharing::Exclusive).then_some(turn);
         let listed = Listed::new(&site.station, carrier.inode().identity, asked_at);
-        let hold = Hold { carrier, turn, claim, terms, site, listed: Some(listed) };
-        Self { hold: Some(hold), watch: Mutex::default() }
+        let (listed, is_contended) = (Some(listed), false);
+        Self::of(Hold { carrier, turn, claim, terms, site, listed, is_contended })
+    }
+
+    /// It had to be waited for: others may want it as well.
+    pub(super) fn contended(mut self) -> Self {
+        self.hold.as_mut().expect("BUG: it was just made").is_contended = true;
+        self
     }
 
     /// Whether the file is on another file system than its directory was.
@@ -278,18 +286,25 @@ impl Hold {
         // Also if a forked child has a copy of the descriptor. If it fails,
         // closing does it.
         let _ = self.carrier.unlock(self.claim);
-        if let Carrier::Open(file) = self.carrier
-            && !self.terms.options.delete_on_release
-        {
-            let is_kept = self.terms.options.keep_open;
-            let has_events = self.site.place.has_events();
-            let wakes = || {
-                let waiters = self.site.waiters(&self.terms);
-                has_events && waiters.is_none_or(Waiters::are_any)
-            };
-            self.site.station.leave(file, is_kept, wakes);
-        }
+        let is_closed = match self.carrier {
+            Carrier::Open(file) if !self.terms.options.delete_on_release => {
+                let is_kept = self.terms.options.keep_open;
+                let has_events = self.site.place.has_events();
+                let wakes = || {
+                    let waiters = self.site.waiters(&self.terms);
+                    has_events && waiters.is_none_or(Waiters::are_any)
+                };
+                self.site.station.leave(file, is_kept, wakes)
+            }
+            carrier => {
+                drop(carrier);
+                true
+            }
+        };
         drop(self.turn);
+        if is_closed && self.is_contended {
+            let_next_run();
+        }
         outcome
     }
 

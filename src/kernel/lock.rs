@@ -476,7 +476,7 @@ impl AsyncKernelLock {
                 match contest.try_once(turn, carrier.take(), right).await? {
                     Ended::Acquired(guard) => {
                         pause.end();
-                        return Ok(self.remember(guard));
+                        return Ok(self.remember(guard.contended()));
                     }
                     Ended::Busy(again, file, kept) => {
                         (contest, carrier, turn) = (again, Some(file), kept);

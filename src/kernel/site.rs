@@ -215,10 +215,16 @@ impl Station {
 
     /// Leave an unlocked file for the next holder: if one of this process
     /// waits, or in any case if it `is_kept`. But close it if that `wakes`
-    /// somebody elsewhere.
-    pub(super) fn leave(&self, file: OpenFile, is_kept: bool, wakes: impl FnOnce() -> bool) {
+    /// somebody elsewhere. Whether it is closed.
+    pub(super) fn leave(
+        &self,
+        file: OpenFile,
+        is_kept: bool,
+        wakes: impl FnOnce() -> bool,
+    ) -> bool {
         if !is_kept && lock(&self.desk).waiting == 0 || wakes() {
-            return drop(file);
+            drop(file);
+            return true;
         }
         let mut desk = lock(&self.desk);
         let superfluous = if desk.waiting > 0 || is_kept {
@@ -228,7 +234,7 @@ impl Station {
             Some(file)
         };
         drop(desk);
-        drop(superfluous);
+        superfluous.is_some()
     }
 }
 
