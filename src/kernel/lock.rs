@@ -387,7 +387,10 @@ impl AsyncKernelLock {
         let contest = Contest { claim: claim(&terms, sharing), terms, site, asked_at };
         let right = contest.first_right(false).at_last(sharing);
         match contest.try_once(turn, left.map(Carrier::Open), right).await? {
-            Ended::Acquired(guard) => Ok(Some(self.remember(guard))),
+            Ended::Acquired(guard) => {
+                self.notice(&guard);
+                Ok(Some(guard))
+            }
             Ended::Busy(contest, carrier, _turn) => {
                 // Not closed: that would wake all who wait, each time.
                 if let Carrier::Open(file) = carrier {
@@ -438,8 +441,16 @@ impl AsyncKernelLock {
         let is_last = deadline.is_some_and(Deadline::is_over);
         let right = if is_last { right.at_last(sharing) } else { right };
         if right != Right::None {
-            match contest.try_once(turn, carrier.take(), right).await? {
-                Ended::Acquired(guard) => return Ok(self.remember(guard)),
+            // Nearly always: not to be moved into a future and out of it again.
+            let tried = match contest.site.place {
+                Place::Here { .. } => contest.try_here(turn, carrier.take(), right),
+                Place::Lane(_) => contest.try_once(turn, carrier.take(), right).await,
+            };
+            match tried? {
+                Ended::Acquired(guard) => {
+                    self.notice(&guard);
+                    return Ok(guard);
+                }
                 Ended::Busy(again, file, kept) => {
                     (contest, carrier, turn) = (again, Some(file), kept);
                 }
@@ -476,7 +487,8 @@ impl AsyncKernelLock {
                 match contest.try_once(turn, carrier.take(), right).await? {
                     Ended::Acquired(guard) => {
                         pause.end();
-                        return Ok(self.remember(guard.contended()));
+                        self.notice(&guard);
+                        return Ok(guard.contended());
                     }
                     Ended::Busy(again, file, kept) => {
                         (contest, carrier, turn) = (again, Some(file), kept);
@@ -524,13 +536,12 @@ impl AsyncKernelLock {
 
     /// The directory is looked at anew if the file is not on its file system:
     /// another may be mounted there now.
-    fn remember(&self, guard: KernelGuard) -> KernelGuard {
+    fn notice(&self, guard: &KernelGuard) {
         if guard.is_elsewhere()
             && let Ok(mut last) = self.inner.last_site.try_lock()
         {
             *last = None;
         }
-        guard
     }
 }
 

@@ -121,13 +121,18 @@ impl Queue {
         lock(&self.site).map(|(_, site)| site)
     }
 
-    /// A turn begins: it goes on with a chain, or begins one.
-    fn turn_begins(&self) {
+    /// A turn begins: it goes on with a chain, or begins one. How long the
+    /// chain is by now.
+    fn turn_begins(&self) -> Duration {
         let now = Instant::now();
         let mut chain = lock(&self.chain);
         let goes_on = chain.last_end.is_some_and(|end| now.duration_since(end) <= MOMENT);
-        if !goes_on || chain.started.is_none() {
-            chain.started = Some(now);
+        match chain.started.filter(|_| goes_on) {
+            Some(started) => now.duration_since(started),
+            None => {
+                chain.started = Some(now);
+                Duration::ZERO
+            }
         }
     }
 
@@ -203,6 +208,9 @@ pub(crate) struct Turn {
     queue: Arc<Queue>,
     permit: Option<OwnedSemaphorePermit>,
     legacy: Option<Legacy>,
+    /// For how long this process had had the lock when it began, if nothing was
+    /// left to it.
+    chain: Duration,
     /// Its end is not the end of a time in which this process had the lock.
     goes_on: bool,
 }
@@ -210,10 +218,9 @@ pub(crate) struct Turn {
 impl Turn {
     fn new(permit: OwnedSemaphorePermit, queue: Arc<Queue>) -> Self {
         let legacy = queue.take_legacy(); // (1)
-        if legacy.is_none() {
-            queue.turn_begins();
-        }
-        Self { queue, permit: Some(permit), legacy, goes_on: false }
+        // What was left was left within the share.
+        let chain = if legacy.is_none() { queue.turn_begins() } else { Duration::ZERO };
+        Self { queue, permit: Some(permit), legacy, chain, goes_on: false }
     }
 
     pub(crate) fn is_of(&self, queue: &Arc<Queue>) -> bool {
@@ -236,11 +243,10 @@ impl Turn {
     }
 
     /// Whether this process has had the lock for so long that it should let
-    /// others go first, if any wait. To be asked only once, as whoever asks
-    /// sees to that: a new share begins.
+    /// others go first, if any wait. To be asked only once and when the turn has
+    /// just begun, as whoever asks sees to that: a new share begins.
     pub(crate) fn share_is_over(&self, share: Duration) -> bool {
-        // What was left was left within the share.
-        self.legacy.is_none() && self.queue.share_is_over(share, Instant::now())
+        self.chain > share && self.queue.share_is_over(share, Instant::now())
     }
 
     /// Whether the lock may pass to the next turn with no chance for others.
