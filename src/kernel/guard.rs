@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::attempt::Carrier;
 use super::call::{self, Claim, Sharing};
 use super::options::Primitive;
-use super::site::{Listed, Site, Source, Terms};
+use super::site::{Listed, SHARE_MAX, Site, Source, Terms};
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
 use crate::place::{Place, let_next_run};
@@ -294,7 +294,8 @@ impl Hold {
                     let waiters = self.site.waiters(&self.terms);
                     has_events && waiters.is_none_or(Waiters::are_any)
                 };
-                self.site.station.leave(file, is_kept, wakes)
+                let is_within = || self.turn.as_ref().is_some_and(|turn| turn.is_within(SHARE_MAX));
+                self.site.station.leave(file, is_kept, is_within, wakes)
             }
             carrier => {
                 drop(carrier);

@@ -14,7 +14,7 @@ use super::guard::KernelGuard;
 use super::holder;
 use super::options::{KernelOptions, Primitive};
 use super::pause::{Pause, Right};
-use super::site::{Site, Source, Terms};
+use super::site::{SHARE_MAX, Site, Source, Terms};
 use crate::error::Error;
 use crate::holder::{Holder, Status};
 use crate::path::LockPath;
@@ -23,10 +23,6 @@ use crate::wait::{Deadline, Turn};
 
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
-
-/// A process that has had the lock over and over for so long asks whether
-/// others wait.
-const SHARE_MAX: Duration = Duration::from_millis(1);
 
 /// For a thread of another program that sleeps in `flock`: many times what it
 /// needs to wake.
@@ -394,7 +390,7 @@ impl AsyncKernelLock {
             Ended::Busy(contest, carrier, _turn) => {
                 // Not closed: that would wake all who wait, each time.
                 if let Carrier::Open(file) = carrier {
-                    contest.site.station.leave(file, true, || false);
+                    contest.site.station.leave(file, true, || false, || false);
                 }
                 Ok(None)
             }
@@ -455,6 +451,9 @@ impl AsyncKernelLock {
                     (contest, carrier, turn) = (again, Some(file), kept);
                 }
             }
+        } else {
+            // Its close tells the others, should nobody have told them yet.
+            carrier = None;
         }
         if is_last {
             drop(carrier);

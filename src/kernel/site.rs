@@ -123,6 +123,11 @@ type Identity = (u64, u64);
 /// A line of the program's source.
 pub(super) type Source = crate::wait::Site;
 
+/// A process that has had the lock over and over for so long asks whether
+/// others wait. Until then its tasks may have it one after the other, with the
+/// others not told that it is free in between.
+pub(super) const SHARE_MAX: Duration = Duration::from_millis(1);
+
 /// Between two questions who sleeps in `flock`. Reading /proc/locks takes about
 /// as long, though nearly all of it is waiting.
 const SLEEPERS_PERIOD: Duration = Duration::from_millis(10);
@@ -135,6 +140,8 @@ struct Desk {
     file: Option<OpenFile>,
     /// Whether it may lie there with nobody waiting.
     is_kept: bool,
+    /// Nobody asked whether that should be told elsewhere.
+    is_untold: bool,
 }
 
 static STATIONS: LazyLock<Mutex<HashMap<Entry, Weak<Station>>>> = LazyLock::new(Mutex::default);
@@ -215,20 +222,25 @@ impl Station {
 
     /// Leave an unlocked file for the next holder: if one of this process
     /// waits, or in any case if it `is_kept`. But close it if that `wakes`
-    /// somebody elsewhere. Whether it is closed.
+    /// somebody elsewhere, which is not asked if one of this process waits and
+    /// `is_within` its share. Whether it is closed.
     pub(super) fn leave(
         &self,
         file: OpenFile,
         is_kept: bool,
+        is_within: impl FnOnce() -> bool,
         wakes: impl FnOnce() -> bool,
     ) -> bool {
-        if !is_kept && lock(&self.desk).waiting == 0 || wakes() {
+        let is_awaited = lock(&self.desk).waiting > 0;
+        let is_untold = is_awaited && is_within();
+        if !is_kept && !is_awaited || !is_untold && wakes() {
             drop(file);
             return true;
         }
         let mut desk = lock(&self.desk);
-        let superfluous = if desk.waiting > 0 || is_kept {
-            desk.is_kept = is_kept;
+        // Who waited may have gone: then it is closed, which tells.
+        let superfluous = if desk.waiting > 0 || is_kept && !is_untold {
+            (desk.is_kept, desk.is_untold) = (is_kept, is_untold);
             desk.file.replace(file)
         } else {
             Some(file)
@@ -284,9 +296,39 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut desk = lock(&self.0.desk);
         desk.waiting -= 1;
-        let is_left = desk.waiting == 0 && !desk.is_kept;
+        let is_left = desk.waiting == 0 && (!desk.is_kept || desk.is_untold);
         let left = if is_left { desk.file.take() } else { None };
         drop(desk);
         drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_others_were_not_told_of_is_closed_when_nobody_comes_for_it() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("lock");
+        let register = Register::of(this_process(), 0);
+        let open = || OpenFile::new(File::create(&path).unwrap(), &register).unwrap();
+        let path = Arc::new(LockPath::new(&path).unwrap());
+        let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
+        let is_there = || lock(&station.desk).file.is_some();
+        for is_kept in [false, true] {
+            let waiting = Waiting::begin(&station);
+            let not_asked = || unreachable!("it is told later");
+            assert!(!station.leave(open(), is_kept, || true, not_asked) && is_there());
+            drop(waiting);
+            assert!(!is_there());
+        }
+        let waiting = Waiting::begin(&station);
+        assert!(!station.leave(open(), true, || false, || false));
+        drop(waiting);
+        assert!(is_there(), "all were asked, and nobody waited");
+        assert!(station.leave(open(), true, || true, || true), "nobody of this process waits");
     }
 }

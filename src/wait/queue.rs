@@ -249,6 +249,11 @@ impl Turn {
         self.chain > share && self.queue.share_is_over(share, Instant::now())
     }
 
+    /// Whether this process has had the lock for no longer than that.
+    pub(crate) fn is_within(&self, share: Duration) -> bool {
+        lock(&self.queue.chain).started.is_some_and(|started| started.elapsed() <= share)
+    }
+
     /// Whether the lock may pass to the next turn with no chance for others.
     pub(crate) fn may_go_on(&self, share: Duration, now: Instant) -> bool {
         // Asked once in a share, as it takes as long as a pass.
