@@ -14,7 +14,7 @@ use super::guard::KernelGuard;
 use super::holder;
 use super::options::{KernelOptions, Primitive};
 use super::pause::{Pause, Right};
-use super::site::{SHARE_MAX, Site, Source, Terms};
+use super::site::{Left, SHARE_MAX, Site, Source, Terms};
 use crate::error::Error;
 use crate::holder::{Holder, Status};
 use crate::path::LockPath;
@@ -382,14 +382,17 @@ impl AsyncKernelLock {
         };
         let contest = Contest { claim: claim(&terms, sharing), terms, site, asked_at };
         let right = contest.first_right(false).at_last(sharing);
-        match contest.try_once(turn, left.map(Carrier::Open), right).await? {
+        let (carrier, is_untold) = contest.carrier(left);
+        match contest.try_once(turn, carrier, right).await? {
             Ended::Acquired(guard) => {
                 self.notice(&guard);
                 Ok(Some(guard))
             }
             Ended::Busy(contest, carrier, _turn) => {
                 // Not closed: that would wake all who wait, each time.
-                if let Carrier::Open(file) = carrier {
+                if let Carrier::Open(file) = carrier
+                    && !is_untold
+                {
                     contest.site.station.leave(file, true, || false, || false);
                 }
                 Ok(None)
@@ -428,7 +431,7 @@ impl AsyncKernelLock {
         let Some((mut turn, left)) = contest.site.station.turn_until(deadline).await else {
             return Err(self.timed_out(deadline, self.holder().await.ok().flatten()));
         };
-        let mut carrier = left.map(Carrier::Open);
+        let (mut carrier, is_untold) = contest.carrier(left);
         let share_is_over = turn.share_is_over(SHARE_MAX);
         if share_is_over {
             Box::pin(contest.let_sleepers_pass(carrier.as_ref())).await;
@@ -448,11 +451,11 @@ impl AsyncKernelLock {
                     return Ok(guard);
                 }
                 Ended::Busy(again, file, kept) => {
-                    (contest, carrier, turn) = (again, Some(file), kept);
+                    (contest, turn) = (again, kept);
+                    carrier = Some(file).filter(|_| !is_untold);
                 }
             }
-        } else {
-            // Its close tells the others, should nobody have told them yet.
+        } else if is_untold {
             carrier = None;
         }
         if is_last {
@@ -564,6 +567,15 @@ enum Ended {
 }
 
 impl Contest {
+    /// The file that was left, and whether it is to be closed if this contender
+    /// does not get the lock. Who shares the lock does not keep others out, so
+    /// they are told at once.
+    fn carrier(&self, left: Option<Left>) -> (Option<Carrier>, bool) {
+        let left = left.filter(|left| !left.is_untold || self.claim.sharing == Sharing::Exclusive);
+        let is_untold = left.as_ref().is_some_and(|left| left.is_untold);
+        (left.map(|left| Carrier::Open(left.file)), is_untold)
+    }
+
     /// A writer goes first unless this process has had the lock for long and
     /// others wait; a reader, unless a writer waits.
     fn first_right(&self, share_is_over: bool) -> Right {

@@ -136,12 +136,18 @@ const SLEEPERS_PERIOD: Duration = Duration::from_millis(10);
 struct Desk {
     /// Tasks that wait for their turn.
     waiting: usize,
-    /// Open and not locked.
-    file: Option<OpenFile>,
+    left: Option<Left>,
     /// Whether it may lie there with nobody waiting.
     is_kept: bool,
-    /// Nobody asked whether that should be told elsewhere.
-    is_untold: bool,
+}
+
+/// A file that the last holder left for the next of this process, open and not
+/// locked.
+pub(super) struct Left {
+    pub(super) file: OpenFile,
+    /// Nobody asked whether that should be told elsewhere. Whoever has it and
+    /// does not come to hold the lock alone tells it, by closing the file.
+    pub(super) is_untold: bool,
 }
 
 static STATIONS: LazyLock<Mutex<HashMap<Entry, Weak<Station>>>> = LazyLock::new(Mutex::default);
@@ -198,17 +204,17 @@ impl Station {
 
     /// The turn, if nobody has it or waits for it, and the file that the last
     /// holder left.
-    pub(super) fn try_turn(&self) -> Option<(Turn, Option<OpenFile>)> {
+    pub(super) fn try_turn(&self) -> Option<(Turn, Option<Left>)> {
         let turn = Arc::clone(&self.queue).try_turn()?;
-        let file = lock(&self.desk).file.take();
-        Some((turn, file))
+        let left = lock(&self.desk).left.take();
+        Some((turn, left))
     }
 
     /// The same by waiting; `None` if the deadline came first.
     pub(super) async fn turn_until(
         &self,
         deadline: Option<Deadline>,
-    ) -> Option<(Turn, Option<OpenFile>)> {
+    ) -> Option<(Turn, Option<Left>)> {
         if let Some(found) = self.try_turn() {
             return Some(found);
         }
@@ -216,8 +222,8 @@ impl Station {
         let turn = Arc::clone(&self.queue).next_turn();
         let turn = Deadline::limit(deadline, turn).await?;
         // Before this one counts as not waiting any more.
-        let file = lock(&self.desk).file.take();
-        Some((turn, file))
+        let left = lock(&self.desk).left.take();
+        Some((turn, left))
     }
 
     /// Leave an unlocked file for the next holder: if one of this process
@@ -240,10 +246,10 @@ impl Station {
         let mut desk = lock(&self.desk);
         // Who waited may have gone: then it is closed, which tells.
         let superfluous = if desk.waiting > 0 || is_kept && !is_untold {
-            (desk.is_kept, desk.is_untold) = (is_kept, is_untold);
-            desk.file.replace(file)
+            desk.is_kept = is_kept;
+            desk.left.replace(Left { file, is_untold })
         } else {
-            Some(file)
+            Some(Left { file, is_untold })
         };
         drop(desk);
         superfluous.is_some()
@@ -296,8 +302,8 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut desk = lock(&self.0.desk);
         desk.waiting -= 1;
-        let is_left = desk.waiting == 0 && (!desk.is_kept || desk.is_untold);
-        let left = if is_left { desk.file.take() } else { None };
+        let may_lie = desk.is_kept && desk.left.as_ref().is_none_or(|left| !left.is_untold);
+        let left = if desk.waiting == 0 && !may_lie { desk.left.take() } else { None };
         drop(desk);
         drop(left);
     }
@@ -317,7 +323,7 @@ mod tests {
         let open = || OpenFile::new(File::create(&path).unwrap(), &register).unwrap();
         let path = Arc::new(LockPath::new(&path).unwrap());
         let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
-        let is_there = || lock(&station.desk).file.is_some();
+        let is_there = || lock(&station.desk).left.is_some();
         for is_kept in [false, true] {
             let waiting = Waiting::begin(&station);
             let not_asked = || unreachable!("it is told later");
