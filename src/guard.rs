@@ -26,6 +26,11 @@ use crate::wait::{Listening, Turn};
 /// and on the spot again where there is no Tokio runtime or it is going down.
 /// [`flush`](crate::flush) waits for what is scheduled. A process that is
 /// killed leaves the file; the next contender takes it over at once.
+///
+/// If the lock had to be waited for, the thread that ends the hold gives way
+/// once (`sched_yield(2)`): the next holder was as a rule woken on the same
+/// processor. Where that takes longer than a millisecond, because others want the
+/// processor, the next ones are left out.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct LockGuard {
     tenure: Tenure,
@@ -122,14 +127,15 @@ impl LockGuard {
     }
 
     /// Looks, by a system call and on the caller's thread, whether the lock file
-    /// is still where it was; for who has to know just before each step and
-    /// fills the directory with events of its own.
+    /// is still where it was, and held; for who has to know just before each step
+    /// and fills the directory with events of its own.
     #[cfg(feature = "lockd")]
     pub(crate) fn losses(&self) -> impl Fn() -> Option<Lost> + Send + Sync + use<> {
-        let held = Arc::downgrade(self.tenure.held());
+        let (held, path) = (Arc::downgrade(self.tenure.held()), self.path().to_owned());
         move || {
-            let held = held.upgrade()?;
-            reason(&held).map(|reason| Lost { path: held.path().path().to_owned(), reason })
+            let held = held.upgrade().filter(|held| !held.is_over());
+            let reason = held.map_or(Some(LostReason::Removed), |held| reason(&held))?;
+            Some(Lost { path: path.clone(), reason })
         }
     }
 

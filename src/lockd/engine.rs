@@ -123,12 +123,14 @@ impl Engine {
             Signals { changes: changes.clone(), failed: failed.clone(), sooner: sooner.clone() };
         let directory = Arc::clone(store.directory());
         let path = directory.path().to_owned();
+        let syncs = store.syncs();
         let (lane, apart) = match options.sync {
             true => (Arc::new(Lane::default()), Some(store)),
             false => (Arc::new(Lane::shared(store)), None),
         };
-        let core =
+        let mut core =
             Core::new(directory, Arc::clone(&lane), recovered, options.waiting_limit, signals);
+        core.note_syncs(syncs);
         let inner = Arc::new_cyclic(|this| {
             let (this, core) = (Weak::clone(this), Mutex::new(core));
             let loss = Box::new(guard.losses());
@@ -256,9 +258,9 @@ impl Engine {
         let (closed, is_closed) = oneshot::channel();
         let lane = self.0.core().close();
         match lane {
-            Some(lane) if self.0.may_write() => lane.close(&self.0, closed),
+            Some(lane) if self.0.looks().await => lane.close(&self.0, closed),
             Some(lane) => {
-                lane.abandon();
+                lane.abandon(Some(&self.0));
                 drop(closed);
             }
             None => drop(closed),
@@ -280,6 +282,12 @@ impl Inner {
     /// For who works on what is asked for.
     fn open_books(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// [`may_write`](Self::may_write), for who must not wait for a file system.
+    async fn looks(self: &Arc<Self>) -> bool {
+        let inner = Arc::clone(self);
+        tokio::task::spawn_blocking(move || inner.may_write()).await.unwrap_or(false)
     }
 
     /// I7.
@@ -327,7 +335,7 @@ impl Drop for Inner {
         self.stop.cancel();
         let core = self.core.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = core.close() {
-            lane.abandon();
+            lane.abandon(None);
         }
     }
 }
@@ -380,7 +388,7 @@ async fn expire_leases(
 async fn keep_directory(inner: Weak<Inner>, guard: LockGuard, stop: CancellationToken) {
     let look = async {
         while let Some(inner) = inner.upgrade() {
-            inner.may_write();
+            inner.looks().await;
             drop(inner);
             sleep(LOOK_PERIOD).await;
         }

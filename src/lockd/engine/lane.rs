@@ -111,13 +111,20 @@ impl Lane {
         });
     }
 
-    /// Nothing is done any more, unless somebody asked to close the store.
-    pub(super) fn abandon(&self) {
+    /// Nothing is done any more, unless somebody asked to close the store: to be
+    /// called where nobody asks any more, or nothing may be written. What was
+    /// asked for is refused.
+    pub(super) fn abandon(&self, inner: Option<&Inner>) {
         if self.store.is_none() {
             return self.stop(Stop::Abandon);
         }
-        drop(self.shared_store().take());
-        self.waiting().changes.clear();
+        let mut shared = self.shared_store();
+        if let (Some(store), Some(inner)) = (shared.as_mut(), inner) {
+            while self.has_waiting() {
+                carry_out(store, inner, self.batch());
+            }
+        }
+        drop(shared.take());
     }
 
     fn stop(&self, stop: Stop) {
@@ -174,7 +181,8 @@ impl Lane {
         self.waiting().batch()
     }
 
-    fn shared_store(&self) -> MutexGuard<'_, Option<Store>> {
+    /// While this is had, nobody works.
+    pub(super) fn shared_store(&self) -> MutexGuard<'_, Option<Store>> {
         let store = self.store.as_ref().expect("BUG: a thread has it");
         store.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,6 +3,7 @@ use std::fs;
 use std::task::Poll;
 use std::time::Instant;
 
+use futures::FutureExt;
 use tempfile::TempDir;
 
 use super::*;
@@ -544,6 +545,38 @@ async fn a_daemon_that_lost_its_directory_gives_nothing() {
         assert_eq!(files(directory.path()), file("r", "c"));
         engine.close().await;
     }
+}
+
+#[tokio::test]
+async fn whoever_comes_next_does_what_was_asked_for_while_another_worked() {
+    let directory = directory();
+    let engine = open(directory.path(), false).await;
+    let mut first = Box::pin(engine.lock(request("first", "c")));
+    {
+        let _works = engine.0.lane.shared_store();
+        assert!((&mut first).now_or_never().is_none());
+    }
+    assert!(futures::poll!(&mut first).is_pending(), "nobody came by");
+    engine.lock(request("second", "c")).await.unwrap();
+    assert!(matches!(futures::poll!(&mut first), std::task::Poll::Ready(Ok(_))));
+    drop(first);
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn what_was_asked_for_is_refused_when_the_directory_is_lost() {
+    let directory = directory();
+    let engine = open(directory.path(), false).await;
+    let mut asked = Box::pin(engine.lock(request("r", "c")));
+    {
+        let _works = engine.0.lane.shared_store();
+        assert!((&mut asked).now_or_never().is_none());
+        fs::remove_file(directory.path().join(DAEMON_LOCK)).unwrap();
+    }
+    engine.clone().close().await;
+    let refused = tokio::time::timeout(LONG, asked).await.unwrap();
+    assert!(matches!(refused, Err(Refusal::Storage { .. } | Refusal::ShuttingDown)));
+    assert!(files(directory.path()).is_empty());
 }
 
 #[tokio::test]
