@@ -214,7 +214,7 @@ impl<D: Disk> Held<D> {
             return self.remove();
         }
         let outcome = self.remove(); // (3)
-        if self.is_contended.load(Ordering::Relaxed) {
+        if outcome.is_ok() && self.wakes_next() {
             // All that is left to do is ours alone.
             let_next_run();
         }
@@ -229,6 +229,11 @@ impl<D: Disk> Held<D> {
             let _ = self.disk.unlink(&self.path.revocation(self.record.token));
         }
         outcome
+    }
+
+    /// Whether somebody was told that the file is gone, as far as is known.
+    fn wakes_next(&self) -> bool {
+        self.is_contended.load(Ordering::Relaxed) && !self.file_stays.load(Ordering::Relaxed)
     }
 
     /// Without it the lock would last until the last copy of the descriptor

@@ -208,9 +208,9 @@ pub(crate) struct Turn {
     queue: Arc<Queue>,
     permit: Option<OwnedSemaphorePermit>,
     legacy: Option<Legacy>,
-    /// For how long this process had had the lock when it began, if nothing was
-    /// left to it.
-    chain: Duration,
+    /// For how long this process had had the lock when it began, unless
+    /// something was left to it: that was left within the share.
+    chain: Option<Duration>,
     /// Its end is not the end of a time in which this process had the lock.
     goes_on: bool,
 }
@@ -218,8 +218,7 @@ pub(crate) struct Turn {
 impl Turn {
     fn new(permit: OwnedSemaphorePermit, queue: Arc<Queue>) -> Self {
         let legacy = queue.take_legacy(); // (1)
-        // What was left was left within the share.
-        let chain = if legacy.is_none() { queue.turn_begins() } else { Duration::ZERO };
+        let chain = legacy.is_none().then(|| queue.turn_begins());
         Self { queue, permit: Some(permit), legacy, chain, goes_on: false }
     }
 
@@ -246,7 +245,8 @@ impl Turn {
     /// others go first, if any wait. To be asked only once and when the turn has
     /// just begun, as whoever asks sees to that: a new share begins.
     pub(crate) fn share_is_over(&self, share: Duration) -> bool {
-        self.chain > share && self.queue.share_is_over(share, Instant::now())
+        let may_be_over = self.chain.is_none_or(|chain| chain >= share);
+        may_be_over && self.legacy.is_none() && self.queue.share_is_over(share, Instant::now())
     }
 
     /// Whether this process has had the lock for no longer than that.
