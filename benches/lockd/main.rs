@@ -205,6 +205,7 @@ fn start(kind: Kind, directory: &Path) -> (Running, SocketAddr) {
 /// Be the daemon, until killed.
 fn serve(role: &str) {
     let (sync, directory) = role.split_once(' ').expect("a setting and a directory");
+    // As `lockkeeper serve` has it.
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     if sync == "bare" {
         return runtime.block_on(bare::serve());
