@@ -24,7 +24,7 @@ const WIDTH: f64 = 620.0;
 const HEIGHT: f64 = 330.0;
 
 /// Told apart also by those who do not see red and green.
-const COLOURS: [&str; 4] = ["#0072b2", "#56b4e9", "#d55e00", "#555555"];
+const COLOURS: [&str; 5] = ["#0072b2", "#56b4e9", "#d55e00", "#555555", "#009e73"];
 
 /// One axis: what is at its two ends.
 struct Axis {

@@ -3,10 +3,14 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use lockkeeper::{AsyncFileLock, LockGuard};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat};
+use rustix::io::Errno;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -23,11 +27,14 @@ pub(crate) enum Kind {
     Filelock,
     /// A thread blocked in `flock`.
     Flock,
+    /// The floor of a lock file with events: the system calls alone, by a thread
+    /// that blocks in them and has nothing else to do.
+    Bare,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Kind; 4] =
-        [Kind::Ours, Kind::OursOneThread, Kind::Filelock, Kind::Flock];
+    pub(crate) const ALL: [Kind; 5] =
+        [Kind::Ours, Kind::OursOneThread, Kind::Filelock, Kind::Flock, Kind::Bare];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -35,6 +42,7 @@ impl Kind {
             Kind::OursOneThread => "lockkeeper, one thread",
             Kind::Filelock => "filelock 0.7 tokio",
             Kind::Flock => "thread in flock",
+            Kind::Bare => "the bare calls",
         }
     }
 
@@ -46,7 +54,7 @@ impl Kind {
     pub(crate) fn runtime(self) -> Runtime {
         let mut builder = match self {
             Kind::Ours | Kind::Filelock => Builder::new_multi_thread(),
-            Kind::OursOneThread | Kind::Flock => Builder::new_current_thread(),
+            Kind::OursOneThread | Kind::Flock | Kind::Bare => Builder::new_current_thread(),
         };
         builder.enable_all().build().expect("a runtime")
     }
@@ -57,6 +65,7 @@ pub(crate) enum Lock {
     Ours(AsyncFileLock),
     Filelock(Option<filelock::FileLock>),
     Flock(File),
+    Bare(Bare),
 }
 
 /// A hold; it ends with [`Lock::release`].
@@ -64,6 +73,7 @@ pub(crate) enum Hold {
     Ours(LockGuard),
     Filelock(filelock::OwnedFileLockGuard),
     Flock,
+    Bare(OwnedFd),
 }
 
 impl Lock {
@@ -72,6 +82,7 @@ impl Lock {
             Kind::Ours | Kind::OursOneThread => Lock::Ours(AsyncFileLock::new(path)),
             Kind::Filelock => Lock::Filelock(Some(filelock::new(path).expect("a lock file"))),
             Kind::Flock => Lock::Flock(File::create(path).expect("a lock file")),
+            Kind::Bare => Lock::Bare(Bare::new(path)),
         }
     }
 
@@ -86,6 +97,7 @@ impl Lock {
                 file.lock().expect("nothing is wrong");
                 Hold::Flock
             }
+            Lock::Bare(lock) => Hold::Bare(lock.acquire()),
         }
     }
 
@@ -96,8 +108,45 @@ impl Lock {
                 *lock = Some(guard.unlock().expect("it is held"));
             }
             (Lock::Flock(file), Hold::Flock) => file.unlock().expect("it is held"),
+            (Lock::Bare(lock), Hold::Bare(file)) => lock.release(&file),
             _ => unreachable!("a hold of another lock"),
         }
+    }
+}
+
+/// A lock file by the system calls that one with a record cannot do without. It
+/// recovers from nothing.
+pub(crate) struct Bare {
+    path: PathBuf,
+    inotify: OwnedFd,
+}
+
+impl Bare {
+    fn new(path: &Path) -> Self {
+        let directory = path.parent().expect("a directory");
+        let inotify = inotify::init(CreateFlags::CLOEXEC).expect("inotify");
+        inotify::add_watch(&inotify, directory, WatchFlags::DELETE).expect("a watch");
+        Self { path: path.to_owned(), inotify }
+    }
+
+    fn acquire(&self) -> OwnedFd {
+        let directory = self.path.parent().expect("a directory");
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = rustix::fs::open(directory, flags, Mode::from(0o644)).expect("a file");
+        rustix::io::pwrite(&file, &[b'\n'; 512], 0).expect("it can be written");
+        flock(&file, FlockOperation::NonBlockingLockExclusive).expect("nobody has it");
+        while let Err(error) = linkat(&file, c"", CWD, &self.path, AtFlags::EMPTY_PATH) {
+            assert_eq!(error, Errno::EXIST);
+            rustix::io::read(&self.inotify, &mut [0; 4096]).expect("an event");
+        }
+        file
+    }
+
+    fn release(&self, file: &OwnedFd) {
+        let named = rustix::fs::lstat(&self.path).expect("it is there");
+        assert_eq!(named.st_ino, rustix::fs::fstat(file).expect("it is open").st_ino);
+        rustix::fs::unlink(&self.path).expect("it is ours");
+        rustix::thread::sched_yield();
     }
 }
 

@@ -73,7 +73,7 @@ pub(crate) fn measure(plan: &Plan) {
     }
 }
 
-fn measure_with(holds: &Holds, times: usize) -> [Sample; 4] {
+fn measure_with(holds: &Holds, times: usize) -> [Sample; 5] {
     let mut pairs = Kind::ALL.map(Pair::new);
     let mut samples = Kind::ALL.map(|_| Sample::default());
     for round in 0..times {
@@ -89,21 +89,24 @@ fn measure_with(holds: &Holds, times: usize) -> [Sample; 4] {
     samples
 }
 
-fn print(holds: &Holds, samples: &[Sample; 4]) {
+fn print(holds: &Holds, samples: &[Sample; 5]) {
     let name = holds.name;
     for (kind, sample) in Kind::ALL.iter().zip(samples) {
         sample.print(format_args!("held {name}, {}", kind.name()));
     }
-    let [ours, _, filelock, flock] = samples;
+    let [ours, one_thread, filelock, flock, bare] = samples;
     let ratio = |of: &Sample, to: &Sample, share| of.at(share).div_duration_f64(to.at(share));
     judge_time(format!("held {name}, p50"), ours.median(), Duration::from_micros(100));
     judge_time(format!("held {name}, p99"), ours.at(0.99), Duration::from_millis(1));
     judge_gain(format!("held {name}, p50, filelock / ours"), ratio(filelock, ours, 0.5), 20.0);
     judge_ratio(format!("held {name}, p50, ours / flock"), ratio(ours, flock, 0.5), 2.0);
     println!("  held {name}, p99, ours / flock: {:.2} ×", ratio(ours, flock, 0.99));
+    println!("  held {name}, p50, ours / the bare calls: {:.2} ×", ratio(ours, bare, 0.5));
+    let of_one = ratio(one_thread, bare, 0.5);
+    println!("  held {name}, p50, one thread / the bare calls: {of_one:.2} ×");
 }
 
-fn draw(samples: &[Sample; 4]) {
+fn draw(samples: &[Sample; 5]) {
     let line = |(kind, sample): (&Kind, &Sample)| {
         let sorted = sample.sorted();
         let share = |index: usize| (index + 1) as f64 / sorted.len() as f64 * 100.0;
