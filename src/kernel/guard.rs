@@ -22,7 +22,8 @@ use crate::wait::{Listening, Turn, Waiters};
 
 /// A held kernel lock with its open file. Dropping it gives the lock back: on a
 /// local file system on the spot, elsewhere by a thread of this crate
-/// ([`flush`](crate::flush) waits for that).
+/// ([`flush`](crate::flush) waits for that). If it had to be waited for, the
+/// thread that ends the hold gives way once, as for a [`LockGuard`](crate::LockGuard).
 ///
 /// It is a type of its own beside [`LockGuard`](crate::LockGuard) because a
 /// kernel lock has a file that is the user's, can be shared and downgraded, and
