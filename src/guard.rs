@@ -289,3 +289,32 @@ fn reason(held: &Held<OsDisk>) -> Option<LostReason> {
         Err(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+    use crate::AsyncFileLock;
+    use crate::path::LockPath;
+    use crate::wait::is_awaited;
+
+    #[tokio::test]
+    async fn who_had_to_wait_gives_way_and_nobody_else() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = LockPath::new(&directory.path().join("lock")).unwrap();
+        let lock = AsyncFileLock::new(path.path());
+        let guard = lock.acquire().await.unwrap();
+        assert!(!guard.tenure.held().wakes_next());
+        guard.release().await.unwrap();
+        let other = File::create(path.path()).unwrap();
+        other.lock().unwrap();
+        let waits = tokio::spawn(async move { lock.acquire().await.unwrap() });
+        while !is_awaited(&path) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        fs::remove_file(path.path()).unwrap();
+        drop(other);
+        assert!(waits.await.unwrap().tenure.held().wakes_next());
+    }
+}

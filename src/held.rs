@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::disk::{Access, Disk, Errno};
 use crate::error::{Error, Lost, LostReason};
 use crate::fork::{ProcessKey, this_process};
+use crate::give_way::let_next_run;
 use crate::path::LockPath;
-use crate::place::let_next_run;
 use crate::proof::{self, Mutant};
 use crate::record::{Contents, Proof, RECORD_BYTES, Record, Token};
 
@@ -232,7 +232,7 @@ impl<D: Disk> Held<D> {
     }
 
     /// Whether somebody was told that the file is gone, as far as is known.
-    fn wakes_next(&self) -> bool {
+    pub(crate) fn wakes_next(&self) -> bool {
         self.is_contended.load(Ordering::Relaxed) && !self.file_stays.load(Ordering::Relaxed)
     }
 

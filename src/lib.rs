@@ -112,6 +112,7 @@ mod exit;
 #[cfg(test)]
 mod explorer;
 mod fork;
+mod give_way;
 mod guard;
 mod held;
 mod holder;

@@ -17,7 +17,8 @@ use super::options::Primitive;
 use super::site::{Listed, SHARE_MAX, Site, Source, Terms};
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
-use crate::place::{Place, let_next_run};
+use crate::give_way::let_next_run;
+use crate::place::Place;
 use crate::wait::{Listening, Turn, Waiters};
 
 /// A held kernel lock with its open file. Dropping it gives the lock back: on a
@@ -409,5 +410,34 @@ async fn loss(terms: Arc<Terms>, site: Arc<Site>, identity: (u64, u64)) -> Lost 
                 () = period => {}
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::path::LockPath;
+    use crate::{AsyncKernelLock, KernelOptions};
+
+    #[tokio::test]
+    async fn who_had_to_wait_gives_way_and_nobody_else() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = LockPath::new(&directory.path().join("lock")).unwrap();
+        let lock = AsyncKernelLock::new(path.path());
+        let guard = lock.acquire().await.unwrap();
+        assert!(!guard.hold().is_contended);
+        guard.release().await.unwrap();
+        let other = File::create(path.path()).unwrap();
+        other.lock().unwrap();
+        let waits = tokio::spawn(async move { lock.acquire().await.unwrap() });
+        let terms = Terms::new(path, KernelOptions::default()).unwrap();
+        let waiters = Waiters::of(&terms.label).unwrap();
+        while !waiters.are_any() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(other);
+        assert!(waits.await.unwrap().hold().is_contended);
     }
 }

@@ -547,15 +547,19 @@ async fn a_daemon_that_lost_its_directory_gives_nothing() {
     }
 }
 
+/// A request that came while another worked, and that nobody has done since.
+fn left_over(engine: &Engine) -> futures::future::BoxFuture<'_, Result<Grant, Refusal>> {
+    let mut asked = engine.lock(request("left over", "c")).boxed();
+    let _works = engine.0.lane.shared_store();
+    assert!((&mut asked).now_or_never().is_none());
+    asked
+}
+
 #[tokio::test]
 async fn whoever_comes_next_does_what_was_asked_for_while_another_worked() {
     let directory = directory();
     let engine = open(directory.path(), false).await;
-    let mut first = Box::pin(engine.lock(request("first", "c")));
-    {
-        let _works = engine.0.lane.shared_store();
-        assert!((&mut first).now_or_never().is_none());
-    }
+    let mut first = left_over(&engine);
     assert!(futures::poll!(&mut first).is_pending(), "nobody came by");
     engine.lock(request("second", "c")).await.unwrap();
     assert!(matches!(futures::poll!(&mut first), std::task::Poll::Ready(Ok(_))));
@@ -567,12 +571,8 @@ async fn whoever_comes_next_does_what_was_asked_for_while_another_worked() {
 async fn what_was_asked_for_is_refused_when_the_directory_is_lost() {
     let directory = directory();
     let engine = open(directory.path(), false).await;
-    let mut asked = Box::pin(engine.lock(request("r", "c")));
-    {
-        let _works = engine.0.lane.shared_store();
-        assert!((&mut asked).now_or_never().is_none());
-        fs::remove_file(directory.path().join(DAEMON_LOCK)).unwrap();
-    }
+    let asked = left_over(&engine);
+    fs::remove_file(directory.path().join(DAEMON_LOCK)).unwrap();
     engine.clone().close().await;
     let refused = tokio::time::timeout(LONG, asked).await.unwrap();
     assert!(matches!(refused, Err(Refusal::Storage { .. } | Refusal::ShuttingDown)));
