@@ -294,8 +294,8 @@ impl Terms {
     /// told that it was there.
     fn inherit(&self, left: Inheritance) -> Option<Held<OsDisk>> {
         let acquired = self.surroundings.now();
-        let mut held = left.on(&self.path, &self.options, acquired)?;
-        held.pass_on(self.surroundings.token(), SystemTime::now(), acquired).ok()?;
+        let mut held = left.on(&self.path, &self.options)?;
+        held.pass_on(|| self.surroundings.token(), SystemTime::now(), acquired).ok()?;
         Some(held)
     }
 

@@ -58,6 +58,8 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     fn create(&self, path: &Path, mode: u32) -> Result<Self::File, Errno>;
     /// `fstat`.
     fn inspect(&self, file: &Self::File) -> Result<Inode, Errno>;
+    /// `fstat`: how many names the file has.
+    fn links(&self, file: &Self::File) -> Result<u64, Errno>;
     /// `lstat`.
     fn look(&self, path: &Path) -> Result<Inode, Errno>;
     /// One `pread` at the start; the number of bytes read.
@@ -117,6 +119,11 @@ impl Disk for OsDisk {
     fn inspect(&self, file: &OwnedFd) -> Result<Inode, Errno> {
         proof::step();
         rustix::fs::fstat(file).map(Inode::from)
+    }
+
+    fn links(&self, file: &OwnedFd) -> Result<u64, Errno> {
+        proof::step();
+        rustix::fs::fstat(file).map(|stat| stat.st_nlink)
     }
 
     fn look(&self, path: &Path) -> Result<Inode, Errno> {

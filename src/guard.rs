@@ -190,7 +190,10 @@ impl LockGuard {
     }
 
     /// What names this acquisition in the lock file: 32 hexadecimal digits,
-    /// random. It does not order acquisitions, so it is no fencing token.
+    /// random. Tasks of this process to whom the held file passes within one second
+    /// ([`local_share`](crate::Options::local_share)) share it, and a request to
+    /// let go reaches whoever of them has the lock. It does not order
+    /// acquisitions, so it is no fencing token.
     #[must_use]
     pub fn token(&self) -> String {
         self.tenure.held().record().token.to_string()

@@ -25,6 +25,12 @@ const REVOCATION_MIN_HOLD: Duration = Duration::from_millis(20);
 /// Longer than [`REVOCATION_MIN_HOLD`].
 pub(crate) const REVOCATION_SECOND_LOOK: Duration = Duration::from_millis(40);
 
+/// For so long after a look at the path, whether the file was removed or
+/// replaced is seen by its number of names, for half the price; that it, or a
+/// directory above it, was moved is then not seen. It is about what a task takes
+/// to wake, so also what a look before a hand-over is worth after it.
+const LOOK_LASTS: Duration = Duration::from_millis(1);
+
 /// What the path names, seen from a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AtPath {
@@ -43,10 +49,13 @@ pub(crate) struct Held<D: Disk> {
     file: D::File,
     identity: (u64, u64),
     record: Box<Record>,
-    /// The record as it was last passed on.
-    bytes: Option<Box<[u8; RECORD_BYTES]>>,
     maker: ProcessKey,
-    acquired: Instant,
+    /// When the record was written.
+    written: Instant,
+    /// When the path was last seen to name the file.
+    seen: Instant,
+    /// When it was last clear that nobody asks for it.
+    unasked: Instant,
     /// The dead holder this was taken over from, until somebody has been told.
     untold: Mutex<Option<Box<Contents>>>,
     is_over: AtomicBool,
@@ -66,18 +75,19 @@ impl<D: Disk> Held<D> {
         maker: ProcessKey,
         acquired: Instant,
     ) -> Self {
+        let [written, seen, unasked] = [acquired; 3];
         let untold = Mutex::new(None);
         let [is_over, file_stays, is_contended] = [const { AtomicBool::new(false) }; 3];
-        let bytes = None;
         Self {
             disk,
             path,
             file,
             identity,
             record,
-            bytes,
             maker,
-            acquired,
+            written,
+            seen,
+            unasked,
             untold,
             is_over,
             file_stays,
@@ -147,41 +157,63 @@ impl<D: Disk> Held<D> {
 
     /// Whether the next task of this process may have this very file: nobody
     /// has asked for it, and it is where it belongs.
-    pub(crate) fn may_be_passed_on(&self, now: Instant) -> bool {
-        let is_long = now.saturating_duration_since(self.acquired) >= REVOCATION_MIN_HOLD;
+    pub(crate) fn may_be_passed_on(&mut self, now: Instant) -> bool {
         self.is_ours()
             && !self.is_over()
             && self.record.proof == Proof::Flock
             && self.untold.lock().unwrap_or_else(PoisonError::into_inner).is_none()
-            && !(is_long && self.is_revoked())
-            && self.look() == Ok(AtPath::Mine)
+            && self.is_unasked(now)
+            && self.is_in_place(now)
+    }
+
+    /// Looks as often as it takes to see a request while it is there.
+    fn is_unasked(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.unasked) < REVOCATION_MIN_HOLD {
+            return true;
+        }
+        self.unasked = now;
+        !self.is_revoked()
+    }
+
+    fn is_in_place(&mut self, now: Instant) -> bool {
+        let is_named = self.was_in_place(now) && self.disk.links(&self.file) == Ok(1);
+        is_named || self.is_at_path(now)
+    }
+
+    fn is_at_path(&mut self, now: Instant) -> bool {
+        self.seen = now;
+        self.look() == Ok(AtPath::Mine)
+    }
+
+    fn was_in_place(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.seen) <= LOOK_LASTS
     }
 
     /// Begin a hold of its own on a file that was passed on by another task of
-    /// this process: only the token is another, and the time. If that fails the
-    /// file is to be dropped, which releases it.
+    /// this process. The record stays as it is for as long as it says the same
+    /// second; then it is written anew, under another token. If any of that
+    /// fails the file is to be dropped, which releases it.
     pub(crate) fn pass_on(
         &mut self,
-        token: Token,
+        token: impl FnOnce() -> Token,
         since: SystemTime,
-        acquired: Instant,
+        now: Instant,
     ) -> Result<(), Errno> {
-        let second = self.record.second();
-        let last = self.record.token;
-        let was_long = acquired.saturating_duration_since(self.acquired) >= REVOCATION_MIN_HOLD;
-        (self.record.token, self.record.since, self.acquired) = (token, Some(since), acquired);
-        let bytes = match self.bytes.take().filter(|_| self.record.second() == second) {
-            Some(mut bytes) => {
-                self.record.write_token(&mut bytes);
-                bytes
-            }
-            None => Box::new(self.record.to_bytes()),
-        };
-        let written = self.disk.write(&self.file, &*bytes, 0)?;
-        self.bytes = Some(bytes);
-        if was_long {
-            // As at a release: of who asked the last holder meanwhile.
-            let _ = self.disk.unlink(&self.path.revocation(last));
+        if !self.was_in_place(now) && !self.is_at_path(now) {
+            return Err(Errno::STALE);
+        }
+        let last = self.record.second();
+        self.record.since = Some(since);
+        if self.record.second() == last {
+            return Ok(());
+        }
+        let was_long = now.saturating_duration_since(self.written) >= REVOCATION_MIN_HOLD;
+        let last = std::mem::replace(&mut self.record.token, token());
+        (self.written, self.unasked) = (now, now);
+        let written = self.disk.write(&self.file, &self.record.to_bytes(), 0)?;
+        // After it: who asks by a token looks again whether it is still there.
+        if was_long && self.disk.unlink(&self.path.revocation(last)).is_ok() {
+            return Err(Errno::CANCELED);
         }
         if written == RECORD_BYTES { Ok(()) } else { Err(Errno::IO) }
     }
@@ -225,7 +257,7 @@ impl<D: Disk> Held<D> {
             let _ = self.disk.open(self.path.path(), Access::ReadWrite);
         }
         // After the path was unlinked: see REVOCATION_MIN_HOLD.
-        if self.acquired.elapsed() >= REVOCATION_MIN_HOLD {
+        if self.written.elapsed() >= REVOCATION_MIN_HOLD {
             let _ = self.disk.unlink(&self.path.revocation(self.record.token));
         }
         outcome

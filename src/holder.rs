@@ -35,7 +35,8 @@ pub struct Holder {
     pub since: Option<SystemTime>,
     /// The line it wanted to be shown, see [`Options::note`](crate::Options::note).
     pub note: Option<String>,
-    /// 32 hexadecimal digits, new for each acquisition. `None` for a foreign file.
+    /// 32 hexadecimal digits, new for each record that is written: tasks to whom the
+    /// file passes within one second share one. `None` for a foreign file.
     pub token: Option<String>,
     /// Where this very process asked for the lock that it holds. `None` for
     /// every other holder.

@@ -228,9 +228,11 @@ impl Options {
 
     /// For how long the tasks of this process may have the lock one after the
     /// other while other processes wait for it. Meanwhile the held file itself
-    /// passes from task to task, each with its own record in it, which saves
-    /// most of a release and an acquisition. Zero: the file is removed after
-    /// each hold. It passes only between locks with equal options
+    /// passes from task to task, which saves most of a release and an
+    /// acquisition; its record is written anew once a second. Before each pass it
+    /// is seen whether the file was removed or replaced, and each millisecond
+    /// whether it, or a directory above it, was moved. Zero: the file is
+    /// removed after each hold. It passes only between locks with equal options
     /// and paths, pinned, on local file systems, and without
     /// [`openlock_compat`](Self::openlock_compat). Default: 1 ms.
     #[must_use]

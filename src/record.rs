@@ -28,7 +28,7 @@ const HOST_MAX_BYTES: usize = 64;
 /// Highest process id Linux can be set to give (`PID_MAX_LIMIT`), proc_sys_kernel(5).
 const PID_MAX: u32 = 1 << 22;
 
-/// 128 random bits, new for each acquisition.
+/// 128 random bits, new for each record that is written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Token(pub(crate) u128);
 
@@ -101,16 +101,6 @@ impl Record {
         let mut rest = &mut bytes[..RECORD_BYTES - 1];
         self.write(&mut rest).expect("BUG: a record does not fit");
         bytes
-    }
-
-    /// Bring up bytes that differ from [`to_bytes`](Self::to_bytes) only in the token.
-    pub(crate) fn write_token(&self, bytes: &mut [u8; RECORD_BYTES]) {
-        let mut lines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-        let third = lines.nth(1).map_or(0, |(end, _)| end + 1) + "token: ".len();
-        for (index, digit) in bytes[third..third + 32].iter_mut().enumerate() {
-            let value = (self.token.0 >> (124 - 4 * index)) as usize & 0xf;
-            *digit = b"0123456789abcdef"[value];
-        }
     }
 
     /// Whether [`to_bytes`](Self::to_bytes) has room for it. Ours always fit.
@@ -309,19 +299,6 @@ fn one_line(text: &str, max_bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn another_token_is_written_as_the_whole_record_would_be() {
-        for name in ["a", "worker", "två rader"] {
-            let mut record = Record { name: name.into(), ..record() };
-            let mut bytes = record.to_bytes();
-            for token in [u128::MAX, 0, 0x0123_4567_89ab_cdef_0011_2233_4455_6677] {
-                record.token = Token(token);
-                record.write_token(&mut bytes);
-                assert_eq!(bytes, record.to_bytes());
-            }
-        }
-    }
 
     fn record() -> Record {
         Record {

@@ -3,13 +3,13 @@
 //! file passes to that task along with the turn.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 
 use crate::disk::OsDisk;
 use crate::error::Error;
-use crate::held::{AtPath, Held};
+use crate::held::Held;
 use crate::options::{Options, Pin};
 use crate::path::LockPath;
 use crate::place::{Place, Started};
@@ -34,12 +34,7 @@ pub(crate) struct Inheritance {
     held: Held<OsDisk>,
     options: Arc<Options>,
     place: Place,
-    /// When it was seen to be at its path.
-    seen: Instant,
 }
-
-/// A look at the path is as good as new for so long: about what a task takes to wake.
-const LOOK_LASTS: Duration = Duration::from_millis(1);
 
 impl Inheritance {
     /// What the last task left with its turn.
@@ -52,18 +47,11 @@ impl Inheritance {
         &self.place
     }
 
-    /// The file, for a hold on the same terms that begins now.
-    pub(crate) fn on(
-        self,
-        path: &LockPath,
-        options: &Arc<Options>,
-        now: Instant,
-    ) -> Option<Held<OsDisk>> {
+    /// The file, for a hold on the same terms.
+    pub(crate) fn on(self, path: &LockPath, options: &Arc<Options>) -> Option<Held<OsDisk>> {
         let is_equal = Arc::ptr_eq(&self.options, options) || self.options == *options;
-        let is_there = now.saturating_duration_since(self.seen) <= LOOK_LASTS
-            || self.held.look() == Ok(AtPath::Mine);
         let is_same = is_equal && self.held.path().path() == path.path();
-        (is_same && is_there).then_some(self.held)
+        is_same.then_some(self.held)
     }
 }
 
@@ -131,18 +119,18 @@ impl Inner {
         let Some(options) = self.options.take() else {
             return Some(self);
         };
-        let seen = Instant::now();
-        if !self.turn.may_go_on(options.local_share, seen) {
+        let now = Instant::now();
+        if !self.turn.may_go_on(options.local_share, now) {
             return Some(self);
         }
         // Whoever watches over the hold at this moment shares it: then it ends.
         match Arc::try_unwrap(self.held) {
-            Ok(held) => {
-                if !held.may_be_passed_on(seen) {
+            Ok(mut held) => {
+                if !held.may_be_passed_on(now) {
                     return Some(Self { held: Arc::new(held), ..self });
                 }
                 let place = place.clone();
-                self.turn.leave(Box::new(Inheritance { held, options, place, seen }));
+                self.turn.leave(Box::new(Inheritance { held, options, place }));
                 None
             }
             Err(held) => Some(Self { held, ..self }),

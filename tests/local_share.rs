@@ -7,10 +7,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::poll;
-use lockkeeper::{AsyncFileLock, Error, LockGuard, LostReason, Options};
+use lockkeeper::{AsyncFileLock, Error, Holder, LockGuard, LostReason, Options};
 use support::{Process, names_in, on_tmpfs};
 use tokio::time::{sleep, timeout};
 
@@ -27,8 +27,12 @@ fn inode(path: &Path) -> u64 {
     fs::symlink_metadata(path).unwrap().ino()
 }
 
-async fn token(lock: &AsyncFileLock) -> String {
-    lock.holder().await.unwrap().unwrap().token.unwrap()
+async fn holder(lock: &AsyncFileLock) -> Holder {
+    lock.holder().await.unwrap().unwrap()
+}
+
+fn second(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
 type Waiter = Pin<Box<dyn Future<Output = Result<LockGuard, Error>> + Send>>;
@@ -46,13 +50,14 @@ async fn had(waiter: Waiter) -> LockGuard {
 }
 
 #[tokio::test]
-async fn the_file_stays_and_each_hold_has_a_record_of_its_own() {
+async fn the_file_stays_and_says_since_when() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = lock(&path, sharing());
     let mut guard = lock.acquire().await.unwrap();
-    let (first_inode, mut last_token) = (inode(&path), token(&lock).await);
-    for round in 0..4 {
+    let (first_inode, mut last) = (inode(&path), holder(&lock).await);
+    let mut records = 1;
+    for round in 0..60 {
         let next = waiter(&lock).await;
         match round % 2 {
             0 => guard.release().await.unwrap(),
@@ -60,12 +65,19 @@ async fn the_file_stays_and_each_hold_has_a_record_of_its_own() {
         }
         // It is held at every moment.
         assert!(lock.try_acquire().await.unwrap().is_none());
+        let before = second(SystemTime::now());
         guard = had(next).await;
         assert_eq!(inode(&path), first_inode, "round {round}: another file");
-        let token = token(&lock).await;
-        assert_ne!(token, last_token, "round {round}: the same hold");
-        last_token = token;
+        let holder = holder(&lock).await;
+        let since = second(holder.since.unwrap());
+        assert!((before..=second(SystemTime::now())).contains(&since), "round {round}");
+        assert_eq!(holder.token == last.token, holder.since == last.since, "round {round}");
+        assert_eq!(holder.token, Some(guard.token()));
+        records += u32::from(holder.token != last.token);
+        last = holder;
+        sleep(Duration::from_millis(50)).await;
     }
+    assert!(records > 2, "it took three seconds");
     guard.release().await.unwrap();
     assert!(names_in(directory.path()).is_empty());
 }
@@ -159,6 +171,50 @@ async fn a_hold_that_was_asked_for_is_not_passed_on() {
     assert_ne!(inode(&path), first);
     assert!(timeout(support::QUIET, guard.lost()).await.is_err(), "nobody asked this one");
     guard.release().await.unwrap();
+    assert!(names_in(directory.path()).is_empty());
+}
+
+/// No hold of a long series is long enough to look for a request at its end.
+#[tokio::test]
+async fn a_request_ends_a_series_of_short_holds() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let lock = lock.clone();
+            tokio::spawn(async move {
+                loop {
+                    let guard = lock.acquire().await.unwrap();
+                    sleep(Duration::from_millis(1)).await;
+                    guard.release().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        let is_given_up = async {
+            // Kept open, so that its inode is not given to another.
+            let (file, first) = loop {
+                if let Ok(file) = fs::File::open(&path)
+                    && lock.revoke().await.unwrap().is_some()
+                {
+                    let first = file.metadata().unwrap().ino();
+                    break (file, first);
+                }
+                sleep(Duration::from_millis(1)).await;
+            };
+            while fs::symlink_metadata(&path).is_ok_and(|file| file.ino() == first) {
+                sleep(Duration::from_millis(1)).await;
+            }
+            drop(file);
+        };
+        timeout(support::VERY_LONG, is_given_up).await.expect("they go on and on");
+    }
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    for task in tasks {
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
     assert!(names_in(directory.path()).is_empty());
 }
 

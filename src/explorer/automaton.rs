@@ -281,7 +281,7 @@ fn keep(tokens: &mut [Option<Symbol>], old: Symbol, new: Symbol) {
 impl Kept {
     fn forgets_at(&self, program: Program, op: Op) -> Option<What> {
         let contends = !matches!(program, Program::Revoker | Program::Sweeper);
-        if program.has_a_jumping_clock() {
+        if program.never_forgets() {
             return None;
         }
         if op == Op::Hold && contends {

@@ -40,7 +40,7 @@
 //! A world is written as its processes, each a letter and how often it
 //! acquires, and the number of kills: `N` pinned, `n` pinned and sometimes
 //! cancelled before its user has the lock, `W` pinned with a candidate made while
-//! it waits, `H` pinned and handing over to another task of its own, `F` and `f` portable, `C` with
+//! it waits, `H` pinned and handing over to other tasks of its own, `P` at most twice, `F` and `f` portable, `C` with
 //! `openlock_compat`, `h` and `c` as `H` and `C` by a clock that jumps, `O`
 //! openlock 1.2.1, `R` asks the holder to let go, `S` sweeps. `D` is how many
 //! portable processes were killed before: one left the lock file, each other a
@@ -72,6 +72,7 @@ fn scenario(text: &str) -> Scenario {
             "H" => Program::PinnedPassing,
             "F" => Program::Portable,
             "f" => Program::PortableCancelled,
+            "P" => Program::PassingTwice,
             "h" => Program::PassingJumping,
             "C" => Program::Compat,
             "c" => Program::CompatJumping,
@@ -95,6 +96,7 @@ fn scenario(text: &str) -> Scenario {
         Program::PinnedCancelled,
         Program::PinnedWaiting,
         Program::PinnedPassing,
+        Program::PassingTwice,
         Program::PassingJumping,
     ];
     let has = |kinds: &[Program]| programs.iter().any(|(program, _)| kinds.contains(program));
@@ -178,7 +180,7 @@ fn sweeping_holds() {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn revoking_holds() {
-    all_hold(&["R1 N2 k1", "R1 N1 N1 k1"]);
+    all_hold(&["R1 N2 k1", "R1 N1 N1 k1", "R1 P1 k1", "R1 P1 N1 k0"]);
 }
 
 /// Next to one openlock process, which is assumed to take less than `race_delay`

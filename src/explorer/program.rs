@@ -2,7 +2,7 @@
 //! [`contest`](crate::contest) and [`tenure`](crate::tenure) call it, and a model
 //! of openlock.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::replay::{SimDisk, SimSurroundings, ask, choose};
 use super::vocabulary::{Answer, Beside, Ended, MYSELF, Name, Op, PATH, Symbol, Text};
@@ -23,9 +23,11 @@ pub(super) enum Program {
     PinnedWaiting,
     /// It hands what it holds over to another task of its own.
     PinnedPassing,
+    /// The same, at most twice.
+    PassingTwice,
     Portable,
     PortableCancelled,
-    /// The same, at most once, by a clock that jumps.
+    /// It hands over at most once, by a clock that jumps.
     PassingJumping,
     /// Pinned, next to openlock.
     Compat,
@@ -47,6 +49,7 @@ impl Program {
             | Program::PinnedCancelled
             | Program::PinnedWaiting
             | Program::PinnedPassing
+            | Program::PassingTwice
             | Program::PassingJumping => contend(self, Pin::Auto),
             Program::Portable | Program::PortableCancelled => contend(self, Pin::Never),
             Program::Compat | Program::CompatJumping => contend(self, Pin::Auto),
@@ -61,8 +64,13 @@ impl Program {
         !matches!(self, Program::Revoker | Program::Sweeper)
     }
 
-    /// What its clock said decides what it does, so it forgets nothing.
-    pub(super) fn has_a_jumping_clock(self) -> bool {
+    /// What its clock said, or how often it did something, decides what it
+    /// does, so it forgets nothing.
+    pub(super) fn never_forgets(self) -> bool {
+        matches!(self, Program::PassingTwice) || self.has_a_jumping_clock()
+    }
+
+    fn has_a_jumping_clock(self) -> bool {
         matches!(self, Program::PassingJumping | Program::CompatJumping)
     }
 
@@ -72,6 +80,7 @@ impl Program {
             Program::PinnedCancelled => "pinned, cancelled",
             Program::PinnedWaiting => "pinned, waiting",
             Program::PinnedPassing => "pinned, passing on",
+            Program::PassingTwice => "pinned, passing on twice",
             Program::Portable => "portable",
             Program::PortableCancelled => "portable, cancelled",
             Program::PassingJumping => "pinned, passing on, its clock jumps",
@@ -135,8 +144,12 @@ fn hold(program: Program, surroundings: &SimSurroundings, acquired: Acquired<Sim
         return Ended::GivenUp;
     }
     held.told();
+    /// Another second, and longer than any look lasts.
+    const LONG: Duration = Duration::from_secs(2);
+    let mut later = Duration::ZERO;
     let mut passes_left = match program {
         Program::PinnedPassing => usize::MAX,
+        Program::PassingTwice => 2,
         Program::PassingJumping => 1,
         _ => 0,
     };
@@ -147,12 +160,18 @@ fn hold(program: Program, surroundings: &SimSurroundings, acquired: Acquired<Sim
         }
         passes_left -= 1;
         // As tenure leaves it to the next task, and contest takes it up.
-        let now = surroundings.now();
+        let is_later = program != Program::PassingJumping && choose(2) == 1;
+        later += if is_later { LONG } else { Duration::ZERO };
+        let now = surroundings.now() + later;
         if !held.may_be_passed_on(now) {
             break;
         }
-        if let Err(error) = held.pass_on(surroundings.token(), SystemTime::UNIX_EPOCH, now) {
-            return failed(error);
+        let since = SystemTime::UNIX_EPOCH + later;
+        match held.pass_on(|| surroundings.token(), since, now) {
+            Ok(()) => {}
+            // Somebody asked for it in between.
+            Err(Errno::CANCELED) => return Ended::GivenUp,
+            Err(error) => return failed(error),
         }
     }
     match held.release() {

@@ -164,6 +164,14 @@ impl Disk for SimDisk {
         inode(Op::Inspect(file.0))
     }
 
+    fn links(&self, file: &SimFile) -> Result<u64, Errno> {
+        match ask(Op::Links(file.0)) {
+            Answer::Links(links) => Ok(links.into()),
+            Answer::Failed(error) => Err(Errno::from_raw_os_error(error)),
+            other => unreachable!("BUG: {other:?}"),
+        }
+    }
+
     fn look(&self, path: &Path) -> Result<Inode, Errno> {
         inode(Op::Look(Name::of(path)))
     }

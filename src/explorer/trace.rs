@@ -145,6 +145,7 @@ fn in_words(world: &World, names: &Names, who: u8, op: Op) -> String {
         Op::CreateUnnamed => "create an unnamed file".to_owned(),
         Op::Create(at) => format!("create({})", name(at)),
         Op::Inspect(handle) => format!("fstat({})", file(handle)),
+        Op::Links(handle) => format!("fstat({}).st_nlink", file(handle)),
         Op::Look(at) => format!("lstat({})", name(at)),
         Op::Read(handle) => format!("read({})", file(handle)),
         Op::Write(handle, _) => format!("write({})", file(handle)),

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use crate::disk::{Access, Flock};
 use crate::path::{LockPath, Sibling};
@@ -71,6 +72,7 @@ pub(super) enum Op {
     CreateUnnamed,
     Create(Name),
     Inspect(Symbol),
+    Links(Symbol),
     Look(Name),
     Read(Symbol),
     Write(Symbol, Text),
@@ -104,6 +106,8 @@ pub(super) enum Answer {
     Opened,
     Granted(bool),
     Inode(Symbol),
+    /// How many names a file has.
+    Links(u8),
     Text(Text),
     /// Number of a list of names, see [`names`](super::replay::names).
     Names(u16),
@@ -225,7 +229,7 @@ pub(super) fn record(pid: Symbol, token: Token, proof: Proof) -> Record {
         host: None,
         identity: Identity::default(),
         proof,
-        since: None,
+        since: Some(SystemTime::UNIX_EPOCH),
         released: false,
         note: None,
     }

@@ -361,6 +361,11 @@ impl World {
                 let inode = self.handle(who, handle).inode;
                 self.inode_symbol(who, inode)
             }
+            Op::Links(handle) => {
+                let inode = self.handle(who, handle).inode;
+                let beside = self.entries.iter().filter(|entry| entry.inode == inode).count();
+                Answer::Links(beside as u8 + u8::from(self.at_path == inode))
+            }
             Op::Look(name) => match self.named(self.name(who, name)) {
                 NOTHING => failed(Errno::NOENT),
                 inode => self.inode_symbol(who, inode),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::*;
 use crate::attempt::YOUTH;
+use crate::disk::Disk;
 use crate::options::SlowSystem;
 
 /// How a monotonic clock goes, between what is waited for.
@@ -200,7 +201,7 @@ fn a_hold_is_passed_on_by_any_clock() {
     let [today, first, last] = SECONDS.map(|second| UNIX_EPOCH + Duration::from_secs(second));
     let holds = [(later, today), (earlier, today), (later, first), (earlier, last), (later, today)];
     for (token, (point, since)) in (100..).zip(holds) {
-        held.pass_on(drawn(token), since, point).unwrap();
+        held.pass_on(|| drawn(token), since, point).unwrap();
         assert!(held.may_be_passed_on(point), "the same instant, and nobody asked");
         assert_eq!(held.record().since, Some(since));
         assert_eq!(held.is_intact(), Ok(true), "the file says what the holder knows");
@@ -208,6 +209,37 @@ fn a_hold_is_passed_on_by_any_clock() {
     disk.put(&PATH.revocation(drawn(104)), b"");
     assert!(!held.may_be_passed_on(later + LEAP), "somebody asked");
     held.release().unwrap();
+}
+
+/// What is cheaper to see is seen before each pass, what is dearer each time
+/// that a look has become old.
+#[test]
+fn what_was_removed_is_not_passed_on_and_what_was_moved_not_for_long() {
+    let old = Duration::from_millis(2);
+    let other = PATH.directory().join("other");
+    let acquired = || {
+        let (disk, surroundings) = (FaultyDisk::new(), FaultySurroundings::new(10));
+        let held = acquire(&disk, Pin::Auto, &surroundings).unwrap().expect("it is free").held;
+        held.told();
+        (disk, held, surroundings.now())
+    };
+    let (disk, mut held, now) = acquired();
+    assert!(held.may_be_passed_on(now) && held.may_be_passed_on(now + old));
+    disk.unlink(PATH.path()).unwrap();
+    assert!(!held.may_be_passed_on(now + old), "removed");
+    let (disk, mut held, now) = acquired();
+    disk.unlink(PATH.path()).unwrap();
+    disk.put(PATH.path(), b"another's");
+    assert!(!held.may_be_passed_on(now), "replaced");
+    let (disk, mut held, now) = acquired();
+    disk.link(PATH.path(), &other).unwrap();
+    assert!(held.may_be_passed_on(now), "it has another name as well");
+    disk.unlink(PATH.path()).unwrap();
+    assert!(held.may_be_passed_on(now), "the look is new");
+    assert!(held.pass_on(|| drawn(100), UNIX_EPOCH, now + old).is_err(), "moved since it was left");
+    let (disk, mut held, now) = acquired();
+    disk.rename(PATH.path(), &other).unwrap();
+    assert!(!held.may_be_passed_on(now + old), "moved");
 }
 
 /// A leap between the two readings of a takeover looks like a slow system. Who

@@ -20,6 +20,7 @@ pub(super) enum Call {
     CreateUnnamed,
     Create,
     Inspect,
+    Links,
     Look,
     Read,
     Write,
@@ -57,12 +58,13 @@ pub(super) struct Fault {
 }
 
 impl Call {
-    pub(super) const ALL: [Call; 15] = [
+    pub(super) const ALL: [Call; 16] = [
         Call::Open,
         Call::OpenForWriting,
         Call::CreateUnnamed,
         Call::Create,
         Call::Inspect,
+        Call::Links,
         Call::Look,
         Call::Read,
         Call::Write,
@@ -106,7 +108,7 @@ impl Call {
                 &[IO, NOENT, NOTDIR, NOSPC, DQUOT, ACCESS, ROFS, MFILE, OPNOTSUPP]
             }
             Call::Create => &[IO, NOENT, NOTDIR, NOSPC, DQUOT, ACCESS, ROFS, MFILE],
-            Call::Inspect | Call::Look => &[IO, STALE, NOMEM, INTR],
+            Call::Inspect | Call::Links | Call::Look => &[IO, STALE, NOMEM, INTR],
             Call::Read => &[IO, STALE, Short(0)],
             Call::Write => &[IO, NOSPC, DQUOT, Short(0), Short(1), Short(100)],
             Call::Flock => &[NOLCK, IO, BADF, OPNOTSUPP],
@@ -329,6 +331,13 @@ impl Disk for FaultyDisk {
 
     fn inspect(&self, file: &FaultyFile) -> Result<Inode, Errno> {
         self.act(Call::Inspect, |state| Ok(inode(state.inode(file))))
+    }
+
+    fn links(&self, file: &FaultyFile) -> Result<u64, Errno> {
+        self.act(Call::Links, |state| {
+            let inode = state.inode(file);
+            Ok(state.names.values().filter(|named| **named == inode).count() as u64)
+        })
     }
 
     fn look(&self, path: &Path) -> Result<Inode, Errno> {
