@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::task::consume_budget;
 use tokio::time::{sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
@@ -479,6 +480,8 @@ impl AsyncFileLock {
     }
 
     async fn contest(&self) -> Result<Contest, Error> {
+        // All else may be done in one poll; so a loop of this must yield here.
+        consume_budget().await;
         self.contest_of(this_process()).await
     }
 

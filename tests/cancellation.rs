@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lockkeeper::{AsyncFileLock, Error, LockGuard, Offload, Options, Pin, Status};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, LockGuard, Offload, Options, Pin, Status};
 use nix::fcntl::{Flock, FlockArg};
 use support::{Process, QUIET, VERY_LONG, names_in};
 use tempfile::TempDir;
@@ -705,4 +705,47 @@ fn many_directories_do_not_take_many_threads() {
     let mut counter = Process::play(TEST, "counter", directory.path());
     counter.expect("counted");
     assert!(counter.wait().success());
+}
+
+/// Nothing in the loop ever waits: what is asked for is there at once.
+#[test]
+fn a_loop_of_a_verb_lets_other_tasks_run() {
+    type Verb = fn(AsyncFileLock, AsyncKernelLock) -> BoxFuture<'static, ()>;
+    let verbs: [(&str, Verb); 9] = [
+        ("acquire", |file, _| async move { drop(file.acquire().await.unwrap()) }.boxed()),
+        ("try", |file, _| async move { drop(file.try_acquire().await.unwrap()) }.boxed()),
+        ("holder", |file, _| async move { drop(file.holder().await.unwrap()) }.boxed()),
+        ("break", |file, _| async move { drop(file.break_stale().await.unwrap()) }.boxed()),
+        ("revoke", |file, _| async move { drop(file.revoke().await.unwrap()) }.boxed()),
+        ("kernel acquire", |_, kernel| {
+            async move { drop(kernel.acquire().await.unwrap()) }.boxed()
+        }),
+        ("kernel shared", |_, kernel| {
+            async move { drop(kernel.acquire_shared().await.unwrap()) }.boxed()
+        }),
+        ("kernel try", |_, kernel| {
+            async move { drop(kernel.try_acquire().await.unwrap()) }.boxed()
+        }),
+        ("kernel holder", |_, kernel| async move { drop(kernel.holder().await.unwrap()) }.boxed()),
+    ];
+    for (name, verb) in verbs {
+        let directory = support::on_tmpfs();
+        let file = AsyncFileLock::new(directory.path().join("a.lock"));
+        let kernel = AsyncKernelLock::new(directory.path().join("table"));
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let looping = tokio::spawn(async move {
+                    loop {
+                        verb(file.clone(), kernel.clone()).await;
+                    }
+                });
+                sleep(Duration::from_millis(2)).await;
+                looping.abort();
+            });
+            ended.send(()).unwrap();
+        });
+        end.recv_timeout(VERY_LONG).unwrap_or_else(|_| panic!("{name}: nobody else runs"));
+    }
 }
