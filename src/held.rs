@@ -29,7 +29,7 @@ pub(crate) const REVOCATION_SECOND_LOOK: Duration = Duration::from_millis(40);
 /// replaced is seen by its number of names, for half the price; that it, or a
 /// directory above it, was moved is then not seen. It is about what a task takes
 /// to wake, so also what a look before a hand-over is worth after it.
-const LOOK_LASTS: Duration = Duration::from_millis(1);
+pub(crate) const LOOK_LASTS: Duration = Duration::from_millis(1);
 
 /// What the path names, seen from a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

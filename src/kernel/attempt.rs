@@ -3,6 +3,10 @@
 //! 1. The lock is the kernel's, on the inode that the path names. So an open
 //!    file is locked first, and then `lstat(path)` must be the inode that
 //!    `fstat` gave; else it is closed, and the path opened again.
+//!    Or it was had within a share from the last task of this process, locked,
+//!    in which it was seen so: then only the number of its names is looked at,
+//!    which tells that it was removed or replaced, but for a millisecond not that
+//!    it was moved. Nobody has used that file: it has no position, and no copies.
 //! 2. Inode numbers are compared only while the file is open: a freed one is
 //!    given to the next file at once.
 //! 3. Who removes the file at release does it while it holds the lock, and

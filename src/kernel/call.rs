@@ -157,6 +157,11 @@ pub(super) fn inspect(file: &File) -> Result<Inode, Errno> {
     rustix::fs::fstat(file.as_fd()).map(Inode::from)
 }
 
+/// How many names the file has.
+pub(super) fn links(file: &File) -> Result<u64, Errno> {
+    rustix::fs::fstat(file.as_fd()).map(|stat| stat.st_nlink)
+}
+
 /// The identity of what is at `path`, if anything is.
 pub(super) fn identity_at(path: impl Arg) -> Result<Option<(u64, u64)>, Errno> {
     match rustix::fs::lstat(path) {

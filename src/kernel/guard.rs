@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io::Seek;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +32,8 @@ use crate::wait::{Listening, Turn, Waiters};
 /// has no record: nobody is told of a dead predecessor, no token names the
 /// acquisition, and nobody can ask for it.
 ///
-/// The file is open for reading and writing where that is allowed. Its
+/// The file is open for reading and writing where that is allowed, and its
+/// position is the start. Its
 /// descriptor can be given to a child, which then has the lock as well until
 /// the guard is released or dropped (but not a POSIX lock). Do not unlock it;
 /// with [`Primitive::Posix`] do not even duplicate it and close the copy.
@@ -77,7 +79,12 @@ struct Hold {
     listed: Option<Listed>,
     /// Other processes want it as well, as far as is known.
     is_contended: bool,
+    /// The user had the file, so that it has a position, and perhaps copies.
+    was_used: AtomicBool,
 }
+
+/// A hold that one task leaves to the next, locked. Dropping it ends it.
+struct Inheritance(Option<Hold>);
 
 impl KernelGuard {
     /// To be made where `carrier` was locked.
@@ -92,7 +99,34 @@ impl KernelGuard {
         let turn = (claim.sharing == Sharing::Exclusive).then_some(turn);
         let listed = Listed::new(&site.station, carrier.inode().identity, asked_at);
         let (listed, is_contended) = (Some(listed), false);
-        Self::of(Hold { carrier, turn, claim, terms, site, listed, is_contended })
+        let was_used = AtomicBool::new(false);
+        Self::of(Hold { carrier, turn, claim, terms, site, listed, is_contended, was_used })
+    }
+
+    /// A hold of its own on the file that the last turn left locked. Else the
+    /// turn, with nothing left.
+    pub(super) fn inherit(
+        mut turn: Turn,
+        claim: Claim,
+        terms: &Arc<Terms>,
+        site: &Arc<Site>,
+        asked_at: Source,
+    ) -> Result<Self, Turn> {
+        let Some(mut left) = turn.take_legacy().and_then(|left| left.downcast().ok()) else {
+            return Err(turn);
+        };
+        let left: &mut Inheritance = &mut left;
+        let is_ours = |hold: &mut Hold| {
+            hold.claim == claim
+                && hold.terms.path.path() == terms.path.path()
+                && (turn.is_within(SHARE_MAX) || hold.look() == Ok(None))
+        };
+        let Some(hold) = left.0.take_if(is_ours) else {
+            return Err(turn);
+        };
+        let listed = Listed::new(&site.station, hold.carrier.inode().identity, asked_at);
+        let (terms, site) = (Arc::clone(terms), Arc::clone(site));
+        Ok(Self::of(Hold { turn: Some(turn), terms, site, listed: Some(listed), ..hold }))
     }
 
     /// It had to be waited for: others may want it as well.
@@ -213,7 +247,9 @@ impl KernelGuard {
     /// The locked file. Its content is the user's; this crate does not touch it.
     #[must_use]
     pub fn file(&self) -> &File {
-        &self.hold().carrier
+        let hold = self.hold();
+        hold.was_used.store(true, Ordering::Relaxed);
+        &hold.carrier
     }
 
     /// The locked file's path, absolute where that could be made.
@@ -281,6 +317,38 @@ impl Hold {
         }
         // Before somebody else can have the lock.
         self.listed = None;
+        let Some(hold) = self.pass_on() else {
+            return Ok(());
+        };
+        hold.give_up()
+    }
+
+    /// Leave the file, locked, to the next task of this process, which could have
+    /// it again at once anyway. Else everything is still there.
+    fn pass_on(mut self) -> Option<Self> {
+        let is_quick = matches!(self.site.place, Place::Here { is_local: true });
+        // The register has POSIX locks, which are of the process.
+        let is_plain = matches!(self.carrier, Carrier::Open(_)) && !self.was_used();
+        let may_go_on = |turn: &mut Turn| turn.is_awaited() && turn.is_within(SHARE_MAX);
+        let Some(turn) = self.turn.take_if(|turn| is_quick && is_plain && may_go_on(turn)) else {
+            return Some(self);
+        };
+        // (1) of attempt, for less: within a share the path was seen to name the
+        // file, so the number of its names tells whether it was removed since.
+        let is_in_place = call::links(&self.carrier) == Ok(1) || self.look() == Ok(None);
+        if !is_in_place {
+            self.turn = Some(turn);
+            return Some(self);
+        }
+        turn.leave(Box::new(Inheritance(Some(self))));
+        None
+    }
+
+    fn was_used(&self) -> bool {
+        self.was_used.load(Ordering::Relaxed)
+    }
+
+    fn give_up(mut self) -> Result<(), Error> {
         let outcome = match self.terms.options.delete_on_release {
             true => self.remove(),
             false => Ok(()),
@@ -296,8 +364,14 @@ impl Hold {
                     let waiters = self.site.waiters(&self.terms);
                     has_events && waiters.is_none_or(Waiters::are_any)
                 };
-                let is_within = || self.turn.as_ref().is_some_and(|turn| turn.is_within(SHARE_MAX));
-                self.site.station.leave(file, is_kept, is_within, wakes)
+                match self.was_used.into_inner() {
+                    // The next one's begins at its start, and is nobody else's.
+                    true if !is_kept || rewind(&file).is_err() => {
+                        drop(file);
+                        true
+                    }
+                    _ => self.site.station.leave(file, is_kept, wakes),
+                }
             }
             carrier => {
                 drop(carrier);
@@ -381,6 +455,22 @@ impl Hold {
         }
         Ok(())
     }
+}
+
+impl Drop for Inheritance {
+    fn drop(&mut self) {
+        let Some(hold) = self.0.take() else {
+            return;
+        };
+        match hold.end() {
+            Ok(()) | Err(Error::Forked { .. }) => {}
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+}
+
+fn rewind(mut file: &File) -> std::io::Result<()> {
+    file.rewind()
 }
 
 fn look(path: &Path, identity: (u64, u64)) -> Result<Option<LostReason>, Errno> {

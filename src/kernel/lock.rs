@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::task::consume_budget;
 use tokio::time::{sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,7 @@ use super::guard::KernelGuard;
 use super::holder;
 use super::options::{KernelOptions, Primitive};
 use super::pause::{Pause, Right};
-use super::site::{Left, SHARE_MAX, Site, Source, Terms};
+use super::site::{SHARE_MAX, Site, Source, Terms};
 use crate::error::Error;
 use crate::holder::{Holder, Status};
 use crate::path::LockPath;
@@ -75,7 +76,8 @@ const SLEEPERS_TURN: Duration = Duration::from_millis(1);
 ///   replaced while we waited is noticed, and the one at the path is locked. One
 ///   that is removed while we hold is told by [`KernelGuard::lost`].
 /// * **Order.** Tasks of a process are served first in, first out, readers
-///   together. Between processes of this crate, who came first goes first. A reader
+///   together; for a millisecond at a time the locked file itself passes from one
+///   that did not use it to the next. Between processes of this crate, who came first goes first. A reader
 ///   lets writers that wait go first as long as anybody has the lock and 10 ms
 ///   more: readers that come and go without a pause do not keep a writer out, and
 ///   a writer that is stopped while it waits does not keep readers out for long.
@@ -381,19 +383,20 @@ impl AsyncKernelLock {
             return Ok(None);
         };
         let contest = Contest { claim: claim(&terms, sharing), terms, site, asked_at };
+        let turn = match contest.inherit(turn) {
+            Ok(guard) => return Ok(Some(guard)),
+            Err(turn) => turn,
+        };
         let right = contest.first_right(false).at_last(sharing);
-        let (carrier, is_untold) = contest.carrier(left);
-        match contest.try_once(turn, carrier, right).await? {
+        match contest.try_once(turn, left.map(Carrier::Open), right).await? {
             Ended::Acquired(guard) => {
                 self.notice(&guard);
                 Ok(Some(guard))
             }
             Ended::Busy(contest, carrier, _turn) => {
                 // Not closed: that would wake all who wait, each time.
-                if let Carrier::Open(file) = carrier
-                    && !is_untold
-                {
-                    contest.site.station.leave(file, true, || false, || false);
+                if let Carrier::Open(file) = carrier {
+                    contest.site.station.leave(file, true, || false);
                 }
                 Ok(None)
             }
@@ -428,10 +431,14 @@ impl AsyncKernelLock {
     ) -> Result<KernelGuard, Error> {
         let (terms, site) = self.enter().await?;
         let mut contest = Contest { claim: claim(&terms, sharing), terms, site, asked_at };
-        let Some((mut turn, left)) = contest.site.station.turn_until(deadline).await else {
+        let Some((turn, left)) = contest.site.station.turn_until(deadline).await else {
             return Err(self.timed_out(deadline, self.holder().await.ok().flatten()));
         };
-        let (mut carrier, is_untold) = contest.carrier(left);
+        let mut turn = match contest.inherit(turn) {
+            Ok(guard) => return Ok(guard),
+            Err(turn) => turn,
+        };
+        let mut carrier = left.map(Carrier::Open);
         let share_is_over = turn.share_is_over(SHARE_MAX);
         if share_is_over {
             Box::pin(contest.let_sleepers_pass(carrier.as_ref())).await;
@@ -451,12 +458,9 @@ impl AsyncKernelLock {
                     return Ok(guard);
                 }
                 Ended::Busy(again, file, kept) => {
-                    (contest, turn) = (again, kept);
-                    carrier = Some(file).filter(|_| !is_untold);
+                    (contest, carrier, turn) = (again, Some(file), kept);
                 }
             }
-        } else if is_untold {
-            carrier = None;
         }
         if is_last {
             drop(carrier);
@@ -521,6 +525,8 @@ impl AsyncKernelLock {
             let why = "the working directory was unknown when the lock was made".to_owned();
             return Err(LockPath::new(&given).err().unwrap_or(Error::BadPath { path: given, why }));
         };
+        // All else may be done in one poll; so a loop of this must yield here.
+        consume_budget().await;
         // Not waited for: a fork may have copied it locked.
         let last = self.inner.last_site.try_lock().ok().and_then(|last| last.clone());
         let site = match last.filter(|site| site.is_ours()) {
@@ -567,13 +573,11 @@ enum Ended {
 }
 
 impl Contest {
-    /// The file that was left, and whether it is to be closed if this contender
-    /// does not get the lock. Who shares the lock does not keep others out, so
-    /// they are told at once.
-    fn carrier(&self, left: Option<Left>) -> (Option<Carrier>, bool) {
-        let left = left.filter(|left| !left.is_untold || self.claim.sharing == Sharing::Exclusive);
-        let is_untold = left.as_ref().is_some_and(|left| left.is_untold);
-        (left.map(|left| Carrier::Open(left.file)), is_untold)
+    /// The lock, if the last task of this process left it with this turn. Else
+    /// the turn, and nothing is left with it any more.
+    fn inherit(&self, turn: Turn) -> Result<KernelGuard, Turn> {
+        let Self { terms, site, claim, asked_at } = self;
+        KernelGuard::inherit(turn, *claim, terms, site, asked_at)
     }
 
     /// A writer goes first unless this process has had the lock for long and

@@ -106,7 +106,9 @@ impl KernelOptions {
     /// the path instead of five and a look, for those who lock one path often.
     /// At release the file is closed all the same if somebody of this crate
     /// waits, since the close is what wakes it. A directory that may not be read
-    /// hides who waits, so nothing is kept open there. The file is closed when
+    /// hides who waits, so nothing is kept open there. Copies of the guard's file
+    /// share their position with that of later guards, and a child that has one
+    /// shares their lock: make none. The file is closed when
     /// the last clone of the lock is dropped. Not for [`Primitive::Posix`], nor
     /// with [`delete_on_release`](Self::delete_on_release). Default: off.
     #[must_use]

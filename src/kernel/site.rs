@@ -14,6 +14,7 @@ use super::options::{KernelOptions, Primitive};
 use crate::disk::Errno;
 use crate::error::Error;
 use crate::fork::{ProcessKey, this_process};
+use crate::held::LOOK_LASTS;
 use crate::path::LockPath;
 use crate::place::Place;
 use crate::wait::{Deadline, Entry, Queue, Turn, Waiters, prepare};
@@ -124,9 +125,9 @@ type Identity = (u64, u64);
 pub(super) type Source = crate::wait::Site;
 
 /// A process that has had the lock over and over for so long asks whether
-/// others wait. Until then its tasks may have it one after the other, with the
-/// others not told that it is free in between.
-pub(super) const SHARE_MAX: Duration = Duration::from_millis(1);
+/// others wait. Until then the locked file passes from task to task. No longer
+/// than a look at its path lasts: within a share there is none.
+pub(super) const SHARE_MAX: Duration = LOOK_LASTS;
 
 /// Between two questions who sleeps in `flock`. Reading /proc/locks takes about
 /// as long, though nearly all of it is waiting.
@@ -136,18 +137,11 @@ const SLEEPERS_PERIOD: Duration = Duration::from_millis(10);
 struct Desk {
     /// Tasks that wait for their turn.
     waiting: usize,
-    left: Option<Left>,
+    /// The file that the last holder left for the next of this process, open
+    /// and not locked.
+    left: Option<OpenFile>,
     /// Whether it may lie there with nobody waiting.
     is_kept: bool,
-}
-
-/// A file that the last holder left for the next of this process, open and not
-/// locked.
-pub(super) struct Left {
-    pub(super) file: OpenFile,
-    /// Nobody asked whether that should be told elsewhere. Whoever has it and
-    /// does not come to hold the lock alone tells it, by closing the file.
-    pub(super) is_untold: bool,
 }
 
 static STATIONS: LazyLock<Mutex<HashMap<Entry, Weak<Station>>>> = LazyLock::new(Mutex::default);
@@ -204,7 +198,7 @@ impl Station {
 
     /// The turn, if nobody has it or waits for it, and the file that the last
     /// holder left.
-    pub(super) fn try_turn(&self) -> Option<(Turn, Option<Left>)> {
+    pub(super) fn try_turn(&self) -> Option<(Turn, Option<OpenFile>)> {
         let turn = Arc::clone(&self.queue).try_turn()?;
         let left = lock(&self.desk).left.take();
         Some((turn, left))
@@ -214,7 +208,7 @@ impl Station {
     pub(super) async fn turn_until(
         &self,
         deadline: Option<Deadline>,
-    ) -> Option<(Turn, Option<Left>)> {
+    ) -> Option<(Turn, Option<OpenFile>)> {
         if let Some(found) = self.try_turn() {
             return Some(found);
         }
@@ -228,28 +222,25 @@ impl Station {
 
     /// Leave an unlocked file for the next holder: if one of this process
     /// waits, or in any case if it `is_kept`. But close it if that `wakes`
-    /// somebody elsewhere, which is not asked if one of this process waits and
-    /// `is_within` its share. Whether it is closed.
+    /// somebody elsewhere. Whether it is closed.
     pub(super) fn leave(
         &self,
         file: OpenFile,
         is_kept: bool,
-        is_within: impl FnOnce() -> bool,
         wakes: impl FnOnce() -> bool,
     ) -> bool {
         let is_awaited = lock(&self.desk).waiting > 0;
-        let is_untold = is_awaited && is_within();
-        if !is_kept && !is_awaited || !is_untold && wakes() {
+        if !is_kept && !is_awaited || wakes() {
             drop(file);
             return true;
         }
         let mut desk = lock(&self.desk);
-        // Who waited may have gone: then it is closed, which tells.
-        let superfluous = if desk.waiting > 0 || is_kept && !is_untold {
+        // Who waited may have gone.
+        let superfluous = if desk.waiting > 0 || is_kept {
             desk.is_kept = is_kept;
-            desk.left.replace(Left { file, is_untold })
+            desk.left.replace(file)
         } else {
-            Some(Left { file, is_untold })
+            Some(file)
         };
         drop(desk);
         superfluous.is_some()
@@ -302,8 +293,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut desk = lock(&self.0.desk);
         desk.waiting -= 1;
-        let may_lie = desk.is_kept && desk.left.as_ref().is_none_or(|left| !left.is_untold);
-        let left = if desk.waiting == 0 && !may_lie { desk.left.take() } else { None };
+        let left = if desk.waiting == 0 && !desk.is_kept { desk.left.take() } else { None };
         drop(desk);
         drop(left);
     }
@@ -316,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_others_were_not_told_of_is_closed_when_nobody_comes_for_it() {
+    fn a_file_that_is_not_kept_is_closed_when_nobody_comes_for_it() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("lock");
         let register = Register::of(this_process(), 0);
@@ -326,15 +316,10 @@ mod tests {
         let is_there = || lock(&station.desk).left.is_some();
         for is_kept in [false, true] {
             let waiting = Waiting::begin(&station);
-            let not_asked = || unreachable!("it is told later");
-            assert!(!station.leave(open(), is_kept, || true, not_asked) && is_there());
+            assert!(!station.leave(open(), is_kept, || false) && is_there());
             drop(waiting);
-            assert!(!is_there());
+            assert_eq!(is_there(), is_kept);
         }
-        let waiting = Waiting::begin(&station);
-        assert!(!station.leave(open(), true, || false, || false));
-        drop(waiting);
-        assert!(is_there(), "all were asked, and nobody waited");
-        assert!(station.leave(open(), true, || true, || true), "nobody of this process waits");
+        assert!(station.leave(open(), true, || true), "somebody elsewhere waits");
     }
 }

@@ -237,7 +237,7 @@ impl Turn {
     }
 
     /// Whether another task of this process waits for its turn.
-    fn is_awaited(&self) -> bool {
+    pub(crate) fn is_awaited(&self) -> bool {
         self.queue.waiting.load(Ordering::SeqCst) > 0
     }
 

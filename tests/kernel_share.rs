@@ -1,0 +1,208 @@
+//! A locked file passes from task to task within a process for a moment, and
+//! never where that would show.
+
+mod support;
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::poll;
+use lockkeeper::{AsyncKernelLock, Error, KernelGuard, KernelOptions};
+use support::{names_in, on_tmpfs};
+use tokio::time::timeout;
+
+/// How often a hold must have been seen to pass. It does so only within a
+/// millisecond, which a busy machine may be late for.
+const PASSES: u32 = 10;
+
+type Waiter = Pin<Box<dyn Future<Output = Result<KernelGuard, Error>> + Send>>;
+
+/// One who waits, surely in the queue.
+async fn waiter(lock: &AsyncKernelLock, is_shared: bool) -> Waiter {
+    let lock = lock.clone();
+    let mut waiter: Waiter = Box::pin(async move {
+        if is_shared { lock.acquire_shared().await } else { lock.acquire().await }
+    });
+    assert!(poll!(&mut waiter).is_pending());
+    waiter
+}
+
+async fn had(waiter: Waiter) -> KernelGuard {
+    timeout(support::VERY_LONG, waiter).await.expect("it is woken").unwrap()
+}
+
+/// As another program sees it.
+fn is_free(path: &Path) -> bool {
+    match File::open(path).unwrap().try_lock() {
+        Ok(()) => true,
+        Err(TryLockError::WouldBlock) => false,
+        Err(TryLockError::Error(error)) => panic!("{error}"),
+    }
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::symlink_metadata(path).unwrap().ino()
+}
+
+#[tokio::test]
+async fn it_is_locked_while_it_passes_and_free_after_the_last() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    let passing = async {
+        let mut passes = 0;
+        while passes < PASSES {
+            let lock = AsyncKernelLock::new(&path);
+            let guard = lock.acquire().await.unwrap();
+            let next = waiter(&lock, false).await;
+            guard.release().await.unwrap();
+            passes += u32::from(!is_free(&path));
+            let guard = had(next).await;
+            assert!(!is_free(&path));
+            drop(guard);
+            assert!(is_free(&path));
+        }
+    };
+    timeout(support::VERY_LONG, passing).await.expect("it never passes");
+}
+
+#[tokio::test]
+async fn a_file_that_is_removed_at_release_stays_while_it_passes() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    let options = KernelOptions::default().delete_on_release(true);
+    let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+    let passing = async {
+        let mut passes = 0;
+        while passes < PASSES {
+            let guard = lock.acquire().await.unwrap();
+            let (next, first) = (waiter(&lock, false).await, inode(&path));
+            guard.release().await.unwrap();
+            let guard = had(next).await;
+            passes += u32::from(inode(&path) == first);
+            guard.release().await.unwrap();
+            assert!(names_in(directory.path()).is_empty());
+        }
+    };
+    timeout(support::VERY_LONG, passing).await.expect("it never passes");
+}
+
+#[tokio::test]
+async fn each_holder_reads_from_the_start_with_a_file_of_its_own() {
+    let directory = on_tmpfs();
+    for keep_open in [false, true] {
+        for later in [false, true] {
+            let path = directory.path().join(format!("{keep_open} {later}"));
+            let options = KernelOptions::default().keep_open(keep_open);
+            let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+            let guard = lock.acquire().await.unwrap();
+            let next = if later { None } else { Some(waiter(&lock, false).await) };
+            let mut copy = guard.file().try_clone().unwrap();
+            guard.file().write_all(b"forty-two").unwrap();
+            guard.release().await.unwrap();
+            let guard = match next {
+                Some(next) => had(next).await,
+                None => lock.acquire().await.unwrap(),
+            };
+            let mut content = String::new();
+            guard.file().read_to_string(&mut content).unwrap();
+            assert_eq!(content, "forty-two", "kept open: {keep_open}, later: {later}");
+            if !keep_open {
+                copy.write_all(b"!").unwrap();
+                assert_eq!(guard.file().read(&mut [0]).unwrap(), 1, "they share a position");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_removed_or_replaced_is_not_passed_on() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    let lock = AsyncKernelLock::new(&path);
+    for replaced in [false, true] {
+        for _ in 0..PASSES {
+            let guard = lock.acquire().await.unwrap();
+            let (next, first) = (waiter(&lock, false).await, inode(&path));
+            // A name of it elsewhere keeps its inode from being given away.
+            let other = directory.path().join("other");
+            fs::hard_link(&path, &other).unwrap();
+            fs::remove_file(&path).unwrap();
+            let theirs = replaced.then(|| File::create(&path).unwrap());
+            fs::remove_file(&other).unwrap();
+            guard.release().await.unwrap();
+            let guard = had(next).await;
+            let mine = guard.file().metadata().unwrap().ino();
+            assert_eq!(mine, inode(&path));
+            if let Some(theirs) = theirs {
+                assert_eq!(mine, theirs.metadata().unwrap().ino());
+                assert_ne!(mine, first);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reader_after_a_writer_shares() {
+    let directory = on_tmpfs();
+    let lock = AsyncKernelLock::new(directory.path().join("table"));
+    for _ in 0..PASSES {
+        let guard = lock.acquire().await.unwrap();
+        let (one, other) = (waiter(&lock, true).await, waiter(&lock, true).await);
+        guard.release().await.unwrap();
+        let one = had(one).await;
+        let other = had(other).await;
+        assert!(one.is_shared() && other.is_shared());
+        File::open(lock.path()).unwrap().try_lock_shared().unwrap();
+        assert!(!is_free(lock.path()));
+    }
+    assert!(is_free(lock.path()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_takes_is_given_up() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    let lock = AsyncKernelLock::new(&path);
+    for round in 0..2000u32 {
+        let guard = lock.acquire().await.unwrap();
+        let waits = lock.clone();
+        let waiter = tokio::spawn(async move {
+            let _ = timeout(Duration::from_micros(u64::from(round % 50)), waits.acquire()).await;
+        });
+        if round % 3 == 0 {
+            tokio::task::yield_now().await;
+        }
+        let release = tokio::spawn(async move { drop(guard) });
+        if round % 2 == 0 {
+            waiter.abort();
+        }
+        let _ = waiter.await;
+        release.await.unwrap();
+        assert!(is_free(&path), "round {round}");
+    }
+}
+
+#[test]
+fn a_runtime_that_goes_down_gives_the_lock_up() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    for _ in 0..200 {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let lock = AsyncKernelLock::new(&path);
+        for _ in 0..8 {
+            let lock = lock.clone();
+            runtime.spawn(async move {
+                loop {
+                    drop(lock.acquire().await.unwrap());
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+        drop(runtime);
+        assert!(!path.exists() || is_free(&path));
+    }
+}
