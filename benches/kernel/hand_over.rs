@@ -1,16 +1,16 @@
 //! From the release, or the death, of one process to the acquisition in another.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::sync::mpsc::unbounded_channel;
+use tokio::io::AsyncReadExt;
 
 use crate::figures::{Sample, judge_gain, judge_ratio, judge_time, now};
-use crate::processes::{Process, Reports, as_text};
+use crate::processes::{Process, Reports, as_text, orders};
 use crate::subject::{Kind, Lock, runtime};
 use crate::{DIRECTORY, Plan};
 
@@ -132,22 +132,15 @@ pub(crate) fn play(words: &[String]) {
     let [kind, path, number] = words else { panic!("kind, path, number") };
     let lock = Lock::new(Kind::of(kind), Path::new(path));
     let number: usize = number.parse().expect("a number");
-    let (sender, mut orders) = unbounded_channel();
-    std::thread::spawn(move || {
-        for order in std::io::stdin().lock().bytes() {
-            sender.send(order.expect("an order")).expect("it is carried out");
-        }
-        // Whoever gave orders is gone.
-        std::process::exit(0);
-    });
     let report = move |time: u64| {
         let line = format!("{number} {time}\n");
         std::io::stdout().write_all(line.as_bytes()).expect("somebody listens");
     };
     let threads = if Kind::of(kind) == Kind::Flock { 1 } else { 2 };
     let carry_out = async move {
+        let mut orders = orders();
         let mut hold = None;
-        while let Some(order) = orders.recv().await {
+        while let Ok(order) = orders.read_u8().await {
             if order == b'a' {
                 hold = Some(lock.acquire().await);
                 report(now());

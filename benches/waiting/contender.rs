@@ -1,7 +1,7 @@
 //! A process that acquires and releases when it is told to.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use lockkeeper::{AsyncFileLock, LockGuard};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat};
 use rustix::io::Errno;
+use tokio::io::AsyncReadExt;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc::unbounded_channel;
 
 use crate::figures::now;
-use crate::processes::{Process, Report, Reports, as_text};
+use crate::processes::{Process, Report, Reports, as_text, orders};
 
 /// Whose lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,23 +192,16 @@ pub(crate) fn play(words: &[String]) {
     let [kind, path, number] = words else { panic!("kind, path, number") };
     let (kind, path) = (Kind::of(kind), PathBuf::from(path));
     let number: usize = number.parse().expect("a number");
-    let (sender, mut orders) = unbounded_channel();
-    std::thread::spawn(move || {
-        for order in std::io::stdin().lock().bytes() {
-            sender.send(order.expect("an order")).expect("it is carried out");
-        }
-        // Whoever gave orders is gone.
-        std::process::exit(0);
-    });
     let report = move |time: u64| {
         let line = format!("{number} {time}\n");
         std::io::stdout().write_all(line.as_bytes()).expect("somebody listens");
     };
     let carry_out = async move {
+        let mut orders = orders();
         let mut lock = Lock::new(kind, &path);
         let mut hold = None;
         let mut sockets = Vec::new();
-        while let Some(order) = orders.recv().await {
+        while let Ok(order) = orders.read_u8().await {
             match order {
                 b'a' => {
                     hold = Some(lock.acquire().await);

@@ -1,10 +1,14 @@
 //! Other processes: this program run again.
 
-use std::io::{BufRead, BufReader, PipeWriter, pipe};
+use std::io::{BufRead, BufReader, PipeWriter};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+use tokio::net::unix::pipe;
 
 /// Longer than anything here takes: whoever is silent for so long is broken.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -81,7 +85,7 @@ pub(crate) struct Reports {
 
 impl Reports {
     pub(crate) fn new() -> Self {
-        let (start, end) = pipe().expect("a pipe");
+        let (start, end) = std::io::pipe().expect("a pipe");
         let (sender, reports) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(start).lines() {
@@ -106,6 +110,15 @@ impl Reports {
     pub(crate) fn next(&self) -> Report {
         self.reports.recv_timeout(SILENCE).expect("a process reports")
     }
+}
+
+/// What this process is told by its standard input: by events of its runtime, as
+/// a service hears that its work is done. While it waits it does not listen, so
+/// it also ends when whoever gives the orders does.
+pub(crate) fn orders() -> pipe::Receiver {
+    set_parent_process_death_signal(Some(Signal::KILL)).expect("a signal");
+    let stdin = std::io::stdin().as_fd().try_clone_to_owned().expect("a descriptor");
+    pipe::Receiver::from_owned_fd(stdin).expect("a pipe")
 }
 
 pub(crate) fn as_text(path: &Path) -> &str {
