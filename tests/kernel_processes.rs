@@ -14,6 +14,8 @@ use std::time::Duration;
 use lockkeeper::{
     AsyncKernelLock, Error, Evidence, KernelGuard, KernelOptions, Options, Primitive,
 };
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
@@ -403,28 +405,49 @@ fn a_forked_child_ends_nothing() {
     }
 }
 
-/// One that sleeps in flock(2) is let in by tasks that never stop.
+/// One that sleeps in flock(2) or fcntl(2) is let in by tasks that never stop.
 #[test]
 fn tasks_that_never_stop_let_a_sleeper_in() {
+    for kind in ["flock", "ofd"] {
+        must_let_sleepers_in(kind);
+    }
+}
+
+fn sleep_for_all_bytes(file: &fs::File) {
+    let claim = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_OFD_SETLKW(&claim)).unwrap();
+}
+
+fn must_let_sleepers_in(kind: &str) {
     let directory = on_tmpfs();
     let path = directory.path().join("busy.lock");
-    let busy = lock("flock", &path);
+    let busy = lock(kind, &path);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for _ in 0..8 {
         let busy = busy.clone();
         runtime.spawn(async move {
             loop {
                 let guard = busy.acquire().await.unwrap();
+                // It is locked again long before the sleeper has woken.
+                std::thread::sleep(Duration::from_millis(1));
                 drop(guard);
-                tokio::task::yield_now().await;
             }
         });
     }
     for _ in 0..5 {
-        let path = path.clone();
+        let (path, is_flock) = (path.clone(), kind == "flock");
         let sleeper = std::thread::spawn(move || {
             let file = fs::File::options().create(true).append(true).open(path).unwrap();
-            file.lock().unwrap();
+            match is_flock {
+                true => file.lock().unwrap(),
+                false => sleep_for_all_bytes(&file),
+            }
         });
         eventually("the sleeper is let in", || sleeper.is_finished());
     }

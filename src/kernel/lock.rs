@@ -83,7 +83,8 @@ const SLEEPERS_TURN: Duration = Duration::from_millis(1);
 ///   a writer that is stopped while it waits does not keep readers out for long.
 ///   Programs that know nothing of this take the lock when they find it free; a
 ///   process that takes it over and over looks every 10 ms for those that sleep in
-///   `flock`, and lets them in.
+///   the kernel for it, and lets them in. One that only tries now and then (`flock
+///   -n` in a loop, apt) finds it free seldom while tasks take it without a pause.
 /// * **Waiting is asleep**, as for [`AsyncFileLock`](crate::AsyncFileLock). Holders
 ///   of this crate, and all that end, wake those who wait. A holder of another
 ///   program that unlocks and lives on, or closes a file it could only read, is
@@ -592,11 +593,10 @@ impl Contest {
         Right::Full
     }
 
-    /// Threads that sleep in `flock` have no ticket, and a process that takes
-    /// the lock over and over is faster than they wake.
+    /// Threads that sleep in the kernel for it have no ticket, and a process that
+    /// takes the lock over and over is faster than they wake.
     async fn let_sleepers_pass(&self, left: Option<&Carrier>) {
-        let is_flock = self.claim.primitive == Primitive::Flock && self.site.place.has_events();
-        if !is_flock {
+        if !self.site.place.has_events() {
             return;
         }
         let at_path = || call::identity_at(self.terms.path.path()).ok().flatten();
