@@ -61,6 +61,8 @@ pub(crate) struct Held<D: Disk> {
     is_over: AtomicBool,
     file_stays: AtomicBool,
     is_contended: AtomicBool,
+    /// Its user was told that somebody asks for it.
+    was_revoked: AtomicBool,
 }
 
 impl<D: Disk> Held<D> {
@@ -77,7 +79,8 @@ impl<D: Disk> Held<D> {
     ) -> Self {
         let [written, seen, unasked] = [acquired; 3];
         let untold = Mutex::new(None);
-        let [is_over, file_stays, is_contended] = [const { AtomicBool::new(false) }; 3];
+        let [is_over, file_stays, is_contended, was_revoked] =
+            [const { AtomicBool::new(false) }; 4];
         Self {
             disk,
             path,
@@ -92,6 +95,7 @@ impl<D: Disk> Held<D> {
             is_over,
             file_stays,
             is_contended,
+            was_revoked,
         }
     }
 
@@ -123,7 +127,9 @@ impl<D: Disk> Held<D> {
 
     /// Whether the holder is asked to let go.
     pub(crate) fn is_revoked(&self) -> bool {
-        self.disk.look(&self.path.revocation(self.record.token)).is_ok()
+        let is_revoked = self.disk.look(&self.path.revocation(self.record.token)).is_ok();
+        self.was_revoked.fetch_or(is_revoked, Ordering::Relaxed);
+        is_revoked
     }
 
     /// Whether the file still says what was written, openlock having no other
@@ -168,6 +174,9 @@ impl<D: Disk> Held<D> {
 
     /// Looks as often as it takes to see a request while it is there.
     fn is_unasked(&mut self, now: Instant) -> bool {
+        if self.was_revoked.load(Ordering::Relaxed) {
+            return false;
+        }
         if now.saturating_duration_since(self.unasked) < REVOCATION_MIN_HOLD {
             return true;
         }
@@ -199,7 +208,8 @@ impl<D: Disk> Held<D> {
         since: SystemTime,
         now: Instant,
     ) -> Result<(), Errno> {
-        if !self.was_in_place(now) && !self.is_at_path(now) {
+        // Also if that was seen when it was left: it may have been removed since.
+        if !self.is_in_place(now) {
             return Err(Errno::STALE);
         }
         let last = self.record.second();
@@ -207,15 +217,14 @@ impl<D: Disk> Held<D> {
         if self.record.second() == last {
             return Ok(());
         }
-        let was_long = now.saturating_duration_since(self.written) >= REVOCATION_MIN_HOLD;
         let last = std::mem::replace(&mut self.record.token, token());
         (self.written, self.unasked) = (now, now);
-        let written = self.disk.write(&self.file, &self.record.to_bytes(), 0)?;
+        let written = self.disk.write(&self.file, &self.record.to_bytes(), 0);
         // After it: who asks by a token looks again whether it is still there.
-        if was_long && self.disk.unlink(&self.path.revocation(last)).is_ok() {
+        if self.disk.unlink(&self.path.revocation(last)).is_ok() {
             return Err(Errno::CANCELED);
         }
-        if written == RECORD_BYTES { Ok(()) } else { Err(Errno::IO) }
+        if written? == RECORD_BYTES { Ok(()) } else { Err(Errno::IO) }
     }
 
     /// End the hold and leave the file to who rewrote it.

@@ -119,7 +119,7 @@ impl KernelGuard {
         let is_ours = |hold: &mut Hold| {
             hold.claim == claim
                 && hold.terms.path.path() == terms.path.path()
-                && (turn.is_within(SHARE_MAX) || hold.look() == Ok(None))
+                && hold.is_in_place(turn.is_within(SHARE_MAX))
         };
         let Some(hold) = left.0.take_if(is_ours) else {
             return Err(turn);
@@ -333,10 +333,8 @@ impl Hold {
         let Some(turn) = self.turn.take_if(|turn| is_quick && is_plain && may_go_on(turn)) else {
             return Some(self);
         };
-        // (1) of attempt, for less: within a share the path was seen to name the
-        // file, so the number of its names tells whether it was removed since.
-        let is_in_place = call::links(&self.carrier) == Ok(1) || self.look() == Ok(None);
-        if !is_in_place {
+        // Whoever takes it looks; but who was to remove it is told that it is gone.
+        if self.terms.options.delete_on_release && !self.is_in_place(true) {
             self.turn = Some(turn);
             return Some(self);
         }
@@ -346,6 +344,13 @@ impl Hold {
 
     fn was_used(&self) -> bool {
         self.was_used.load(Ordering::Relaxed)
+    }
+
+    /// (1) of [`attempt`](super::attempt), for less: within a share the path was
+    /// seen to name the file, so the number of its names tells whether it was
+    /// removed since.
+    fn is_in_place(&self, is_within: bool) -> bool {
+        is_within && call::links(&self.carrier) == Ok(1) || self.look() == Ok(None)
     }
 
     fn give_up(mut self) -> Result<(), Error> {
