@@ -206,3 +206,19 @@ fn a_runtime_that_goes_down_gives_the_lock_up() {
         assert!(!path.exists() || is_free(&path));
     }
 }
+
+#[tokio::test]
+async fn a_file_that_is_replaced_before_it_is_taken_is_not_taken() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    let lock = AsyncKernelLock::new(&path);
+    for _ in 0..PASSES {
+        let guard = lock.acquire().await.unwrap();
+        let next = waiter(&lock, false).await;
+        guard.release().await.unwrap();
+        fs::remove_file(&path).unwrap();
+        let theirs = File::create(&path).unwrap().metadata().unwrap().ino();
+        let guard = had(next).await;
+        assert_eq!(guard.file().metadata().unwrap().ino(), theirs);
+    }
+}

@@ -33,7 +33,7 @@ use crate::wait::{Listening, Turn, Waiters};
 /// acquisition, and nobody can ask for it.
 ///
 /// The file is open for reading and writing where that is allowed, and its
-/// position is the start. Its
+/// position is the start (but tasks with POSIX locks share one file). Its
 /// descriptor can be given to a child, which then has the lock as well until
 /// the guard is released or dropped (but not a POSIX lock). Do not unlock it;
 /// with [`Primitive::Posix`] do not even duplicate it and close the copy.
