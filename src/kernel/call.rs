@@ -1,7 +1,7 @@
 //! The system calls of kernel locks, each asked without waiting.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -158,6 +158,15 @@ pub(super) fn open_existing(path: &Path) -> Result<File, Errno> {
 /// Not for [`Primitive::Posix`], whose locks it would drop.
 pub(super) fn signal(path: &Path) {
     let _ = rustix::fs::open(path, OPEN | OFlags::WRONLY, Mode::empty());
+}
+
+/// The same for whatever file this is, by whatever path it may be found. Of
+/// [`Primitive::Posix`] it drops all locks that this process has in the file.
+pub(super) fn signal_at(file: &File) {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // The link is to be followed.
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let _ = rustix::fs::open(path, flags, Mode::empty());
 }
 
 pub(super) fn inspect(file: &File) -> Result<Inode, Errno> {

@@ -12,6 +12,8 @@
 //! 4. Within the process the register excludes, as the kernel does not.
 //! 5. Unlocking a range leaves those parts of it locked that another holder
 //!    shares.
+//! 6. When nobody holds any of an inode any more, its file is closed, or another
+//!    of it if tasks of this process still contend: other processes wait for that.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -260,6 +262,10 @@ impl PosixInode {
         let mut unlock = |piece| call::unlock(&self.file, Primitive::Posix, piece);
         let outcome = pieces.into_iter().map(&mut unlock).fold(Ok(()), Result::and);
         self.changes.send_replace(());
+        // (6) Whoever is the last user closes it anyway.
+        if self.holds.is_empty() && self.users > 1 {
+            call::signal_at(&self.file);
+        }
         outcome
     }
 }
