@@ -156,7 +156,18 @@ impl Contest {
     /// have been in the way, and the delay of a probation. `is_last` says that
     /// there will be no other try, so that this one also waits until a foreign
     /// file is no longer young.
-    pub(crate) async fn try_once(&mut self, mut turn: Turn, is_last: bool) -> Result<Tried, Error> {
+    pub(crate) async fn try_once(&mut self, turn: Turn, is_last: bool) -> Result<Tried, Error> {
+        match self.attempt(turn, is_last).await? {
+            Attempted::Acquired(guard) => Ok(Tried::Acquired(guard)),
+            Attempted::Busy(busy, again) if busy.look_again.is_none() => {
+                Ok(Tried::Busy(busy, again))
+            }
+            // On the heap: hardly any try comes to it.
+            unclear => Box::pin(self.make_clear(unclear, is_last)).await,
+        }
+    }
+
+    async fn make_clear(&mut self, mut last: Attempted, is_last: bool) -> Result<Tried, Error> {
         let young_until = Instant::now() + 2 * YOUTH;
         let may_wait = |delay| is_last && Instant::now() + delay < young_until;
         let mut doubts = 0;
@@ -164,7 +175,7 @@ impl Contest {
         // Whose file was taken over and lost again, before anybody was told.
         let mut owed = None;
         loop {
-            match self.attempt(turn, is_last).await? {
+            let turn = match last {
                 Attempted::Acquired(guard) => return Ok(Tried::Acquired(guard.or_recovered(owed))),
                 Attempted::Probation(mut guard, delay) => {
                     sleep(delay).await;
@@ -174,11 +185,12 @@ impl Contest {
                         Survival::Destroyed => destroyed += 1,
                     }
                     owed = guard.take_recovered_from().or(owed);
-                    turn = guard.give_back().await;
+                    let turn = guard.give_back().await;
                     if destroyed >= self.terms.options.tries {
                         let path = self.path().path().to_owned();
                         return Err(Error::InvalidLockFile { path, tries: destroyed });
                     }
+                    turn
                 }
                 Attempted::Busy(busy, again) => {
                     let delay = match busy.look_again {
@@ -189,10 +201,11 @@ impl Contest {
                         Some(delay) if delay > PROBE_PASSES && may_wait(delay) => delay,
                         _ => return Ok(Tried::Busy(busy, again)),
                     };
-                    turn = again;
                     sleep(delay).await;
+                    again
                 }
-            }
+            };
+            last = self.attempt(turn, is_last).await?;
         }
     }
 
@@ -282,7 +295,7 @@ impl Terms {
             let path = self.path.path().display();
             tracing::info!(%path, "taken over from {dead}: {}", dead.evidence);
         }
-        let guard = self.guard(held, turn, recovered_from);
+        let guard = self.guard(Arc::new(held), turn, recovered_from);
         Ok(match delay {
             None => Attempted::Acquired(guard),
             Some(delay) => Attempted::Probation(guard, delay),
@@ -292,16 +305,17 @@ impl Terms {
     /// A hold of our own on the file that the last task left. One that has
     /// been replaced since is dropped, and tells nobody: the holder before has
     /// told that it was there.
-    fn inherit(&self, left: Inheritance) -> Option<Held<OsDisk>> {
+    fn inherit(&self, left: Inheritance) -> Option<Arc<Held<OsDisk>>> {
         let acquired = self.surroundings.now();
         let mut held = left.on(&self.path, &self.options)?;
-        held.pass_on(|| self.surroundings.token(), SystemTime::now(), acquired).ok()?;
+        let mine = Arc::get_mut(&mut held)?;
+        mine.pass_on(|| self.surroundings.token(), SystemTime::now(), acquired).ok()?;
         Some(held)
     }
 
     fn guard(
         &self,
-        held: Held<OsDisk>,
+        held: Arc<Held<OsDisk>>,
         turn: Turn,
         recovered_from: Option<Box<Holder>>,
     ) -> LockGuard {

@@ -207,7 +207,7 @@ impl LockGuard {
     #[must_use]
     pub fn pin(&self) -> Option<BorrowedFd<'_>> {
         let held = self.tenure.held();
-        (held.record().proof == Proof::Flock).then(|| held.file().as_fd())
+        (held.record().proof == Proof::Flock).then(|| held.show_file().as_fd())
     }
 }
 

@@ -290,7 +290,10 @@ impl AsyncFileLock {
     /// Ask the holder to let go: its [`lost`](LockGuard::lost) fires. Who was
     /// asked, `None` if nobody had the lock; it may have let go by the time this
     /// returns. The lock file is not touched, and nothing makes a deaf holder
-    /// listen. Whoever may make files in the directory can ask.
+    /// listen. Where the tasks of a process pass the held file on
+    /// ([`Options::local_share`]), whoever of them has it when the request is seen
+    /// is told, and passes it on no more. Whoever may make files in the directory
+    /// can ask.
     ///
     /// # Cancel safety
     /// Dropping the future takes the request back, and others' for the same
@@ -344,12 +347,13 @@ impl AsyncFileLock {
         let end = deadline.and_then(|deadline| deadline.end.checked_add(self.overrun()));
         let path = self.path().display();
         let span = tracing::debug_span!("acquire", %path, %site, holder = field::Empty);
-        let contend = self.contend_until(deadline, site).instrument(span);
+        // Not made before it is known where it stays: it is large to move.
+        let contend = || self.contend_until(deadline, site).instrument(span);
         let Some(end) = end else {
             // So late a limit is none.
-            return contend.await;
+            return contend().await;
         };
-        match timeout_at(end, contend).await {
+        match timeout_at(end, contend()).await {
             Ok(outcome) => outcome,
             // A network file system does not answer.
             Err(_) => Err(self.timed_out(deadline, None)),
@@ -372,7 +376,8 @@ impl AsyncFileLock {
             Entered::Inherits(guard) => return Ok(guard.told()),
             Entered::Contends(contest, turn) => (contest.asked_at(site), turn),
             Entered::TooLate => {
-                let holder = self.holder().await.ok().flatten();
+                // On the heap: whose turn comes should not carry what that takes.
+                let holder = Box::pin(self.holder()).await.ok().flatten();
                 return Err(self.timed_out(deadline, holder.map(Box::new)));
             }
         };

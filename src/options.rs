@@ -232,7 +232,9 @@ impl Options {
     /// acquisition; its record is written anew once a second. Before each pass it
     /// is seen whether the file was removed or replaced, and each millisecond
     /// whether it, or a directory above it, was moved. Zero: the file is
-    /// removed after each hold. It passes only between locks with equal options
+    /// removed after each hold. A task that does not take it when its turn has come,
+    /// as nothing polls it, has it removed after the share, and at least 10 ms.
+    /// It passes only between locks with equal options
     /// and paths, pinned, on local file systems, and without
     /// [`openlock_compat`](Self::openlock_compat). Default: 1 ms.
     #[must_use]

@@ -31,7 +31,7 @@ struct Inner {
 
 /// A held file that one task leaves to the next. Dropping it releases it.
 pub(crate) struct Inheritance {
-    held: Held<OsDisk>,
+    held: Arc<Held<OsDisk>>,
     options: Arc<Options>,
     place: Place,
 }
@@ -48,7 +48,7 @@ impl Inheritance {
     }
 
     /// The file, for a hold on the same terms.
-    pub(crate) fn on(self, path: &LockPath, options: &Arc<Options>) -> Option<Held<OsDisk>> {
+    pub(crate) fn on(self, path: &LockPath, options: &Arc<Options>) -> Option<Arc<Held<OsDisk>>> {
         let is_equal = Arc::ptr_eq(&self.options, options) || self.options == *options;
         let is_same = is_equal && self.held.path().path() == path.path();
         is_same.then_some(self.held)
@@ -56,8 +56,8 @@ impl Inheritance {
 }
 
 impl Tenure {
-    pub(crate) fn new(held: Held<OsDisk>, turn: Turn, place: Place) -> Self {
-        Self { inner: Some(Inner { held: Arc::new(held), turn, options: None }), place }
+    pub(crate) fn new(held: Arc<Held<OsDisk>>, turn: Turn, place: Place) -> Self {
+        Self { inner: Some(Inner { held, turn, options: None }), place }
     }
 
     /// It may end by passing to a task that waits on equal terms.
@@ -124,13 +124,13 @@ impl Inner {
             return Some(self);
         }
         // Whoever watches over the hold at this moment shares it: then it ends.
-        match Arc::try_unwrap(self.held) {
+        match alone(self.held) {
             Ok(mut held) => {
-                if !held.may_be_passed_on(now) {
-                    return Some(Self { held: Arc::new(held), ..self });
+                if !Arc::get_mut(&mut held).is_some_and(|held| held.may_be_passed_on(now)) {
+                    return Some(Self { held, ..self });
                 }
-                let place = place.clone();
-                self.turn.leave(Box::new(Inheritance { held, options, place }));
+                let (place, lasts) = (place.clone(), options.local_share);
+                self.turn.leave(Box::new(Inheritance { held, options, place }), lasts);
                 None
             }
             Err(held) => Some(Self { held, ..self }),
@@ -144,6 +144,15 @@ impl Inner {
             std::mem::forget(self.turn);
         }
         outcome
+    }
+}
+
+/// The hold for its next holder, of which whoever remembers the last one's finds
+/// nothing. Else somebody shares it.
+fn alone(mut held: Arc<Held<OsDisk>>) -> Result<Arc<Held<OsDisk>>, Arc<Held<OsDisk>>> {
+    match Arc::get_mut(&mut held) {
+        Some(_) => Ok(held),
+        None => Arc::try_unwrap(held).map(Arc::new),
     }
 }
 

@@ -668,7 +668,8 @@ fn waiting_tasks_have_no_threads() {
             lockkeeper::flush().await;
             drop(lock.try_acquire().await.unwrap().expect("the aborted ones left the queue"));
             lockkeeper::flush().await;
-            assert!(threads().len() <= while_waiting.len());
+            // One more for the process that watches what tasks pass on.
+            assert!(threads().len() <= while_waiting.len() + 1);
         });
         support::tell("counted");
         return;

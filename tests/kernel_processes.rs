@@ -31,11 +31,23 @@ fn lock(kind: &str, path: &Path) -> AsyncKernelLock {
         "flock" => options,
         "ofd" => options.primitive(Primitive::Ofd),
         "posix" => options.primitive(Primitive::Posix),
+        "head" => options.primitive(Primitive::Posix).range(0..10),
+        "tail" => options.primitive(Primitive::Posix).range(20..30),
         "kept" => options.keep_open(true),
         "deleted" => options.delete_on_release(true),
         other => panic!("{other}?"),
     };
     AsyncKernelLock::with_options(path, options).expect("possible options")
+}
+
+/// It has the file open at its release, for a task that waits for other bytes.
+async fn contend_for_the_tail(head: AsyncKernelLock) {
+    let guard = head.acquire().await.expect("nothing is wrong");
+    let tail = lock("tail", head.path());
+    tokio::spawn(async move { drop(tail.acquire().await) });
+    sleep(Duration::from_millis(100)).await;
+    obey(Ok(guard)).await;
+    told();
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -52,6 +64,7 @@ fn play((role, path): (String, std::path::PathBuf)) {
             "acquire" => obey(lock.acquire().await).await,
             "share" => obey(lock.acquire_shared().await).await,
             "readers" => read_without_a_pause(lock).await,
+            "contend" => contend_for_the_tail(lock).await,
             "defaults" => {
                 // Changes what the whole process has.
                 let limit = Duration::from_millis(10);
@@ -140,9 +153,11 @@ fn a_release_and_a_death_are_events() {
         return play(role);
     }
     let directory = on_tmpfs();
-    let wait = &|kind: &str, dies: bool| {
-        let path = directory.path().join(format!("{kind} {dies}"));
-        let mut holder = Process::play(TEST, &format!("acquire {kind}"), &path);
+    let wait = &|verb: &str, kind: &str, dies: bool| {
+        let path = directory.path().join(format!("{verb} {kind} {dies}"));
+        let tail = (verb == "contend").then(|| Process::play(TEST, "acquire tail", &path));
+        tail.iter().for_each(|tail| tail.expect("held"));
+        let mut holder = Process::play(TEST, &format!("{verb} {kind}"), &path);
         holder.expect("held");
         let waiter = lock(kind, &path);
         block_on(async {
@@ -154,13 +169,14 @@ fn a_release_and_a_death_are_events() {
                 holder.tell("release");
             }
             let woken = timeout(Duration::from_secs(7), waiting).await;
-            drop(woken.unwrap_or_else(|_| panic!("{kind} {dies}: no event")).unwrap());
+            drop(woken.unwrap_or_else(|_| panic!("{verb} {kind} {dies}: no event")).unwrap());
         });
     };
     std::thread::scope(|scope| {
+        scope.spawn(|| wait("contend", "head", false));
         for kind in ALL {
             for dies in [false, true] {
-                scope.spawn(move || wait(kind, dies));
+                scope.spawn(move || wait("acquire", kind, dies));
             }
         }
     });
@@ -403,6 +419,35 @@ fn a_forked_child_ends_nothing() {
         assert!(parent.wait().success());
         assert!(block_on(lock(kind, &path).try_acquire()).unwrap().is_some());
     }
+}
+
+/// Who takes a lock over and over stands back now and then while anybody sleeps
+/// in the kernel for the file. That is the only time that passes here.
+#[tokio::test(start_paused = true)]
+async fn a_busy_process_stands_back_for_who_sleeps() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("busy.lock");
+    let start = tokio::time::Instant::now();
+    let busy = lock("ofd", &path);
+    let take_it_for_a_while = async || {
+        let start = std::time::Instant::now();
+        while start.elapsed() < Duration::from_millis(50) {
+            drop(busy.acquire().await.unwrap());
+        }
+    };
+    take_it_for_a_while().await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "nobody sleeps");
+    // Of another kind, so that nobody is in the way here.
+    let [holder, waiter] = [(); 2].map(|()| fs::File::open(&path).unwrap());
+    holder.lock().unwrap();
+    let sleeper = std::thread::spawn(move || waiter.lock().unwrap());
+    let real = std::time::Instant::now();
+    while start.elapsed().is_zero() {
+        assert!(real.elapsed() < VERY_LONG, "it never stands back");
+        take_it_for_a_while().await;
+    }
+    drop(holder);
+    sleeper.join().unwrap();
 }
 
 /// One that sleeps in flock(2) or fcntl(2) is let in by tasks that never stop.

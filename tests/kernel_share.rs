@@ -71,20 +71,25 @@ async fn it_is_locked_while_it_passes_and_free_after_the_last() {
 
 #[tokio::test]
 async fn a_file_that_is_removed_at_release_stays_while_it_passes() {
-    let directory = on_tmpfs();
-    let path = directory.path().join("table");
+    let (directory, elsewhere) = (on_tmpfs(), on_tmpfs());
+    let [path, other] = [&directory, &elsewhere].map(|directory| directory.path().join("table"));
     let options = KernelOptions::default().delete_on_release(true);
     let lock = AsyncKernelLock::with_options(&path, options).unwrap();
     let passing = async {
         let mut passes = 0;
         while passes < PASSES {
             let guard = lock.acquire().await.unwrap();
+            if passes >= PASSES / 2 {
+                // Its path has to be looked at then.
+                fs::hard_link(&path, &other).unwrap();
+            }
             let (next, first) = (waiter(&lock, false).await, inode(&path));
             guard.release().await.unwrap();
             let guard = had(next).await;
             passes += u32::from(inode(&path) == first);
             guard.release().await.unwrap();
             assert!(names_in(directory.path()).is_empty());
+            let _ = fs::remove_file(&other);
         }
     };
     timeout(support::VERY_LONG, passing).await.expect("it never passes");
@@ -220,5 +225,78 @@ async fn a_file_that_is_replaced_before_it_is_taken_is_not_taken() {
         let theirs = File::create(&path).unwrap().metadata().unwrap().ino();
         let guard = had(next).await;
         assert_eq!(guard.file().metadata().unwrap().ino(), theirs);
+    }
+}
+
+#[tokio::test]
+async fn it_passes_for_no_longer_than_a_share() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    let lock = AsyncKernelLock::new(&path);
+    for _ in 0..PASSES {
+        let guard = lock.acquire().await.unwrap();
+        let next = waiter(&lock, false).await;
+        std::thread::sleep(Duration::from_millis(2));
+        guard.release().await.unwrap();
+        assert!(is_free(&path));
+        had(next).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_a_share_each_hold_ends() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    let options = KernelOptions::default().local_share(Duration::ZERO);
+    let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+    for _ in 0..PASSES {
+        let guard = lock.acquire().await.unwrap();
+        let next = waiter(&lock, false).await;
+        guard.release().await.unwrap();
+        assert!(is_free(&path));
+        had(next).await.release().await.unwrap();
+    }
+}
+
+/// Whoever has the turn is not polled: no runtime does anything here meanwhile.
+#[tokio::test]
+async fn who_does_not_take_it_in_time_keeps_nobody_out() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    let lock = AsyncKernelLock::new(&path);
+    let mut passes = 0;
+    while passes < PASSES {
+        let guard = lock.acquire().await.unwrap();
+        let (next, mut last) = (waiter(&lock, false).await, waiter(&lock, false).await);
+        guard.release().await.unwrap();
+        had(next).await.release().await.unwrap();
+        passes += u32::from(!is_free(&path));
+        support::eventually("it is given up", || is_free(&path));
+        let theirs = File::open(&path).unwrap();
+        theirs.lock().unwrap();
+        assert!(poll!(&mut last).is_pending(), "two have it");
+        drop(theirs);
+        had(last).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn it_does_not_pass_to_another_path_of_the_file() {
+    let directory = on_tmpfs();
+    let [first, second, link] = ["1", "2", "link"].map(|name| directory.path().join(name));
+    for each in [&first, &second] {
+        fs::create_dir(each).unwrap();
+    }
+    for _ in 0..PASSES {
+        std::os::unix::fs::symlink(&first, &link).unwrap();
+        let guard = AsyncKernelLock::new(first.join("table")).acquire().await.unwrap();
+        let next = waiter(&AsyncKernelLock::new(link.join("table")), false).await;
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&second, &link).unwrap();
+        guard.release().await.unwrap();
+        let guard = had(next).await;
+        assert!(!is_free(&link.join("table")));
+        drop(guard);
+        fs::remove_file(&link).unwrap();
     }
 }

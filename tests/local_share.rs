@@ -111,6 +111,20 @@ async fn without_a_share_each_hold_has_a_file_of_its_own() {
 }
 
 #[tokio::test]
+async fn a_file_that_a_child_may_have_is_not_passed_on() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    let guard = lock.acquire().await.unwrap();
+    let copy = guard.pin().unwrap().try_clone_to_owned().unwrap();
+    let (next, first) = (waiter(&lock).await, inode(&path));
+    guard.release().await.unwrap();
+    let _guard = had(next).await;
+    assert_ne!(inode(&path), first);
+    drop(copy);
+}
+
+#[tokio::test]
 async fn the_file_passes_only_on_equal_terms() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
@@ -172,6 +186,74 @@ async fn a_hold_that_was_asked_for_is_not_passed_on() {
     assert!(timeout(support::QUIET, guard.lost()).await.is_err(), "nobody asked this one");
     guard.release().await.unwrap();
     assert!(names_in(directory.path()).is_empty());
+}
+
+/// Nor one whose record is to be written anew: the request is for what it says.
+#[tokio::test]
+async fn a_request_for_a_record_of_the_last_second_is_heard() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    for _ in 0..3 {
+        let nanos =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
+        std::thread::sleep(Duration::from_nanos(u64::from(995_000_000u32.saturating_sub(nanos))));
+        let guard = lock.acquire().await.unwrap();
+        let (next, first) = (waiter(&lock).await, inode(&path));
+        let mut asking = Box::pin(lock.revoke());
+        assert!(poll!(&mut asking).is_pending());
+        std::thread::sleep(Duration::from_millis(10));
+        guard.release().await.unwrap();
+        let guard = had(next).await;
+        assert_ne!(inode(&path), first);
+        assert!(timeout(support::VERY_LONG, asking).await.unwrap().unwrap().is_some());
+        guard.release().await.unwrap();
+        assert!(names_in(directory.path()).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_removed_before_it_is_taken_is_not_taken() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    for _ in 0..10 {
+        let guard = lock.acquire().await.unwrap();
+        let next = waiter(&lock).await;
+        guard.release().await.unwrap();
+        fs::remove_file(&path).unwrap();
+        // No task is taken to be so quick.
+        std::thread::sleep(Duration::from_millis(1));
+        let guard = had(next).await;
+        assert!(path.exists(), "it has a file that is gone");
+        guard.release().await.unwrap();
+        assert!(names_in(directory.path()).is_empty());
+    }
+}
+
+/// Whoever has the turn is not polled: no runtime does anything here meanwhile.
+#[tokio::test]
+async fn who_does_not_take_it_in_time_keeps_nobody_out() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, Options::default().local_share(Duration::from_millis(20)));
+    let mut passes = 0;
+    while passes < 10 {
+        let guard = lock.acquire().await.unwrap();
+        let (next, last) = (waiter(&lock).await, waiter(&lock).await);
+        guard.release().await.unwrap();
+        had(next).await.release().await.unwrap();
+        passes += u32::from(path.exists());
+        support::eventually("it is given up", || !path.exists());
+        let guard = had(last).await;
+        assert!(path.exists());
+        guard.release().await.unwrap();
+    }
+    // One that is never polled again.
+    let guard = lock.acquire().await.unwrap();
+    std::mem::forget(waiter(&lock).await);
+    guard.release().await.unwrap();
+    support::eventually("it is given up", || names_in(directory.path()).is_empty());
 }
 
 /// No hold of a long series is long enough to look for a request at its end.

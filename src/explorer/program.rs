@@ -167,6 +167,8 @@ fn hold(program: Program, surroundings: &SimSurroundings, acquired: Acquired<Sim
             break;
         }
         let since = SystemTime::UNIX_EPOCH + later;
+        // Not so soon that it would not look again.
+        let now = now + Duration::from_micros(100);
         match held.pass_on(|| surroundings.token(), since, now) {
             Ok(()) => {}
             // Somebody asked for it in between.

@@ -329,8 +329,10 @@ impl Hold {
         let is_quick = matches!(self.site.place, Place::Here { is_local: true });
         // The register has POSIX locks, which are of the process.
         let is_plain = matches!(self.carrier, Carrier::Open(_)) && !self.was_used();
-        let may_go_on = |turn: &mut Turn| turn.is_awaited() && turn.is_within(SHARE_MAX);
-        let Some(turn) = self.turn.take_if(|turn| is_quick && is_plain && may_go_on(turn)) else {
+        let share = self.terms.options.shared.local_share.min(SHARE_MAX);
+        let may_pass = is_quick && is_plain && !share.is_zero();
+        let is_next = |turn: &mut Turn| may_pass && turn.is_awaited() && turn.is_within(share);
+        let Some(turn) = self.turn.take_if(is_next) else {
             return Some(self);
         };
         // Whoever takes it looks; but who was to remove it is told that it is gone.
@@ -338,7 +340,7 @@ impl Hold {
             self.turn = Some(turn);
             return Some(self);
         }
-        turn.leave(Box::new(Inheritance(Some(self))));
+        turn.leave(Box::new(Inheritance(Some(self))), share);
         None
     }
 

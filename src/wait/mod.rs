@@ -2,6 +2,7 @@
 //! again.
 
 mod deadline;
+mod lapse;
 mod line;
 mod pause;
 mod queue;

@@ -11,6 +11,7 @@
 //!    came to that, or dropped with that turn.
 //! 2. If nobody comes, it is dropped by the last who could have come: the one
 //!    who left it, or the last of those who waited and went away.
+//! 3. If who could come does not in time, it [lapses](super::lapse).
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::lapse::{self, Left};
 use super::ticket;
 use crate::fork::ProcessKey;
 use crate::path::LockPath;
@@ -66,9 +68,12 @@ pub(crate) struct Queue {
     chain: Mutex<Chain>,
     /// How many wait for a turn.
     waiting: AtomicUsize,
-    legacy: Mutex<Option<Legacy>>,
+    /// What was left last, until somebody takes it.
+    legacy: Mutex<(Left, Option<Legacy>)>,
     /// Whether there is one, to be asked without a lock.
     has_legacy: AtomicBool,
+    /// Whether somebody will see to it that it lapses (3).
+    is_watched: AtomicBool,
     /// The last hold of this process, and where in its source it was asked for.
     site: Mutex<Option<(Token, Site)>>,
 }
@@ -154,7 +159,43 @@ impl Queue {
         if !self.has_legacy.swap(false, Ordering::SeqCst) {
             return None;
         }
-        lock(&self.legacy).take()
+        lock(&self.legacy).1.take()
+    }
+
+    /// What there is now for the next turn; whether somebody has to watch it.
+    fn put_legacy(&self, legacy: Legacy, lasts: Duration) -> Option<Left> {
+        let mut slot = lock(&self.legacy);
+        let left = Left { number: slot.0.number + 1, lasts };
+        *slot = (left, Some(legacy));
+        drop(slot);
+        self.has_legacy.store(true, Ordering::SeqCst);
+        let is_watched = self.is_watched.load(Ordering::SeqCst);
+        (!is_watched && self.is_to_be_watched()).then_some(left)
+    }
+
+    /// Drop this if it is still there (3). What is there else, if anything.
+    pub(super) fn lapse(&self, left: Left) -> Option<Left> {
+        let mut slot = lock(&self.legacy);
+        if slot.0 != left {
+            return self.has_legacy.load(Ordering::SeqCst).then_some(slot.0);
+        }
+        let lapsed =
+            if self.has_legacy.swap(false, Ordering::SeqCst) { slot.1.take() } else { None };
+        drop(slot);
+        if lapsed.is_some() {
+            drop(lapsed);
+            self.turn_ends();
+        }
+        None
+    }
+
+    pub(super) fn is_watched_no_more(&self) {
+        self.is_watched.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether whoever asks has to see to it from now on.
+    pub(super) fn is_to_be_watched(&self) -> bool {
+        !self.is_watched.swap(true, Ordering::SeqCst)
     }
 
     /// Drop what was left if nobody is there to take it (2).
@@ -184,6 +225,7 @@ impl Queue {
             waiting: AtomicUsize::new(0),
             legacy: Mutex::default(),
             has_legacy: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
             site: Mutex::default(),
         });
         queues.insert(entry, Arc::downgrade(&queue));
@@ -262,11 +304,16 @@ impl Turn {
                 || !ticket::is_awaited(&self.queue.entry.path))
     }
 
-    /// End the turn and leave this to the next.
-    pub(crate) fn leave(mut self, legacy: Legacy) {
+    /// End the turn and leave this to the next, who may take its time, but not
+    /// for ever: it lasts about that long, and at least some milliseconds.
+    pub(crate) fn leave(mut self, legacy: Legacy, lasts: Duration) {
         self.goes_on = true;
-        *lock(&self.queue.legacy) = Some(legacy);
-        self.queue.has_legacy.store(true, Ordering::SeqCst);
+        if let Some(left) = self.queue.put_legacy(legacy, lasts)
+            && !lapse::watch(&self.queue, left)
+        {
+            self.queue.is_watched_no_more();
+            self.queue.lapse(left);
+        }
     }
 }
 

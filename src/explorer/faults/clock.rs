@@ -237,6 +237,14 @@ fn what_was_removed_is_not_passed_on_and_what_was_moved_not_for_long() {
     disk.unlink(PATH.path()).unwrap();
     assert!(held.may_be_passed_on(now), "the look is new");
     assert!(held.pass_on(|| drawn(100), UNIX_EPOCH, now + old).is_err(), "moved since it was left");
+    for (time, is_seen) in [(Duration::ZERO, false), (Duration::from_micros(100), true)] {
+        let (disk, mut held, now) = acquired();
+        assert!(held.may_be_passed_on(now));
+        disk.unlink(PATH.path()).unwrap();
+        let since = held.record().since.unwrap();
+        let passed = held.pass_on(|| drawn(100), since, now + time);
+        assert_eq!(passed.is_err(), is_seen, "removed since it was left, {time:?} ago");
+    }
     let (disk, mut held, now) = acquired();
     disk.rename(PATH.path(), &other).unwrap();
     assert!(!held.may_be_passed_on(now + old), "moved");
