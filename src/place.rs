@@ -63,14 +63,14 @@ impl Place {
             }
             Some(Known { device, .. }) => {
                 let lane = Lane::of(device);
-                let (identity, is_local) = look(&lane, directory).await?;
+                let (identity, is_local) = Box::pin(look(&lane, directory)).await?;
                 if identity.0 == device {
                     return Ok((Self::at(lane, is_local, offload), identity));
                 }
             }
             None => {}
         }
-        Self::scout(directory, offload).await
+        Box::pin(Self::scout(directory, offload)).await
     }
 
     /// The first look at a directory may be the one that hangs, so it is not
@@ -111,7 +111,8 @@ impl Place {
     {
         match self {
             Place::Here { .. } => job(payload),
-            Place::Lane(lane) => lane.run(payload, job).await,
+            // On the heap: who does it here should not carry what that takes.
+            Place::Lane(lane) => Box::pin(lane.run(payload, job)).await,
         }
     }
 

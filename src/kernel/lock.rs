@@ -433,7 +433,7 @@ impl AsyncKernelLock {
         let (terms, site) = self.enter().await?;
         let mut contest = Contest { claim: claim(&terms, sharing), terms, site, asked_at };
         let Some((turn, left)) = contest.site.station.turn_until(deadline).await else {
-            return Err(self.timed_out(deadline, self.holder().await.ok().flatten()));
+            return Err(Box::pin(self.too_late(deadline)).await);
         };
         let mut turn = match contest.inherit(turn) {
             Ok(guard) => return Ok(guard),
@@ -465,7 +465,7 @@ impl AsyncKernelLock {
         }
         if is_last {
             drop(carrier);
-            return Err(self.timed_out(deadline, self.holder().await.ok().flatten()));
+            return Err(Box::pin(self.too_late(deadline)).await);
         }
         // On the heap: who need not wait should not carry what waiting takes.
         Box::pin(self.wait_for(contest, turn, carrier, deadline)).await
@@ -511,7 +511,12 @@ impl AsyncKernelLock {
         // not see us wait then.
         drop(pause);
         drop(carrier);
-        Err(self.timed_out(deadline, self.holder().await.ok().flatten()))
+        Err(Box::pin(self.too_late(deadline)).await)
+    }
+
+    /// On the heap: who is in time should not carry what this takes.
+    async fn too_late(&self, deadline: Option<Deadline>) -> Error {
+        self.timed_out(deadline, self.holder().await.ok().flatten())
     }
 
     fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Holder>) -> Error {
