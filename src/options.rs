@@ -232,11 +232,12 @@ impl Options {
     /// acquisition; its record is written anew once a second. Before each pass it
     /// is seen whether the file was removed or replaced, and each millisecond
     /// whether it, or a directory above it, was moved. Zero: the file is
-    /// removed after each hold. A task that does not take it when its turn has come,
-    /// as nothing polls it, has it removed after the share, and at least 10 ms.
+    /// removed after each hold. If it is not taken when it may be, as nothing polls
+    /// the task whose turn it is, it is removed after the share, and at least 10 ms.
     /// It passes only between locks with equal options
-    /// and paths, pinned, on local file systems, and without
-    /// [`openlock_compat`](Self::openlock_compat). Default: 1 ms.
+    /// and paths, pinned, on local file systems, without
+    /// [`openlock_compat`](Self::openlock_compat), and if the last holder's
+    /// [`pin`](crate::LockGuard::pin) was not asked for. Default: 1 ms.
     #[must_use]
     pub fn local_share(mut self, share: Duration) -> Self {
         self.local_share = share;

@@ -9,8 +9,9 @@ use tokio::runtime::Handle;
 
 use crate::disk::OsDisk;
 use crate::error::Error;
+use crate::exit;
 use crate::held::Held;
-use crate::options::{Options, Pin};
+use crate::options::{AtExit, Options, Pin};
 use crate::path::LockPath;
 use crate::place::{Place, Started};
 use crate::wait::Turn;
@@ -51,7 +52,7 @@ impl Inheritance {
     pub(crate) fn on(self, path: &LockPath, options: &Arc<Options>) -> Option<Arc<Held<OsDisk>>> {
         let is_equal = Arc::ptr_eq(&self.options, options) || self.options == *options;
         let is_same = is_equal && self.held.path().path() == path.path();
-        is_same.then_some(self.held)
+        if is_same { alone(self.held).ok() } else { None }
     }
 }
 
@@ -129,8 +130,11 @@ impl Inner {
                 if !Arc::get_mut(&mut held).is_some_and(|held| held.may_be_passed_on(now)) {
                     return Some(Self { held, ..self });
                 }
+                if options.at_exit == AtExit::Remove {
+                    exit::remove_at_exit(&held);
+                }
                 let (place, lasts) = (place.clone(), options.local_share);
-                self.turn.leave(Box::new(Inheritance { held, options, place }), lasts);
+                self.turn.leave(Box::new(Inheritance { held, options, place }), now, lasts);
                 None
             }
             Err(held) => Some(Self { held, ..self }),

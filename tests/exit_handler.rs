@@ -18,9 +18,10 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use support::Process;
 
-const TESTS: [(&str, fn()); 8] = [
+const TESTS: [(&str, fn()); 9] = [
     ("remove_after_return_from_main", remove_after_return_from_main),
     ("remove_after_process_exit", remove_after_process_exit),
+    ("remove_what_no_task_has_taken_yet", remove_what_no_task_has_taken_yet),
     ("remove_after_a_panic_in_main", remove_after_a_panic_in_main),
     ("remove_spares_a_file_that_is_not_ours", remove_spares_a_file_that_is_not_ours),
     ("leave_is_taken_over_with_a_recovery", leave_is_taken_over_with_a_recovery),
@@ -84,6 +85,7 @@ fn play(role: &str, path: PathBuf) {
             hold(&lock);
             std::process::exit(7);
         }
+        "remove, left" => leave_to_a_task_that_is_not_polled(&path),
         "remove, panic" => {
             hold(&lock);
             panic!("as it should");
@@ -105,6 +107,26 @@ fn hold(lock: &AsyncFileLock) {
     std::mem::forget(lock.blocking_acquire().unwrap());
     assert!(lock.path().exists());
     support::tell("held");
+}
+
+fn leave_to_a_task_that_is_not_polled(path: &Path) {
+    let options = Options::default().at_exit(AtExit::Remove).local_share(support::VERY_LONG);
+    let lock = AsyncFileLock::with_options(path, options).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut guard = lock.acquire().await.unwrap();
+        for is_last in [false, true] {
+            let mut next = Box::pin(lock.acquire());
+            assert!(futures::poll!(&mut next).is_pending());
+            guard.release().await.unwrap();
+            assert!(path.exists(), "it is left to the next");
+            if is_last {
+                support::tell("held");
+                std::process::exit(7);
+            }
+            guard = next.await.unwrap();
+        }
+    });
 }
 
 fn exit_in_a_child_first(lock: &AsyncFileLock) {
@@ -172,6 +194,12 @@ fn ends(role: &str) -> (tempfile::TempDir, Process, Option<i32>) {
 fn remove_after_return_from_main() {
     let (directory, _, code) = ends("remove, return");
     assert_eq!(code, Some(0));
+    assert!(support::names_in(directory.path()).is_empty());
+}
+
+fn remove_what_no_task_has_taken_yet() {
+    let (directory, _, code) = ends("remove, left");
+    assert_eq!(code, Some(7));
     assert!(support::names_in(directory.path()).is_empty());
 }
 

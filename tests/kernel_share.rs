@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::poll;
-use lockkeeper::{AsyncKernelLock, Error, KernelGuard, KernelOptions};
+use lockkeeper::{AsyncKernelLock, Error, KernelGuard, KernelOptions, Primitive};
 use support::{names_in, on_tmpfs};
 use tokio::time::timeout;
 
@@ -298,5 +298,30 @@ async fn it_does_not_pass_to_another_path_of_the_file() {
         assert!(!is_free(&link.join("table")));
         drop(guard);
         fs::remove_file(&link).unwrap();
+    }
+}
+
+/// Readers of one process share its POSIX locks. The last of them removes the
+/// file, and nobody may come to share it in that moment.
+#[test]
+fn readers_are_not_left_with_a_file_that_another_removes() {
+    const HOLDS: u32 = 5000;
+    for primitive in [Primitive::Posix, Primitive::Ofd] {
+        let directory = on_tmpfs();
+        let options = KernelOptions::default().primitive(primitive).delete_on_release(true);
+        let lock = AsyncKernelLock::with_options(directory.path().join("a"), options).unwrap();
+        let read = async || {
+            for _ in 0..HOLDS {
+                let guard = lock.acquire_shared().await.unwrap();
+                let named = fs::symlink_metadata(lock.path()).map(|file| file.ino());
+                let mine = guard.file().metadata().unwrap().ino();
+                assert_eq!(named.ok(), Some(mine), "{primitive:?}");
+                guard.release().await.expect("it is where it was");
+            }
+        };
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let read = || runtime().unwrap().block_on(read());
+        std::thread::scope(|scope| [0, 1, 2].map(|_| scope.spawn(read)).map(drop));
+        assert!(names_in(directory.path()).is_empty());
     }
 }

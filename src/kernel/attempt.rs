@@ -65,7 +65,10 @@ impl Carrier {
     pub(super) fn open(terms: &Terms, site: &Site) -> Result<Self, Error> {
         let (path, mode) = (terms.path.path(), terms.options.shared.mode);
         let opened = match terms.options.primitive {
-            Primitive::Posix => PosixUse::open(&site.register, path, mode).map(Carrier::Posix),
+            Primitive::Posix => {
+                let has_events = site.place.has_events();
+                PosixUse::open(&site.register, path, mode, has_events).map(Carrier::Posix)
+            }
             _ => call::open_or_create(terms.c_path.as_c_str(), mode)
                 .and_then(|file| OpenFile::new(file, &site.register))
                 .map(Carrier::Open),

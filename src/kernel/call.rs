@@ -163,7 +163,7 @@ pub(super) fn signal(path: &Path) {
 /// The same for whatever file this is, by whatever path it may be found. Of
 /// [`Primitive::Posix`] it drops all locks that this process has in the file.
 pub(super) fn signal_at(file: &File) {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     // The link is to be followed.
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let _ = rustix::fs::open(path, flags, Mode::empty());

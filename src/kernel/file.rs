@@ -131,10 +131,19 @@ pub(super) struct PosixUse {
     file: Option<Arc<File>>,
     changes: watch::Receiver<()>,
     hold: Option<u64>,
+    /// It ended a hold, and others may wait for an event (6).
+    owes_event: bool,
+    has_events: bool,
 }
 
 impl PosixUse {
-    pub(super) fn open(register: &Arc<Register>, path: &Path, mode: u32) -> Result<Self, Errno> {
+    /// `has_events` says whether the kernel tells of what others do there.
+    pub(super) fn open(
+        register: &Arc<Register>,
+        path: &Path,
+        mode: u32,
+        has_events: bool,
+    ) -> Result<Self, Errno> {
         let mut inodes = register.write();
         let known = call::identity_at(path)?.filter(|identity| inodes.contains_key(identity));
         let identity = match known {
@@ -155,7 +164,15 @@ impl PosixUse {
         let posix = inodes.get_mut(&identity).expect("BUG: a registered inode is gone");
         posix.users += 1;
         let (file, changes) = (Some(Arc::clone(&posix.file)), posix.changes.subscribe());
-        Ok(Self { register: Arc::clone(register), inode: posix.inode, file, changes, hold: None })
+        Ok(Self {
+            register: Arc::clone(register),
+            inode: posix.inode,
+            file,
+            changes,
+            hold: None,
+            owes_event: false,
+            has_events,
+        })
     }
 
     /// As [`call::try_lock`], within the process too (4).
@@ -190,18 +207,30 @@ impl PosixUse {
         Ok(())
     }
 
-    /// Whether nobody else in this process has any of the inode.
-    pub(super) fn is_only_hold(&self) -> bool {
-        self.register
-            .write()
-            .get(&self.inode.identity)
-            .is_some_and(|inode| inode.holds.iter().all(|hold| Some(hold.number) == self.hold))
+    /// From shared to exclusive, for the only hold there is in this process and
+    /// elsewhere; whether it is that. In one step, or another of this process
+    /// could come in between.
+    pub(super) fn become_sole(&self, claim: Claim) -> bool {
+        let mut inodes = self.register.write();
+        let Some(posix) = inodes.get_mut(&self.inode.identity) else {
+            return false;
+        };
+        let [mine] = posix.holds.as_mut_slice() else {
+            return false;
+        };
+        let exclusive = claim.with(Sharing::Exclusive);
+        if Some(mine.number) != self.hold || call::try_lock(&posix.file, exclusive) != Ok(true) {
+            return false;
+        }
+        mine.sharing = Sharing::Exclusive;
+        true
     }
 
     pub(super) fn unlock(&mut self) -> Result<(), Errno> {
         let Some(number) = self.hold.take() else {
             return Ok(());
         };
+        self.owes_event = self.has_events;
         let mut inodes = self.register.write();
         let posix = inodes.get_mut(&self.inode.identity).expect("BUG: a used inode is gone");
         posix.unlock(number)
@@ -243,6 +272,8 @@ impl Drop for PosixUse {
             posix.get_mut().users -= 1;
             if posix.get().users == 0 {
                 posix.remove();
+            } else if self.owes_event && posix.get().holds.is_empty() {
+                call::signal_at(&posix.get().file); // (6)
             }
         }
     }
@@ -262,10 +293,6 @@ impl PosixInode {
         let mut unlock = |piece| call::unlock(&self.file, Primitive::Posix, piece);
         let outcome = pieces.into_iter().map(&mut unlock).fold(Ok(()), Result::and);
         self.changes.send_replace(());
-        // (6) Whoever is the last user closes it anyway.
-        if self.holds.is_empty() && self.users > 1 {
-            call::signal_at(&self.file);
-        }
         outcome
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -119,7 +120,7 @@ impl KernelGuard {
         let is_ours = |hold: &mut Hold| {
             hold.claim == claim
                 && hold.terms.path.path() == terms.path.path()
-                && hold.is_in_place(turn.is_within(SHARE_MAX))
+                && hold.is_in_place(turn.is_within(SHARE_MAX, Instant::now()))
         };
         let Some(hold) = left.0.take_if(is_ours) else {
             return Err(turn);
@@ -329,9 +330,9 @@ impl Hold {
         let is_quick = matches!(self.site.place, Place::Here { is_local: true });
         // The register has POSIX locks, which are of the process.
         let is_plain = matches!(self.carrier, Carrier::Open(_)) && !self.was_used();
-        let share = self.terms.options.shared.local_share.min(SHARE_MAX);
+        let (share, now) = (self.terms.share(), Instant::now());
         let may_pass = is_quick && is_plain && !share.is_zero();
-        let is_next = |turn: &mut Turn| may_pass && turn.is_awaited() && turn.is_within(share);
+        let is_next = |turn: &mut Turn| may_pass && turn.is_awaited() && turn.is_within(share, now);
         let Some(turn) = self.turn.take_if(is_next) else {
             return Some(self);
         };
@@ -340,7 +341,7 @@ impl Hold {
             self.turn = Some(turn);
             return Some(self);
         }
-        turn.leave(Box::new(Inheritance(Some(self))), share);
+        turn.leave(Box::new(Inheritance(Some(self))), now, share);
         None
     }
 
@@ -432,12 +433,12 @@ impl Hold {
         if self.claim.sharing == Sharing::Exclusive {
             return true;
         }
-        if let Carrier::Posix(file) = &self.carrier
-            && !file.is_only_hold()
-        {
-            return false;
+        match &self.carrier {
+            Carrier::Posix(file) => file.become_sole(self.claim),
+            Carrier::Open(file) => {
+                call::try_lock(file, self.claim.with(Sharing::Exclusive)) == Ok(true)
+            }
         }
-        call::try_lock(&self.carrier, self.claim.with(Sharing::Exclusive)) == Ok(true)
     }
 
     fn look(&self) -> Result<Option<LostReason>, Errno> {

@@ -77,7 +77,9 @@ const SLEEPERS_TURN: Duration = Duration::from_millis(1);
 ///   that is removed while we hold is told by [`KernelGuard::lost`].
 /// * **Order.** Tasks of a process are served first in, first out, readers
 ///   together; for a millisecond at a time the locked file itself passes from one
-///   that did not use it to the next. Between processes of this crate, who came first goes first. A reader
+///   that did not use it to the next ([`KernelOptions::local_share`]). Between
+///   processes of this crate, who came first goes first among those who want the
+///   same bytes; of those whose ranges only overlap, whoever finds it free. A reader
 ///   lets writers that wait go first as long as anybody has the lock and 10 ms
 ///   more: readers that come and go without a pause do not keep a writer out, and
 ///   a writer that is stopped while it waits does not keep readers out for long.
@@ -440,7 +442,8 @@ impl AsyncKernelLock {
             Err(turn) => turn,
         };
         let mut carrier = left.map(Carrier::Open);
-        let share_is_over = turn.share_is_over(SHARE_MAX);
+        let share = Some(contest.terms.share()).filter(|share| !share.is_zero());
+        let share_is_over = turn.share_is_over(share.unwrap_or(SHARE_MAX));
         if share_is_over {
             Box::pin(contest.let_sleepers_pass(carrier.as_ref())).await;
         }

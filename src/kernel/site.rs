@@ -51,6 +51,11 @@ impl Terms {
         let c_path = c_path.expect("BUG: a lock's path with a NUL byte");
         Ok(Self { path: Arc::new(path), c_path, options, turns, label })
     }
+
+    /// How long the locked file may pass from task to task; zero for not at all.
+    pub(super) fn share(&self) -> Duration {
+        self.options.shared.local_share.min(SHARE_MAX)
+    }
 }
 
 /// One lock's directory, as it was found.

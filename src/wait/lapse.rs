@@ -2,16 +2,16 @@
 //! has that turn was woken, but perhaps nobody polls it, or its runtime's thread
 //! is blocked, or its future was forgotten; others would wait for nobody.
 //!
-//! 1. A queue that has something left is watched, or its leaver is about to see
-//!    to that: who leaves looks after it left whether the queue is watched, and
-//!    who stops watching looks after that whether something is left.
+//! 1. A queue that has something left is watched by the time until which that
+//!    lasts, or its leaver is about to see to it: the queue remembers, under the
+//!    lock of what is left, until when it is left alone.
 //! 2. One thread of a process watches all its queues, whatever becomes of
 //!    runtimes. It is there while something may lapse, and a while after.
 //! 3. Without a thread nothing is left.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,12 +25,11 @@ const LASTS_MIN: Duration = Duration::from_millis(10);
 /// How long the thread stays when nothing is left.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
 
-/// What was left, and how long it lasts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Left {
-    /// Of the queue's, to tell it from the next.
-    pub(super) number: u64,
-    pub(super) lasts: Duration,
+/// Until when something lasts that is left now for that long.
+pub(super) fn until(now: Instant, lasts: Duration) -> Instant {
+    let lasts = lasts.max(LASTS_MIN);
+    // Options refuse what does not fit.
+    now.checked_add(lasts).unwrap_or(now)
 }
 
 /// The watch over the queues of a process.
@@ -46,11 +45,10 @@ struct State {
     has_thread: bool,
 }
 
+/// A queue that is left alone until then. When it is gone, so is what was left.
 struct Watched {
-    queue: Arc<Queue>,
-    left: Left,
-    /// `None`: too late to matter.
-    until: Option<Instant>,
+    queue: Weak<Queue>,
+    until: Instant,
 }
 
 /// By process: a forked child has not its parent's thread.
@@ -60,34 +58,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Have this lapse in time. Whether anybody sees to that (3).
-pub(super) fn watch(queue: &Arc<Queue>, left: Left) -> bool {
+/// Have [`Queue::lapse`] called then. Whether anybody will do that (3).
+pub(super) fn watch(queue: &Arc<Queue>, until: Instant) -> bool {
     let watch = Arc::clone(lock(&WATCHES).entry(this_process()).or_default());
-    watch.add(Watched::new(Arc::clone(queue), left))
+    watch.add(Watched { queue: Arc::downgrade(queue), until })
 }
 
 impl Watched {
-    fn new(queue: Arc<Queue>, left: Left) -> Self {
-        let until = Instant::now().checked_add(left.lasts.max(LASTS_MIN));
-        Self { queue, left, until }
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| until <= now)
-    }
-
-    /// The queue, if something else is left there by now.
-    fn end(self) -> Option<Self> {
-        self.queue.is_watched_no_more();
+    /// The same for what else is left by now, if anything is.
+    fn end(self, now: Instant) -> Option<Self> {
+        let queue = self.queue.upgrade()?;
         // A panic in there would end the watch for all.
-        let lapse = AssertUnwindSafe(|| self.queue.lapse(self.left));
-        let left = catch_unwind(lapse).ok().flatten()?; // (1)
-        self.queue.is_to_be_watched().then(|| Self::new(self.queue, left))
+        let lapse = AssertUnwindSafe(|| queue.lapse(now));
+        let until = catch_unwind(lapse).ok().flatten()?;
+        Some(Self { until, ..self })
     }
 }
 
 impl Watch {
-    fn add(self: &Arc<Self>, watched: Watched) -> bool {
+    fn add(self: &Arc<Self>, new: Watched) -> bool {
         let mut state = lock(&self.state);
         if !state.has_thread {
             let watch = Arc::clone(self);
@@ -95,7 +84,7 @@ impl Watch {
             state.has_thread = thread.spawn(move || watch.work()).is_ok();
         }
         if state.has_thread {
-            state.watched.push(watched);
+            state.put(new);
             self.came.notify_one();
         }
         state.has_thread
@@ -103,8 +92,10 @@ impl Watch {
 
     fn work(&self) {
         while let Some(due) = self.next_due() {
-            let again: Vec<_> = due.into_iter().filter_map(Watched::end).collect();
-            lock(&self.state).watched.extend(again);
+            let now = Instant::now();
+            for again in due.into_iter().filter_map(|due| due.end(now)) {
+                lock(&self.state).put(again);
+            }
         }
     }
 
@@ -113,19 +104,28 @@ impl Watch {
         let mut state = lock(&self.state);
         loop {
             let now = Instant::now();
-            let due: Vec<_> = state.watched.extract_if(.., |watched| watched.is_due(now)).collect();
+            let due: Vec<_> = state.watched.extract_if(.., |each| each.until <= now).collect();
             if !due.is_empty() {
                 return Some(due);
             }
-            let is_idle = state.watched.is_empty();
-            let next = state.watched.iter().filter_map(|watched| watched.until).min();
+            let next = state.watched.iter().map(|each| each.until).min();
             let time = next.map_or(IDLE_LIMIT, |next| next.saturating_duration_since(now));
             let woken = self.came.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
             state = woken.0;
-            if is_idle && woken.1.timed_out() && state.watched.is_empty() {
+            if next.is_none() && woken.1.timed_out() && state.watched.is_empty() {
                 state.has_thread = false;
                 return None;
             }
+        }
+    }
+}
+
+impl State {
+    /// A queue is watched once, until the earliest time that was asked for.
+    fn put(&mut self, new: Watched) {
+        match self.watched.iter_mut().find(|each| Weak::ptr_eq(&each.queue, &new.queue)) {
+            Some(same) => same.until = same.until.min(new.until),
+            None => self.watched.push(new),
         }
     }
 }

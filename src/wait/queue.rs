@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::lapse::{self, Left};
+use super::lapse;
 use super::ticket;
 use crate::fork::ProcessKey;
 use crate::path::LockPath;
@@ -68,12 +68,9 @@ pub(crate) struct Queue {
     chain: Mutex<Chain>,
     /// How many wait for a turn.
     waiting: AtomicUsize,
-    /// What was left last, until somebody takes it.
-    legacy: Mutex<(Left, Option<Legacy>)>,
-    /// Whether there is one, to be asked without a lock.
+    slot: Mutex<Slot>,
+    /// Whether something is left there, to be asked without its lock.
     has_legacy: AtomicBool,
-    /// Whether somebody will see to it that it lapses (3).
-    is_watched: AtomicBool,
     /// The last hold of this process, and where in its source it was asked for.
     site: Mutex<Option<(Token, Site)>>,
 }
@@ -83,6 +80,16 @@ pub(crate) type Site = &'static Location<'static>;
 
 /// What one turn leaves to the next.
 pub(crate) type Legacy = Box<dyn Any + Send + Sync>;
+
+/// Where a turn leaves something to the next.
+#[derive(Debug, Default)]
+struct Slot {
+    legacy: Option<Legacy>,
+    /// Until when it lasts.
+    until: Option<Instant>,
+    /// When somebody will look whether it has to lapse (3).
+    watched: Option<Instant>,
+}
 
 /// The time for which this process has had the lock over and over again, with
 /// no more than moments in between.
@@ -159,43 +166,43 @@ impl Queue {
         if !self.has_legacy.swap(false, Ordering::SeqCst) {
             return None;
         }
-        lock(&self.legacy).1.take()
+        lock(&self.slot).legacy.take()
     }
 
-    /// What there is now for the next turn; whether somebody has to watch it.
-    fn put_legacy(&self, legacy: Legacy, lasts: Duration) -> Option<Left> {
-        let mut slot = lock(&self.legacy);
-        let left = Left { number: slot.0.number + 1, lasts };
-        *slot = (left, Some(legacy));
-        drop(slot);
+    /// Leave this to the next turn until then. Whether somebody has to see to it
+    /// that it lapses.
+    fn put_legacy(&self, legacy: Legacy, until: Instant) -> bool {
+        let mut slot = lock(&self.slot);
+        (slot.legacy, slot.until) = (Some(legacy), Some(until));
         self.has_legacy.store(true, Ordering::SeqCst);
-        let is_watched = self.is_watched.load(Ordering::SeqCst);
-        (!is_watched && self.is_to_be_watched()).then_some(left)
+        let is_watched = slot.watched.is_some_and(|watched| watched <= until);
+        if !is_watched {
+            slot.watched = Some(until);
+        }
+        !is_watched
     }
 
-    /// Drop this if it is still there (3). What is there else, if anything.
-    pub(super) fn lapse(&self, left: Left) -> Option<Left> {
-        let mut slot = lock(&self.legacy);
-        if slot.0 != left {
-            return self.has_legacy.load(Ordering::SeqCst).then_some(slot.0);
+    /// Drop what lasts no longer than this (3). When to look again, if anything
+    /// else is there.
+    pub(super) fn lapse(&self, now: Instant) -> Option<Instant> {
+        let mut slot = lock(&self.slot);
+        slot.watched = None;
+        if !self.has_legacy.load(Ordering::SeqCst) {
+            return None;
         }
-        let lapsed =
-            if self.has_legacy.swap(false, Ordering::SeqCst) { slot.1.take() } else { None };
+        if let Some(later) = slot.until.filter(|until| *until > now) {
+            slot.watched = Some(later);
+            return Some(later);
+        }
+        // Unless somebody takes it at this moment.
+        let lapses = self.has_legacy.swap(false, Ordering::SeqCst);
+        let lapsed = if lapses { slot.legacy.take() } else { None };
         drop(slot);
         if lapsed.is_some() {
             drop(lapsed);
             self.turn_ends();
         }
         None
-    }
-
-    pub(super) fn is_watched_no_more(&self) {
-        self.is_watched.store(false, Ordering::SeqCst);
-    }
-
-    /// Whether whoever asks has to see to it from now on.
-    pub(super) fn is_to_be_watched(&self) -> bool {
-        !self.is_watched.swap(true, Ordering::SeqCst)
     }
 
     /// Drop what was left if nobody is there to take it (2).
@@ -223,9 +230,8 @@ impl Queue {
             turns: Arc::new(Semaphore::new(1)),
             chain: Mutex::default(),
             waiting: AtomicUsize::new(0),
-            legacy: Mutex::default(),
+            slot: Mutex::default(),
             has_legacy: AtomicBool::new(false),
-            is_watched: AtomicBool::new(false),
             site: Mutex::default(),
         });
         queues.insert(entry, Arc::downgrade(&queue));
@@ -292,8 +298,9 @@ impl Turn {
     }
 
     /// Whether this process has had the lock for no longer than that.
-    pub(crate) fn is_within(&self, share: Duration) -> bool {
-        lock(&self.queue.chain).started.is_some_and(|started| started.elapsed() <= share)
+    pub(crate) fn is_within(&self, share: Duration, now: Instant) -> bool {
+        let started = lock(&self.queue.chain).started;
+        started.is_some_and(|started| now.saturating_duration_since(started) <= share)
     }
 
     /// Whether the lock may pass to the next turn with no chance for others.
@@ -305,14 +312,12 @@ impl Turn {
     }
 
     /// End the turn and leave this to the next, who may take its time, but not
-    /// for ever: it lasts about that long, and at least some milliseconds.
-    pub(crate) fn leave(mut self, legacy: Legacy, lasts: Duration) {
+    /// for ever: from now it lasts that long, and at least some milliseconds.
+    pub(crate) fn leave(mut self, legacy: Legacy, now: Instant, lasts: Duration) {
         self.goes_on = true;
-        if let Some(left) = self.queue.put_legacy(legacy, lasts)
-            && !lapse::watch(&self.queue, left)
-        {
-            self.queue.is_watched_no_more();
-            self.queue.lapse(left);
+        let until = lapse::until(now, lasts);
+        if self.queue.put_legacy(legacy, until) && !lapse::watch(&self.queue, until) {
+            self.queue.lapse(until);
         }
     }
 }
