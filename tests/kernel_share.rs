@@ -230,31 +230,20 @@ async fn a_file_that_is_replaced_before_it_is_taken_is_not_taken() {
 
 #[tokio::test]
 async fn it_passes_for_no_longer_than_a_share() {
-    let directory = on_tmpfs();
-    let path = directory.path().join("table");
-    let lock = AsyncKernelLock::new(&path);
-    for _ in 0..PASSES {
-        let guard = lock.acquire().await.unwrap();
-        let next = waiter(&lock, false).await;
-        std::thread::sleep(Duration::from_millis(2));
-        guard.release().await.unwrap();
-        assert!(is_free(&path));
-        had(next).await.release().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn without_a_share_each_hold_ends() {
-    let directory = on_tmpfs();
-    let path = directory.path().join("table");
-    let options = KernelOptions::default().local_share(Duration::ZERO);
-    let lock = AsyncKernelLock::with_options(&path, options).unwrap();
-    for _ in 0..PASSES {
-        let guard = lock.acquire().await.unwrap();
-        let next = waiter(&lock, false).await;
-        guard.release().await.unwrap();
-        assert!(is_free(&path));
-        had(next).await.release().await.unwrap();
+    for times in [(1, 2), (0, 0)] {
+        let (share, hold) = (Duration::from_millis(times.0), Duration::from_millis(times.1));
+        let directory = on_tmpfs();
+        let path = directory.path().join("table");
+        let options = KernelOptions::default().local_share(share);
+        let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+        for _ in 0..PASSES {
+            let guard = lock.acquire().await.unwrap();
+            let next = waiter(&lock, false).await;
+            std::thread::sleep(hold);
+            guard.release().await.unwrap();
+            assert!(is_free(&path), "of {share:?} after {hold:?}");
+            had(next).await.release().await.unwrap();
+        }
     }
 }
 
