@@ -3,10 +3,13 @@
 //! turns with ours, since machines drift.
 //!
 //! `cargo bench --bench kernel -- [uncontended|handover|death|idle|tasks|pool|all]`
-//! with `--samples N` and `--runs N` to measure less or more.
+//! with `--samples N` and `--runs N` to measure less or more. `--awake` keeps the
+//! processors from sleeping meanwhile.
 //!
 //! Other processes are this program run again with a role.
 
+#[path = "../waiting/awake.rs"]
+mod awake;
 #[allow(dead_code)]
 #[path = "../waiting/figures.rs"]
 mod figures;
@@ -28,11 +31,12 @@ struct Plan {
     names: Vec<String>,
     samples: usize,
     runs: usize,
+    is_awake: bool,
 }
 
 impl Plan {
     fn read(arguments: impl Iterator<Item = String>) -> Self {
-        let mut plan = Plan { names: Vec::new(), samples: 200, runs: 3 };
+        let mut plan = Plan { names: Vec::new(), samples: 200, runs: 3, is_awake: false };
         let mut arguments = arguments.filter(|argument| argument != "--bench");
         while let Some(argument) = arguments.next() {
             let mut number = || {
@@ -42,6 +46,7 @@ impl Plan {
             match argument.as_str() {
                 "--samples" => plan.samples = number(),
                 "--runs" => plan.runs = number(),
+                "--awake" => plan.is_awake = true,
                 _ => plan.names.push(argument),
             }
         }
@@ -66,6 +71,7 @@ fn main() {
         };
     }
     let plan = Plan::read(std::env::args().skip(1));
+    let _awake = plan.is_awake.then(awake::Awake::begin);
     let parts: [Part; 6] = [
         ("uncontended", uncontended::measure),
         ("handover", hand_over::measure),

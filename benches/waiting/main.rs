@@ -4,10 +4,12 @@
 //!
 //! `cargo bench --bench waiting -- [hand-over|death|idle|tasks|fairness|share|stall|all]`
 //! with `--samples N`, `--seconds N`, `--runs N` to measure less or more, and
-//! `--plots` to draw `benches/plots/*.svg` anew.
+//! `--plots` to draw `benches/plots/*.svg` anew. `--awake` keeps the processors
+//! from sleeping meanwhile.
 //!
 //! Other processes are this program run again with a role.
 
+mod awake;
 mod chart;
 mod contender;
 mod death;
@@ -22,6 +24,7 @@ mod tasks;
 
 use std::time::Duration;
 
+use awake::Awake;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Where everything is measured: a tmpfs, which does not drift with the disk.
@@ -37,12 +40,13 @@ struct Plan {
     time: Duration,
     runs: usize,
     draws: bool,
+    is_awake: bool,
 }
 
 impl Plan {
     fn read(arguments: impl Iterator<Item = String>) -> Self {
         let (names, time) = (Vec::new(), Duration::from_secs(10));
-        let mut plan = Plan { names, samples: 500, time, runs: 5, draws: false };
+        let mut plan = Plan { names, samples: 500, time, runs: 5, draws: false, is_awake: false };
         let mut arguments = arguments.filter(|argument| argument != "--bench");
         while let Some(argument) = arguments.next() {
             let mut number = || {
@@ -54,6 +58,7 @@ impl Plan {
                 "--seconds" => plan.time = Duration::from_secs(number() as u64),
                 "--runs" => plan.runs = number(),
                 "--plots" => plan.draws = true,
+                "--awake" => plan.is_awake = true,
                 _ => plan.names.push(argument),
             }
         }
@@ -80,6 +85,7 @@ fn main() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("more descriptors");
     let plan = Plan::read(std::env::args().skip(1));
+    let _awake = plan.is_awake.then(Awake::begin);
     let parts: [Part; 7] = [
         ("hand-over", hand_over::measure),
         ("death", death::measure),
