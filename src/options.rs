@@ -107,12 +107,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// The share is the longest that costs others no more: beside 64 tasks that have
-    /// it without a pause (`cargo bench --bench waiting -- share`, tmpfs, two
-    /// cores, a slow day), another process that takes it for 1 ms at a time does
-    /// so 616 times a second by shares of 0, 389 by 0.3 ms, 414 by 1 ms, 250 by
-    /// 3 ms and 67 by 10 ms; the tasks have it 0.9, 43, 52, 83 and 106 thousand
-    /// times. From 0.3 to 1 ms the other pays nothing more for what they gain.
+    /// The share is the longest that costs others hardly more: beside 64 tasks that
+    /// have it without a pause (`cargo bench --bench waiting -- share`, tmpfs, two
+    /// cores), another process that takes it for 1 ms at a time does so 735 times a
+    /// second by shares of 0, 525 by 0.3 ms, 480 by 1 ms, 270 by 3 ms and 85 by
+    /// 10 ms; the tasks have it 1, 100, 130, 240 and 350 thousand times. From 0.3
+    /// to 1 ms the other pays a tenth for the third that they gain.
     const BUILT_IN: Options = Options {
         timeout: None,
         retry_period: Duration::from_millis(300),
