@@ -125,6 +125,8 @@ fn run(subject: Subject, tasks: usize, hold: Duration) -> Seen {
     let path = if subject == Subject::Floor { other } else { path };
     let runtime = Kind::Ours.runtime();
     runtime.block_on(async {
+        // The first look at a directory is no wait for the lock.
+        Work::new(subject, &path, &floor).once(Duration::ZERO).await;
         let (is_over, last) = (AtomicBool::new(false), AtomicUsize::new(tasks));
         let shared = Arc::new(Shared { is_over, last, barrier: Barrier::new(tasks + 1) });
         let work = |who| {
