@@ -32,8 +32,8 @@ pub(crate) const REVOCATION_SECOND_LOOK: Duration = Duration::from_millis(40);
 pub(crate) const LOOK_LASTS: Duration = Duration::from_millis(1);
 
 /// For so long what was seen of a file when it was left counts when it is taken:
-/// about the time a holder needs to begin with its work after any look. The call
-/// it saves is a fifth of a pass.
+/// about the time a holder needs to begin with its work after any look. It saves
+/// one of the two calls of a pass.
 const LEAVING_LASTS: Duration = Duration::from_micros(20);
 
 /// What the path names, seen from a holder.

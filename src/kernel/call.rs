@@ -154,15 +154,10 @@ pub(super) fn open_existing(path: &Path) -> Result<File, Errno> {
     open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).map(File::from)
 }
 
-/// An event for those who wait, where the lock was given up without a close.
-/// Not for [`Primitive::Posix`], whose locks it would drop.
-pub(super) fn signal(path: &Path) {
-    let _ = rustix::fs::open(path, OPEN | OFlags::WRONLY, Mode::empty());
-}
-
-/// The same for whatever file this is, by whatever path it may be found. Of
-/// [`Primitive::Posix`] it drops all locks that this process has in the file.
-pub(super) fn signal_at(file: &File) {
+/// An event for those who wait, where the lock was given up without a close: the
+/// close of this same file, opened once more. Of [`Primitive::Posix`] it drops all
+/// locks that this process has in it.
+pub(super) fn signal(file: &File) {
     let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     // The link is to be followed.
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

@@ -273,7 +273,7 @@ impl Drop for PosixUse {
             if posix.get().users == 0 {
                 posix.remove();
             } else if self.owes_event && posix.get().holds.is_empty() {
-                call::signal_at(&posix.get().file); // (6)
+                call::signal(&posix.get().file); // (6)
             }
         }
     }

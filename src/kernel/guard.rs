@@ -459,7 +459,7 @@ impl Hold {
         self.claim = shared;
         self.turn = None;
         if self.claim.primitive != Primitive::Posix {
-            call::signal(path);
+            call::signal(&self.carrier);
         }
         Ok(())
     }

@@ -442,6 +442,7 @@ impl AsyncKernelLock {
             Err(turn) => turn,
         };
         let mut carrier = left.map(Carrier::Open);
+        // Asked as often where nothing passes.
         let share = Some(contest.terms.share()).filter(|share| !share.is_zero());
         let share_is_over = turn.share_is_over(share.unwrap_or(SHARE_MAX));
         if share_is_over {

@@ -366,3 +366,27 @@ impl Queue {
         Some(Turn::new(permit, self))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fork::this_process;
+
+    #[test]
+    fn what_is_left_lasts_from_when_it_was_left() {
+        let path = Arc::new(LockPath::new("/nowhere/lapse.lock".as_ref()).unwrap());
+        let queue = Queue::of(Entry { process: this_process(), directory: (0, 0), path });
+        let now = Instant::now();
+        let [early, late] = [0, 50].map(|lasts| lapse::until(now, Duration::from_millis(lasts)));
+        assert!(early > now && early < late);
+        assert!(queue.put_legacy(Box::new("first"), late));
+        assert!(queue.take_legacy().is_some());
+        assert!(queue.put_legacy(Box::new("sooner"), early), "it is watched, but for too long");
+        assert!(queue.take_legacy().is_some());
+        assert!(!queue.put_legacy(Box::new("later"), late), "somebody looks in time");
+        assert_eq!(queue.lapse(early), Some(late));
+        assert_eq!(queue.lapse(late), None);
+        assert!(queue.take_legacy().is_none(), "it lapsed");
+        assert!(queue.put_legacy(Box::new("last"), late), "nobody watches any more");
+    }
+}
