@@ -153,30 +153,40 @@ fn a_release_and_a_death_are_events() {
         return play(role);
     }
     let directory = on_tmpfs();
-    let wait = &|verb: &str, kind: &str, dies: bool| {
-        let path = directory.path().join(format!("{verb} {kind} {dies}"));
+    let wait = &|verb: &str, kind: &str, end: &str| {
+        let path = directory.path().join(format!("{verb} {kind} {end}"));
         let tail = (verb == "contend").then(|| Process::play(TEST, "acquire tail", &path));
         tail.iter().for_each(|tail| tail.expect("held"));
         let mut holder = Process::play(TEST, &format!("{verb} {kind}"), &path);
         holder.expect("held");
         let waiter = lock(kind, &path);
         block_on(async {
-            let mut waiting = std::pin::pin!(waiter.acquire());
+            let acquire = async {
+                if end == "downgrade" {
+                    waiter.acquire_shared().await
+                } else {
+                    waiter.acquire().await
+                }
+            };
+            let mut waiting = std::pin::pin!(acquire);
             assert!(timeout(Duration::from_secs(11), &mut waiting).await.is_err());
-            if dies {
-                holder.kill();
-            } else {
-                holder.tell("release");
+            match end {
+                "kill" => holder.kill(),
+                order => holder.tell(order),
             }
             let woken = timeout(Duration::from_secs(7), waiting).await;
-            drop(woken.unwrap_or_else(|_| panic!("{verb} {kind} {dies}: no event")).unwrap());
+            drop(woken.unwrap_or_else(|_| panic!("{verb} {kind} {end}: no event")).unwrap());
         });
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| wait("contend", "head", false));
+        scope.spawn(|| wait("contend", "head", "release"));
+        // Not of POSIX locks, which an event would end.
+        for kind in ["flock", "ofd"] {
+            scope.spawn(move || wait("acquire", kind, "downgrade"));
+        }
         for kind in ALL {
-            for dies in [false, true] {
-                scope.spawn(move || wait("acquire", kind, dies));
+            for end in ["release", "kill"] {
+                scope.spawn(move || wait("acquire", kind, end));
             }
         }
     });

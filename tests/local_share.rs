@@ -188,6 +188,27 @@ async fn a_hold_that_was_asked_for_is_not_passed_on() {
     assert!(names_in(directory.path()).is_empty());
 }
 
+/// However short it was.
+#[tokio::test]
+async fn who_was_told_that_it_is_asked_for_passes_it_on_no_more() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    for _ in 0..5 {
+        let guard = lock.acquire().await.unwrap();
+        let (next, first) = (waiter(&lock).await, inode(&path));
+        let mut asking = Box::pin(lock.revoke());
+        assert!(poll!(&mut asking).is_pending());
+        assert_eq!(guard.lost().await.reason, LostReason::Revoked);
+        guard.release().await.unwrap();
+        let guard = had(next).await;
+        assert_ne!(inode(&path), first);
+        guard.release().await.unwrap();
+        assert!(asking.await.unwrap().is_some());
+        assert!(names_in(directory.path()).is_empty());
+    }
+}
+
 /// Nor one whose record is to be written anew: the request is for what it says.
 #[tokio::test]
 async fn a_request_for_a_record_of_the_last_second_is_heard() {
