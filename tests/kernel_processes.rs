@@ -402,27 +402,38 @@ fn other_files_of_ours_that_are_closed_do_not_drop_a_posix_lock() {
 fn a_forked_child_ends_nothing() {
     const TEST: &str = "a_forked_child_ends_nothing";
     if let Some((kind, path)) = role() {
-        let guard = block_on(lock(&kind, &path).acquire()).unwrap();
-        // SAFETY: the other threads of this process are idle and keep no lock.
-        match unsafe { fork() }.unwrap() {
-            ForkResult::Parent { child } => {
-                assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
-                tell("the child is gone");
-                told();
-                return block_on(guard.release()).unwrap();
-            }
-            ForkResult::Child => {
-                let _ = guard.as_fd();
-                let refused = block_on(guard.release());
-                std::process::exit(i32::from(!matches!(refused, Err(Error::Forked { .. }))));
+        let lock = lock(&kind, &path);
+        let mut guard = Some(block_on(lock.acquire()).unwrap());
+        for end in ["release", "drop", "downgrade"] {
+            // SAFETY: the other threads of this process are idle and keep no lock.
+            match unsafe { fork() }.unwrap() {
+                ForkResult::Parent { child } => {
+                    assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)), "{end}");
+                }
+                ForkResult::Child => {
+                    let guard = guard.take().unwrap();
+                    let _ = guard.as_fd();
+                    let refused = match end {
+                        "release" => block_on(guard.release()).err(),
+                        "downgrade" => block_on(guard.downgrade()).err(),
+                        _ => {
+                            drop(guard);
+                            std::process::exit(0);
+                        }
+                    };
+                    std::process::exit(i32::from(!matches!(refused, Some(Error::Forked { .. }))));
+                }
             }
         }
+        tell("the children are gone");
+        told();
+        return block_on(guard.take().unwrap().release()).unwrap();
     }
     let directory = on_tmpfs();
     for kind in ALL {
         let path = directory.path().join(kind);
         let mut parent = Process::play(TEST, kind, &path);
-        parent.expect("the child is gone");
+        parent.expect("the children are gone");
         assert!(path.exists());
         assert!(block_on(lock(kind, &path).try_acquire()).unwrap().is_none(), "{kind}");
         parent.tell("release");

@@ -40,7 +40,8 @@ const REPLACED_MAX: u32 = 100;
 /// The file of a contender, and then of a holder.
 pub(super) enum Carrier {
     Open(OpenFile),
-    Posix(PosixUse),
+    /// On the heap: it is the larger one by far, and seldom.
+    Posix(Box<PosixUse>),
 }
 
 impl Deref for Carrier {
@@ -67,7 +68,8 @@ impl Carrier {
         let opened = match terms.options.primitive {
             Primitive::Posix => {
                 let has_events = site.place.has_events();
-                PosixUse::open(&site.register, path, mode, has_events).map(Carrier::Posix)
+                PosixUse::open(&site.register, path, mode, has_events)
+                    .map(|file| Carrier::Posix(Box::new(file)))
             }
             _ => call::open_or_create(terms.c_path.as_c_str(), mode)
                 .and_then(|file| OpenFile::new(file, &site.register))

@@ -49,8 +49,8 @@ use crate::wait::{Listening, Turn, Waiters};
 /// ```
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct KernelGuard {
-    hold: Option<Hold>,
-    watch: Mutex<Option<LossWatch>>,
+    /// On the heap: it goes through many hands, and from task to task.
+    hold: Option<Box<Hold>>,
 }
 
 /// A task that cancels a token when the lock is lost. It ends before the hold
@@ -68,9 +68,10 @@ impl Drop for LossWatch {
     }
 }
 
-/// What has to end, in this order: the lock, then the turn.
+/// What has to end, in this order: the lock, then the turn. Dropping it does that.
 struct Hold {
-    carrier: Carrier,
+    /// `None` once it has ended.
+    carrier: Option<Carrier>,
     /// Readers let the next in as soon as they are in.
     turn: Option<Turn>,
     claim: Claim,
@@ -82,10 +83,8 @@ struct Hold {
     is_contended: bool,
     /// The user had the file, so that it has a position, and perhaps copies.
     was_used: AtomicBool,
+    watch: Mutex<Option<LossWatch>>,
 }
-
-/// A hold that one task leaves to the next, locked. Dropping it ends it.
-struct Inheritance(Option<Hold>);
 
 impl KernelGuard {
     /// To be made where `carrier` was locked.
@@ -99,9 +98,17 @@ impl KernelGuard {
     ) -> Self {
         let turn = (claim.sharing == Sharing::Exclusive).then_some(turn);
         let listed = Listed::new(&site.station, carrier.inode().identity, asked_at);
-        let (listed, is_contended) = (Some(listed), false);
-        let was_used = AtomicBool::new(false);
-        Self::of(Hold { carrier, turn, claim, terms, site, listed, is_contended, was_used })
+        Self::of(Box::new(Hold {
+            carrier: Some(carrier),
+            turn,
+            claim,
+            terms,
+            site,
+            listed: Some(listed),
+            is_contended: false,
+            was_used: AtomicBool::new(false),
+            watch: Mutex::default(),
+        }))
     }
 
     /// A hold of its own on the file that the last turn left locked. Else the
@@ -113,21 +120,21 @@ impl KernelGuard {
         site: &Arc<Site>,
         asked_at: Source,
     ) -> Result<Self, Turn> {
-        let Some(mut left) = turn.take_legacy().and_then(|left| left.downcast().ok()) else {
+        let Some(mut hold) = turn.take_legacy().and_then(|left| left.downcast::<Hold>().ok())
+        else {
             return Err(turn);
         };
-        let left: &mut Inheritance = &mut left;
-        let is_ours = |hold: &mut Hold| {
-            hold.claim == claim
-                && hold.terms.path.path() == terms.path.path()
-                && hold.is_in_place(turn.is_within(SHARE_MAX, Instant::now()))
-        };
-        let Some(hold) = left.0.take_if(is_ours) else {
+        let is_ours = hold.claim == claim
+            && hold.terms.path.path() == terms.path.path()
+            && hold.is_in_place(turn.is_within(SHARE_MAX, Instant::now()));
+        if !is_ours {
+            drop(hold);
             return Err(turn);
-        };
-        let listed = Listed::new(&site.station, hold.carrier.inode().identity, asked_at);
-        let (terms, site) = (Arc::clone(terms), Arc::clone(site));
-        Ok(Self::of(Hold { turn: Some(turn), terms, site, listed: Some(listed), ..hold }))
+        }
+        hold.listed = Some(Listed::new(&site.station, hold.carrier().inode().identity, asked_at));
+        (hold.terms, hold.site) = (Arc::clone(terms), Arc::clone(site));
+        hold.turn = Some(turn);
+        Ok(Self::of(hold))
     }
 
     /// It had to be waited for: others may want it as well.
@@ -139,11 +146,11 @@ impl KernelGuard {
     /// Whether the file is on another file system than its directory was.
     pub(super) fn is_elsewhere(&self) -> bool {
         let hold = self.hold();
-        hold.carrier.inode().identity.0 != hold.site.device
+        hold.carrier().inode().identity.0 != hold.site.device
     }
 
     fn hold(&self) -> &Hold {
-        self.hold.as_ref().expect("BUG: a guard was used after its end")
+        self.hold.as_deref().expect("BUG: a guard was used after its end")
     }
 
     /// Give the lock back and say how that went.
@@ -193,13 +200,14 @@ impl KernelGuard {
         }
     }
 
-    fn end_watch(&mut self) -> Option<Hold> {
-        self.watch.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        self.hold.take()
+    fn end_watch(&mut self) -> Option<Box<Hold>> {
+        let mut hold = self.hold.take()?;
+        hold.watch.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        Some(hold)
     }
 
-    fn of(hold: Hold) -> Self {
-        Self { hold: Some(hold), watch: Mutex::default() }
+    fn of(hold: Box<Hold>) -> Self {
+        Self { hold: Some(hold) }
     }
 
     /// Resolves when the path does not name the locked file any more: it was
@@ -211,7 +219,7 @@ impl KernelGuard {
     /// Dropping the future loses nothing.
     pub async fn lost(&self) -> Lost {
         let hold = self.hold();
-        let identity = hold.carrier.inode().identity;
+        let identity = hold.carrier().inode().identity;
         loss(Arc::clone(&hold.terms), Arc::clone(&hold.site), identity).await
     }
 
@@ -222,7 +230,7 @@ impl KernelGuard {
     /// Outside a Tokio runtime.
     #[must_use]
     pub fn lost_token(&self) -> CancellationToken {
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch = self.hold().watch.lock().unwrap_or_else(PoisonError::into_inner);
         match &*watch {
             Some(watch) if !watch.task.is_finished() || watch.lost.is_cancelled() => {}
             _ => *watch = Some(self.watch()),
@@ -232,7 +240,7 @@ impl KernelGuard {
 
     fn watch(&self) -> LossWatch {
         let (hold, lost) = (self.hold(), CancellationToken::new());
-        let identity = hold.carrier.inode().identity;
+        let identity = hold.carrier().inode().identity;
         let loss = loss(Arc::clone(&hold.terms), Arc::clone(&hold.site), identity);
         let is_over = Arc::new(AtomicBool::new(false));
         let (cancel, ended) = (lost.clone(), Arc::clone(&is_over));
@@ -250,7 +258,7 @@ impl KernelGuard {
     pub fn file(&self) -> &File {
         let hold = self.hold();
         hold.was_used.store(true, Ordering::Relaxed);
-        &hold.carrier
+        hold.carrier()
     }
 
     /// The locked file's path, absolute where that could be made.
@@ -287,10 +295,7 @@ impl Drop for KernelGuard {
             return;
         };
         let place = hold.place();
-        let end = move || match hold.end() {
-            Ok(()) | Err(Error::Forked { .. }) => {}
-            Err(error) => tracing::warn!("{error}"),
-        };
+        let end = move || Hold::tell(hold.end());
         match (place, Handle::try_current()) {
             (place @ Place::Lane(_), Ok(_)) => drop(place.start(end)),
             // Nobody would do it later; and this may be the thread of the place.
@@ -312,28 +317,50 @@ impl Hold {
         }
     }
 
-    fn end(mut self) -> Result<(), Error> {
+    fn carrier(&self) -> &Carrier {
+        self.carrier.as_ref().expect("BUG: a hold was used after its end")
+    }
+
+    fn end(mut self: Box<Self>) -> Result<(), Error> {
+        if self.is_ours() {
+            // Before somebody else can have the lock.
+            self.listed = None;
+            match self.pass_on() {
+                None => return Ok(()),
+                Some(hold) => self = hold,
+            }
+        }
+        self.end_here()
+    }
+
+    fn end_here(&mut self) -> Result<(), Error> {
         if !self.is_ours() {
             return self.end_in_child();
         }
-        // Before somebody else can have the lock.
         self.listed = None;
-        let Some(hold) = self.pass_on() else {
-            return Ok(());
-        };
-        hold.give_up()
+        self.give_up()
+    }
+
+    fn tell(outcome: Result<(), Error>) {
+        match outcome {
+            Ok(()) | Err(Error::Forked { .. }) => {}
+            Err(error) => tracing::warn!("{error}"),
+        }
     }
 
     /// Leave the file, locked, to the next task of this process, which could have
     /// it again at once anyway. Else everything is still there.
-    fn pass_on(mut self) -> Option<Self> {
+    fn pass_on(mut self: Box<Self>) -> Option<Box<Self>> {
+        let is_awaited = self.turn.as_ref().is_some_and(Turn::is_awaited);
         let is_quick = matches!(self.site.place, Place::Here { is_local: true });
         // The register has POSIX locks, which are of the process.
-        let is_plain = matches!(self.carrier, Carrier::Open(_)) && !self.was_used();
-        let (share, now) = (self.terms.share(), Instant::now());
-        let may_pass = is_quick && is_plain && !share.is_zero();
-        let is_next = |turn: &mut Turn| may_pass && turn.is_awaited() && turn.is_within(share, now);
-        let Some(turn) = self.turn.take_if(is_next) else {
+        let is_plain = matches!(self.carrier(), Carrier::Open(_)) && !self.was_used();
+        let share = self.terms.share();
+        if !is_awaited || !is_quick || !is_plain || share.is_zero() {
+            return Some(self);
+        }
+        let now = Instant::now();
+        let Some(turn) = self.turn.take_if(|turn| turn.is_within(share, now)) else {
             return Some(self);
         };
         // Whoever takes it looks; but who was to remove it is told that it is gone.
@@ -341,7 +368,7 @@ impl Hold {
             self.turn = Some(turn);
             return Some(self);
         }
-        turn.leave(Box::new(Inheritance(Some(self))), now, share);
+        turn.leave(self, now, share);
         None
     }
 
@@ -353,26 +380,27 @@ impl Hold {
     /// seen to name the file, so the number of its names tells whether it was
     /// removed since.
     fn is_in_place(&self, is_within: bool) -> bool {
-        is_within && call::links(&self.carrier) == Ok(1) || self.look() == Ok(None)
+        is_within && call::links(self.carrier()) == Ok(1) || self.look() == Ok(None)
     }
 
-    fn give_up(mut self) -> Result<(), Error> {
-        let outcome = match self.terms.options.delete_on_release {
-            true => self.remove(),
-            false => Ok(()),
+    fn give_up(&mut self) -> Result<(), Error> {
+        let is_removed = self.terms.options.delete_on_release;
+        let outcome = if is_removed { self.remove() } else { Ok(()) };
+        let Some(mut carrier) = self.carrier.take() else {
+            return outcome;
         };
         // Also if a forked child has a copy of the descriptor. If it fails,
         // closing does it.
-        let _ = self.carrier.unlock(self.claim);
-        let is_closed = match self.carrier {
-            Carrier::Open(file) if !self.terms.options.delete_on_release => {
+        let _ = carrier.unlock(self.claim);
+        let is_closed = match carrier {
+            Carrier::Open(file) if !is_removed => {
                 let is_kept = self.terms.options.keep_open;
                 let has_events = self.site.place.has_events();
                 let wakes = || {
                     let waiters = self.site.waiters(&self.terms);
                     has_events && waiters.is_none_or(Waiters::are_any)
                 };
-                match self.was_used.into_inner() {
+                match self.was_used() {
                     // The next one's begins at its start, and is nobody else's.
                     true if !is_kept || rewind(&file).is_err() => {
                         drop(file);
@@ -386,7 +414,7 @@ impl Hold {
                 true
             }
         };
-        drop(self.turn);
+        self.turn = None;
         if is_closed && self.is_contended {
             let_next_run();
         }
@@ -394,14 +422,15 @@ impl Hold {
     }
 
     /// (6) of [`attempt`](super::attempt): closing is all that may be done.
-    fn end_in_child(self) -> Result<(), Error> {
-        match self.carrier {
-            Carrier::Open(file) => file.close_in_child(),
-            Carrier::Posix(file) => std::mem::forget(file),
+    fn end_in_child(&mut self) -> Result<(), Error> {
+        match self.carrier.take() {
+            Some(Carrier::Open(file)) => file.close_in_child(),
+            Some(Carrier::Posix(file)) => std::mem::forget(file),
+            None => {}
         }
         // The queue was copied by a fork, perhaps in the middle of a change.
-        std::mem::forget(self.turn);
-        std::mem::forget(self.listed);
+        std::mem::forget(self.turn.take());
+        std::mem::forget(self.listed.take());
         let path = self.terms.path.path().to_owned();
         Err(Error::Forked { path, holder: self.site.process.pid })
     }
@@ -433,7 +462,7 @@ impl Hold {
         if self.claim.sharing == Sharing::Exclusive {
             return true;
         }
-        match &self.carrier {
+        match self.carrier() {
             Carrier::Posix(file) => file.become_sole(self.claim),
             Carrier::Open(file) => {
                 call::try_lock(file, self.claim.with(Sharing::Exclusive)) == Ok(true)
@@ -442,7 +471,7 @@ impl Hold {
     }
 
     fn look(&self) -> Result<Option<LostReason>, Errno> {
-        look(self.terms.path.path(), self.carrier.inode().identity)
+        look(self.terms.path.path(), self.carrier().inode().identity)
     }
 
     fn downgrade(&mut self) -> Result<(), Error> {
@@ -454,25 +483,26 @@ impl Hold {
             return Ok(());
         }
         let shared = self.claim.with(Sharing::Shared);
-        let changed = self.carrier.downgrade(shared);
-        changed.map_err(|error| Error::io("making the lock shared at", path, error))?;
+        if let Err(error) = self.carrier().downgrade(shared) {
+            // Perhaps it is not locked any more, so nothing but its close is ours.
+            self.carrier = None;
+            self.turn = None;
+            return Err(Error::io("making the lock shared at", path, error));
+        }
         self.claim = shared;
         self.turn = None;
         if self.claim.primitive != Primitive::Posix {
-            call::signal(&self.carrier);
+            call::signal(self.carrier());
         }
         Ok(())
     }
 }
 
-impl Drop for Inheritance {
+/// What was left to a task that did not come for it, or a guard that nobody took.
+impl Drop for Hold {
     fn drop(&mut self) {
-        let Some(hold) = self.0.take() else {
-            return;
-        };
-        match hold.end() {
-            Ok(()) | Err(Error::Forked { .. }) => {}
-            Err(error) => tracing::warn!("{error}"),
+        if self.carrier.is_some() {
+            Self::tell(self.end_here());
         }
     }
 }

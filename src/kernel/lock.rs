@@ -452,18 +452,25 @@ impl AsyncKernelLock {
         let is_last = deadline.is_some_and(Deadline::is_over);
         let right = if is_last { right.at_last(sharing) } else { right };
         if right != Right::None {
-            // Nearly always: not to be moved into a future and out of it again.
-            let tried = match contest.site.place {
-                Place::Here { .. } => contest.try_here(turn, carrier.take(), right),
-                Place::Lane(_) => contest.try_once(turn, carrier.take(), right).await,
-            };
-            match tried? {
-                Ended::Acquired(guard) => {
-                    self.notice(&guard);
-                    return Ok(guard);
+            if let Place::Here { .. } = contest.site.place {
+                // Nearly always: nothing is moved about.
+                match contest.attempt(right).run(carrier.take())? {
+                    Tried::Locked(file) => {
+                        let guard = contest.hold(file, turn);
+                        self.notice(&guard);
+                        return Ok(guard);
+                    }
+                    Tried::Busy(file) => carrier = Some(file),
                 }
-                Ended::Busy(again, file, kept) => {
-                    (contest, carrier, turn) = (again, Some(file), kept);
+            } else {
+                match contest.try_once(turn, carrier.take(), right).await? {
+                    Ended::Acquired(guard) => {
+                        self.notice(&guard);
+                        return Ok(guard);
+                    }
+                    Ended::Busy(again, file, kept) => {
+                        (contest, carrier, turn) = (again, Some(file), kept);
+                    }
                 }
             }
         }
@@ -635,16 +642,21 @@ impl Contest {
     }
 
     fn try_here(self, turn: Turn, carrier: Option<Carrier>, right: Right) -> Result<Ended, Error> {
-        let Self { terms, site, claim, .. } = &self;
-        let only_if_free = right == Right::IfFree;
-        let attempt = Attempt { terms, site, claim: *claim, only_if_free };
-        Ok(match attempt.run(carrier)? {
+        Ok(match self.attempt(right).run(carrier)? {
             Tried::Busy(carrier) => Ended::Busy(self, carrier, turn),
-            Tried::Locked(carrier) => {
-                let Self { terms, site, claim, asked_at } = self;
-                Ended::Acquired(KernelGuard::new(carrier, turn, claim, terms, site, asked_at))
-            }
+            Tried::Locked(carrier) => Ended::Acquired(self.hold(carrier, turn)),
         })
+    }
+
+    fn attempt(&self, right: Right) -> Attempt<'_> {
+        let Self { terms, site, claim, .. } = self;
+        Attempt { terms, site, claim: *claim, only_if_free: right == Right::IfFree }
+    }
+
+    /// What was locked for it becomes a hold.
+    fn hold(self, carrier: Carrier, turn: Turn) -> KernelGuard {
+        let Self { terms, site, claim, asked_at } = self;
+        KernelGuard::new(carrier, turn, claim, terms, site, asked_at)
     }
 
     async fn wait(

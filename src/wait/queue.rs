@@ -163,7 +163,9 @@ impl Queue {
     }
 
     fn take_legacy(&self) -> Option<Legacy> {
-        if !self.has_legacy.swap(false, Ordering::SeqCst) {
+        // First by a look, as nearly always there is nothing.
+        let is_there = self.has_legacy.load(Ordering::SeqCst);
+        if !is_there || !self.has_legacy.swap(false, Ordering::SeqCst) {
             return None;
         }
         lock(&self.slot).legacy.take()
