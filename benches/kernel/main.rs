@@ -1,8 +1,9 @@
-//! Kernel locks: alone, handed over between processes, among many tasks, and
-//! what becomes of Tokio's blocking pool. The peers run in the same run and in
-//! turns with ours, since machines drift.
+//! Kernel locks: alone, handed over between processes, among many tasks, what
+//! becomes of Tokio's blocking pool, and of a thread of others that sleeps in
+//! `flock`. The peers run in the same run and in turns with ours, since machines
+//! drift.
 //!
-//! `cargo bench --bench kernel -- [uncontended|handover|death|idle|tasks|pool|all]`
+//! `cargo bench --bench kernel -- [uncontended|handover|death|idle|tasks|pool|sleepers|all]`
 //! with `--samples N` and `--runs N` to measure less or more. `--awake` keeps the
 //! processors from sleeping meanwhile.
 //!
@@ -19,6 +20,7 @@ mod pool;
 #[allow(dead_code)]
 #[path = "../waiting/processes.rs"]
 mod processes;
+mod sleepers;
 mod subject;
 mod tasks;
 mod uncontended;
@@ -72,13 +74,14 @@ fn main() {
     }
     let plan = Plan::read(std::env::args().skip(1));
     let _awake = plan.is_awake.then(awake::Awake::begin);
-    let parts: [Part; 6] = [
+    let parts: [Part; 7] = [
         ("uncontended", uncontended::measure),
         ("handover", hand_over::measure),
         ("death", hand_over::measure_death),
         ("idle", idle::measure),
         ("tasks", tasks::measure),
         ("pool", pool::measure),
+        ("sleepers", sleepers::measure),
     ];
     for (name, measure) in parts.into_iter().filter(|(name, _)| plan.wants(name)) {
         println!("\n== {name}");

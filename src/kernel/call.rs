@@ -55,13 +55,6 @@ pub(super) fn try_lock(file: &File, claim: Claim) -> Result<bool, Errno> {
     }
 }
 
-/// As another program does that has nothing else to do.
-#[cfg(test)]
-pub(super) fn sleep_for(file: &File, claim: Claim) {
-    let record = record(claim.range, libc::F_WRLCK);
-    fcntl(file, FcntlArg::F_OFD_SETLKW(&record)).expect("a lock");
-}
-
 pub(super) fn unlock(file: &File, primitive: Primitive, range: Range) -> Result<(), Errno> {
     match primitive {
         Primitive::Flock => flock(file, FlockOperation::Unlock),

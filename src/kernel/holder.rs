@@ -80,18 +80,6 @@ pub(super) fn process_in_the_way(
     }
 }
 
-/// Whether a thread of any process sleeps in the kernel for a lock on this inode.
-pub(super) fn has_sleepers(identity: (u64, u64)) -> bool {
-    listing().unwrap_or_default().lines().any(|line| sleeps_for(line, identity))
-}
-
-/// Of any kind: those of the others cost a moment, and who sleeps for one kind
-/// may be kept out by another.
-fn sleeps_for(line: &str, identity: (u64, u64)) -> bool {
-    let mut words = line.split_ascii_whitespace().skip(1);
-    words.next() == Some("->") && words.nth(4).is_some_and(|inode| is_of(inode, identity))
-}
-
 /// Who took a `flock` on this inode, by `/proc/locks`.
 fn listed((device, inode): (u64, u64)) -> Option<u32> {
     let locks = listing()?;
@@ -164,38 +152,5 @@ mod tests {
         assert_eq!(find("1: POSIX  ADVISORY  WRITE 4242 fe:10:131 0 EOF"), None);
         assert_eq!(find("1: -> FLOCK  ADVISORY  WRITE 4242 fe:10:131 0 EOF"), None);
         assert_eq!(find("1: FLOCK  ADVISORY  WRITE 0 fe:10:131 0 EOF"), None);
-        let sleeps = |line: &str| sleeps_for(line, (device, 131));
-        assert!(sleeps("1: -> FLOCK  ADVISORY  WRITE 4242 fe:10:131 0 EOF"));
-        assert!(sleeps("1: -> OFDLCK ADVISORY  WRITE -1 fe:10:131 0 9"));
-        assert!(sleeps("1: -> POSIX  ADVISORY  READ 0 fe:10:131 0 EOF"));
-        assert!(!sleeps("1: OFDLCK ADVISORY  WRITE -1 fe:10:131 0 9"));
-        assert!(!sleeps("1: -> POSIX  ADVISORY  READ 7 fe:10:132 0 EOF"));
-    }
-
-    #[test]
-    fn who_sleeps_for_a_lock_is_seen() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let identity = call::inspect(file.as_file()).unwrap().identity;
-        let whole = Claim {
-            primitive: Primitive::Ofd,
-            range: crate::kernel::options::Range::default(),
-            sharing: Sharing::Exclusive,
-        };
-        for primitive in [Primitive::Flock, Primitive::Ofd] {
-            let claim = Claim { primitive, ..whole };
-            assert!(call::try_lock(file.as_file(), claim).unwrap());
-            assert!(!has_sleepers(identity), "{primitive:?}: held, and nobody sleeps");
-            let other = file.reopen().unwrap();
-            let sleeper = std::thread::spawn(move || match primitive {
-                Primitive::Flock => other.lock().unwrap(),
-                _ => call::sleep_for(&other, claim),
-            });
-            while !has_sleepers(identity) {
-                assert!(!sleeper.is_finished(), "{primitive:?}: it did not sleep");
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-            call::unlock(file.as_file(), primitive, claim.range).unwrap();
-            sleeper.join().unwrap();
-        }
     }
 }

@@ -3,14 +3,14 @@
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::task::consume_budget;
-use tokio::time::{sleep, timeout_at};
+use tokio::task::{consume_budget, yield_now};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Carrier, Tried};
-use super::call::{self, Claim, Sharing};
+use super::call::{Claim, Sharing};
 use super::guard::KernelGuard;
 use super::holder;
 use super::options::{KernelOptions, Primitive};
@@ -25,9 +25,9 @@ use crate::wait::{Deadline, Turn};
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// For a thread of another program that sleeps in `flock`: many times what it
-/// needs to wake.
-const SLEEPERS_TURN: Duration = Duration::from_millis(1);
+/// For a thread of another program that sleeps in `flock`: what it needs to wake,
+/// on a processor that sleeps as well.
+const STAND_BACK: Duration = Duration::from_micros(200);
 
 /// A lock of the kernel's on a file: `flock`, or `fcntl` on a range of bytes.
 ///
@@ -84,9 +84,10 @@ const SLEEPERS_TURN: Duration = Duration::from_millis(1);
 ///   more: readers that come and go without a pause do not keep a writer out, and
 ///   a writer that is stopped while it waits does not keep readers out for long.
 ///   Programs that know nothing of this take the lock when they find it free; a
-///   process that takes it over and over looks every 10 ms for those that sleep in
-///   the kernel for it, and lets them in. One that only tries now and then (`flock
-///   -n` in a loop, apt) finds it free seldom while tasks take it without a pause.
+///   process that takes it over and over leaves it free for a fifth of a millisecond
+///   in ten, for those that sleep in the kernel for it. One that only tries now and
+///   then (`flock -n` in a loop, apt) finds it free seldom while tasks take it
+///   without a pause.
 /// * **Waiting is asleep**, as for [`AsyncFileLock`](crate::AsyncFileLock). Holders
 ///   of this crate, and all that end, wake those who wait. A holder of another
 ///   program that unlocks and lives on, or closes a file it could only read, is
@@ -120,9 +121,8 @@ const SLEEPERS_TURN: Duration = Duration::from_millis(1);
 ///
 /// # Where
 ///
-/// Local file systems: all of it. Who waits longer for a `flock`, or takes it over
-/// and over, has a thread of this crate read `/proc/locks` for it, one for the
-/// process. On network file systems calls run on a thread of
+/// Local file systems: all of it. Who waits longer for a `flock` has a thread of
+/// this crate read `/proc/locks` for it, one for the process. On network file systems calls run on a thread of
 /// this crate and waiting looks each [`KernelOptions::retry_period`]. Over NFS,
 /// `flock` is a lock of all bytes on the server: it excludes other machines and
 /// `fcntl` locks, and an exclusive one needs a file that may be written.
@@ -445,8 +445,8 @@ impl AsyncKernelLock {
         // Asked as often where nothing passes.
         let share = Some(contest.terms.share()).filter(|share| !share.is_zero());
         let share_is_over = turn.share_is_over(share.unwrap_or(SHARE_MAX));
-        if share_is_over {
-            Box::pin(contest.let_sleepers_pass(carrier.as_ref())).await;
+        if share_is_over && contest.site.station.is_to_stand_back(Instant::now()) {
+            Box::pin(stand_back()).await;
         }
         let right = contest.first_right(share_is_over);
         let is_last = deadline.is_some_and(Deadline::is_over);
@@ -570,6 +570,18 @@ impl AsyncKernelLock {
     }
 }
 
+/// Threads that sleep in the kernel for a lock have no ticket, and a process that
+/// takes it over and over is faster than they wake. So now and then it leaves the
+/// lock free for as long as that takes, whether or not anybody sleeps: to have the
+/// kernel list who does, each time, takes a fifth off what all processes of the
+/// machine get done. Not by a timer of Tokio's, which would last ten times as long.
+async fn stand_back() {
+    let began = Instant::now();
+    while began.elapsed() < STAND_BACK {
+        yield_now().await;
+    }
+}
+
 fn claim(terms: &Terms, sharing: Sharing) -> Claim {
     let (primitive, range) = (terms.options.primitive, terms.options.range);
     Claim { primitive, range, sharing }
@@ -607,20 +619,6 @@ impl Contest {
             return Right::None;
         }
         Right::Full
-    }
-
-    /// Threads that sleep in the kernel for it have no ticket, and a process that
-    /// takes the lock over and over is faster than they wake.
-    async fn let_sleepers_pass(&self, left: Option<&Carrier>) {
-        if !self.site.place.has_events() {
-            return;
-        }
-        let at_path = || call::identity_at(self.terms.path.path()).ok().flatten();
-        let identity = left.map(|left| left.inode().identity).or_else(at_path);
-        let Site { station, place, .. } = &*self.site;
-        if identity.is_some_and(|identity| station.had_sleepers(place, identity)) {
-            sleep(SLEEPERS_TURN).await;
-        }
     }
 
     /// The turn and the file travel with the try, so that they are given up
