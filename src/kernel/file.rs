@@ -14,6 +14,8 @@
 //!    shares.
 //! 6. When nobody holds any of an inode any more, its file is closed, or another
 //!    of it if tasks of this process still contend: other processes wait for that.
+//! 7. An inode is in the register of its own file system, whatever directory it
+//!    was reached by: a file can be mounted at another.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -33,8 +35,11 @@ use crate::fork::ProcessKey;
 /// Device and inode.
 type Identity = (u64, u64);
 
-/// The open files of a file system that share a fate.
+/// The open files of a file system that share a fate. Those of one that is not
+/// its directory's, being mounted at the path itself, are in that one's (7).
 pub(super) struct Register {
+    process: ProcessKey,
+    device: u64,
     inodes: RwLock<HashMap<Identity, PosixInode>>,
 }
 
@@ -47,8 +52,16 @@ static REGISTERS: LazyLock<Mutex<HashMap<RegisterKey, Arc<Register>>>> =
 impl Register {
     pub(super) fn of(process: ProcessKey, device: u64) -> Arc<Self> {
         let mut registers = REGISTERS.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Self { inodes: RwLock::default() });
+        let new = || Arc::new(Self { process, device, inodes: RwLock::default() });
         Arc::clone(registers.entry((process, device)).or_insert_with(new))
+    }
+
+    /// The register this file is in (7).
+    fn with(self: &Arc<Self>, identity: Identity) -> Arc<Self> {
+        match identity.0 == self.device {
+            true => Arc::clone(self),
+            false => Self::of(self.process, identity.0),
+        }
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, HashMap<Identity, PosixInode>> {
@@ -79,7 +92,8 @@ impl OpenFile {
     pub(super) fn new(file: File, register: &Arc<Register>) -> Result<Self, Errno> {
         // Should this fail, there is no identity to keep it by.
         let inode = call::inspect(&file)?;
-        Ok(Self { file: Some(file), inode, register: Arc::clone(register) })
+        let register = register.with(inode.identity);
+        Ok(Self { file: Some(file), inode, register })
     }
 
     /// Close it in a forked child, which has no POSIX locks to lose and must
@@ -136,6 +150,13 @@ pub(super) struct PosixUse {
     has_events: bool,
 }
 
+/// What came of opening a file with one register.
+enum Opened {
+    Here(PosixUse),
+    /// It is of the file system of this one (7).
+    Elsewhere(Arc<Register>),
+}
+
 impl PosixUse {
     /// `has_events` says whether the kernel tells of what others do there.
     pub(super) fn open(
@@ -144,6 +165,21 @@ impl PosixUse {
         mode: u32,
         has_events: bool,
     ) -> Result<Self, Errno> {
+        let mut register = Arc::clone(register);
+        loop {
+            match Self::open_in(&register, path, mode, has_events)? {
+                Opened::Here(file) => return Ok(file),
+                Opened::Elsewhere(other) => register = other,
+            }
+        }
+    }
+
+    fn open_in(
+        register: &Arc<Register>,
+        path: &Path,
+        mode: u32,
+        has_events: bool,
+    ) -> Result<Opened, Errno> {
         let mut inodes = register.write();
         let known = call::identity_at(path)?.filter(|identity| inodes.contains_key(identity));
         let identity = match known {
@@ -151,6 +187,12 @@ impl PosixUse {
             None => {
                 let file = call::open_or_create(path, mode)?;
                 let inode = call::inspect(&file)?;
+                if inode.identity.0 != register.device {
+                    drop(inodes);
+                    let other = register.with(inode.identity);
+                    other.close(file, inode.identity); // (2)
+                    return Ok(Opened::Elsewhere(other));
+                }
                 match inodes.entry(inode.identity) {
                     Entry::Vacant(vacant) => {
                         vacant.insert(PosixInode::new(file, inode));
@@ -164,7 +206,7 @@ impl PosixUse {
         let posix = inodes.get_mut(&identity).expect("BUG: a registered inode is gone");
         posix.users += 1;
         let (file, changes) = (Some(Arc::clone(&posix.file)), posix.changes.subscribe());
-        Ok(Self {
+        Ok(Opened::Here(Self {
             register: Arc::clone(register),
             inode: posix.inode,
             file,
@@ -172,7 +214,7 @@ impl PosixUse {
             hold: None,
             owes_event: false,
             has_events,
-        })
+        }))
     }
 
     /// As [`call::try_lock`], within the process too (4).
@@ -237,8 +279,8 @@ impl PosixUse {
     }
 
     /// Who in this process has any of the claim.
-    pub(super) fn is_held_here(register: &Register, identity: Identity, claim: Claim) -> bool {
-        register.write().get(&identity).is_some_and(|inode| {
+    pub(super) fn is_held_here(register: &Arc<Register>, identity: Identity, claim: Claim) -> bool {
+        register.with(identity).write().get(&identity).is_some_and(|inode| {
             inode.holds.iter().any(|hold| {
                 hold.range.overlaps(claim.range)
                     && (hold.sharing == Sharing::Exclusive || claim.sharing == Sharing::Exclusive)
@@ -322,6 +364,37 @@ mod tests {
 
     fn range(start: u64, end: impl Into<Option<u64>>) -> Range {
         Range { start, end: end.into() }
+    }
+
+    /// As where one file is mounted in directories of two file systems.
+    #[test]
+    fn a_file_that_is_reached_by_two_file_systems_is_one() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("lock");
+        let claim = Claim {
+            primitive: Primitive::Posix,
+            range: Range::default(),
+            sharing: Sharing::Exclusive,
+        };
+        let process = crate::fork::this_process();
+        // The file is made by way of a register that is not its own.
+        let registers = [1, 2].map(|device| Register::of(process, device));
+        let open = |register| PosixUse::open(register, &path, 0o644, true).unwrap();
+        let mut holder = open(&registers[0]);
+        assert!(holder.try_lock(claim).unwrap());
+        let mut other = open(&registers[1]);
+        assert!(!other.try_lock(claim).unwrap(), "tasks exclude each other");
+        assert!(PosixUse::is_held_here(&registers[1], holder.inode.identity, claim));
+        let file = call::open_or_create(&path, 0o644).unwrap();
+        drop(OpenFile::new(file, &registers[1]).unwrap());
+        let ask = std::process::Command::new("python3")
+            .args(["-c", "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"])
+            .arg(&path)
+            .stderr(std::process::Stdio::null())
+            .status();
+        assert!(!ask.unwrap().success(), "a close of another open file gave the lock up");
+        holder.unlock().unwrap();
+        assert!(other.try_lock(claim).unwrap());
     }
 
     #[test]

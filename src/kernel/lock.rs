@@ -111,10 +111,11 @@ const STAND_BACK: Duration = Duration::from_micros(200);
 /// exclude its tasks, and *any* close of the file anywhere in the process drops
 /// them. This crate keeps a register of what it has locked that way: tasks exclude
 /// each other, ranges that overlap are unlocked only where nobody else shares them,
-/// and no other file of this crate that is the same inode is closed meanwhile. What it cannot prevent: that other code of the process opens and
-/// closes the file, be it to copy it, or a duplicate of the guard's descriptor. Then the
-/// lock is gone, and nothing tells. Use [`Primitive::Ofd`], which excludes POSIX
-/// locks of other programs as well and has none of this, where you can.
+/// and no other file of this crate that is the same inode is closed meanwhile. What
+/// it cannot prevent: that other code of the process opens and closes the file, be it
+/// to copy it, or a duplicate of the guard's descriptor. Then the lock is gone, and
+/// nothing tells. Use [`Primitive::Ofd`], which excludes POSIX locks of other
+/// programs as well and has none of this, where you can.
 ///
 /// A process that releases one of several POSIX locks it has in a file closes
 /// nothing, so other processes notice that by looking.
@@ -122,10 +123,11 @@ const STAND_BACK: Duration = Duration::from_micros(200);
 /// # Where
 ///
 /// Local file systems: all of it. Who waits longer for a `flock` has a thread of
-/// this crate read `/proc/locks` for it, one for the process. On network file systems calls run on a thread of
-/// this crate and waiting looks each [`KernelOptions::retry_period`]. Over NFS,
-/// `flock` is a lock of all bytes on the server: it excludes other machines and
-/// `fcntl` locks, and an exclusive one needs a file that may be written.
+/// this crate read `/proc/locks` for it, one for the process. On network file
+/// systems calls run on a thread of this crate and waiting looks each
+/// [`KernelOptions::retry_period`]. Over NFS, `flock` is a lock of all bytes on the
+/// server: it excludes other machines and `fcntl` locks, and an exclusive one needs
+/// a file that may be written.
 /// A forked child shares the open file, and with it the lock, until the guard is
 /// released; POSIX locks it has none of.
 ///
