@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -65,12 +65,22 @@ async fn pause(hold: Duration) {
     }
 }
 
-/// Operations a second, the longest wait, and tasks that never had the lock.
-fn run(subject: Option<Kind>, hold: Duration) -> (f64, Duration, usize) {
+/// What one measurement saw.
+struct Seen {
+    per_second: f64,
+    longest_wait: Duration,
+    /// How often others had the lock in one wait, at most.
+    most_turns: u64,
+    /// Tasks that never had the lock.
+    unserved: usize,
+}
+
+fn run(subject: Option<Kind>, hold: Duration) -> Seen {
     let directory = TempDir::new_in(DIRECTORY).expect("a directory");
     let path = directory.path().join("tasks.lock");
     let floor = Arc::new(Mutex::new(open(&path)));
     let (is_over, barrier) = (Arc::new(AtomicBool::new(false)), Arc::new(Barrier::new(TASKS + 1)));
+    let served = Arc::new(AtomicU64::new(0));
     runtime(2).block_on(async {
         let work = || match subject {
             Some(kind) => Work::Lock(Lock::new(kind, &path)),
@@ -81,14 +91,17 @@ fn run(subject: Option<Kind>, hold: Duration) -> (f64, Duration, usize) {
         let task = |_| {
             let work = work();
             let (is_over, barrier) = (Arc::clone(&is_over), Arc::clone(&barrier));
+            let served = Arc::clone(&served);
             tokio::spawn(async move {
                 barrier.wait().await;
-                let (mut count, mut longest) = (0_u64, 0);
+                let (mut count, mut longest, mut most_turns) = (0_u64, 0, 0);
                 loop {
-                    let asked = now();
+                    let (before, asked) = (served.load(Ordering::Relaxed), now());
                     longest = longest.max(work.once(hold).await - asked);
+                    let turns = served.fetch_add(1, Ordering::Relaxed) - before;
+                    most_turns = most_turns.max(turns);
                     if is_over.load(Ordering::Relaxed) {
-                        return (count, longest);
+                        return (count, longest, most_turns);
                     }
                     count += 1;
                 }
@@ -100,28 +113,32 @@ fn run(subject: Option<Kind>, hold: Duration) -> (f64, Duration, usize) {
         tokio::time::sleep(MEASUREMENT).await;
         is_over.store(true, Ordering::Relaxed);
         let elapsed = now() - started;
-        let (mut count, mut longest, mut unserved) = (0, 0, 0);
+        let (mut count, mut longest, mut most_turns, mut unserved) = (0, 0, 0, 0);
         for task in tasks {
             // A starved task may never come to its end.
             let done = tokio::time::timeout(Duration::from_secs(3), task).await;
-            let (times, wait) = done.map_or((0, now() - started), |done| done.expect("no panic"));
+            let starved = (0, now() - started, 0);
+            let (times, wait, turns) = done.map_or(starved, |done| done.expect("no panic"));
             count += times;
-            longest = longest.max(wait);
+            (longest, most_turns) = (longest.max(wait), most_turns.max(turns));
             unserved += usize::from(times == 0);
         }
-        (count as f64 / elapsed as f64 * 1e9, Duration::from_nanos(longest), unserved)
+        let per_second = count as f64 / elapsed as f64 * 1e9;
+        Seen { per_second, longest_wait: Duration::from_nanos(longest), most_turns, unserved }
     })
 }
 
 pub(crate) fn measure(plan: &Plan) {
     let mut rates = SUBJECTS.map(|_| Vec::new());
     let mut waits = SUBJECTS.map(|_| Vec::new());
+    let mut turns = SUBJECTS.map(|_| Vec::new());
     for _ in 0..plan.runs {
         for (index, subject) in SUBJECTS.into_iter().enumerate() {
-            let (rate, longest, unserved) = run(subject, Duration::ZERO);
-            print(subject, "0", rate, longest, unserved);
-            rates[index].push(rate);
-            waits[index].push(longest.as_secs_f64());
+            let seen = run(subject, Duration::ZERO);
+            print(subject, "0", &seen);
+            rates[index].push(seen.per_second);
+            waits[index].push(seen.longest_wait.as_secs_f64());
+            turns[index].push(seen.most_turns as f64);
         }
     }
     let [ours, kept, filelock, .., floor] = rates.map(median);
@@ -134,23 +151,31 @@ pub(crate) fn measure(plan: &Plan) {
     let what = "64 tasks, longest wait, by the mean turn";
     judge(wait <= bar, what, short(wait), format!("≤ 5 × 64 turns, {}", short(bar)));
     println!("  64 tasks, longest wait, ours / floor {:>26.2} ×", wait.as_secs_f64() / floors);
+    let [most, .., floors] = turns.map(median);
+    println!("  64 tasks, most turns of others in one wait {most:>20}   the floor's {floors}");
     let hold = Duration::from_millis(1);
     for subject in SUBJECTS {
-        let (rate, longest, unserved) = run(subject, hold);
-        print(subject, "1 ms", rate, longest, unserved);
+        let seen = run(subject, hold);
+        print(subject, "1 ms", &seen);
         if subject == Some(Kind::Ours) {
-            let turn = Duration::from_secs_f64(1.0 / rate);
-            let bar = turn * (5 * TASKS as u32);
+            let turn = Duration::from_secs_f64(1.0 / seen.per_second);
+            let (bar, longest) = (turn * (5 * TASKS as u32), seen.longest_wait);
             let what = "64 tasks, 1 ms, longest wait";
             judge(longest <= bar, what, short(longest), format!("≤ 5 × 64 × {}", short(turn)));
+            let (most, what) =
+                (seen.most_turns, "64 tasks, 1 ms, most turns of others in one wait");
+            judge(most <= TASKS as u64, what, most, "≤ 64");
         }
     }
 }
 
-fn print(subject: Option<Kind>, hold: &str, rate: f64, longest: Duration, unserved: usize) {
-    let name = subject.map_or("floor: Mutex, fstat, lstat, pwrite", Kind::name);
-    let longest = short(longest);
+fn print(subject: Option<Kind>, hold: &str, seen: &Seen) {
     println!(
-        "64 tasks, hold {hold:<4} {name:<36} {rate:>8.0} op/s  longest wait {longest:>9}  unserved {unserved}"
+        "64 tasks, hold {hold:<4} {:<36} {:>8.0} op/s  longest wait {:>9}, {:>6} turns  unserved {}",
+        subject.map_or("floor: Mutex, fstat, lstat, pwrite", Kind::name),
+        seen.per_second,
+        short(seen.longest_wait),
+        seen.most_turns,
+        seen.unserved
     );
 }

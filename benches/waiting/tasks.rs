@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -108,6 +108,8 @@ async fn pause(hold: Duration) {
 struct Seen {
     per_second: f64,
     longest_wait: Duration,
+    /// How often others had the lock in one wait, at most.
+    most_turns: u64,
     mean_hold: Duration,
     /// How often it went to another task, of all times.
     passed_on: f64,
@@ -128,7 +130,8 @@ fn run(subject: Subject, tasks: usize, hold: Duration) -> Seen {
         // The first look at a directory is no wait for the lock.
         Work::new(subject, &path, &floor).once(Duration::ZERO).await;
         let (is_over, last) = (AtomicBool::new(false), AtomicUsize::new(tasks));
-        let shared = Arc::new(Shared { is_over, last, barrier: Barrier::new(tasks + 1) });
+        let (served, barrier) = (AtomicU64::new(0), Barrier::new(tasks + 1));
+        let shared = Arc::new(Shared { is_over, last, served, barrier });
         let work = |who| {
             let work = Work::new(subject, &path, &floor);
             tokio::spawn(repeat(work, hold, who, Arc::clone(&shared)))
@@ -159,6 +162,7 @@ fn summary(workers: &[Worker], elapsed: u64) -> Seen {
     Seen {
         per_second: count as f64 / elapsed as f64 * 1e9,
         longest_wait: Duration::from_nanos(longest),
+        most_turns: workers.iter().map(|worker| worker.most_turns).max().unwrap_or(0),
         mean_hold: Duration::from_nanos(held / count.max(1)),
         passed_on: passed_on as f64 / count.max(1) as f64,
         unserved: workers.iter().filter(|worker| worker.count == 0).count(),
@@ -171,6 +175,7 @@ struct Worker {
     count: u64,
     held: u64,
     longest_wait: u64,
+    most_turns: u64,
     passed_on: u64,
 }
 
@@ -180,15 +185,19 @@ struct Shared {
     is_over: AtomicBool,
     /// Who had the lock last.
     last: AtomicUsize,
+    /// How often anybody had it.
+    served: AtomicU64,
 }
 
 async fn repeat(mut work: Work, hold: Duration, who: usize, shared: Arc<Shared>) -> Worker {
     shared.barrier.wait().await;
     let mut seen = Worker::default();
     loop {
-        let asked = now();
+        let (before, asked) = (shared.served.load(Ordering::Relaxed), now());
         let (acquired, released) = work.once(hold).await;
         seen.longest_wait = seen.longest_wait.max(acquired - asked);
+        let turns = shared.served.fetch_add(1, Ordering::Relaxed) - before;
+        seen.most_turns = seen.most_turns.max(turns);
         if shared.is_over.load(Ordering::Relaxed) {
             return seen;
         }
@@ -210,6 +219,9 @@ pub(crate) fn measure(plan: &Plan) {
         if subject == Subject::Ours {
             let (longest, hold) = (seen.longest_wait.as_secs_f64(), seen.mean_hold.as_secs_f64());
             judge_wait("64 tasks, 1 ms, longest wait", longest, hold);
+            let (most, what) =
+                (seen.most_turns, "64 tasks, 1 ms, most turns of others in one wait");
+            judge(most <= TASKS as u64, what, most, "≤ 64");
         }
     }
     if plan.draws {
@@ -237,6 +249,8 @@ fn without_holding(runs: usize) -> [f64; 4] {
     judge_wait("64 tasks, longest wait, by the mean turn", ours, 1.0 / rates[0]);
     judge_wait("64 tasks, longest wait, by the mean hold", ours, hold);
     println!("  64 tasks, longest wait, ours / floor {:>26.2} ×", ours / floor);
+    let [turns, .., floors] = medians(|seen| seen.most_turns as f64);
+    println!("  64 tasks, most turns of others in one wait {turns:>20}   the floor's {floors}");
     rates
 }
 
@@ -249,10 +263,11 @@ fn judge_wait(what: &str, longest: f64, unit: f64) {
 
 fn print(subject: Subject, hold: &str, seen: &Seen) {
     println!(
-        "64 tasks, hold {hold:<4} {:<36} {:>8.0} op/s  longest wait {:>9}  to another task {:>3.0} %  unserved {}",
+        "64 tasks, hold {hold:<4} {:<36} {:>8.0} op/s  longest wait {:>9}, {:>6} turns  to another task {:>3.0} %  unserved {}",
         subject.name(),
         seen.per_second,
         short(seen.longest_wait),
+        seen.most_turns,
         seen.passed_on * 100.0,
         seen.unserved
     );
