@@ -165,7 +165,11 @@ impl PosixUse {
         mode: u32,
         has_events: bool,
     ) -> Result<Self, Errno> {
-        let mut register = Arc::clone(register);
+        // Opened with another register it would be kept there once more each time.
+        let mut register = match call::identity_at(path)? {
+            Some(identity) => register.with(identity),
+            None => Arc::clone(register),
+        };
         loop {
             match Self::open_in(&register, path, mode, has_events)? {
                 Opened::Here(file) => return Ok(file),
@@ -384,16 +388,26 @@ mod tests {
         assert!(holder.try_lock(claim).unwrap());
         let mut other = open(&registers[1]);
         assert!(!other.try_lock(claim).unwrap(), "tasks exclude each other");
+        let kept = || {
+            let inodes = Register::of(process, holder.inode.identity.0);
+            inodes.write().get(&holder.inode.identity).expect("it is held").kept.len()
+        };
+        let before = kept();
+        drop(open(&registers[1]));
+        assert_eq!(kept(), before, "it was opened once more");
         assert!(PosixUse::is_held_here(&registers[1], holder.inode.identity, claim));
         let file = call::open_or_create(&path, 0o644).unwrap();
         drop(OpenFile::new(file, &registers[1]).unwrap());
-        let ask = std::process::Command::new("python3")
-            .args(["-c", "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"])
-            .arg(&path)
-            .stderr(std::process::Stdio::null())
-            .status();
-        assert!(!ask.unwrap().success(), "a close of another open file gave the lock up");
+        let is_free_for_others = || {
+            let lock = "import fcntl, sys; \
+                fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)";
+            let mut python = std::process::Command::new("python3");
+            python.args(["-c", lock]).arg(&path).stderr(std::process::Stdio::null());
+            python.status().expect("python").success()
+        };
+        assert!(!is_free_for_others(), "a close of another open file gave the lock up");
         holder.unlock().unwrap();
+        assert!(is_free_for_others());
         assert!(other.try_lock(claim).unwrap());
     }
 

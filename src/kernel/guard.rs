@@ -484,8 +484,11 @@ impl Hold {
         }
         let shared = self.claim.with(Sharing::Shared);
         if let Err(error) = self.carrier().downgrade(shared) {
-            // Perhaps it is not locked any more, so nothing but its close is ours.
-            self.carrier = None;
+            // Perhaps it is not locked any more: nothing of the file's is ours.
+            self.listed = None;
+            if let Some(mut carrier) = self.carrier.take() {
+                let _ = carrier.unlock(self.claim);
+            }
             self.turn = None;
             return Err(Error::io("making the lock shared at", path, error));
         }
@@ -498,7 +501,7 @@ impl Hold {
     }
 }
 
-/// What was left to a task that did not come for it, or a guard that nobody took.
+/// What was left to a task that did not come for it.
 impl Drop for Hold {
     fn drop(&mut self) {
         if self.carrier.is_some() {
