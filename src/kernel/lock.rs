@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::task::{consume_budget, yield_now};
-use tokio::time::timeout_at;
+use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Carrier, Tried};
@@ -28,6 +28,9 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// For a thread of another program that sleeps in `flock`: what it needs to wake,
 /// on a processor that sleeps as well.
 const STAND_BACK: Duration = Duration::from_micros(200);
+
+/// For the readers of this process to let go, so that the lock is free.
+const LAST_READER: Duration = Duration::from_millis(5);
 
 /// A lock of the kernel's on a file: `flock`, or `fcntl` on a range of bytes.
 ///
@@ -85,13 +88,14 @@ const STAND_BACK: Duration = Duration::from_micros(200);
 ///   a writer that is stopped while it waits does not keep readers out for long.
 ///   Programs that know nothing of this take the lock when they find it free; a
 ///   process that takes it over and over leaves it free for a fifth of a millisecond
-///   in ten, for those that sleep in the kernel for it. One that only tries now and
-///   then (`flock -n` in a loop, apt) finds it free seldom while tasks take it
-///   without a pause.
+///   in ten, for those that sleep in the kernel for it (where it is shared, at the
+///   price of a twentieth of the time, as long as no reader has it for more than
+///   5 ms). One that only tries now and then (`flock -n` in a loop, apt) finds it
+///   free seldom while tasks take it without a pause.
 /// * **Waiting is asleep**, as for [`AsyncFileLock`](crate::AsyncFileLock). Holders
 ///   of this crate, and all that end, wake those who wait. A holder of another
-///   program that unlocks and lives on, or closes a file it could only read, is
-///   noticed by looking, seldom: see [`KernelOptions::fallback_period`].
+///   program that unlocks and keeps its file open is noticed by looking, seldom: see
+///   [`KernelOptions::fallback_period`].
 ///
 /// # What the three kinds do
 ///
@@ -122,8 +126,8 @@ const STAND_BACK: Duration = Duration::from_micros(200);
 ///
 /// # Where
 ///
-/// Local file systems: all of it. Who waits longer for a `flock` has a thread of
-/// this crate read `/proc/locks` for it, one for the process. On network file
+/// Local file systems: all of it. Who waits longer for a `flock` of a directory has
+/// a thread of this crate read `/proc/locks`, one for the process. On network file
 /// systems calls run on a thread of this crate and waiting looks each
 /// [`KernelOptions::retry_period`]. Over NFS, `flock` is a lock of all bytes on the
 /// server: it excludes other machines and `fcntl` locks, and an exclusive one needs
@@ -448,7 +452,7 @@ impl AsyncKernelLock {
         let share = Some(contest.terms.share()).filter(|share| !share.is_zero());
         let share_is_over = turn.share_is_over(share.unwrap_or(SHARE_MAX));
         if share_is_over && contest.site.station.is_to_stand_back(Instant::now()) {
-            Box::pin(stand_back()).await;
+            Box::pin(contest.stand_back(deadline)).await;
         }
         let right = contest.first_right(share_is_over);
         let is_last = deadline.is_some_and(Deadline::is_over);
@@ -572,18 +576,6 @@ impl AsyncKernelLock {
     }
 }
 
-/// Threads that sleep in the kernel for a lock have no ticket, and a process that
-/// takes it over and over is faster than they wake. So now and then it leaves the
-/// lock free for as long as that takes, whether or not anybody sleeps: to have the
-/// kernel list who does, each time, takes a fifth off what all processes of the
-/// machine get done. Not by a timer of Tokio's, which would last ten times as long.
-async fn stand_back() {
-    let began = Instant::now();
-    while began.elapsed() < STAND_BACK {
-        yield_now().await;
-    }
-}
-
 fn claim(terms: &Terms, sharing: Sharing) -> Claim {
     let (primitive, range) = (terms.options.primitive, terms.options.range);
     Claim { primitive, range, sharing }
@@ -621,6 +613,31 @@ impl Contest {
             return Right::None;
         }
         Right::Full
+    }
+
+    /// Threads that sleep in the kernel for a lock have no ticket, and a process that
+    /// takes it over and over is faster than they wake. So now and then it leaves the
+    /// lock free for as long as that takes, whether or not anybody sleeps: to have
+    /// the kernel list who does, each time, takes a fifth off what all processes of
+    /// the machine get done.
+    ///
+    /// Where it is shared, it is free only when the last of those who have it has
+    /// let go. If that is not soon, it is asked less often.
+    async fn stand_back(&self, deadline: Option<Deadline>) {
+        let (station, began) = (&self.site.station, Instant::now());
+        let is_free = match self.claim.sharing {
+            Sharing::Exclusive => true,
+            Sharing::Shared => {
+                let none = timeout(LAST_READER, station.has_no_holds());
+                matches!(Deadline::limit(deadline, none).await, Some(Ok(())))
+            }
+        };
+        let free = Instant::now();
+        // Not by a timer of Tokio's, which would last ten times as long.
+        while is_free && free.elapsed() < STAND_BACK {
+            yield_now().await;
+        }
+        station.has_stood_back(Instant::now(), began.elapsed());
     }
 
     /// The turn and the file travel with the try, so that they are given up
@@ -666,8 +683,10 @@ impl Contest {
         right: Right,
         deadline: Option<Deadline>,
     ) {
-        if let Some(file) = &mut carrier {
-            pause.follow(file, self.claim);
+        if let Some(file) = &mut carrier
+            && pause.follow(file, self.claim)
+        {
+            return;
         }
         let next_look = pause.until_next_look(carrier, right == Right::None);
         let _ = Deadline::limit(deadline, next_look).await;

@@ -3,8 +3,10 @@
 //! 1. A contender listens before the look it relies on.
 //! 2. The close of a file that was open for writing is an event; holders of
 //!    this crate give it at release, and so do all that die. A close of a file
-//!    that was open for reading is none, so the process that took the lock is
-//!    followed, where the kernel tells which it is.
+//!    that was open for reading is one for who watches that very file, which one
+//!    contender of a process can. The others, and those for a directory, follow
+//!    the process that took the lock, where the kernel tells which it is: it takes
+//!    long to, at the cost of all processors.
 //! 3. An unlock without a close is no event. For that a contender looks, each
 //!    time after twice as long.
 //! 4. An event may come before the lock is free: then there are echoes.
@@ -20,10 +22,10 @@
 //!    first two of the line always listen. Should those before be stopped, a look
 //!    now and then finds that out.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::FileType;
 use tokio::time::sleep;
 
 use super::attempt::Carrier;
@@ -32,7 +34,7 @@ use super::holder;
 use super::presence::Presence;
 use super::site::{Site, Terms};
 use crate::place::Started;
-use crate::wait::{Ahead, Following, Line, Listening, Ticket};
+use crate::wait::{Ahead, Following, Line, Listening, Ticket, jittered};
 
 /// How many `retry_period`s may pass between two looks while events are heard.
 const FALLBACK_PERIODS: u32 = 30;
@@ -91,8 +93,8 @@ pub(super) struct Pause {
     asking: Option<Started<Option<u32>>>,
     /// Once between two looks.
     may_ask: bool,
-    /// The end of a process that was in the way will be heard. Until anything
-    /// is, it is not asked again which that is.
+    /// Any close of the file will be heard, or the end of a process that was in
+    /// the way. Until anything is, it is not asked again which that is.
     is_following: bool,
     echo: Option<Duration>,
     next_look: Duration,
@@ -246,19 +248,28 @@ impl Pause {
         }
     }
 
-    /// Hear of the end of the process that is in the way (2), once the wait is
-    /// not a short one.
-    pub(super) fn follow(&mut self, file: &Carrier, claim: Claim) {
+    /// Hear of any close of the file, or of the end of the process that is in the
+    /// way (2), once the wait is not a short one. Whether to look again first (1).
+    pub(super) fn follow(&mut self, file: &Carrier, claim: Claim) -> bool {
         if !self.is_quiet || self.line.is_asleep() || self.is_following || self.asking.is_some() {
-            return;
+            return false;
         }
         if !std::mem::take(&mut self.may_ask) {
-            return;
+            return false;
+        }
+        let inode = file.inode();
+        if inode.kind == FileType::RegularFile
+            && let Some(listening) = &mut self.listening
+            && listening.hear_closes(file, inode.identity)
+        {
+            self.is_following = true;
+            return true;
         }
         match holder::process_in_the_way(&self.site, file, claim) {
             Started::Done(pid) => self.hear_of_end(pid),
             asking @ Started::Running(_) => self.asking = Some(asking),
         }
+        false
     }
 
     /// It may have ended meanwhile, so a look has to follow.
@@ -286,11 +297,4 @@ async fn changed_here(file: Option<&mut Carrier>) {
         Some(Carrier::Posix(file)) => file.changed().await,
         _ => std::future::pending().await,
     }
-}
-
-/// Between three and five quarters of `period`, so that contenders do not
-/// march in step.
-fn jittered(period: Duration) -> Duration {
-    let bits = RandomState::new().build_hasher().finish() as u16;
-    period.mul_f64(0.75 + f64::from(bits) / f64::from(u16::MAX) / 2.0)
 }

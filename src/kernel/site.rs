@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use super::file::{OpenFile, Register};
 use super::options::{KernelOptions, Primitive};
 use crate::disk::Errno;
@@ -113,10 +115,18 @@ pub(super) struct Station {
     key: Entry,
     queue: Arc<Queue>,
     desk: Mutex<Desk>,
-    /// When it was last left free for those who sleep in the kernel.
-    stood_back: Mutex<Option<Instant>>,
-    /// What guards of this process have, the last one last.
-    held: Mutex<Vec<(u64, Identity, Source)>>,
+    /// When it is to be left free next, for those who sleep in the kernel.
+    stands_back: Mutex<Option<Instant>>,
+    held: Mutex<Guarded>,
+}
+
+/// What guards of this process have.
+#[derive(Default)]
+struct Guarded {
+    /// The last one last.
+    holds: Vec<(u64, Identity, Source)>,
+    /// To be told when there is none any more.
+    awaits_none: Option<Arc<Notify>>,
 }
 
 /// Device and inode.
@@ -135,6 +145,9 @@ pub(super) const SHARE_MAX: Duration = LOOK_LASTS;
 /// to 5 ms in the median, and 8 to 17 at most nine times in ten (`cargo bench
 /// --bench kernel -- sleepers`); else 3 to 100, and up to half a second.
 const STAND_BACK_PERIOD: Duration = Duration::from_millis(10);
+
+/// Nor more of all time than one in so many.
+const STAND_BACK_SHARE: u32 = 20;
 
 #[derive(Default)]
 struct Desk {
@@ -164,7 +177,7 @@ impl Station {
             key,
             queue,
             desk: Mutex::default(),
-            stood_back: Mutex::default(),
+            stands_back: Mutex::default(),
             held: Mutex::default(),
         });
         stations.insert(entry, Arc::downgrade(&station));
@@ -174,17 +187,37 @@ impl Station {
     /// Where this process asked for the lock that it has on this file.
     pub(super) fn asked_at(&self, identity: Identity) -> Option<Source> {
         let held = lock(&self.held);
-        held.iter().rev().find(|(_, of, _)| *of == identity).map(|(.., source)| *source)
+        held.holds.iter().rev().find(|(_, of, _)| *of == identity).map(|(.., source)| *source)
     }
 
     /// Whether it is time to leave the lock free; then it is done now.
     pub(super) fn is_to_stand_back(&self, now: Instant) -> bool {
-        let mut last = lock(&self.stood_back);
-        let is_due = last.is_none_or(|last| now.duration_since(last) >= STAND_BACK_PERIOD);
+        let mut due = lock(&self.stands_back);
+        let is_due = due.is_none_or(|due| due <= now);
         if is_due {
-            *last = Some(now);
+            *due = Some(now + STAND_BACK_PERIOD);
         }
         is_due
+    }
+
+    /// It was done, and took so long.
+    pub(super) fn has_stood_back(&self, now: Instant, took: Duration) {
+        let pause = STAND_BACK_PERIOD.max(took * STAND_BACK_SHARE);
+        *lock(&self.stands_back) = Some(now + pause);
+    }
+
+    /// Until no guard of this process has it. To be waited for with the turn.
+    pub(super) async fn has_no_holds(&self) {
+        loop {
+            let none = {
+                let mut held = lock(&self.held);
+                if held.holds.is_empty() {
+                    return;
+                }
+                Arc::clone(held.awaits_none.insert(Arc::default()))
+            };
+            none.notified().await;
+        }
     }
 
     /// The turn, if nobody has it or waits for it, and the file that the last
@@ -257,16 +290,22 @@ pub(super) struct Listed {
 
 impl Listed {
     pub(super) fn new(station: &Arc<Station>, identity: Identity, source: Source) -> Self {
-        let mut held = lock(&station.held);
-        let number = held.last().map_or(0, |(last, ..)| last + 1);
-        held.push((number, identity, source));
+        let holds = &mut lock(&station.held).holds;
+        let number = holds.last().map_or(0, |(last, ..)| last + 1);
+        holds.push((number, identity, source));
         Self { station: Arc::clone(station), number }
     }
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        lock(&self.station.held).retain(|(number, ..)| *number != self.number);
+        let mut held = lock(&self.station.held);
+        held.holds.retain(|(number, ..)| *number != self.number);
+        let told = if held.holds.is_empty() { held.awaits_none.take() } else { None };
+        drop(held);
+        if let Some(told) = told {
+            told.notify_one();
+        }
     }
 }
 

@@ -11,7 +11,9 @@
 //!    name in that event is the one the file was opened by: for a file that was
 //!    made without one it is `#` and the number of its inode. Other closes wake
 //!    nobody, or every lock's waiters in a directory would wake for each. As a
-//!    second way to hear of it, the holder's process is followed.
+//!    second way to hear of it, the holder's process is followed, or every close
+//!    of that one file is listened to, which its own watch tells once. It must be
+//!    a regular file: the watch of a directory may be another listener's.
 //! 5. inotify is made before the first lock file is opened and never closed,
 //!    nor is its descriptor copied. When a process is killed, its files are let
 //!    go from the highest descriptor to the lowest, and letting go of an inotify
@@ -29,6 +31,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
+use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -64,6 +67,12 @@ const FILE_EVENTS: WatchFlags = WatchFlags::ATTRIB
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::ONESHOT)
     // Not to change a watch that there is, should the number be a directory's by now.
+    .union(WatchFlags::MASK_CREATE);
+
+/// What is asked for of the holder's file, once: that anybody closes it (4).
+const CLOSES: WatchFlags = WatchFlags::CLOSE_WRITE
+    .union(WatchFlags::CLOSE_NOWRITE)
+    .union(WatchFlags::ONESHOT)
     .union(WatchFlags::MASK_CREATE);
 
 /// What is still asked for when nobody listens in a directory any more: next to
@@ -375,6 +384,8 @@ pub(crate) struct Listening {
     /// The directory's watch, unless it is the files that are listened to.
     directory: Option<i32>,
     files: Vec<(Neighbour, i32)>,
+    /// The file whose every close is listened to, by device and inode (4).
+    closing: Option<((u64, u64), i32)>,
     process: Option<Followed>,
 }
 
@@ -435,7 +446,8 @@ impl Listening {
         state.last_listener += 1;
         let listener = state.last_listener;
         drop(state);
-        Some(Self { watch, ear, listener, directory: None, files: Vec::new(), process: None })
+        let (directory, files, closing, process) = (None, Vec::new(), None, None);
+        Some(Self { watch, ear, listener, directory, files, closing, process })
     }
 
     /// To be called before each look (2): the directory that is listened to must
@@ -503,6 +515,7 @@ impl Listening {
         left.retain(|file| !self.files.contains(file));
         if is_turned {
             self.leave(&mut state);
+            self.end_closing(&mut state);
             (self.directory, self.process) = (None, None);
         } else {
             left.append(&mut self.files);
@@ -571,6 +584,40 @@ impl Listening {
         if self.process.is_some() { Following::Told } else { Following::Untold }
     }
 
+    /// Listen to every close of this regular file until one is heard, and to no
+    /// other's any more. Whether it is: somebody else of this process may have
+    /// the only watch that an inode can have. What was before is not heard.
+    pub(crate) fn hear_closes(&mut self, file: &File, identity: (u64, u64)) -> bool {
+        if !self.is_ours() || !self.watch.is_read_here() {
+            return false;
+        }
+        let watch = Arc::clone(&self.watch);
+        let mut state = lock(&watch.state);
+        if let Some((known, number)) = self.closing
+            && known == identity
+            && state.files.contains_key(&number)
+        {
+            return true;
+        }
+        self.end_closing(&mut state);
+        let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+        let Ok(number) = inotify::add_watch(&watch.inotify, &path, CLOSES) else {
+            return false;
+        };
+        state.files.insert(number, Arc::clone(&self.ear));
+        self.closing = Some((identity, number));
+        true
+    }
+
+    fn end_closing(&mut self, state: &mut State) {
+        // One that was heard of has ended by itself.
+        if let Some((_, number)) = self.closing.take()
+            && state.files.remove(&number).is_some()
+        {
+            let _ = inotify::remove_watch(&self.watch.inotify, number);
+        }
+    }
+
     /// End it, but not now: whoever waited has the lock, and should not wait for this.
     pub(crate) fn end_later(self) {
         if let Ok(runtime) = Handle::try_current() {
@@ -608,6 +655,7 @@ impl Drop for Listening {
         let watch = Arc::clone(&self.watch);
         let mut state = lock(&watch.state);
         watch.forget_files(&mut state, std::mem::take(&mut self.files));
+        self.end_closing(&mut state);
         self.leave(&mut state);
     }
 }
@@ -617,6 +665,40 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+
+    #[tokio::test]
+    async fn every_close_of_a_file_can_be_heard() {
+        prepare(this_process());
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("lock");
+        let paths = Arc::new(LockPath::new(&path).unwrap());
+        let file = File::create(&path).unwrap();
+        let identity = |file: &File| {
+            let stat = rustix::fs::fstat(file).unwrap();
+            (stat.st_dev, stat.st_ino)
+        };
+        let mut listening = Listening::to_nothing(&paths).expect("there are events here");
+        // And again after it was heard.
+        for _ in 0..2 {
+            assert!(listening.hear_closes(&file, identity(&file)));
+            assert!(listening.hear_closes(&file, identity(&file)), "it is listened to");
+            drop(File::open(&path).unwrap());
+            listening.event().await;
+        }
+        assert!(listening.hear_closes(&file, identity(&file)));
+        let mut other = Listening::to_nothing(&paths).unwrap();
+        assert!(!other.hear_closes(&file, identity(&file)), "there is one watch only");
+        // Another file is at the path by now.
+        std::fs::remove_file(&path).unwrap();
+        let replaced = File::create(&path).unwrap();
+        assert!(listening.hear_closes(&replaced, identity(&replaced)));
+        assert!(other.hear_closes(&file, identity(&file)), "the watch was given up");
+        drop(File::open(&path).unwrap());
+        listening.event().await;
+        drop(other);
+        let mut other = Listening::to_nothing(&paths).unwrap();
+        assert!(other.hear_closes(&file, identity(&file)), "it ended with who listened");
+    }
 
     #[test]
     fn a_runtime_reads_whoever_listens_there_first() {
