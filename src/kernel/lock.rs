@@ -625,12 +625,10 @@ impl Contest {
     /// let go. If that is not soon, it is asked less often.
     async fn stand_back(&self, deadline: Option<Deadline>) {
         let (station, began) = (&self.site.station, Instant::now());
-        let is_free = match self.claim.sharing {
-            Sharing::Exclusive => true,
-            Sharing::Shared => {
-                let none = timeout(LAST_READER, station.has_no_holds());
-                matches!(Deadline::limit(deadline, none).await, Some(Ok(())))
-            }
+        let is_shared = self.claim.sharing == Sharing::Shared && station.is_held();
+        let is_free = !is_shared || {
+            let none = timeout(LAST_READER, station.has_no_holds());
+            matches!(Deadline::limit(deadline, none).await, Some(Ok(())))
         };
         let free = Instant::now();
         // Not by a timer of Tokio's, which would last ten times as long.

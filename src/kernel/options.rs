@@ -132,12 +132,11 @@ impl KernelOptions {
     }
 
     /// The longest time between two looks at a busy lock. Where there are
-    /// events a close is seen at once, and a holder's end too if the kernel
-    /// tells whose lock it is. A holder that lives on and unlocks without
-    /// closing gives no event: it is noticed by looking, first after 10 ms and
-    /// then each time after twice as long, up to this. So nobody waits more
-    /// than about twice as long as it had to. Default: thirty times
-    /// [`retry_period`](Self::retry_period) with events, once without.
+    /// events a close is seen at once, and so is a holder's end. A holder that
+    /// lives on and unlocks without closing gives no event: it is noticed by
+    /// looking, first after 10 ms and then each time after twice as long, up to
+    /// this. So nobody waits more than about twice as long as it had to. Default:
+    /// thirty times [`retry_period`](Self::retry_period) with events, once without.
     #[must_use]
     pub fn fallback_period(mut self, period: impl Into<Option<Duration>>) -> Self {
         self.shared = self.shared.fallback_period(period);

@@ -129,6 +129,7 @@ impl Pause {
         }
         if self.listening.is_none() {
             self.listening = Listening::to_nothing(&self.terms.path);
+            self.is_following = false;
         }
         if self.ticket.is_none() && self.listening.is_some() {
             self.arrive();

@@ -206,6 +206,11 @@ impl Station {
         *lock(&self.stands_back) = Some(now + pause);
     }
 
+    /// Whether a guard of this process has it.
+    pub(super) fn is_held(&self) -> bool {
+        !lock(&self.held).holds.is_empty()
+    }
+
     /// Until no guard of this process has it. To be waited for with the turn.
     pub(super) async fn has_no_holds(&self) {
         loop {
