@@ -11,9 +11,9 @@
 //!    name in that event is the one the file was opened by: for a file that was
 //!    made without one it is `#` and the number of its inode. Other closes wake
 //!    nobody, or every lock's waiters in a directory would wake for each. As a
-//!    second way to hear of it, the holder's process is followed, or every close
-//!    of that one file is listened to, which its own watch tells once. It must be
-//!    a regular file: the watch of a directory may be another listener's.
+//!    second way to hear of it, the holder's process is followed, or a watch of
+//!    that one file tells, once, of a close by somebody who could only read it. It
+//!    must be a regular file: the watch of a directory may be another listener's.
 //! 5. inotify is made before the first lock file is opened and never closed,
 //!    nor is its descriptor copied. When a process is killed, its files are let
 //!    go from the highest descriptor to the lowest, and letting go of an inotify
@@ -69,11 +69,10 @@ const FILE_EVENTS: WatchFlags = WatchFlags::ATTRIB
     // Not to change a watch that there is, should the number be a directory's by now.
     .union(WatchFlags::MASK_CREATE);
 
-/// What is asked for of the holder's file, once: that anybody closes it (4).
-const CLOSES: WatchFlags = WatchFlags::CLOSE_WRITE
-    .union(WatchFlags::CLOSE_NOWRITE)
-    .union(WatchFlags::ONESHOT)
-    .union(WatchFlags::MASK_CREATE);
+/// What is asked for of the holder's file, once: that somebody closes it who could
+/// only read it (4). Of others the directory tells, for less.
+const CLOSES: WatchFlags =
+    WatchFlags::CLOSE_NOWRITE.union(WatchFlags::ONESHOT).union(WatchFlags::MASK_CREATE);
 
 /// What is still asked for when nobody listens in a directory any more: next to
 /// nothing, as a watch that ends tells of it, and that wakes.
@@ -384,7 +383,7 @@ pub(crate) struct Listening {
     /// The directory's watch, unless it is the files that are listened to.
     directory: Option<i32>,
     files: Vec<(Neighbour, i32)>,
-    /// The file whose every close is listened to, by device and inode (4).
+    /// The file whose readers' closes are listened to, by device and inode (4).
     closing: Option<((u64, u64), i32)>,
     process: Option<Followed>,
 }
@@ -584,8 +583,8 @@ impl Listening {
         if self.process.is_some() { Following::Told } else { Following::Untold }
     }
 
-    /// Listen to every close of this regular file until one is heard, and to no
-    /// other's any more. Whether it is: somebody else of this process may have
+    /// Listen to closes of this regular file by who could only read it, until one
+    /// is heard, and to no other's any more. Whether it is: somebody else of this process may have
     /// the only watch that an inode can have. What was before is not heard.
     pub(crate) fn hear_closes(&mut self, file: &File, identity: (u64, u64)) -> bool {
         if !self.is_ours() || !self.watch.is_read_here() {
@@ -667,7 +666,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_close_of_a_file_can_be_heard() {
+    async fn the_close_of_a_file_that_was_only_read_can_be_heard() {
         prepare(this_process());
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("lock");
