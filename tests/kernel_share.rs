@@ -271,6 +271,23 @@ async fn who_does_not_take_it_in_time_keeps_nobody_out() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_not_taken_in_time_is_removed_all_the_same() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("table");
+    let options = KernelOptions::default().delete_on_release(true);
+    let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+    let mut passes = 0;
+    while passes < PASSES {
+        let guard = lock.acquire().await.unwrap();
+        let next = waiter(&lock, false).await;
+        guard.release().await.unwrap();
+        passes += u32::from(path.exists());
+        support::eventually("it is removed", || !path.exists());
+        had(next).await.release().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn it_does_not_pass_to_another_path_of_the_file() {
     let directory = on_tmpfs();
     let [first, second, link] = ["1", "2", "link"].map(|name| directory.path().join(name));

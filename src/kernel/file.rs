@@ -35,8 +35,7 @@ use crate::fork::ProcessKey;
 /// Device and inode.
 type Identity = (u64, u64);
 
-/// The open files of a file system that share a fate. Those of one that is not
-/// its directory's, being mounted at the path itself, are in that one's (7).
+/// The open files of one file system (7) that share a fate.
 pub(super) struct Register {
     process: ProcessKey,
     device: u64,
@@ -56,8 +55,8 @@ impl Register {
         Arc::clone(registers.entry((process, device)).or_insert_with(new))
     }
 
-    /// The register this file is in (7).
-    fn with(self: &Arc<Self>, identity: Identity) -> Arc<Self> {
+    /// The register for this file (7).
+    fn of_file(self: &Arc<Self>, identity: Identity) -> Arc<Self> {
         match identity.0 == self.device {
             true => Arc::clone(self),
             false => Self::of(self.process, identity.0),
@@ -92,7 +91,7 @@ impl OpenFile {
     pub(super) fn new(file: File, register: &Arc<Register>) -> Result<Self, Errno> {
         // Should this fail, there is no identity to keep it by.
         let inode = call::inspect(&file)?;
-        let register = register.with(inode.identity);
+        let register = register.of_file(inode.identity);
         Ok(Self { file: Some(file), inode, register })
     }
 
@@ -165,9 +164,9 @@ impl PosixUse {
         mode: u32,
         has_events: bool,
     ) -> Result<Self, Errno> {
-        // Opened with another register it would be kept there once more each time.
+        // With another it would be opened, and kept (2), once more each time.
         let mut register = match call::identity_at(path)? {
-            Some(identity) => register.with(identity),
+            Some(identity) => register.of_file(identity),
             None => Arc::clone(register),
         };
         loop {
@@ -193,7 +192,7 @@ impl PosixUse {
                 let inode = call::inspect(&file)?;
                 if inode.identity.0 != register.device {
                     drop(inodes);
-                    let other = register.with(inode.identity);
+                    let other = register.of_file(inode.identity);
                     other.close(file, inode.identity); // (2)
                     return Ok(Opened::Elsewhere(other));
                 }
@@ -284,7 +283,7 @@ impl PosixUse {
 
     /// Who in this process has any of the claim.
     pub(super) fn is_held_here(register: &Arc<Register>, identity: Identity, claim: Claim) -> bool {
-        register.with(identity).write().get(&identity).is_some_and(|inode| {
+        register.of_file(identity).write().get(&identity).is_some_and(|inode| {
             inode.holds.iter().any(|hold| {
                 hold.range.overlaps(claim.range)
                     && (hold.sharing == Sharing::Exclusive || claim.sharing == Sharing::Exclusive)

@@ -322,23 +322,15 @@ impl Hold {
     }
 
     fn end(mut self: Box<Self>) -> Result<(), Error> {
-        if self.is_ours() {
-            // Before somebody else can have the lock.
-            self.listed = None;
-            match self.pass_on() {
-                None => return Ok(()),
-                Some(hold) => self = hold,
-            }
-        }
-        self.end_here()
-    }
-
-    fn end_here(&mut self) -> Result<(), Error> {
         if !self.is_ours() {
             return self.end_in_child();
         }
+        // Before somebody else can have the lock.
         self.listed = None;
-        self.give_up()
+        match self.pass_on() {
+            None => Ok(()),
+            Some(mut hold) => hold.give_up(),
+        }
     }
 
     fn tell(outcome: Result<(), Error>) {
@@ -386,9 +378,7 @@ impl Hold {
     fn give_up(&mut self) -> Result<(), Error> {
         let is_removed = self.terms.options.delete_on_release;
         let outcome = if is_removed { self.remove() } else { Ok(()) };
-        let Some(mut carrier) = self.carrier.take() else {
-            return outcome;
-        };
+        let mut carrier = self.carrier.take().expect("BUG: a hold ended twice");
         // Also if a forked child has a copy of the descriptor. If it fails,
         // closing does it.
         let _ = carrier.unlock(self.claim);
@@ -501,11 +491,11 @@ impl Hold {
     }
 }
 
-/// What was left to a task that did not come for it.
+/// What was left to a task that did not come for it, or what a forked child has.
 impl Drop for Hold {
     fn drop(&mut self) {
         if self.carrier.is_some() {
-            Self::tell(self.end_here());
+            Self::tell(if self.is_ours() { self.give_up() } else { self.end_in_child() });
         }
     }
 }

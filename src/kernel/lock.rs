@@ -126,12 +126,12 @@ const LAST_READER: Duration = Duration::from_millis(5);
 ///
 /// # Where
 ///
-/// Local file systems: all of it. Who waits longer for a `flock` of a directory has
-/// a thread of this crate read `/proc/locks`, one for the process. On network file
-/// systems calls run on a thread of this crate and waiting looks each
-/// [`KernelOptions::retry_period`]. Over NFS, `flock` is a lock of all bytes on the
-/// server: it excludes other machines and `fcntl` locks, and an exclusive one needs
-/// a file that may be written.
+/// Local file systems: all of it. Who waits longer for a `flock` of a directory, or
+/// of a file that is waited for here in other ways too, has a thread of this crate
+/// read `/proc/locks`, one for the process. On network file systems calls run on a
+/// thread of this crate and waiting looks each [`KernelOptions::retry_period`]. Over
+/// NFS, `flock` is a lock of all bytes on the server: it excludes other machines and
+/// `fcntl` locks, and an exclusive one needs a file that may be written.
 /// A forked child shares the open file, and with it the lock, until the guard is
 /// released; POSIX locks it has none of.
 ///
@@ -618,8 +618,8 @@ impl Contest {
     /// Threads that sleep in the kernel for a lock have no ticket, and a process that
     /// takes it over and over is faster than they wake. So now and then it leaves the
     /// lock free for as long as that takes, whether or not anybody sleeps: to have
-    /// the kernel list who does, each time, takes a fifth off what all processes of
-    /// the machine get done.
+    /// the kernel list who does slows all processes of the machine, as it waits for
+    /// each processor.
     ///
     /// Where it is shared, it is free only when the last of those who have it has
     /// let go. If that is not soon, it is asked less often.

@@ -143,7 +143,7 @@ pub(super) const SHARE_MAX: Duration = LOOK_LASTS;
 /// Between two times that a process which has the lock over and over leaves it
 /// free. A thread that sleeps in `flock` beside holds of 0.05 to 1 ms then waits 2
 /// to 5 ms in the median, and 8 to 17 at most nine times in ten (`cargo bench
-/// --bench kernel -- sleepers`); else 3 to 100, and up to half a second.
+/// --bench kernel -- sleepers`); without, it was 3 to 100, and up to half a second.
 const STAND_BACK_PERIOD: Duration = Duration::from_millis(10);
 
 /// Nor more of all time than one in so many.
@@ -339,6 +339,41 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_the_last_hold_is_told() {
+        let path = Arc::new(LockPath::new("/nowhere/read.lock".as_ref()).unwrap());
+        let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
+        station.has_no_holds().await;
+        let source = std::panic::Location::caller();
+        let [first, last] = [1, 2].map(|inode| Listed::new(&station, (0, inode), source));
+        let mut none = Box::pin(station.has_no_holds());
+        assert!(futures::poll!(&mut none).is_pending());
+        drop(first);
+        assert!(futures::poll!(&mut none).is_pending() && station.is_held());
+        drop(last);
+        assert!(futures::poll!(&mut none).is_ready() && !station.is_held());
+    }
+
+    #[test]
+    fn who_stood_back_for_long_does_so_seldom() {
+        let path = Arc::new(LockPath::new("/nowhere/busy.lock".as_ref()).unwrap());
+        let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
+        let (start, instant) = (Instant::now(), Duration::from_nanos(1));
+        let pause = |after: Instant, took| {
+            station.has_stood_back(after, took);
+            let pause = STAND_BACK_PERIOD.max(20 * took);
+            assert!(!station.is_to_stand_back(after + pause - instant));
+            after + pause
+        };
+        assert!(station.is_to_stand_back(start), "the first time");
+        assert!(!station.is_to_stand_back(start + STAND_BACK_PERIOD - instant));
+        assert!(station.is_to_stand_back(start + STAND_BACK_PERIOD));
+        for took in [200, 5000].map(Duration::from_micros) {
+            let due = pause(start, took);
+            assert!(station.is_to_stand_back(due), "{took:?}");
+        }
+    }
 
     #[test]
     fn a_file_that_is_not_kept_is_closed_when_nobody_comes_for_it() {

@@ -280,11 +280,13 @@ impl Watch {
     }
 
     fn forget_files(&self, state: &mut State, files: Vec<(Neighbour, i32)>) {
-        for (_, file) in files {
-            // One that was heard of has ended by itself.
-            if state.files.remove(&file).is_some() {
-                let _ = inotify::remove_watch(&self.inotify, file);
-            }
+        files.into_iter().for_each(|(_, file)| self.forget_file(state, file));
+    }
+
+    fn forget_file(&self, state: &mut State, file: i32) {
+        // One that was heard of has ended by itself.
+        if state.files.remove(&file).is_some() {
+            let _ = inotify::remove_watch(&self.inotify, file);
         }
     }
 
@@ -584,8 +586,9 @@ impl Listening {
     }
 
     /// Listen to closes of this regular file by who could only read it, until one
-    /// is heard, and to no other's any more. Whether it is: somebody else of this process may have
-    /// the only watch that an inode can have. What was before is not heard.
+    /// is heard, and to no other's any more. Whether it is: somebody else of this
+    /// process may have the only watch that an inode can have. What was before is
+    /// not heard.
     pub(crate) fn hear_closes(&mut self, file: &File, identity: (u64, u64)) -> bool {
         if !self.is_ours() || !self.watch.is_read_here() {
             return false;
@@ -609,11 +612,8 @@ impl Listening {
     }
 
     fn end_closing(&mut self, state: &mut State) {
-        // One that was heard of has ended by itself.
-        if let Some((_, number)) = self.closing.take()
-            && state.files.remove(&number).is_some()
-        {
-            let _ = inotify::remove_watch(&self.watch.inotify, number);
+        if let Some((_, file)) = self.closing.take() {
+            self.watch.forget_file(state, file);
         }
     }
 
