@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use crate::Plan;
-use crate::figures::{judge_gain, judge_ratio, short};
+use crate::figures::{self, judge_gain, judge_ratio, short};
 use crate::subject::{Kind, Lock, floor, floor_kept, open, runtime};
 
 const DIRECTORIES: [(&str, &str); 2] =
@@ -41,18 +41,19 @@ fn in_directory(name: &str, directory: &str, threads: usize, plan: &Plan) {
             times.push(repeated(&runtime, lock));
         }
     }
+    let [ours, kept, ..] = &times;
+    let (ratio, kept_ratio) = (median_ratio(ours, &floors), median_ratio(kept, &floors_kept));
     let (floor, floor_kept) = (median(floors), median(floors_kept));
     println!("{name}: floor {}, kept open {}", short(floor), short(floor_kept));
     let times = times.map(median);
     for (kind, time) in Kind::ALL.iter().zip(times) {
         println!("{name}: {:<32} {:>9}", kind.name(), short(time));
     }
-    let [ours, kept, async_fd, std, filelock, _] = times;
-    judge_ratio(format!("{name}, ours / floor"), ours.div_duration_f64(floor), 1.3);
+    let [ours, _, async_fd, std, filelock, _] = times;
+    judge_ratio(format!("{name}, ours / floor"), ratio, 1.3);
     judge_gain(format!("{name}, async-fd-lock / ours"), async_fd.div_duration_f64(ours), 4.0);
     judge_gain(format!("{name}, std in the pool / ours"), std.div_duration_f64(ours), 4.0);
     println!("  {name}, filelock 0.7 / ours: {:.2} ×", filelock.div_duration_f64(ours));
-    let kept_ratio = kept.div_duration_f64(floor_kept);
     println!("  {name}, kept open / its floor: {kept_ratio:.2} ×");
 }
 
@@ -72,6 +73,12 @@ fn repeated(runtime: &Runtime, lock: &Lock) -> Duration {
         }
         started.elapsed() / BATCH
     })
+}
+
+/// Of what was measured one after the other, as the machine's speed changes.
+fn median_ratio(times: &[Duration], floors: &[Duration]) -> f64 {
+    let ratio = |(time, floor): (&Duration, &Duration)| time.div_duration_f64(*floor);
+    figures::median(times.iter().zip(floors).map(ratio).collect())
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -11,6 +11,38 @@ pub(crate) fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// What the host of a virtual machine kept of its processors, by proc_stat(5): a
+/// thread that runs there stands still for milliseconds, and the machine does not
+/// know why.
+pub(crate) struct Stolen {
+    before: Option<[u64; 2]>,
+}
+
+impl Stolen {
+    pub(crate) fn begin() -> Self {
+        Self { before: Self::look() }
+    }
+
+    /// Time that was wanted, and of it what was stolen.
+    fn look() -> Option<[u64; 2]> {
+        let stat = std::fs::read_to_string("/proc/stat").ok()?;
+        let times = stat.lines().next()?.split_ascii_whitespace().skip(1);
+        let times: Vec<u64> = times.map_while(|time| time.parse().ok()).collect();
+        let [user, nice, system, _idle, _waiting, irq, softirq, steal, ..] = times[..] else {
+            return None;
+        };
+        Some([user + nice + system + irq + softirq + steal, steal])
+    }
+
+    pub(crate) fn print(&self) {
+        if let (Some(before), Some(after)) = (self.before, Self::look()) {
+            let [wanted, stolen] = [0, 1].map(|which| after[which] - before[which]);
+            let share = 100.0 * stolen as f64 / wanted.max(1) as f64;
+            println!("  the machine's host kept {share:.1} % of the processors' time meanwhile");
+        }
+    }
+}
+
 /// Durations in nanoseconds.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample(Vec<u64>);
