@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::lapse;
 use super::ticket;
@@ -64,7 +64,7 @@ impl Hash for Entry {
 #[derive(Debug)]
 pub(crate) struct Queue {
     entry: Entry,
-    turns: Arc<Semaphore>,
+    turns: Semaphore,
     chain: Mutex<Chain>,
     /// How many wait for a turn.
     waiting: AtomicUsize,
@@ -229,7 +229,7 @@ impl Queue {
         }
         let queue = Arc::new(Queue {
             entry: entry.clone(),
-            turns: Arc::new(Semaphore::new(1)),
+            turns: Semaphore::new(1),
             chain: Mutex::default(),
             waiting: AtomicUsize::new(0),
             slot: Mutex::default(),
@@ -256,7 +256,6 @@ impl Drop for Queue {
 #[derive(Debug)]
 pub(crate) struct Turn {
     queue: Arc<Queue>,
-    permit: Option<OwnedSemaphorePermit>,
     legacy: Option<Legacy>,
     /// For how long this process had had the lock when it began, unless
     /// something was left to it: that was left within the share.
@@ -266,10 +265,12 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    fn new(permit: OwnedSemaphorePermit, queue: Arc<Queue>) -> Self {
-        let legacy = queue.take_legacy(); // (1)
-        let chain = legacy.is_none().then(|| queue.turn_begins());
-        Self { queue, permit: Some(permit), legacy, chain, goes_on: false }
+    /// For whoever took the queue's permit; its drop gives that back.
+    fn new(queue: Arc<Queue>) -> Self {
+        let mut turn = Self { queue, legacy: None, chain: None, goes_on: false };
+        turn.legacy = turn.queue.take_legacy(); // (1)
+        turn.chain = turn.legacy.is_none().then(|| turn.queue.turn_begins());
+        turn
     }
 
     pub(crate) fn is_of(&self, queue: &Arc<Queue>) -> bool {
@@ -330,7 +331,7 @@ impl Drop for Turn {
         if !self.goes_on {
             self.queue.turn_ends();
         }
-        drop(self.permit.take());
+        self.queue.turns.add_permits(1);
         self.queue.clear();
     }
 }
@@ -355,17 +356,16 @@ impl Drop for Waiting {
 impl Queue {
     /// Wait for the turn. Dropping the future leaves the queue.
     pub(crate) async fn next_turn(self: Arc<Self>) -> Turn {
-        let turns = Arc::clone(&self.turns);
         // Dropped after the place among the turns is given up.
         let waiting = Waiting::new(self);
-        let permit = turns.acquire_owned().await.expect("BUG: a queue was closed");
-        Turn::new(permit, Arc::clone(&waiting.0))
+        waiting.0.turns.acquire().await.expect("BUG: a queue was closed").forget();
+        Turn::new(Arc::clone(&waiting.0))
     }
 
     /// The turn, if nobody has it or waits for it.
     pub(crate) fn try_turn(self: Arc<Self>) -> Option<Turn> {
-        let permit = Arc::clone(&self.turns).try_acquire_owned().ok()?;
-        Some(Turn::new(permit, self))
+        self.turns.try_acquire().ok()?.forget();
+        Some(Turn::new(self))
     }
 }
 
