@@ -19,8 +19,10 @@
 //!    of one of the last two, whose [`Presence`] it watches. It watches first and
 //!    looks then whether they are still there, and who goes gives up its ticket
 //!    before it ends its presence: so whoever wakes sees who is left, and the
-//!    first two of the line always listen. Should those before be stopped, a look
-//!    now and then finds that out.
+//!    first two of the line always listen. Whoever has the lock has left the line,
+//!    but ends its presence only when its thread has time, so that its user need
+//!    not wait for that. Should those before be stopped, a look now and then finds
+//!    that out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +36,7 @@ use super::holder;
 use super::presence::Presence;
 use super::site::{Site, Terms};
 use crate::place::Started;
-use crate::wait::{Ahead, Following, Line, Listening, Ticket, jittered};
+use crate::wait::{Ahead, Following, Line, Listening, Ticket, jittered, put_away_later};
 
 /// How many `retry_period`s may pass between two looks while events are heard.
 const FALLBACK_PERIODS: u32 = 30;
@@ -168,13 +170,11 @@ impl Pause {
         self.line.is_asleep()
     }
 
-    /// The lock was acquired: somebody else is next at once, the rest is put
-    /// away when there is time.
+    /// The lock was acquired: somebody else is next at once.
     pub(super) fn end(mut self) {
-        drop(self.ticket.take());
-        drop(self.presence.take()); // (6)
-        if let Some(listening) = self.listening.take() {
-            listening.end_later();
+        if let Some(mut ticket) = self.ticket.take() {
+            ticket.give_up();
+            put_away_later((ticket, self.presence.take(), self.listening.take())); // (6)
         }
     }
 

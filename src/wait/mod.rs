@@ -11,7 +11,7 @@ mod watch;
 
 pub(crate) use deadline::Deadline;
 pub(crate) use line::Line;
-pub(crate) use pause::{Obstacle, Pause, jittered};
+pub(crate) use pause::{Obstacle, Pause, jittered, put_away_later};
 pub(crate) use queue::{Entry, Queue, Site, Turn};
 pub(crate) use ticket::{Ahead, Ready, Sharing, Ticket, Waiters, is_awaited};
 pub(crate) use watch::{Following, Listening, prepare};

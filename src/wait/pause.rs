@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::runtime::Handle;
 
 use super::line::Line;
 use super::ticket::{Ready, Ticket};
@@ -19,6 +20,16 @@ const FALLBACK_PERIODS: u32 = 30;
 /// 4 and so on up to the last.
 const FIRST_ECHO: Duration = Duration::from_millis(1);
 const LAST_ECHO: Duration = Duration::from_millis(64);
+
+/// Drop this when there is time: whoever waited has the lock, and should not wait for
+/// that too. What must not be there any longer is to be ended first, as the thread may
+/// be busy with the lock for as long as it is held.
+pub(crate) fn put_away_later(what: impl Send + 'static) {
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn(async move { drop(what) })),
+        Err(_) => drop(what),
+    }
+}
 
 /// Waits for the next reason to look at a busy lock: an event, or the passing
 /// of time.
@@ -141,12 +152,11 @@ impl Pause {
         !self.is_first
     }
 
-    /// The lock was acquired: somebody else is next at once, the rest is put
-    /// away when there is time.
+    /// The lock was acquired: somebody else is next at once.
     pub(crate) fn end(mut self) {
-        drop(self.ticket.take());
-        if let Some(listening) = self.listening.take() {
-            listening.end_later();
+        if let Some(mut ticket) = self.ticket.take() {
+            ticket.give_up();
+            put_away_later((ticket, self.listening.take()));
         }
     }
 

@@ -30,6 +30,7 @@ use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::fork::{ProcessKey, this_process};
 use crate::liveness;
 use crate::path::LockPath;
 
@@ -68,6 +69,8 @@ type Arrival = i64;
 /// A place in the order of arrival; given up when dropped.
 #[derive(Debug)]
 pub(crate) struct Ticket {
+    /// Whose it is, as a forked child has it open as well; `None` once given up.
+    process: Option<ProcessKey>,
     directory: OwnedFd,
     /// First offset of the tickets in whose line it stands.
     base: i64,
@@ -154,7 +157,8 @@ impl Ticket {
 
     fn new(path: &LockPath, base: i64, others: Option<i64>, own: i64) -> Option<Self> {
         let (directory, arrived) = (open(path)?, now());
-        let ticket = Self { directory, base, others, arrived, shown: None };
+        let process = Some(this_process());
+        let ticket = Self { process, directory, base, others, arrived, shown: None };
         ticket.lock(own + arrived, 1)?;
         Some(ticket)
     }
@@ -173,6 +177,14 @@ impl Ticket {
             return;
         };
         self.shown = self.lock(slot + first, second + 1).map(|()| ready);
+    }
+
+    /// All but the close of a file, which can wait: it ends nothing as long as a
+    /// forked child has a copy, and that child must not end it.
+    pub(crate) fn give_up(&mut self) {
+        if self.process.take() == Some(this_process()) {
+            self.unlock(0, 0);
+        }
     }
 
     /// Who came earlier, given who that was before.
@@ -266,9 +278,16 @@ impl Ticket {
         fcntl(&self.directory, FcntlArg::F_OFD_SETLK(&lock)).ok().map(|_| ())
     }
 
+    /// A length of zero reaches to the end.
     fn unlock(&self, start: i64, length: i64) {
         let lock = range(libc::F_UNLCK, start, length);
         let _ = fcntl(&self.directory, FcntlArg::F_OFD_SETLK(&lock));
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
@@ -392,6 +411,7 @@ mod tests {
 
     fn ticket(path: &LockPath, arrived: Arrival) -> Ticket {
         let ticket = Ticket {
+            process: Some(this_process()),
             directory: open(path).unwrap(),
             base: base(path),
             others: None,
@@ -446,6 +466,69 @@ mod tests {
         assert!(is_awaited(&path));
         drop(last);
         assert!(!is_awaited(&path) && is_awaited(&other));
+    }
+
+    #[test]
+    fn a_ticket_is_of_the_process_that_took_it() {
+        use std::os::fd::AsRawFd;
+
+        use nix::sys::signal::{Signal, kill};
+        use nix::sys::wait::waitpid;
+        use nix::unistd::{ForkResult, fork};
+
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = LockPath::new(&directory.path().join("lock")).unwrap();
+        let ticket = Ticket::take(&path).unwrap();
+        let own = ticket.directory.as_raw_fd();
+        // SAFETY: the children only make system calls, and end.
+        #[allow(unsafe_code)]
+        let forked = |copy: &mut Option<Ticket>| match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => child,
+            ForkResult::Child => {
+                let is_to_stay = copy.is_none();
+                // What other tests of this process have open.
+                for other in (3..1024).filter(|descriptor| *descriptor != own) {
+                    // SAFETY: nothing of the child's uses it.
+                    unsafe { nix::libc::close(other) };
+                }
+                drop(copy.take());
+                if is_to_stay {
+                    loop {
+                        nix::unistd::pause();
+                    }
+                }
+                // SAFETY: nothing of this process is needed any more.
+                unsafe { nix::libc::_exit(0) }
+            }
+        };
+        let mut ticket = Some(ticket);
+        waitpid(forked(&mut ticket), None).unwrap();
+        assert!(is_awaited(&path), "the child gave up its parent's");
+        let child = forked(&mut None);
+        drop(ticket);
+        let is_kept = is_awaited(&path);
+        kill(child, Signal::SIGKILL).unwrap();
+        waitpid(child, None).unwrap();
+        assert!(!is_kept, "the child kept it");
+    }
+
+    #[tokio::test]
+    async fn who_has_a_lock_file_stands_in_line_no_longer() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = LockPath::new(&directory.path().join("lock")).unwrap();
+        // Another program's, which lives.
+        std::fs::write(path.path(), format!("{}\n", std::os::unix::process::parent_id())).unwrap();
+        let lock = crate::AsyncFileLock::new(path.path());
+        let mut waits = Box::pin(lock.acquire());
+        while !is_awaited(&path) {
+            assert!(futures::poll!(&mut waits).is_pending());
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        std::fs::remove_file(path.path()).unwrap();
+        let guard = waits.await.unwrap();
+        // Now, as nothing else may run here until it is released.
+        assert!(!is_awaited(&path));
+        drop(guard);
     }
 
     #[test]

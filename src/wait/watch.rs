@@ -617,13 +617,6 @@ impl Listening {
         }
     }
 
-    /// End it, but not now: whoever waited has the lock, and should not wait for this.
-    pub(crate) fn end_later(self) {
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move { drop(self) });
-        }
-    }
-
     /// Something that happened since the last call, or since the start.
     pub(crate) async fn event(&self) -> Heard {
         // Events that keep coming must not keep the thread.
