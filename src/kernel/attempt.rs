@@ -56,6 +56,7 @@ impl Deref for Carrier {
 }
 
 impl Carrier {
+    #[inline]
     pub(super) fn inode(&self) -> Inode {
         match self {
             Carrier::Open(file) => file.inode,
@@ -63,6 +64,7 @@ impl Carrier {
         }
     }
 
+    #[inline(always)]
     pub(super) fn open(terms: &Terms, site: &Site) -> Result<Self, Error> {
         let (path, mode) = (terms.path.path(), terms.options.shared.mode);
         let opened = match terms.options.primitive {
@@ -80,6 +82,7 @@ impl Carrier {
         Ok(carrier)
     }
 
+    #[inline(always)]
     pub(super) fn try_lock(&mut self, claim: Claim) -> Result<bool, Errno> {
         match self {
             Carrier::Open(file) => call::try_lock(file, claim),
@@ -87,6 +90,7 @@ impl Carrier {
         }
     }
 
+    #[inline(always)]
     pub(super) fn unlock(&mut self, claim: Claim) -> Result<(), Errno> {
         match self {
             Carrier::Open(file) => call::unlock(file, claim.primitive, claim.range),
@@ -107,6 +111,7 @@ impl Carrier {
     }
 
     /// Whether the path names this file (2).
+    #[inline]
     pub(super) fn is_at(&self, path: &CStr) -> Result<bool, Errno> {
         Ok(call::identity_at(path)? == Some(self.inode().identity))
     }
@@ -130,6 +135,7 @@ pub(super) struct Attempt<'a> {
 
 impl Attempt<'_> {
     /// `carrier` is the file of the last look, or one that was left open.
+    #[inline(always)]
     pub(super) fn run(&self, mut carrier: Option<Carrier>) -> Result<Tried, Error> {
         let path = self.terms.path.path();
         let fail = |doing| move |error: Errno| Error::io(doing, path, error);
@@ -147,6 +153,7 @@ impl Attempt<'_> {
         Carrier::open(self.terms, self.site).map(Tried::Busy)
     }
 
+    #[inline(always)]
     fn lock(&self, file: &mut Carrier) -> Result<bool, Errno> {
         if !self.only_if_free {
             return file.try_lock(self.claim);
@@ -160,6 +167,7 @@ impl Attempt<'_> {
     }
 }
 
+#[inline]
 fn check_kind(terms: &Terms, kind: FileType) -> Result<(), Error> {
     let found = match kind {
         FileType::RegularFile => return Ok(()),

@@ -56,6 +56,7 @@ impl Register {
     }
 
     /// The register for this file (7).
+    #[inline]
     fn of_file(self: &Arc<Self>, identity: Identity) -> Arc<Self> {
         match identity.0 == self.device {
             true => Arc::clone(self),
@@ -68,6 +69,7 @@ impl Register {
     }
 
     /// Close `file`, or keep it (2).
+    #[inline]
     fn close(&self, file: File, identity: Identity) {
         match self.inodes.try_read() {
             Ok(inodes) if !inodes.contains_key(&identity) => return drop(file), // (3)
@@ -88,6 +90,7 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
+    #[inline(always)]
     pub(super) fn new(file: File, register: &Arc<Register>) -> Result<Self, Errno> {
         // Should this fail, there is no identity to keep it by.
         let inode = call::inspect(&file)?;
@@ -105,12 +108,14 @@ impl OpenFile {
 impl Deref for OpenFile {
     type Target = File;
 
+    #[inline]
     fn deref(&self) -> &File {
         self.file.as_ref().expect("BUG: a closed file was used")
     }
 }
 
 impl Drop for OpenFile {
+    #[inline]
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
             self.register.close(file, self.inode.identity);

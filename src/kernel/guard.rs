@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::attempt::Carrier;
 use super::call::{self, Claim, Sharing};
 use super::options::Primitive;
-use super::site::{Listed, SHARE_MAX, Site, Source, Terms};
+use super::site::{SHARE_MAX, Site, Source, Terms};
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
 use crate::give_way::let_next_run;
@@ -77,8 +77,8 @@ struct Hold {
     claim: Claim,
     terms: Arc<Terms>,
     site: Arc<Site>,
-    /// Until the end begins.
-    listed: Option<Listed>,
+    /// Among those of its station, until the end begins.
+    number: Option<u64>,
     /// Other processes want it as well, as far as is known.
     is_contended: bool,
     /// The user had the file, so that it has a position, and perhaps copies.
@@ -97,14 +97,14 @@ impl KernelGuard {
         asked_at: Source,
     ) -> Self {
         let turn = (claim.sharing == Sharing::Exclusive).then_some(turn);
-        let listed = Listed::new(&site.station, carrier.inode().identity, asked_at);
+        let number = site.station.hold_begins(carrier.inode().identity, asked_at);
         Self::of(Box::new(Hold {
             carrier: Some(carrier),
             turn,
             claim,
             terms,
             site,
-            listed: Some(listed),
+            number: Some(number),
             is_contended: false,
             was_used: AtomicBool::new(false),
             watch: Mutex::default(),
@@ -131,8 +131,8 @@ impl KernelGuard {
             drop(hold);
             return Err(turn);
         }
-        hold.listed = Some(Listed::new(&site.station, hold.carrier().inode().identity, asked_at));
         (hold.terms, hold.site) = (Arc::clone(terms), Arc::clone(site));
+        hold.number = Some(site.station.hold_begins(hold.carrier().inode().identity, asked_at));
         hold.turn = Some(turn);
         Ok(Self::of(hold))
     }
@@ -326,7 +326,7 @@ impl Hold {
             return self.end_in_child();
         }
         // Before somebody else can have the lock.
-        self.listed = None;
+        self.leave_list();
         match self.pass_on() {
             None => Ok(()),
             Some(mut hold) => hold.give_up(),
@@ -375,7 +375,14 @@ impl Hold {
         is_within && call::links(self.carrier()) == Ok(1) || self.look() == Ok(None)
     }
 
+    fn leave_list(&mut self) {
+        if let Some(number) = self.number.take() {
+            self.site.station.hold_ends(number);
+        }
+    }
+
     fn give_up(&mut self) -> Result<(), Error> {
+        self.leave_list();
         let is_removed = self.terms.options.delete_on_release;
         let outcome = if is_removed { self.remove() } else { Ok(()) };
         let mut carrier = self.carrier.take().expect("BUG: a hold ended twice");
@@ -420,7 +427,7 @@ impl Hold {
         }
         // The queue was copied by a fork, perhaps in the middle of a change.
         std::mem::forget(self.turn.take());
-        std::mem::forget(self.listed.take());
+        self.number = None;
         let path = self.terms.path.path().to_owned();
         Err(Error::Forked { path, holder: self.site.process.pid })
     }
@@ -465,8 +472,8 @@ impl Hold {
     }
 
     fn downgrade(&mut self) -> Result<(), Error> {
-        let path = self.terms.path.path();
         if !self.is_ours() {
+            let path = self.terms.path.path();
             return Err(Error::Forked { path: path.to_owned(), holder: self.site.process.pid });
         }
         if self.claim.sharing == Sharing::Shared {
@@ -475,12 +482,12 @@ impl Hold {
         let shared = self.claim.with(Sharing::Shared);
         if let Err(error) = self.carrier().downgrade(shared) {
             // Perhaps it is not locked any more: nothing of the file's is ours.
-            self.listed = None;
+            self.leave_list();
             if let Some(mut carrier) = self.carrier.take() {
                 let _ = carrier.unlock(self.claim);
             }
             self.turn = None;
-            return Err(Error::io("making the lock shared at", path, error));
+            return Err(Error::io("making the lock shared at", self.terms.path.path(), error));
         }
         self.claim = shared;
         self.turn = None;
@@ -552,13 +559,17 @@ mod tests {
         guard.release().await.unwrap();
         let other = File::create(path.path()).unwrap();
         other.lock().unwrap();
-        let waits = tokio::spawn(async move { lock.acquire().await.unwrap() });
+        let mut waits = Box::pin(lock.acquire());
         let terms = Terms::new(path, KernelOptions::default()).unwrap();
         let waiters = Waiters::of(&terms.label).unwrap();
         while !waiters.are_any() {
+            assert!(futures::poll!(&mut waits).is_pending());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         drop(other);
-        assert!(waits.await.unwrap().hold().is_contended);
+        let guard = waits.await.unwrap();
+        // Now, as nothing else may run here until it is released.
+        assert!(!waiters.are_any(), "it stands in line");
+        assert!(guard.hold().is_contended);
     }
 }

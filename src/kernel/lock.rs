@@ -438,37 +438,99 @@ impl AsyncKernelLock {
         deadline: Option<Deadline>,
         asked_at: Source,
     ) -> Result<KernelGuard, Error> {
-        let (terms, site) = self.enter().await?;
-        let mut contest = Contest { claim: claim(&terms, sharing), terms, site, asked_at };
-        let Some((turn, left)) = contest.site.station.turn_until(deadline).await else {
-            return Err(Box::pin(self.too_late(deadline)).await);
+        // As in `enter`.
+        consume_budget().await;
+        // Before the try, so that the last try is at the deadline and not before.
+        let is_last = deadline.is_some_and(Deadline::is_over);
+        let mut reached = Reached { is_last, ..Reached::default() };
+        if let Some(guard) = self.acquire_at_once(sharing, asked_at, &mut reached)? {
+            return Ok(guard);
+        }
+        self.contend_further(reached, sharing, deadline, asked_at).await
+    }
+
+    /// What nearly always suffices, apart from all else: the cost of an acquisition
+    /// that nobody disputes is for a good part to load what code it runs through.
+    #[inline(never)]
+    fn acquire_at_once(
+        &self,
+        sharing: Sharing,
+        asked_at: Source,
+        reached: &mut Reached,
+    ) -> Result<Option<KernelGuard>, Error> {
+        let (Some(terms), Some(site)) = (&self.inner.terms, self.last_site()) else {
+            return Ok(None);
         };
-        let mut turn = match contest.inherit(turn) {
-            Ok(guard) => return Ok(guard),
+        let contest =
+            Contest { claim: claim(terms, sharing), terms: Arc::clone(terms), site, asked_at };
+        let Place::Here { .. } = contest.site.place else {
+            reached.contest = Some(contest);
+            return Ok(None);
+        };
+        let Some((turn, left)) = contest.site.station.try_turn() else {
+            reached.contest = Some(contest);
+            return Ok(None);
+        };
+        let turn = match contest.inherit(turn) {
+            Ok(guard) => return Ok(Some(guard)),
             Err(turn) => turn,
         };
         let mut carrier = left.map(Carrier::Open);
-        // Asked as often where nothing passes.
-        let share = Some(contest.terms.share()).filter(|share| !share.is_zero());
-        let share_is_over = turn.share_is_over(share.unwrap_or(SHARE_MAX));
-        if share_is_over && contest.site.station.is_to_stand_back(Instant::now()) {
-            Box::pin(contest.stand_back(deadline)).await;
-        }
-        let right = contest.first_right(share_is_over);
-        let is_last = deadline.is_some_and(Deadline::is_over);
-        let right = if is_last { right.at_last(sharing) } else { right };
-        if right != Right::None {
-            if let Place::Here { .. } = contest.site.place {
-                // Nearly always: nothing is moved about.
-                match contest.attempt(right).run(carrier.take())? {
-                    Tried::Locked(file) => {
-                        let guard = contest.hold(file, turn);
-                        self.notice(&guard);
-                        return Ok(guard);
-                    }
-                    Tried::Busy(file) => carrier = Some(file),
+        let share_is_over = contest.share_is_over(&turn);
+        let has_looked = !share_is_over && contest.first_right(false) == Right::Full;
+        if has_looked {
+            match contest.attempt(Right::Full).run(carrier.take())? {
+                Tried::Locked(file) => {
+                    let guard = contest.hold(file, turn);
+                    self.notice(&guard);
+                    return Ok(Some(guard));
                 }
-            } else {
+                Tried::Busy(file) => carrier = Some(file),
+            }
+        }
+        reached.contest = Some(contest);
+        reached.turn = Some((turn, carrier, share_is_over));
+        reached.has_looked = has_looked;
+        Ok(None)
+    }
+
+    async fn contend_further(
+        &self,
+        reached: Reached,
+        sharing: Sharing,
+        deadline: Option<Deadline>,
+        asked_at: Source,
+    ) -> Result<KernelGuard, Error> {
+        let Reached { contest, turn, has_looked, is_last } = reached;
+        let mut contest = match contest {
+            Some(contest) => contest,
+            None => {
+                let (terms, site) = self.enter().await?;
+                Contest { claim: claim(&terms, sharing), terms, site, asked_at }
+            }
+        };
+        let (mut turn, mut carrier, share_is_over) = match turn {
+            Some(turn) => turn,
+            None => {
+                let Some((turn, left)) = contest.site.station.turn_until(deadline).await else {
+                    return Err(Box::pin(self.too_late(deadline)).await);
+                };
+                let turn = match contest.inherit(turn) {
+                    Ok(guard) => return Ok(guard),
+                    Err(turn) => turn,
+                };
+                let share_is_over = contest.share_is_over(&turn);
+                (turn, left.map(Carrier::Open), share_is_over)
+            }
+        };
+        let is_last = is_last || !has_looked && deadline.is_some_and(Deadline::is_over);
+        if !has_looked {
+            if share_is_over && contest.site.station.is_to_stand_back(Instant::now()) {
+                Box::pin(contest.stand_back(deadline)).await;
+            }
+            let right = contest.first_right(share_is_over);
+            let right = if is_last { right.at_last(sharing) } else { right };
+            if right != Right::None {
                 match contest.try_once(turn, carrier.take(), right).await? {
                     Ended::Acquired(guard) => {
                         self.notice(&guard);
@@ -550,19 +612,20 @@ impl AsyncKernelLock {
         };
         // All else may be done in one poll; so a loop of this must yield here.
         consume_budget().await;
-        // Not waited for: a fork may have copied it locked.
-        let last = self.inner.last_site.try_lock().ok().and_then(|last| last.clone());
-        let site = match last.filter(|site| site.is_ours()) {
-            Some(site) => site,
-            None => {
-                let site = Site::of(terms).await?;
-                if let Ok(mut last) = self.inner.last_site.try_lock() {
-                    *last = Some(Arc::clone(&site));
-                }
-                site
-            }
-        };
+        if let Some(site) = self.last_site() {
+            return Ok((Arc::clone(terms), site));
+        }
+        let site = Site::of(terms).await?;
+        if let Ok(mut last) = self.inner.last_site.try_lock() {
+            *last = Some(Arc::clone(&site));
+        }
         Ok((Arc::clone(terms), site))
+    }
+
+    fn last_site(&self) -> Option<Arc<Site>> {
+        // Not waited for: a fork may have copied it locked.
+        let last = self.inner.last_site.try_lock().ok()?;
+        last.as_ref().filter(|site| site.is_ours()).cloned()
     }
 
     /// The directory is looked at anew if the file is not on its file system:
@@ -579,6 +642,18 @@ impl AsyncKernelLock {
 fn claim(terms: &Terms, sharing: Sharing) -> Claim {
     let (primitive, range) = (terms.options.primitive, terms.options.range);
     Claim { primitive, range, sharing }
+}
+
+/// How far a contender got without waiting for anything.
+#[derive(Default)]
+struct Reached {
+    contest: Option<Contest>,
+    /// Whether its share is over is asked once, when it begins.
+    turn: Option<(Turn, Option<Carrier>, bool)>,
+    /// And somebody else had the lock.
+    has_looked: bool,
+    /// The deadline had come before that look.
+    is_last: bool,
 }
 
 /// One contender's tries.
@@ -601,6 +676,12 @@ impl Contest {
     fn inherit(&self, turn: Turn) -> Result<KernelGuard, Turn> {
         let Self { terms, site, claim, asked_at } = self;
         KernelGuard::inherit(turn, *claim, terms, site, asked_at)
+    }
+
+    fn share_is_over(&self, turn: &Turn) -> bool {
+        // Asked as often where nothing passes.
+        let share = Some(self.terms.share()).filter(|share| !share.is_zero());
+        turn.share_is_over(share.unwrap_or(SHARE_MAX))
     }
 
     /// A writer goes first unless this process has had the lock for long and

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,11 @@ pub(super) struct Station {
     key: Entry,
     queue: Arc<Queue>,
     desk: Mutex<Desk>,
+    /// Tasks that wait for their turn. Who puts a file on the desk for them looks with
+    /// the desk locked, and the last of them looks there after it has gone.
+    waiting: AtomicUsize,
+    /// Whether a file lies on the desk, to be asked without its lock.
+    has_left: AtomicBool,
     /// When it is to be left free next, for those who sleep in the kernel.
     stands_back: Mutex<Option<Instant>>,
     held: Mutex<Guarded>,
@@ -151,8 +157,6 @@ const STAND_BACK_SHARE: u32 = 20;
 
 #[derive(Default)]
 struct Desk {
-    /// Tasks that wait for their turn.
-    waiting: usize,
     /// The file that the last holder left for the next of this process, open
     /// and not locked.
     left: Option<OpenFile>,
@@ -177,11 +181,32 @@ impl Station {
             key,
             queue,
             desk: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            has_left: AtomicBool::new(false),
             stands_back: Mutex::default(),
             held: Mutex::default(),
         });
         stations.insert(entry, Arc::downgrade(&station));
         station
+    }
+
+    /// A hold begins, asked for there. Its number is for [`hold_ends`](Self::hold_ends).
+    pub(super) fn hold_begins(&self, identity: Identity, source: Source) -> u64 {
+        let holds = &mut lock(&self.held).holds;
+        let number = holds.last().map_or(0, |(last, ..)| last + 1);
+        holds.push((number, identity, source));
+        number
+    }
+
+    /// Not to be told in a forked child, which may have copied the list locked.
+    pub(super) fn hold_ends(&self, ended: u64) {
+        let mut held = lock(&self.held);
+        held.holds.retain(|(number, ..)| *number != ended);
+        let told = if held.holds.is_empty() { held.awaits_none.take() } else { None };
+        drop(held);
+        if let Some(told) = told {
+            told.notify_one();
+        }
     }
 
     /// Where this process asked for the lock that it has on this file.
@@ -229,8 +254,20 @@ impl Station {
     /// holder left.
     pub(super) fn try_turn(&self) -> Option<(Turn, Option<OpenFile>)> {
         let turn = Arc::clone(&self.queue).try_turn()?;
-        let left = lock(&self.desk).left.take();
-        Some((turn, left))
+        Some((turn, self.take_left()))
+    }
+
+    fn take_left(&self) -> Option<OpenFile> {
+        // First by a look, as nearly always there is nothing.
+        if !self.has_left.load(Ordering::Acquire) {
+            return None;
+        }
+        self.take_from(&mut lock(&self.desk))
+    }
+
+    fn take_from(&self, desk: &mut Desk) -> Option<OpenFile> {
+        self.has_left.store(false, Ordering::Release);
+        desk.left.take()
     }
 
     /// The same by waiting; `None` if the deadline came first.
@@ -245,8 +282,7 @@ impl Station {
         let turn = Arc::clone(&self.queue).next_turn();
         let turn = Deadline::limit(deadline, turn).await?;
         // Before this one counts as not waiting any more.
-        let left = lock(&self.desk).left.take();
-        Some((turn, left))
+        Some((turn, self.take_left()))
     }
 
     /// Leave an unlocked file for the next holder: if one of this process
@@ -258,15 +294,16 @@ impl Station {
         is_kept: bool,
         wakes: impl FnOnce() -> bool,
     ) -> bool {
-        let is_awaited = lock(&self.desk).waiting > 0;
+        let is_awaited = self.waiting.load(Ordering::Acquire) > 0;
         if !is_kept && !is_awaited || wakes() {
             drop(file);
             return true;
         }
         let mut desk = lock(&self.desk);
         // Who waited may have gone.
-        let superfluous = if desk.waiting > 0 || is_kept {
+        let superfluous = if self.waiting.load(Ordering::Acquire) > 0 || is_kept {
             desk.is_kept = is_kept;
+            self.has_left.store(true, Ordering::Release);
             desk.left.replace(file)
         } else {
             Some(file)
@@ -286,49 +323,25 @@ impl Drop for Station {
     }
 }
 
-/// A hold among those of its station. Not to be dropped in a forked child,
-/// which may have copied the list locked.
-pub(super) struct Listed {
-    station: Arc<Station>,
-    number: u64,
-}
-
-impl Listed {
-    pub(super) fn new(station: &Arc<Station>, identity: Identity, source: Source) -> Self {
-        let holds = &mut lock(&station.held).holds;
-        let number = holds.last().map_or(0, |(last, ..)| last + 1);
-        holds.push((number, identity, source));
-        Self { station: Arc::clone(station), number }
-    }
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        let mut held = lock(&self.station.held);
-        held.holds.retain(|(number, ..)| *number != self.number);
-        let told = if held.holds.is_empty() { held.awaits_none.take() } else { None };
-        drop(held);
-        if let Some(told) = told {
-            told.notify_one();
-        }
-    }
-}
-
 /// A task that waits for its turn.
 struct Waiting<'a>(&'a Station);
 
 impl<'a> Waiting<'a> {
     fn begin(station: &'a Station) -> Self {
-        lock(&station.desk).waiting += 1;
+        station.waiting.fetch_add(1, Ordering::AcqRel);
         Self(station)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        if self.0.waiting.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        // Whoever leaves a file from now on sees that nobody waits, or somebody new.
         let mut desk = lock(&self.0.desk);
-        desk.waiting -= 1;
-        let left = if desk.waiting == 0 && !desk.is_kept { desk.left.take() } else { None };
+        let is_kept = desk.is_kept || self.0.waiting.load(Ordering::Acquire) > 0;
+        let left = if is_kept { None } else { self.0.take_from(&mut desk) };
         drop(desk);
         drop(left);
     }
@@ -346,12 +359,12 @@ mod tests {
         let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
         station.has_no_holds().await;
         let source = std::panic::Location::caller();
-        let [first, last] = [1, 2].map(|inode| Listed::new(&station, (0, inode), source));
+        let [first, last] = [1, 2].map(|inode| station.hold_begins((0, inode), source));
         let mut none = Box::pin(station.has_no_holds());
         assert!(futures::poll!(&mut none).is_pending());
-        drop(first);
+        station.hold_ends(first);
         assert!(futures::poll!(&mut none).is_pending() && station.is_held());
-        drop(last);
+        station.hold_ends(last);
         assert!(futures::poll!(&mut none).is_ready() && !station.is_held());
     }
 
