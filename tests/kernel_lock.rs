@@ -4,10 +4,12 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use lockkeeper::{
@@ -457,4 +459,69 @@ fn all_of_it_can_be_sent_to_other_threads() {
     is_sent(&lock.acquire_shared());
     is_sent(&lock.try_acquire());
     is_sent(&lock.status());
+}
+
+/// Nor does it wait for anything, so Tokio's budget has to see to that.
+#[tokio::test]
+async fn a_loop_that_finds_all_free_lets_other_tasks_run() {
+    let directory = on_tmpfs();
+    let lock = |name: &str| AsyncKernelLock::new(directory.path().join(name));
+    let held = lock("held");
+    // The first look at a directory is waited for.
+    let guard = held.acquire().await.unwrap();
+    // Each its own, as who takes one over and over gives way at times.
+    let locks: Vec<_> = (0..300).map(|number| lock(&number.to_string())).collect();
+    for time in ["first", "second"] {
+        let other = tokio::spawn(async {});
+        for lock in &locks {
+            lock.acquire().await.unwrap().release().await.unwrap();
+        }
+        assert!(other.is_finished(), "after the {time} 300 acquisitions");
+    }
+    let other = tokio::spawn(async {});
+    for _ in 0..300 {
+        assert!(held.try_acquire().await.unwrap().is_none());
+    }
+    assert!(other.is_finished(), "after 300 tries");
+    drop(guard);
+}
+
+#[tokio::test]
+async fn a_file_that_is_kept_open_is_used_again() {
+    let directory = on_tmpfs();
+    let lock = with(&directory.path().join("kept"), KernelOptions::default().keep_open(true));
+    let descriptor = async || {
+        let guard = lock.acquire().await.unwrap();
+        let descriptor = guard.file().as_raw_fd();
+        guard.release().await.unwrap();
+        descriptor
+    };
+    // No other can have the number meanwhile.
+    assert_eq!(descriptor().await, descriptor().await);
+}
+
+/// A file system that does not answer would stop the runtime's thread.
+#[tokio::test]
+async fn the_calls_of_an_offloaded_lock_are_made_elsewhere() {
+    let directory = on_tmpfs();
+    for primitive in ALL {
+        let options = of(primitive).offload(Offload::Always);
+        let lock = with(&directory.path().join("offloaded"), options);
+        // The directory is known from here on.
+        lock.acquire().await.unwrap().release().await.unwrap();
+        // The other thread can be quicker than one poll is, and Tokio's budget can end.
+        let mut waited = 0;
+        for _ in 0..100 {
+            let mut acquired = Box::pin(lock.acquire());
+            let guard = match futures::poll!(&mut acquired) {
+                Poll::Ready(guard) => guard,
+                Poll::Pending => {
+                    waited += 1;
+                    acquired.await
+                }
+            };
+            guard.unwrap().release().await.unwrap();
+        }
+        assert!(waited > 20, "{primitive:?}: {waited} of 100");
+    }
 }

@@ -322,3 +322,24 @@ async fn many_tasks_with_many_spellings_exclude_one_another() {
         assert!(names_in(&spellings.directory()).is_empty());
     }
 }
+
+/// Nor does it wait for anything, so Tokio's budget has to see to that.
+#[tokio::test]
+async fn a_loop_that_finds_all_free_lets_other_tasks_run() {
+    let directory = support::on_tmpfs();
+    let held = AsyncFileLock::new(directory.path().join("held"));
+    // The first look at a directory is waited for.
+    let guard = held.acquire().await.unwrap();
+    let mut other = tokio::spawn(async {});
+    for number in 0..300 {
+        let lock = AsyncFileLock::new(directory.path().join(number.to_string()));
+        lock.acquire().await.unwrap().release().await.unwrap();
+    }
+    assert!(other.is_finished(), "after 300 acquisitions");
+    other = tokio::spawn(async {});
+    for _ in 0..300 {
+        assert!(held.try_acquire().await.unwrap().is_none());
+    }
+    assert!(other.is_finished(), "after 300 tries");
+    drop(guard);
+}
