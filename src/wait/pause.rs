@@ -141,6 +141,9 @@ impl Pause {
         let listens = |listening: &Listening| listening.is_to_directory() && !listening.is_shaken();
         if !has_heard || !self.listening.as_ref().is_some_and(listens) {
             self.listening = Listening::renew(self.listening.take(), &self.path);
+            if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.path)) {
+                (self.line, self.is_first) = (Line::default(), false);
+            }
         }
     }
 

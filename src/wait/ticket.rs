@@ -30,6 +30,7 @@ use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::disk::{Inode, directory_identity};
 use crate::fork::{ProcessKey, this_process};
 use crate::liveness;
 use crate::path::LockPath;
@@ -76,6 +77,8 @@ pub(crate) struct Ticket {
     base: i64,
     /// Of others that go first if they came earlier.
     others: Option<i64>,
+    /// First offset of its own kind's.
+    own: i64,
     arrived: Arrival,
     shown: Option<Ready>,
 }
@@ -158,9 +161,28 @@ impl Ticket {
     fn new(path: &LockPath, base: i64, others: Option<i64>, own: i64) -> Option<Self> {
         let (directory, arrived) = (open(path)?, now());
         let process = Some(this_process());
-        let ticket = Self { process, directory, base, others, arrived, shown: None };
+        let ticket = Self { process, directory, base, others, own, arrived, shown: None };
         ticket.lock(own + arrived, 1)?;
         Some(ticket)
+    }
+
+    /// Stand in the line of the directory that the path leads to now, as of the same
+    /// arrival; whether that is another than before.
+    pub(crate) fn follow(&mut self, path: &LockPath) -> bool {
+        if self.process != Some(this_process()) {
+            return false;
+        }
+        let own = rustix::fs::fstat(&self.directory).map(Inode::from);
+        let is_same = own.is_ok_and(|own| directory_identity(path.directory()) == Ok(own.identity));
+        let Some(directory) = Some(path).filter(|_| !is_same).and_then(open) else {
+            return false;
+        };
+        self.unlock(0, 0);
+        self.directory = directory;
+        let shown = self.shown.take();
+        let _ = self.lock(self.own + self.arrived, 1);
+        shown.into_iter().for_each(|ready| self.show(ready));
+        true
     }
 
     /// Let those who come later know this file. What the numbers have no room
@@ -415,6 +437,7 @@ mod tests {
             directory: open(path).unwrap(),
             base: base(path),
             others: None,
+            own: base(path),
             arrived,
             shown: None,
         };
@@ -510,6 +533,31 @@ mod tests {
         kill(child, Signal::SIGKILL).unwrap();
         waitpid(child, None).unwrap();
         assert!(!is_kept, "the child kept it");
+    }
+
+    #[test]
+    fn a_ticket_follows_the_path_to_another_directory() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let [current, old] = ["current", "old"].map(|name| directory.path().join(name));
+        std::fs::create_dir(&current).unwrap();
+        let path = LockPath::new(&current.join("lock")).unwrap();
+        let first = Ticket::take_as(&path, Sharing::Exclusive).unwrap();
+        let mut ticket = Ticket::take_as(&path, Sharing::Shared).unwrap();
+        let ready = Ready { process: 7, descriptor: 9, inode: 11 };
+        ticket.show(ready);
+        assert!(!ticket.follow(&path));
+        let there = Waiters::of(&path).unwrap();
+        std::fs::rename(&current, &old).unwrap();
+        assert!(!ticket.follow(&path), "there is none");
+        std::fs::create_dir(&current).unwrap();
+        assert!(ticket.follow(&path) && !ticket.follow(&path));
+        let here = Waiters::of(&path).unwrap();
+        assert!(here.are_any() && !here.precede(Sharing::Shared), "as a reader's");
+        assert_eq!(ticket.shown, Some(ready));
+        drop(first);
+        assert!(!there.are_any());
+        drop(ticket);
+        assert!(!here.are_any());
     }
 
     #[tokio::test]
