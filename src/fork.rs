@@ -12,10 +12,13 @@
 //! A child that shares its parent's memory (`vfork`) until it executes a program
 //! is its parent, here as for all that Rust keeps in memory.
 
+mod count;
 mod page;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+
+pub(crate) use count::forks;
 
 /// What tells a process from the children it forked: its id, and for the first
 /// process of a pid namespace, whose children may be the first of another, the

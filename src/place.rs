@@ -38,7 +38,11 @@ pub(crate) enum Place {
         /// Only then are there events.
         is_local: bool,
     },
-    Lane(Arc<Lane>),
+    Lane {
+        lane: Arc<Lane>,
+        /// Then others hear of what is done there.
+        is_local: bool,
+    },
 }
 
 impl Place {
@@ -84,21 +88,27 @@ impl Place {
     fn at(lane: Arc<Lane>, is_local: bool, offload: Offload) -> Self {
         match is_local && offload == Offload::Auto {
             true => Place::Here { is_local },
-            false => Place::Lane(lane),
+            false => Place::Lane { lane, is_local },
         }
     }
 
     /// For looks that take milliseconds on any file system.
     pub(crate) fn aside(&self) -> Self {
         match self {
-            Place::Here { .. } => Place::Lane(Lane::of(NO_DEVICE)),
-            Place::Lane(_) => self.clone(),
+            &Place::Here { is_local } => Place::Lane { lane: Lane::of(NO_DEVICE), is_local },
+            Place::Lane { .. } => self.clone(),
         }
     }
 
     /// Whether the kernel tells of what others do to files here.
     pub(crate) fn has_events(&self) -> bool {
         matches!(self, Place::Here { is_local: true })
+    }
+
+    /// Whether it tells others of what is done here.
+    pub(crate) fn is_local(&self) -> bool {
+        let (Place::Here { is_local } | Place::Lane { is_local, .. }) = self;
+        *is_local
     }
 
     /// Run `job` on `payload`. If the future is dropped before the job began,
@@ -112,7 +122,7 @@ impl Place {
         match self {
             Place::Here { .. } => job(payload),
             // On the heap: who does it here should not carry what that takes.
-            Place::Lane(lane) => Box::pin(lane.run(payload, job)).await,
+            Place::Lane { lane, .. } => Box::pin(lane.run(payload, job)).await,
         }
     }
 
@@ -123,7 +133,7 @@ impl Place {
     ) -> Started<T> {
         match self {
             Place::Here { .. } => Started::Done(job()),
-            Place::Lane(lane) => Started::Running(lane.enqueue(job)),
+            Place::Lane { lane, .. } => Started::Running(lane.enqueue(job)),
         }
     }
 }

@@ -85,7 +85,7 @@ impl Tenure {
         let inner = self.inner.take()?;
         let place = match &self.place {
             // In a forked child there are no threads that would do it elsewhere.
-            Place::Lane(_) if !inner.held.is_ours() => Place::Here { is_local: false },
+            Place::Lane { .. } if !inner.held.is_ours() => Place::Here { is_local: false },
             place => place.clone(),
         };
         Some((inner, place))

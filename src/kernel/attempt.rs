@@ -69,13 +69,16 @@ impl Carrier {
         let (path, mode) = (terms.path.path(), terms.options.shared.mode);
         let opened = match terms.options.primitive {
             Primitive::Posix => {
-                let has_events = site.place.has_events();
-                PosixUse::open(&site.register, path, mode, has_events)
+                let is_local = site.place.is_local();
+                PosixUse::open(&site.register, path, mode, is_local)
                     .map(|file| Carrier::Posix(Box::new(file)))
             }
-            _ => call::open_or_create(terms.c_path.as_c_str(), mode)
-                .and_then(|file| OpenFile::new(file, &site.register))
-                .map(Carrier::Open),
+            _ => match site.register.reuse(terms.c_path.as_c_str()) {
+                Some(file) => Ok(Carrier::Open(file)),
+                None => call::open_or_create(terms.c_path.as_c_str(), mode)
+                    .and_then(|file| OpenFile::new(file, &site.register))
+                    .map(Carrier::Open),
+            },
         };
         let carrier = opened.map_err(|error| cannot_open(terms, error))?;
         check_kind(terms, carrier.inode().kind)?;
@@ -107,6 +110,14 @@ impl Carrier {
                 Err(error) => Err(error),
             },
             Carrier::Posix(file) => file.downgrade(claim),
+        }
+    }
+
+    /// An event for those who wait, where a lock was made shared.
+    pub(super) fn signal(&self) {
+        match self {
+            Carrier::Open(file) => file.signal(),
+            Carrier::Posix(file) => file.signal(),
         }
     }
 
@@ -168,7 +179,7 @@ impl Attempt<'_> {
 }
 
 #[inline]
-fn check_kind(terms: &Terms, kind: FileType) -> Result<(), Error> {
+pub(super) fn check_kind(terms: &Terms, kind: FileType) -> Result<(), Error> {
     let found = match kind {
         FileType::RegularFile => return Ok(()),
         FileType::Directory if terms.options.primitive == Primitive::Flock => {
@@ -184,7 +195,7 @@ fn check_kind(terms: &Terms, kind: FileType) -> Result<(), Error> {
     Err(Error::NotALockFile { path: terms.path.path().to_owned(), found: found.to_owned() })
 }
 
-fn cannot_open(terms: &Terms, error: Errno) -> Error {
+pub(super) fn cannot_open(terms: &Terms, error: Errno) -> Error {
     let path = terms.path.path().to_owned();
     match error {
         Errno::NOENT | Errno::NOTDIR => no_directory(&terms.path, error),

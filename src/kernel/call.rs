@@ -11,7 +11,7 @@ use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Access, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::path::Arg;
 
@@ -157,8 +157,8 @@ pub(super) fn open_existing(path: &Path) -> Result<File, Errno> {
 }
 
 /// An event for those who wait, where the lock was given up without a close: the
-/// close of this same file, opened once more. Of [`Primitive::Posix`] it drops all
-/// locks that this process has in it.
+/// close of this same file, opened once more. It drops all POSIX locks that this
+/// process has in it.
 pub(super) fn signal(file: &File) {
     let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     // The link is to be followed.
@@ -169,6 +169,21 @@ pub(super) fn signal(file: &File) {
 #[inline(always)]
 pub(super) fn inspect(file: &File) -> Result<Inode, Errno> {
     rustix::fs::fstat(file.as_fd()).map(Inode::from)
+}
+
+/// Nothing is locked any more by this open file.
+pub(super) fn unlock_all(file: &File) {
+    for primitive in [Primitive::Flock, Primitive::Ofd] {
+        let _ = unlock(file, primitive, Range::default());
+    }
+}
+
+pub(super) fn is_writable(file: &File) -> bool {
+    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::RDWR))
+}
+
+pub(super) fn may_write(path: impl Arg) -> bool {
+    rustix::fs::access(path, Access::WRITE_OK).is_ok()
 }
 
 /// How many names the file has.

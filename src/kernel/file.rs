@@ -6,31 +6,39 @@
 //!
 //! 1. A registered inode has one open file, shared by all that contend for it
 //!    or hold some of it, and closed when there is none of them.
-//! 2. Another open file of it is not closed but kept until then.
+//! 2. Another open file of it is not closed but kept until then, unlocked, and used
+//!    again by whoever would open one more: there are never more than were in use at
+//!    a time.
 //! 3. Opening, locking and closing are done under the register's lock, so that
 //!    no close of ours falls between.
 //! 4. Within the process the register excludes, as the kernel does not.
 //! 5. Unlocking a range leaves those parts of it locked that another holder
 //!    shares.
-//! 6. When nobody holds any of an inode any more, its file is closed, or another
-//!    of it if tasks of this process still contend: other processes wait for that.
+//! 6. Other processes wait for a close. When nobody holds any of an inode any more,
+//!    its file is closed, or another of it if tasks of this process still contend.
+//!    Where that would drop locks, or a copy of the file may be open elsewhere, the
+//!    event is made: by a close [apart](super::apart) where there are locks to drop.
 //! 7. An inode is in the register of its own file system, whatever directory it
 //!    was reached by: a file can be mounted at another.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
+use std::io::Seek;
 use std::ops::Deref;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 
 use rustix::io::Errno;
+use rustix::path::Arg;
 use tokio::sync::watch;
 
+use super::apart;
 use super::call::{self, Claim, Sharing};
 use super::options::{Primitive, Range};
 use crate::disk::Inode;
-use crate::fork::ProcessKey;
+use crate::fork::{ProcessKey, forks, this_process};
 
 /// Device and inode.
 type Identity = (u64, u64);
@@ -47,6 +55,9 @@ type RegisterKey = (ProcessKey, u64);
 
 static REGISTERS: LazyLock<Mutex<HashMap<RegisterKey, Arc<Register>>>> =
     LazyLock::new(Mutex::default);
+
+/// How many files are kept (2) in all registers: in most processes none ever is.
+static KEPT: AtomicUsize = AtomicUsize::new(0);
 
 impl Register {
     pub(super) fn of(process: ProcessKey, device: u64) -> Arc<Self> {
@@ -70,21 +81,60 @@ impl Register {
 
     /// Close `file`, or keep it (2).
     #[inline]
-    fn close(&self, file: File, identity: Identity) {
+    fn close(&self, file: File, origin: Origin, identity: Identity) {
         match self.inodes.try_read() {
             Ok(inodes) if !inodes.contains_key(&identity) => return drop(file), // (3)
             Ok(_) | Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => {}
         }
-        match self.write().get_mut(&identity) {
-            Some(inode) => inode.kept.push(file),
-            None => drop(file),
+        self.close_or_keep(file, origin, identity);
+    }
+
+    #[cold]
+    fn close_or_keep(&self, file: File, origin: Origin, identity: Identity) {
+        // The parent's register says nothing of a forked child, whose unlock would
+        // free its parent's lock.
+        if self.process != this_process() {
+            return drop(file);
         }
+        let mut inodes = self.write();
+        let Some(posix) = inodes.get_mut(&identity) else {
+            return drop(file); // (3)
+        };
+        call::unlock_all(&file);
+        apart::signal(&file); // (6)
+        posix.kept.put(file, origin);
+    }
+
+    /// A file of what is at the path that was kept (2), to be used again.
+    #[inline]
+    pub(super) fn reuse(self: &Arc<Self>, path: impl Arg + Copy) -> Option<OpenFile> {
+        if KEPT.load(Ordering::Relaxed) == 0 { None } else { self.take_kept(path) }
+    }
+
+    #[cold]
+    fn take_kept(self: &Arc<Self>, path: impl Arg + Copy) -> Option<OpenFile> {
+        let identity = call::identity_at(path).ok()??;
+        let register = self.of_file(identity);
+        let mut inodes = register.write();
+        let posix = inodes.get_mut(&identity)?;
+        let (mut file, origin) = posix.kept.take(call::may_write(path))?;
+        let inode = posix.inode;
+        drop(inodes);
+        // The next one's begins at its start.
+        let _ = file.rewind();
+        Some(OpenFile { file: Some(file), origin, inode, register })
     }
 }
+
+/// How often this process had forked when a file was opened; `None` once a user had
+/// it. Others may have copies if that is not so any more, and then its close is no
+/// event (6).
+type Origin = Option<u64>;
 
 /// An open file that is not of the register, for the locks that belong to it.
 pub(super) struct OpenFile {
     file: Option<File>,
+    origin: Origin,
     pub(super) inode: Inode,
     register: Arc<Register>,
 }
@@ -95,7 +145,26 @@ impl OpenFile {
         // Should this fail, there is no identity to keep it by.
         let inode = call::inspect(&file)?;
         let register = register.of_file(inode.identity);
-        Ok(Self { file: Some(file), inode, register })
+        Ok(Self { file: Some(file), origin: Some(forks()), inode, register })
+    }
+
+    /// A user had it.
+    pub(super) fn was_used(&mut self) {
+        self.origin = None;
+    }
+
+    /// Whether its close may be no event (6).
+    pub(super) fn may_have_copies(&self) -> bool {
+        self.origin != Some(forks())
+    }
+
+    /// An event for those who wait (6).
+    pub(super) fn signal(&self) {
+        let inodes = self.register.inodes.read().unwrap_or_else(PoisonError::into_inner);
+        match inodes.contains_key(&self.inode.identity) {
+            true => apart::signal(self),
+            false => call::signal(self), // (3)
+        }
     }
 
     /// Close it in a forked child, which has no POSIX locks to lose and must
@@ -118,7 +187,7 @@ impl Drop for OpenFile {
     #[inline]
     fn drop(&mut self) {
         if let Some(file) = self.file.take() {
-            self.register.close(file, self.inode.identity);
+            self.register.close(file, self.origin, self.inode.identity);
         }
     }
 }
@@ -126,14 +195,39 @@ impl Drop for OpenFile {
 /// An inode that this process contends for, or holds, by POSIX locks.
 struct PosixInode {
     file: Arc<File>,
+    origin: Origin,
     inode: Inode,
     users: usize,
     holds: Vec<PosixHold>,
     last_hold: u64,
     /// Other open files of the same inode (2).
-    kept: Vec<File>,
+    kept: Kept,
     /// Something was unlocked.
     changes: watch::Sender<()>,
+}
+
+/// Open files that must not be closed now (2).
+#[derive(Default)]
+struct Kept(Vec<(File, Origin)>);
+
+impl Kept {
+    fn put(&mut self, file: File, origin: Origin) {
+        self.0.push((file, origin));
+        KEPT.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One that can be written, if that is allowed.
+    fn take(&mut self, may_write: bool) -> Option<(File, Origin)> {
+        let index = self.0.iter().position(|(file, _)| !may_write || call::is_writable(file))?;
+        KEPT.fetch_sub(1, Ordering::Relaxed);
+        Some(self.0.swap_remove(index))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.0.len(), Ordering::Relaxed);
+    }
 }
 
 struct PosixHold {
@@ -151,7 +245,9 @@ pub(super) struct PosixUse {
     hold: Option<u64>,
     /// It ended a hold, and others may wait for an event (6).
     owes_event: bool,
-    has_events: bool,
+    /// Others do wait for these bytes.
+    is_awaited: bool,
+    is_local: bool,
 }
 
 /// What came of opening a file with one register.
@@ -162,12 +258,12 @@ enum Opened {
 }
 
 impl PosixUse {
-    /// `has_events` says whether the kernel tells of what others do there.
+    /// `is_local` says whether the kernel tells others of what is done there.
     pub(super) fn open(
         register: &Arc<Register>,
         path: &Path,
         mode: u32,
-        has_events: bool,
+        is_local: bool,
     ) -> Result<Self, Errno> {
         // With another it would be opened, and kept (2), once more each time.
         let mut register = match call::identity_at(path)? {
@@ -175,7 +271,7 @@ impl PosixUse {
             None => Arc::clone(register),
         };
         loop {
-            match Self::open_in(&register, path, mode, has_events)? {
+            match Self::open_in(&register, path, mode, is_local)? {
                 Opened::Here(file) => return Ok(file),
                 Opened::Elsewhere(other) => register = other,
             }
@@ -186,7 +282,7 @@ impl PosixUse {
         register: &Arc<Register>,
         path: &Path,
         mode: u32,
-        has_events: bool,
+        is_local: bool,
     ) -> Result<Opened, Errno> {
         let mut inodes = register.write();
         let known = call::identity_at(path)?.filter(|identity| inodes.contains_key(identity));
@@ -198,7 +294,7 @@ impl PosixUse {
                 if inode.identity.0 != register.device {
                     drop(inodes);
                     let other = register.of_file(inode.identity);
-                    other.close(file, inode.identity); // (2)
+                    other.close(file, Some(forks()), inode.identity); // (2)
                     return Ok(Opened::Elsewhere(other));
                 }
                 match inodes.entry(inode.identity) {
@@ -206,7 +302,7 @@ impl PosixUse {
                         vacant.insert(PosixInode::new(file, inode));
                     }
                     // It came to the path since the look.
-                    Entry::Occupied(mut known) => known.get_mut().kept.push(file),
+                    Entry::Occupied(mut known) => known.get_mut().kept.put(file, Some(forks())),
                 }
                 inode.identity
             }
@@ -221,7 +317,8 @@ impl PosixUse {
             changes,
             hold: None,
             owes_event: false,
-            has_events,
+            is_awaited: false,
+            is_local,
         }))
     }
 
@@ -257,6 +354,20 @@ impl PosixUse {
         Ok(())
     }
 
+    /// An event for those who wait (6).
+    pub(super) fn signal(&self) {
+        apart::signal(self);
+    }
+
+    /// The end of one that had a hold: whether the user had the file, and whether
+    /// others wait for these bytes.
+    pub(super) fn end(mut self, was_used: bool, is_awaited: bool) {
+        self.is_awaited = is_awaited;
+        if was_used && let Some(posix) = self.register.write().get_mut(&self.inode.identity) {
+            posix.origin = None;
+        }
+    }
+
     /// From shared to exclusive, for the only hold there is in this process and
     /// elsewhere; whether it is that. In one step, or another of this process
     /// could come in between.
@@ -280,7 +391,7 @@ impl PosixUse {
         let Some(number) = self.hold.take() else {
             return Ok(());
         };
-        self.owes_event = self.has_events;
+        self.owes_event = self.is_local;
         let mut inodes = self.register.write();
         let posix = inodes.get_mut(&self.inode.identity).expect("BUG: a used inode is gone");
         posix.unlock(number)
@@ -320,10 +431,16 @@ impl Drop for PosixUse {
         self.file = None; // (3)
         if let Entry::Occupied(mut posix) = inodes.entry(self.inode.identity) {
             posix.get_mut().users -= 1;
-            if posix.get().users == 0 {
+            let (PosixInode { file, holds, .. }, is_last) = (posix.get(), posix.get().users == 0);
+            let is_copied = posix.get().origin != Some(forks());
+            match (self.owes_event, holds.is_empty()) {
+                // (6)
+                (true, true) if !is_last || is_copied => call::signal(file),
+                (true, false) if self.is_awaited => apart::signal(file),
+                _ => {}
+            }
+            if is_last {
                 posix.remove();
-            } else if self.owes_event && posix.get().holds.is_empty() {
-                call::signal(&posix.get().file); // (6)
             }
         }
     }
@@ -332,7 +449,8 @@ impl Drop for PosixUse {
 impl PosixInode {
     fn new(file: File, inode: Inode) -> Self {
         let (file, changes) = (Arc::new(file), watch::Sender::new(()));
-        Self { file, inode, users: 0, holds: Vec::new(), last_hold: 0, kept: Vec::new(), changes }
+        let (origin, holds, kept) = (Some(forks()), Vec::new(), Kept::default());
+        Self { file, origin, inode, users: 0, holds, last_hold: 0, kept, changes }
     }
 
     fn unlock(&mut self, number: u64) -> Result<(), Errno> {
@@ -394,7 +512,7 @@ mod tests {
         assert!(!other.try_lock(claim).unwrap(), "tasks exclude each other");
         let kept = || {
             let inodes = Register::of(process, holder.inode.identity.0);
-            inodes.write().get(&holder.inode.identity).expect("it is held").kept.len()
+            inodes.write().get(&holder.inode.identity).expect("it is held").kept.0.len()
         };
         let before = kept();
         drop(open(&registers[1]));

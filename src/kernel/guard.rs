@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::attempt::Carrier;
 use super::call::{self, Claim, Sharing};
 use super::options::Primitive;
+use super::presence::Presence;
 use super::site::{SHARE_MAX, Site, Source, Terms};
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
@@ -81,6 +82,8 @@ struct Hold {
     number: Option<u64>,
     /// Other processes want it as well, as far as is known.
     is_contended: bool,
+    /// Of its time in the line, (6) of [`pause`](super::pause).
+    presence: Option<Presence>,
     /// The user had the file, so that it has a position, and perhaps copies.
     was_used: AtomicBool,
     watch: Mutex<Option<LossWatch>>,
@@ -106,6 +109,7 @@ impl KernelGuard {
             site,
             number: Some(number),
             is_contended: false,
+            presence: None,
             was_used: AtomicBool::new(false),
             watch: Mutex::default(),
         }))
@@ -138,15 +142,16 @@ impl KernelGuard {
     }
 
     /// It had to be waited for: others may want it as well.
-    pub(super) fn contended(mut self) -> Self {
-        self.hold.as_mut().expect("BUG: it was just made").is_contended = true;
+    pub(super) fn contended(mut self, presence: Option<Presence>) -> Self {
+        let hold = self.hold.as_mut().expect("BUG: it was just made");
+        (hold.is_contended, hold.presence) = (true, presence);
         self
     }
 
     /// Whether the file is on another file system than its directory was.
     pub(super) fn is_elsewhere(&self) -> bool {
         let hold = self.hold();
-        hold.carrier().inode().identity.0 != hold.site.device
+        hold.carrier().inode().identity.0 != hold.site.device()
     }
 
     fn hold(&self) -> &Hold {
@@ -297,7 +302,7 @@ impl Drop for KernelGuard {
         let place = hold.place();
         let end = move || Hold::tell(hold.end());
         match (place, Handle::try_current()) {
-            (place @ Place::Lane(_), Ok(_)) => drop(place.start(end)),
+            (place @ Place::Lane { .. }, Ok(_)) => drop(place.start(end)),
             // Nobody would do it later; and this may be the thread of the place.
             _ => end(),
         }
@@ -312,7 +317,7 @@ impl Hold {
     fn place(&self) -> Place {
         match &self.site.place {
             // In a forked child there are no threads that would do it elsewhere.
-            Place::Lane(_) if !self.is_ours() => Place::Here { is_local: false },
+            Place::Lane { .. } if !self.is_ours() => Place::Here { is_local: false },
             place => place.clone(),
         }
     }
@@ -389,25 +394,27 @@ impl Hold {
         // Also if a forked child has a copy of the descriptor. If it fails,
         // closing does it.
         let _ = carrier.unlock(self.claim);
+        let was_used = self.was_used();
         let is_closed = match carrier {
-            Carrier::Open(file) if !is_removed => {
+            Carrier::Open(mut file) => {
+                if was_used {
+                    file.was_used();
+                }
+                if file.may_have_copies() && self.wakes() {
+                    file.signal();
+                }
                 let is_kept = self.terms.options.keep_open;
-                let has_events = self.site.place.has_events();
-                let wakes = || {
-                    let waiters = self.site.waiters(&self.terms);
-                    has_events && waiters.is_none_or(Waiters::are_any)
-                };
-                match self.was_used() {
-                    // The next one's begins at its start, and is nobody else's.
-                    true if !is_kept || rewind(&file).is_err() => {
+                // The next one's begins at its start, and is nobody else's.
+                match is_removed || was_used && (!is_kept || rewind(&file).is_err()) {
+                    true => {
                         drop(file);
                         true
                     }
-                    _ => self.site.station.leave(file, is_kept, wakes),
+                    false => self.site.station.leave(file, is_kept, || self.wakes()),
                 }
             }
-            carrier => {
-                drop(carrier);
+            Carrier::Posix(file) => {
+                file.end(was_used, self.wakes());
                 true
             }
         };
@@ -415,7 +422,14 @@ impl Hold {
         if is_closed && self.is_contended {
             let_next_run();
         }
+        self.presence = None;
         outcome
+    }
+
+    /// Whether somebody elsewhere is to be woken, as far as is known.
+    fn wakes(&self) -> bool {
+        let are_any = || self.site.waiters(&self.terms).is_none_or(Waiters::are_any);
+        self.site.place.is_local() && (!self.site.is_in_place(&self.terms) || are_any())
     }
 
     /// (6) of [`attempt`](super::attempt): closing is all that may be done.
@@ -434,8 +448,9 @@ impl Hold {
 
     /// (3) of [`attempt`](super::attempt): before the lock goes, and only as
     /// the one who has it exclusively.
-    fn remove(&self) -> Result<(), Error> {
-        if !self.is_sole() {
+    fn remove(&mut self) -> Result<(), Error> {
+        let had_it = self.is_sole();
+        if !had_it && !self.is_sole_at_last() {
             return Ok(());
         }
         let path = self.terms.path.path();
@@ -443,6 +458,8 @@ impl Hold {
         let failed =
             |error: Errno| Err(Error::NotRemoved { path: path.to_owned(), source: error.into() });
         match self.look() {
+            // Who let go first cannot lose it.
+            Ok(Some(_)) if !had_it => Ok(()),
             Ok(Some(reason)) => lost(reason),
             Ok(None) => match call::unlink(path) {
                 Ok(()) => Ok(()),
@@ -465,6 +482,19 @@ impl Hold {
                 call::try_lock(file, self.claim.with(Sharing::Exclusive)) == Ok(true)
             }
         }
+    }
+
+    /// Two who go at the same time are refused because of each other. So whoever is
+    /// lets go, and asks once more. (A `flock` that is refused has let go.)
+    fn is_sole_at_last(&mut self) -> bool {
+        if self.claim.primitive == Primitive::Flock {
+            return false;
+        }
+        let (claim, carrier) = (self.claim, self.carrier.as_mut());
+        carrier.is_some_and(|carrier| {
+            let _ = carrier.unlock(claim);
+            carrier.try_lock(claim.with(Sharing::Exclusive)) == Ok(true)
+        })
     }
 
     fn look(&self) -> Result<Option<LostReason>, Errno> {
@@ -491,8 +521,8 @@ impl Hold {
         }
         self.claim = shared;
         self.turn = None;
-        if self.claim.primitive != Primitive::Posix {
-            call::signal(self.carrier());
+        if self.site.place.is_local() {
+            self.carrier().signal();
         }
         Ok(())
     }

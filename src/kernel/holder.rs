@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rustix::fs::{major, minor};
 use tokio::runtime::Handle;
 
-use super::attempt::Carrier;
+use super::attempt::{Carrier, cannot_open, check_kind};
 use super::call::{self, Claim, Sharing};
 use super::file::{OpenFile, PosixUse};
 use super::options::Primitive;
@@ -41,11 +41,15 @@ pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<St
     if PosixUse::is_held_here(&site.register, identity, claim) {
         return Ok(Status::Held(of_process(std::process::id())));
     }
-    let file = match call::open_existing(path) {
-        Ok(file) => OpenFile::new(file, &site.register).map_err(fail)?,
-        Err(Errno::NOENT) => return Ok(Status::Free),
-        Err(error) => return Err(Error::io("opening", path, error)),
+    let file = match site.register.reuse(path) {
+        Some(file) => file,
+        None => match call::open_existing(path) {
+            Ok(file) => OpenFile::new(file, &site.register).map_err(fail)?,
+            Err(Errno::NOENT) => return Ok(Status::Free),
+            Err(error) => return Err(cannot_open(terms, error)),
+        },
     };
+    check_kind(terms, file.inode.kind)?;
     let holder = match claim.primitive {
         Primitive::Flock => of_flock(&file, file.inode.identity, claim),
         _ => call::conflict(&file, claim)

@@ -115,14 +115,16 @@ const LAST_READER: Duration = Duration::from_millis(5);
 /// exclude its tasks, and *any* close of the file anywhere in the process drops
 /// them. This crate keeps a register of what it has locked that way: tasks exclude
 /// each other, ranges that overlap are unlocked only where nobody else shares them,
-/// and no other file of this crate that is the same inode is closed meanwhile. What
-/// it cannot prevent: that other code of the process opens and closes the file, be it
-/// to copy it, or a duplicate of the guard's descriptor. Then the lock is gone, and
-/// nothing tells. Use [`Primitive::Ofd`], which excludes POSIX locks of other
-/// programs as well and has none of this, where you can.
+/// and no kernel lock of the same file closes it meanwhile. What it cannot prevent:
+/// that other code of the process opens and closes the file, be it to copy it, to look
+/// at it as an [`AsyncFileLock`](crate::AsyncFileLock), or to close a duplicate of the
+/// guard's descriptor. Then the lock is gone, and nothing tells. Use
+/// [`Primitive::Ofd`], which excludes POSIX locks of other programs as well and has
+/// none of this, where you can.
 ///
-/// A process that releases one of several POSIX locks it has in a file closes
-/// nothing, so other processes notice that by looking.
+/// A process that releases one of several POSIX locks it has in a file, or makes one
+/// shared, wakes other processes by the close of a thread that lives for some 0.1 ms
+/// and has a table of open files of its own, which drops no locks.
 ///
 /// # Where
 ///
@@ -135,7 +137,9 @@ const LAST_READER: Duration = Duration::from_millis(5);
 /// A forked child shares the open file, and with it the lock, until the guard is
 /// released; POSIX locks it has none of.
 ///
-/// A directory can be locked by `flock`, shared or not.
+/// A directory can be locked by `flock`, shared or not. Its release is no event for
+/// other processes, who hear only of the end of the process that has it, where
+/// `/proc/locks` tells which that is; else they notice it by looking.
 #[derive(Clone)]
 pub struct AsyncKernelLock {
     inner: Arc<Inner>,
@@ -543,7 +547,7 @@ impl AsyncKernelLock {
             }
         }
         if is_last {
-            drop(carrier);
+            drop((carrier, turn));
             return Err(Box::pin(self.too_late(deadline)).await);
         }
         // On the heap: who need not wait should not carry what waiting takes.
@@ -572,9 +576,9 @@ impl AsyncKernelLock {
             if right != Right::None {
                 match contest.try_once(turn, carrier.take(), right).await? {
                     Ended::Acquired(guard) => {
-                        pause.end();
+                        let presence = pause.end();
                         self.notice(&guard);
-                        return Ok(guard.contended());
+                        return Ok(guard.contended(presence));
                     }
                     Ended::Busy(again, file, kept) => {
                         (contest, carrier, turn) = (again, Some(file), kept);
@@ -589,7 +593,7 @@ impl AsyncKernelLock {
         // Those who let us pass look again when our file is closed, and must
         // not see us wait then.
         drop(pause);
-        drop(carrier);
+        drop((carrier, turn));
         Err(Box::pin(self.too_late(deadline)).await)
     }
 
@@ -624,17 +628,26 @@ impl AsyncKernelLock {
 
     fn last_site(&self) -> Option<Arc<Site>> {
         // Not waited for: a fork may have copied it locked.
-        let last = self.inner.last_site.try_lock().ok()?;
-        last.as_ref().filter(|site| site.is_ours()).cloned()
+        let last = self.inner.last_site.try_lock().ok()?.clone();
+        let site = last.filter(|site| site.is_ours())?;
+        let is_in_place = site.is_in_place(self.inner.terms.as_ref()?);
+        if !is_in_place {
+            self.forget_site();
+        }
+        is_in_place.then_some(site)
+    }
+
+    fn forget_site(&self) {
+        if let Ok(mut last) = self.inner.last_site.try_lock() {
+            *last = None;
+        }
     }
 
     /// The directory is looked at anew if the file is not on its file system:
     /// another may be mounted there now.
     fn notice(&self, guard: &KernelGuard) {
-        if guard.is_elsewhere()
-            && let Ok(mut last) = self.inner.last_site.try_lock()
-        {
-            *last = None;
+        if guard.is_elsewhere() {
+            self.forget_site();
         }
     }
 }

@@ -83,6 +83,8 @@ impl KernelOptions {
             Bound::Unbounded => 0,
         };
         let end = match range.end_bound() {
+            // The last offset that the kernel has.
+            Bound::Included(end) if *end == i64::MAX as u64 => None,
             Bound::Included(end) => Some(end.saturating_add(1)),
             Bound::Excluded(end) => Some(*end),
             Bound::Unbounded => None,

@@ -19,10 +19,10 @@
 //!    of one of the last two, whose [`Presence`] it watches. It watches first and
 //!    looks then whether they are still there, and who goes gives up its ticket
 //!    before it ends its presence: so whoever wakes sees who is left, and the
-//!    first two of the line always listen. Whoever has the lock has left the line,
-//!    but ends its presence only when its thread has time, so that its user need
-//!    not wait for that. Should those before be stopped, a look now and then finds
-//!    that out.
+//!    first two of the line listen, or the one that is second now watches who was
+//!    first. Whoever has the lock has left the line before its user goes on, but ends
+//!    its presence when its thread has time, at the latest when it has given the lock
+//!    back. Should those before be stopped, a look now and then finds that out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,6 +144,9 @@ impl Pause {
         let listens = |listening: &Listening| listening.is_to_directory() && !listening.is_shaken();
         if !has_heard || !self.listening.as_ref().is_some_and(listens) {
             self.listening = Listening::renew(self.listening.take(), &self.terms.path);
+            if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.terms.label)) {
+                (self.line, self.is_first) = (Line::default(), false);
+            }
         }
     }
 
@@ -170,12 +173,14 @@ impl Pause {
         self.line.is_asleep()
     }
 
-    /// The lock was acquired: somebody else is next at once.
-    pub(super) fn end(mut self) {
-        if let Some(mut ticket) = self.ticket.take() {
-            ticket.give_up();
-            put_away_later((ticket, self.presence.take(), self.listening.take())); // (6)
-        }
+    /// The lock was acquired: somebody else is next at once. What is to end with the
+    /// hold (6).
+    pub(super) fn end(mut self) -> Option<Presence> {
+        let mut ticket = self.ticket.take()?;
+        let presence = self.presence.take();
+        ticket.give_up();
+        put_away_later((ticket, presence.clone(), self.listening.take())); // (6)
+        presence
     }
 
     pub(super) fn right(&mut self) -> Right {
@@ -190,9 +195,15 @@ impl Pause {
     }
 
     fn is_preceded(&mut self) -> bool {
-        let Some(ticket) = self.ticket.as_ref().filter(|_| !self.is_first) else {
-            return false;
+        let Some(ticket) = &self.ticket else {
+            // It cannot be seen in the line, but those it would get in the way of can.
+            let waiters = self.site.waiters(&self.terms);
+            let is_shared = self.sharing == Sharing::Shared;
+            return is_shared && waiters.is_some_and(|others| others.precede(self.sharing));
         };
+        if self.is_first {
+            return false;
+        }
         let is_preceded = self.is_behind || self.line.is_asleep() || ticket.is_preceded();
         self.is_first = !is_preceded;
         is_preceded
@@ -214,7 +225,10 @@ impl Pause {
         let shared = &self.terms.options.shared;
         let longest = shared.fallback_period;
         let Some(listening) = &self.listening else {
-            return sleep(jittered(longest.unwrap_or(shared.retry_period))).await;
+            let time = longest.unwrap_or(shared.retry_period);
+            let time = if is_passed { time.min(DEFERENCE) } else { time };
+            self.is_quiet = is_passed;
+            return sleep(jittered(time)).await;
         };
         let longest = longest.unwrap_or(shared.retry_period.saturating_mul(FALLBACK_PERIODS));
         let next_look = self.next_look.min(longest);

@@ -4,18 +4,24 @@
 
 use std::io::{PipeWriter, pipe};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, fchmod, fstat};
 
 use crate::fork::{ProcessKey, this_process};
 use crate::wait::Ready;
 
-/// Its end is an event of the pipe's inode.
-pub(super) struct Presence {
+/// Its end is an event of the pipe's inode. It ends with the first of its clones.
+#[derive(Clone)]
+pub(super) struct Presence(Arc<Present>);
+
+struct Present {
     pipe: PipeWriter,
     inode: u64,
     /// Whose it is: a forked child has it open as well.
     process: ProcessKey,
+    has_ended: AtomicBool,
 }
 
 impl Presence {
@@ -23,20 +29,22 @@ impl Presence {
     pub(super) fn begin() -> Option<Self> {
         let (_, pipe) = pipe().ok()?;
         let inode = fstat(&pipe).ok()?.st_ino;
-        Some(Self { pipe, inode, process: this_process() })
+        let (process, has_ended) = (this_process(), AtomicBool::new(false));
+        Some(Self(Arc::new(Present { pipe, inode, process, has_ended })))
     }
 
     pub(super) fn ready(&self) -> Option<Ready> {
-        let descriptor = u32::try_from(self.pipe.as_raw_fd()).ok()?;
-        Some(Ready { process: self.process.pid, descriptor, inode: self.inode })
+        let Present { pipe, inode, process, .. } = &*self.0;
+        let descriptor = u32::try_from(pipe.as_raw_fd()).ok()?;
+        Some(Ready { process: process.pid, descriptor, inode: *inode })
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
         // The close is no event as long as a forked child has a copy. This is.
-        if self.process == this_process() {
-            let _ = fchmod(&self.pipe, Mode::RUSR | Mode::WUSR);
+        if self.0.process == this_process() && !self.0.has_ended.swap(true, Ordering::AcqRel) {
+            let _ = fchmod(&self.0.pipe, Mode::RUSR | Mode::WUSR);
         }
     }
 }
@@ -51,7 +59,7 @@ mod tests {
     #[test]
     fn it_ends_with_its_process_and_not_with_a_forked_child() {
         let mut presence = Presence::begin();
-        let same = presence.as_ref().unwrap().pipe.try_clone().unwrap();
+        let same = presence.as_ref().unwrap().0.pipe.try_clone().unwrap();
         let changed = || {
             let stat = fstat(&same).unwrap();
             (stat.st_ctime, stat.st_ctime_nsec)

@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use super::file::{OpenFile, Register};
 use super::options::{KernelOptions, Primitive};
-use crate::disk::Errno;
+use crate::disk::{Errno, directory_identity};
 use crate::error::Error;
 use crate::fork::{ProcessKey, this_process};
 use crate::held::LOOK_LASTS;
@@ -64,11 +65,22 @@ pub(super) struct Site {
     /// Who found it, and makes holds here.
     pub(super) process: ProcessKey,
     pub(super) place: Place,
-    /// Of the directory's file system.
-    pub(super) device: u64,
+    directory: Identity,
+    /// When the path was last seen to name it, by [`clock`].
+    seen: AtomicU64,
     pub(super) register: Arc<Register>,
     pub(super) station: Arc<Station>,
-    waiters: OnceLock<Option<Waiters>>,
+    waiters: OnceLock<Waiters>,
+}
+
+/// How long a path may name another directory before that is noticed: in it, others
+/// wait whom nobody sees from here.
+const SEEN_LASTS: u64 = 10;
+
+/// Milliseconds, by a clock that costs less than it errs: some milliseconds.
+fn clock() -> u64 {
+    let time = clock_gettime(ClockId::MonotonicCoarse);
+    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
 impl Site {
@@ -79,9 +91,40 @@ impl Site {
         let found = Place::of(directory, terms.options.shared.offload).await;
         let (place, identity) = found.map_err(|error| no_directory(&terms.path, error))?;
         let entry = Entry { process, directory: identity, path: Arc::clone(&terms.turns) };
-        let (device, register) = (identity.0, Register::of(process, identity.0));
-        let station = Station::of(entry);
-        Ok(Arc::new(Self { process, place, device, register, station, waiters: OnceLock::new() }))
+        let (directory, register) = (identity, Register::of(process, identity.0));
+        let (station, waiters) = (Station::of(entry), OnceLock::new());
+        let seen = AtomicU64::new(clock());
+        let site = Self { process, place, directory, seen, register, station, waiters };
+        if let Place::Lane { is_local: true, .. } = site.place {
+            let look = |label: Arc<LockPath>| Waiters::of(&label);
+            let waiters = site.place.run(Arc::clone(&terms.label), look).await;
+            waiters.into_iter().for_each(|waiters| drop(site.waiters.set(waiters)));
+        }
+        Ok(Arc::new(site))
+    }
+
+    /// Whether the path of the directory still names it, as of some milliseconds ago.
+    /// Where calls are made elsewhere it is not asked: nobody is seen from there.
+    pub(super) fn is_in_place(&self, terms: &Terms) -> bool {
+        let now = clock();
+        if now.saturating_sub(self.seen.load(Ordering::Relaxed)) <= SEEN_LASTS {
+            return true;
+        }
+        let is_there = self.is_there(terms);
+        if is_there {
+            self.seen.store(now, Ordering::Relaxed);
+        }
+        is_there
+    }
+
+    #[cold]
+    fn is_there(&self, terms: &Terms) -> bool {
+        !matches!(self.place, Place::Here { .. })
+            || directory_identity(terms.path.directory()) == Ok(self.directory)
+    }
+
+    pub(super) fn device(&self) -> u64 {
+        self.directory.0
     }
 
     /// Whether it was found by this process, and not by the one it was forked from.
@@ -89,13 +132,17 @@ impl Site {
         self.process == this_process()
     }
 
-    /// Who waits; `None` where that cannot be seen.
+    /// Who waits; `None` where that cannot be seen, or not now.
     pub(super) fn waiters(&self, terms: &Terms) -> Option<&Waiters> {
-        let look = || {
-            let is_seen = self.place.has_events();
-            is_seen.then(|| Waiters::of(&terms.label)).flatten()
-        };
-        self.waiters.get_or_init(look).as_ref()
+        if let Some(waiters) = self.waiters.get() {
+            return Some(waiters);
+        }
+        // Not opened here where calls are made elsewhere.
+        if !self.place.has_events() {
+            return None;
+        }
+        let waiters = Waiters::of(&terms.label)?;
+        Some(self.waiters.get_or_init(|| waiters))
     }
 }
 
