@@ -286,8 +286,11 @@ async fn nothing_else_is_taken_for_a_lock() {
     fs::create_dir(path("directory")).unwrap();
     for primitive in ALL {
         for name in ["link", "fifo", "socket"] {
-            let refused = with(&path(name), of(primitive)).acquire().await;
+            let lock = with(&path(name), of(primitive));
+            let refused = lock.acquire().await;
             assert!(matches!(refused, Err(Error::NotALockFile { .. })), "{name}: {refused:?}");
+            let told = lock.status().await;
+            assert!(matches!(told, Err(Error::NotALockFile { .. })), "{name}: {told:?}");
         }
         let of_directory = with(&path("directory"), of(primitive)).acquire().await;
         match primitive {
@@ -523,5 +526,26 @@ async fn the_calls_of_an_offloaded_lock_are_made_elsewhere() {
             guard.unwrap().release().await.unwrap();
         }
         assert!(waited > 20, "{primitive:?}: {waited} of 100");
+    }
+}
+
+#[tokio::test]
+async fn a_range_can_include_the_last_byte() {
+    const LAST: u64 = i64::MAX as u64;
+    let directory = on_tmpfs();
+    for primitive in [Primitive::Ofd, Primitive::Posix] {
+        let path = directory.path().join(format!("{primitive:?}"));
+        let with = |options| with(&path, options);
+        for range in [of(primitive).range(..=LAST), of(primitive).range(LAST..=LAST)] {
+            let guard = with(range).acquire().await.unwrap();
+            for other in [of(primitive).range(LAST..), of(primitive)] {
+                assert!(with(other).try_acquire().await.unwrap().is_none(), "{primitive:?}");
+            }
+            drop(guard);
+        }
+        let guard = with(of(primitive).range(10..=LAST)).acquire().await.unwrap();
+        let before = with(of(primitive).range(..10)).try_acquire().await.unwrap();
+        assert!(before.is_some(), "{primitive:?}: it begins where it was told to");
+        drop((guard, before));
     }
 }

@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::poll;
@@ -330,5 +331,37 @@ fn readers_are_not_left_with_a_file_that_another_removes() {
         let read = || runtime().unwrap().block_on(read());
         std::thread::scope(|scope| [0, 1, 2].map(|_| scope.spawn(read)).map(drop));
         assert!(names_in(directory.path()).is_empty());
+    }
+}
+
+/// Each may find that the other is still there.
+#[tokio::test]
+async fn one_of_two_readers_that_end_together_removes_the_file() {
+    const ROUNDS: usize = 500;
+    let directory = on_tmpfs();
+    let path = directory.path().join("lock");
+    for primitive in [Primitive::Ofd, Primitive::Flock, Primitive::Posix] {
+        let options = KernelOptions::default().primitive(primitive).delete_on_release(true);
+        let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+        let mut left = 0;
+        for _ in 0..ROUNDS {
+            let share = async || lock.acquire_shared().await.unwrap();
+            let guards = [share().await, share().await];
+            let ready = AtomicUsize::new(0);
+            std::thread::scope(|scope| {
+                for guard in guards {
+                    let ready = &ready;
+                    scope.spawn(move || {
+                        ready.fetch_add(1, Ordering::SeqCst);
+                        while ready.load(Ordering::SeqCst) < 2 {
+                            std::thread::yield_now();
+                        }
+                        drop(guard);
+                    });
+                }
+            });
+            left += usize::from(fs::remove_file(&path).is_ok());
+        }
+        assert_eq!(left, 0, "times of {ROUNDS} that the file was left, {primitive:?}");
     }
 }
