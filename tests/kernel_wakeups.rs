@@ -23,7 +23,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::{JoinHandle, yield_now};
 use tokio::time::sleep;
 
-use support::{HOUR, Process, VERY_LONG, all_hold, on_tmpfs, role, tell, told};
+use support::{
+    HOUR, Process, VERY_LONG, all_hold, eventually, kernel_locks, on_tmpfs, role, tell, told,
+};
 
 fn lock(kind: &str, path: &Path) -> AsyncKernelLock {
     let options = KernelOptions::default();
@@ -329,6 +331,31 @@ fn readers_let_writers_in_after_the_directory_was_replaced() {
     }
 }
 
+/// And who waited already stood in the line of the directory that was there then.
+#[test]
+fn readers_let_in_a_writer_that_waited_before_the_directory_was_replaced() {
+    const TEST: &str = "readers_let_in_a_writer_that_waited_before_the_directory_was_replaced";
+    if let Some(role) = role() {
+        return play(role);
+    }
+    for how in ["flipped", "made again"] {
+        let directory = on_tmpfs();
+        replace("begin", directory.path());
+        let path = directory.path().join("current/lock");
+        let guard = block_on(lock("flock", &path).acquire()).unwrap();
+        let writer = Process::play(TEST, "writes flock", &path);
+        let waiters = directory.path().join("a");
+        eventually("it waits", || !kernel_locks(&waiters, "OFDLCK").is_empty());
+        replace(how, directory.path());
+        block_on(async {
+            let readers = read_without_a_pause(&lock("flock", &path)).await;
+            let said = tokio::task::spawn_blocking(move || writer.next()).await.unwrap();
+            assert_eq!(said, "in", "{how}");
+            drop((guard, readers));
+        });
+    }
+}
+
 /// As there: who keeps its file open did not see that somebody waits for its close.
 #[test]
 fn a_file_kept_open_is_closed_for_waiters_after_the_directory_was_replaced() {
@@ -419,11 +446,12 @@ fn a_release_wakes_though_a_child_has_the_file() {
         assert!(holder.wait().success());
     };
     std::thread::scope(|scope| {
-        for how in ["copied", "forked"] {
-            for kind in ["flock", "flock kept", "ofd", "ofd kept"] {
-                scope.spawn(move || wait(how, kind));
-            }
+        for kind in ["flock", "flock kept", "ofd", "ofd kept"] {
+            scope.spawn(move || wait("copied", kind));
+            scope.spawn(move || wait("forked", kind));
         }
+        // A copy that is closed drops it.
+        scope.spawn(|| wait("forked", "posix"));
     });
 }
 
