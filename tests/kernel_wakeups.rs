@@ -237,6 +237,14 @@ async fn what_is_done_beside_a_posix_lock_keeps_few_files_open() {
     }
     seen.push(("is_locked", times_open(&path)));
     for _ in 0..TIMES {
+        // It tries to have it for a moment.
+        assert!(!flock.is_locked().await.unwrap());
+    }
+    seen.push(("is_locked, flock", times_open(&path)));
+    let other = Process::play(TEST, "acquire flock", &path);
+    other.expect("held");
+    drop(other);
+    for _ in 0..TIMES {
         drop(flock.acquire().await.unwrap());
     }
     seen.push(("acquire", times_open(&path)));

@@ -38,7 +38,10 @@ pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<St
         let holder = of_process(site.process.pid);
         return Ok(Status::Held(Holder { acquired_at: Some(source), ..holder }));
     }
-    if PosixUse::is_held_here(&site.register, identity, claim) {
+    // Which a flock does not see.
+    if claim.primitive != Primitive::Flock
+        && PosixUse::is_held_here(&site.register, identity, claim)
+    {
         return Ok(Status::Held(of_process(std::process::id())));
     }
     let file = match site.register.reuse(path) {
