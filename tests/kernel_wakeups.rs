@@ -254,6 +254,7 @@ async fn what_is_done_beside_a_posix_lock_keeps_few_files_open() {
         drop(guard);
     }
     seen.push(("acquire, write", times_open(&path)));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 4, "each began at the start");
     let holder = Process::play(TEST, "acquire posix tail", &path);
     holder.expect("held");
     for _ in 0..TIMES {

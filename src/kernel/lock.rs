@@ -629,25 +629,17 @@ impl AsyncKernelLock {
     fn last_site(&self) -> Option<Arc<Site>> {
         // Not waited for: a fork may have copied it locked.
         let last = self.inner.last_site.try_lock().ok()?.clone();
-        let site = last.filter(|site| site.is_ours())?;
-        let is_in_place = site.is_in_place(self.inner.terms.as_ref()?);
-        if !is_in_place {
-            self.forget_site();
-        }
-        is_in_place.then_some(site)
-    }
-
-    fn forget_site(&self) {
-        if let Ok(mut last) = self.inner.last_site.try_lock() {
-            *last = None;
-        }
+        let terms = self.inner.terms.as_ref()?;
+        last.filter(|site| site.is_ours() && site.is_in_place(terms))
     }
 
     /// The directory is looked at anew if the file is not on its file system:
     /// another may be mounted there now.
     fn notice(&self, guard: &KernelGuard) {
-        if guard.is_elsewhere() {
-            self.forget_site();
+        if guard.is_elsewhere()
+            && let Ok(mut last) = self.inner.last_site.try_lock()
+        {
+            *last = None;
         }
     }
 }
