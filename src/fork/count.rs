@@ -3,19 +3,23 @@
 #![allow(unsafe_code)]
 
 use std::ffi::c_int;
-use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// Another number after each fork than before it, once this was called.
 pub(crate) fn forks() -> u64 {
-    static BEGIN: Once = Once::new();
-    BEGIN.call_once(begin);
+    static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
+    // Not waited for: the C library may hold it up for the length of a fork, whose
+    // child would then wait for ever.
+    if !HAS_BEGUN.load(Ordering::Relaxed) && !HAS_BEGUN.swap(true, Ordering::Relaxed) {
+        begin();
+    }
     FORKS.load(Ordering::Relaxed)
 }
 
 /// Which cannot fail but for want of memory: then forks are not known.
+#[cold]
 fn begin() {
     type Handler = Option<extern "C" fn()>;
     unsafe extern "C" {

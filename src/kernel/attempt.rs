@@ -75,9 +75,10 @@ impl Carrier {
             }
             _ => match site.register.reuse(terms.c_path.as_c_str()) {
                 Some(file) => Ok(Carrier::Open(file)),
-                None => call::open_or_create(terms.c_path.as_c_str(), mode)
-                    .and_then(|file| OpenFile::new(file, &site.register))
-                    .map(Carrier::Open),
+                None => {
+                    let open = || call::open_or_create(terms.c_path.as_c_str(), mode);
+                    OpenFile::open(&site.register, open).map(Carrier::Open)
+                }
             },
         };
         let carrier = opened.map_err(|error| cannot_open(terms, error))?;
@@ -110,14 +111,6 @@ impl Carrier {
                 Err(error) => Err(error),
             },
             Carrier::Posix(file) => file.downgrade(claim),
-        }
-    }
-
-    /// An event for those who wait, where a lock was made shared.
-    pub(super) fn signal(&self) {
-        match self {
-            Carrier::Open(file) => file.signal(),
-            Carrier::Posix(file) => file.signal(),
         }
     }
 

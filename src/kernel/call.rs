@@ -152,8 +152,17 @@ pub(super) fn open_or_create(path: impl Arg + Copy, mode: u32) -> Result<File, E
 /// Open what is at `path` to ask about it. For writing if possible: should the
 /// question have been in somebody's way, the close tells that it is over.
 pub(super) fn open_existing(path: &Path) -> Result<File, Errno> {
+    open_with(path, OFlags::RDWR)
+}
+
+/// Open what is at `path` for the event of its close.
+pub(super) fn open_to_close(path: &Path) -> Result<File, Errno> {
+    open_with(path, OFlags::WRONLY)
+}
+
+fn open_with(path: &Path, access: OFlags) -> Result<File, Errno> {
     let open = |flags| retry_on_intr(|| rustix::fs::open(path, OPEN | flags, Mode::empty()));
-    open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).map(File::from)
+    open(access).or_else(|_| open(OFlags::RDONLY)).map(File::from)
 }
 
 /// An event for those who wait, where the lock was given up without a close: the
@@ -162,8 +171,9 @@ pub(super) fn open_existing(path: &Path) -> Result<File, Errno> {
 pub(super) fn signal(file: &File) {
     let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     // The link is to be followed.
-    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let _ = rustix::fs::open(path, flags, Mode::empty());
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = |access| rustix::fs::open(&path, access | flags, Mode::empty());
+    let _ = open(OFlags::WRONLY).or_else(|_| open(OFlags::RDONLY));
 }
 
 #[inline(always)]

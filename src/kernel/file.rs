@@ -8,7 +8,7 @@
 //!    or hold some of it, and closed when there is none of them.
 //! 2. Another open file of it is not closed but kept until then, unlocked, and used
 //!    again by whoever would open one more: there are never more than were in use at
-//!    a time.
+//!    a time. But not one that others may have copies of, who would share its lock.
 //! 3. Opening, locking and closing are done under the register's lock, so that
 //!    no close of ours falls between.
 //! 4. Within the process the register excludes, as the kernel does not.
@@ -17,14 +17,14 @@
 //! 6. Other processes wait for a close. When nobody holds any of an inode any more,
 //!    its file is closed, or another of it if tasks of this process still contend.
 //!    Where that would drop locks, or a copy of the file may be open elsewhere, the
-//!    event is made: by a close [apart](super::apart) where there are locks to drop.
+//!    holder makes the event: by a close [apart](super::apart) where there are locks
+//!    to drop.
 //! 7. An inode is in the register of its own file system, whatever directory it
 //!    was reached by: a file can be mounted at another.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
-use std::io::Seek;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,8 +56,8 @@ type RegisterKey = (ProcessKey, u64);
 static REGISTERS: LazyLock<Mutex<HashMap<RegisterKey, Arc<Register>>>> =
     LazyLock::new(Mutex::default);
 
-/// How many files are kept (2) in all registers: in most processes none ever is.
-static KEPT: AtomicUsize = AtomicUsize::new(0);
+/// How many inodes there are in all registers: in most processes there never is one.
+static REGISTERED: AtomicUsize = AtomicUsize::new(0);
 
 impl Register {
     pub(super) fn of(process: ProcessKey, device: u64) -> Arc<Self> {
@@ -100,15 +100,16 @@ impl Register {
         let Some(posix) = inodes.get_mut(&identity) else {
             return drop(file); // (3)
         };
-        call::unlock_all(&file);
-        apart::signal(&file); // (6)
-        posix.kept.put(file, origin);
+        if origin == Some(forks()) {
+            call::unlock_all(&file);
+        }
+        posix.kept.push((file, origin));
     }
 
     /// A file of what is at the path that was kept (2), to be used again.
     #[inline]
     pub(super) fn reuse(self: &Arc<Self>, path: impl Arg + Copy) -> Option<OpenFile> {
-        if KEPT.load(Ordering::Relaxed) == 0 { None } else { self.take_kept(path) }
+        if REGISTERED.load(Ordering::Relaxed) == 0 { None } else { self.take_kept(path) }
     }
 
     #[cold]
@@ -117,11 +118,13 @@ impl Register {
         let register = self.of_file(identity);
         let mut inodes = register.write();
         let posix = inodes.get_mut(&identity)?;
-        let (mut file, origin) = posix.kept.take(call::may_write(path))?;
-        let inode = posix.inode;
+        let may_write = call::may_write(path);
+        let is_fit = |(file, origin): &(File, Origin)| {
+            *origin == Some(forks()) && (!may_write || call::is_writable(file))
+        };
+        let index = posix.kept.iter().position(is_fit)?;
+        let ((file, origin), inode) = (posix.kept.swap_remove(index), posix.inode);
         drop(inodes);
-        // The next one's begins at its start.
-        let _ = file.rewind();
         Some(OpenFile { file: Some(file), origin, inode, register })
     }
 }
@@ -141,11 +144,16 @@ pub(super) struct OpenFile {
 
 impl OpenFile {
     #[inline(always)]
-    pub(super) fn new(file: File, register: &Arc<Register>) -> Result<Self, Errno> {
+    pub(super) fn open(
+        register: &Arc<Register>,
+        open: impl FnOnce() -> Result<File, Errno>,
+    ) -> Result<Self, Errno> {
+        let origin = Some(forks());
+        let file = open()?;
         // Should this fail, there is no identity to keep it by.
         let inode = call::inspect(&file)?;
         let register = register.of_file(inode.identity);
-        Ok(Self { file: Some(file), origin: Some(forks()), inode, register })
+        Ok(Self { file: Some(file), origin, inode, register })
     }
 
     /// A user had it.
@@ -154,15 +162,21 @@ impl OpenFile {
     }
 
     /// Whether its close may be no event (6).
-    pub(super) fn may_have_copies(&self) -> bool {
+    pub(super) fn closes_unheard(&self) -> bool {
         self.origin != Some(forks())
+            || REGISTERED.load(Ordering::Relaxed) > 0 && self.is_registered()
     }
 
-    /// An event for those who wait (6).
-    pub(super) fn signal(&self) {
+    #[cold]
+    fn is_registered(&self) -> bool {
+        self.register.write().contains_key(&self.inode.identity)
+    }
+
+    /// An event for those who wait for a lock of the file at `path`, which is this (6).
+    pub(super) fn signal(&self, path: &Path) {
         let inodes = self.register.inodes.read().unwrap_or_else(PoisonError::into_inner);
         match inodes.contains_key(&self.inode.identity) {
-            true => apart::signal(self),
+            true => apart::signal(path),
             false => call::signal(self), // (3)
         }
     }
@@ -201,32 +215,14 @@ struct PosixInode {
     holds: Vec<PosixHold>,
     last_hold: u64,
     /// Other open files of the same inode (2).
-    kept: Kept,
+    kept: Vec<(File, Origin)>,
     /// Something was unlocked.
     changes: watch::Sender<()>,
 }
 
-/// Open files that must not be closed now (2).
-#[derive(Default)]
-struct Kept(Vec<(File, Origin)>);
-
-impl Kept {
-    fn put(&mut self, file: File, origin: Origin) {
-        self.0.push((file, origin));
-        KEPT.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One that can be written, if that is allowed.
-    fn take(&mut self, may_write: bool) -> Option<(File, Origin)> {
-        let index = self.0.iter().position(|(file, _)| !may_write || call::is_writable(file))?;
-        KEPT.fetch_sub(1, Ordering::Relaxed);
-        Some(self.0.swap_remove(index))
-    }
-}
-
-impl Drop for Kept {
+impl Drop for PosixInode {
     fn drop(&mut self) {
-        KEPT.fetch_sub(self.0.len(), Ordering::Relaxed);
+        REGISTERED.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -245,8 +241,6 @@ pub(super) struct PosixUse {
     hold: Option<u64>,
     /// It ended a hold, and others may wait for an event (6).
     owes_event: bool,
-    /// Others do wait for these bytes.
-    is_awaited: bool,
     is_local: bool,
 }
 
@@ -289,20 +283,21 @@ impl PosixUse {
         let identity = match known {
             Some(identity) => identity,
             None => {
+                let origin = Some(forks());
                 let file = call::open_or_create(path, mode)?;
                 let inode = call::inspect(&file)?;
                 if inode.identity.0 != register.device {
                     drop(inodes);
                     let other = register.of_file(inode.identity);
-                    other.close(file, Some(forks()), inode.identity); // (2)
+                    other.close(file, origin, inode.identity); // (2)
                     return Ok(Opened::Elsewhere(other));
                 }
                 match inodes.entry(inode.identity) {
                     Entry::Vacant(vacant) => {
-                        vacant.insert(PosixInode::new(file, inode));
+                        vacant.insert(PosixInode::new(file, origin, inode));
                     }
                     // It came to the path since the look.
-                    Entry::Occupied(mut known) => known.get_mut().kept.put(file, Some(forks())),
+                    Entry::Occupied(mut known) => known.get_mut().kept.push((file, origin)),
                 }
                 inode.identity
             }
@@ -317,7 +312,6 @@ impl PosixUse {
             changes,
             hold: None,
             owes_event: false,
-            is_awaited: false,
             is_local,
         }))
     }
@@ -354,18 +348,37 @@ impl PosixUse {
         Ok(())
     }
 
-    /// An event for those who wait (6).
-    pub(super) fn signal(&self) {
-        apart::signal(self);
-    }
-
-    /// The end of one that had a hold: whether the user had the file, and whether
-    /// others wait for these bytes.
-    pub(super) fn end(mut self, was_used: bool, is_awaited: bool) {
-        self.is_awaited = is_awaited;
-        if was_used && let Some(posix) = self.register.write().get_mut(&self.inode.identity) {
+    /// A user had the file.
+    pub(super) fn was_used(&self) {
+        if let Some(posix) = self.register.write().get_mut(&self.inode.identity) {
             posix.origin = None;
         }
+    }
+
+    /// Nothing is used any more; whether that was unheard by others (6).
+    pub(super) fn end(mut self) -> bool {
+        self.leave()
+    }
+
+    fn leave(&mut self) -> bool {
+        let _ = self.unlock();
+        let mut inodes = self.register.write();
+        if self.file.take().is_none() {
+            return false; // (3)
+        }
+        let Entry::Occupied(mut posix) = inodes.entry(self.inode.identity) else {
+            return false;
+        };
+        posix.get_mut().users -= 1;
+        let (is_last, is_held) = (posix.get().users == 0, !posix.get().holds.is_empty());
+        let is_copied = posix.get().origin != Some(forks());
+        if self.owes_event && !is_held && (!is_last || is_copied) {
+            call::signal(&posix.get().file); // (6)
+        }
+        if is_last {
+            posix.remove();
+        }
+        self.owes_event && is_held
     }
 
     /// From shared to exclusive, for the only hold there is in this process and
@@ -426,30 +439,15 @@ impl Deref for PosixUse {
 
 impl Drop for PosixUse {
     fn drop(&mut self) {
-        let _ = self.unlock();
-        let mut inodes = self.register.write();
-        self.file = None; // (3)
-        if let Entry::Occupied(mut posix) = inodes.entry(self.inode.identity) {
-            posix.get_mut().users -= 1;
-            let (PosixInode { file, holds, .. }, is_last) = (posix.get(), posix.get().users == 0);
-            let is_copied = posix.get().origin != Some(forks());
-            match (self.owes_event, holds.is_empty()) {
-                // (6)
-                (true, true) if !is_last || is_copied => call::signal(file),
-                (true, false) if self.is_awaited => apart::signal(file),
-                _ => {}
-            }
-            if is_last {
-                posix.remove();
-            }
-        }
+        self.leave();
     }
 }
 
 impl PosixInode {
-    fn new(file: File, inode: Inode) -> Self {
+    fn new(file: File, origin: Origin, inode: Inode) -> Self {
+        REGISTERED.fetch_add(1, Ordering::Relaxed);
         let (file, changes) = (Arc::new(file), watch::Sender::new(()));
-        let (origin, holds, kept) = (Some(forks()), Vec::new(), Kept::default());
+        let (holds, kept) = (Vec::new(), Vec::new());
         Self { file, origin, inode, users: 0, holds, last_hold: 0, kept, changes }
     }
 
@@ -512,14 +510,14 @@ mod tests {
         assert!(!other.try_lock(claim).unwrap(), "tasks exclude each other");
         let kept = || {
             let inodes = Register::of(process, holder.inode.identity.0);
-            inodes.write().get(&holder.inode.identity).expect("it is held").kept.0.len()
+            inodes.write().get(&holder.inode.identity).expect("it is held").kept.len()
         };
         let before = kept();
         drop(open(&registers[1]));
         assert_eq!(kept(), before, "it was opened once more");
         assert!(PosixUse::is_held_here(&registers[1], holder.inode.identity, claim));
-        let file = call::open_or_create(&path, 0o644).unwrap();
-        drop(OpenFile::new(file, &registers[1]).unwrap());
+        let open = || call::open_or_create(&path, 0o644);
+        drop(OpenFile::open(&registers[1], open).unwrap());
         let is_free_for_others = || {
             let lock = "import fcntl, sys; \
                 fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)";

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::apart;
 use super::attempt::Carrier;
 use super::call::{self, Claim, Sharing};
 use super::options::Primitive;
@@ -400,8 +401,8 @@ impl Hold {
                 if was_used {
                     file.was_used();
                 }
-                if file.may_have_copies() && self.wakes() {
-                    file.signal();
+                if file.closes_unheard() && self.wakes() {
+                    file.signal(self.terms.path.path());
                 }
                 let is_kept = self.terms.options.keep_open;
                 // The next one's begins at its start, and is nobody else's.
@@ -414,7 +415,12 @@ impl Hold {
                 }
             }
             Carrier::Posix(file) => {
-                file.end(was_used, self.wakes());
+                if was_used {
+                    file.was_used();
+                }
+                if file.end() && self.wakes() {
+                    apart::signal(self.terms.path.path());
+                }
                 true
             }
         };
@@ -428,8 +434,14 @@ impl Hold {
 
     /// Whether somebody elsewhere is to be woken, as far as is known.
     fn wakes(&self) -> bool {
-        let are_any = || self.site.waiters(&self.terms).is_none_or(Waiters::are_any);
-        self.site.place.is_local() && (!self.site.is_in_place(&self.terms) || are_any())
+        let are_any = |waiters: &Waiters| match self.claim.primitive {
+            Primitive::Flock => waiters.are_any(),
+            // Whoever waits for other bytes that these are among has another name.
+            Primitive::Ofd | Primitive::Posix => waiters.are_any_by_any_name(),
+        };
+        let (site, terms) = (&self.site, &*self.terms);
+        site.place.is_local()
+            && (!site.is_in_place_now(terms) || site.waiters(terms).is_none_or(are_any))
     }
 
     /// (6) of [`attempt`](super::attempt): closing is all that may be done.
@@ -521,8 +533,12 @@ impl Hold {
         }
         self.claim = shared;
         self.turn = None;
-        if self.site.place.is_local() {
-            self.carrier().signal();
+        if self.wakes() {
+            let path = self.terms.path.path();
+            match self.carrier() {
+                Carrier::Open(file) => file.signal(path),
+                Carrier::Posix(_) => apart::signal(path),
+            }
         }
         Ok(())
     }

@@ -46,15 +46,22 @@ pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<St
     }
     let file = match site.register.reuse(path) {
         Some(file) => file,
-        None => match call::open_existing(path) {
-            Ok(file) => OpenFile::new(file, &site.register).map_err(fail)?,
+        None => match OpenFile::open(&site.register, || call::open_existing(path)) {
+            Ok(file) => file,
             Err(Errno::NOENT) => return Ok(Status::Free),
             Err(error) => return Err(cannot_open(terms, error)),
         },
     };
     check_kind(terms, file.inode.kind)?;
     let holder = match claim.primitive {
-        Primitive::Flock => of_flock(&file, file.inode.identity, claim),
+        Primitive::Flock => {
+            let holder = of_flock(&file, file.inode.identity, claim);
+            // The question may have been in somebody's way.
+            if file.closes_unheard() {
+                file.signal(path);
+            }
+            holder
+        }
         _ => call::conflict(&file, claim)
             .map(|conflict| conflict.map(|conflict| known(conflict.pid))),
     };

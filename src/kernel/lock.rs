@@ -122,9 +122,11 @@ const LAST_READER: Duration = Duration::from_millis(5);
 /// [`Primitive::Ofd`], which excludes POSIX locks of other programs as well and has
 /// none of this, where you can.
 ///
-/// A process that releases one of several POSIX locks it has in a file, or makes one
-/// shared, wakes other processes by the close of a thread that lives for some 0.1 ms
-/// and has a table of open files of its own, which drops no locks.
+/// Where a close would drop such locks, other processes are woken by the close of a
+/// thread of this crate that has a table of open files of its own. Beside a POSIX lock
+/// on the same file, the files of [`Primitive::Flock`] and [`Primitive::Ofd`] guards
+/// are used again, and stay open until it is released if they were
+/// [given to the user](KernelGuard::file).
 ///
 /// # Where
 ///

@@ -104,10 +104,19 @@ impl Site {
     }
 
     /// Whether the path of the directory still names it, as of some milliseconds ago.
-    /// Where calls are made elsewhere it is not asked: nobody is seen from there.
+    /// Where calls are made elsewhere it is not known then, and on network file systems
+    /// it is not asked: nobody is seen there.
     pub(super) fn is_in_place(&self, terms: &Terms) -> bool {
+        match self.place {
+            Place::Here { .. } => self.is_in_place_now(terms),
+            Place::Lane { is_local, .. } => !is_local || self.was_just_seen(clock()),
+        }
+    }
+
+    /// The same at the place where calls are made.
+    pub(super) fn is_in_place_now(&self, terms: &Terms) -> bool {
         let now = clock();
-        if now.saturating_sub(self.seen.load(Ordering::Relaxed)) <= SEEN_LASTS {
+        if self.was_just_seen(now) {
             return true;
         }
         let is_there = self.is_there(terms);
@@ -117,10 +126,13 @@ impl Site {
         is_there
     }
 
+    fn was_just_seen(&self, now: u64) -> bool {
+        now.saturating_sub(self.seen.load(Ordering::Relaxed)) <= SEEN_LASTS
+    }
+
     #[cold]
     fn is_there(&self, terms: &Terms) -> bool {
-        !matches!(self.place, Place::Here { .. })
-            || directory_identity(terms.path.directory()) == Ok(self.directory)
+        directory_identity(terms.path.directory()) == Ok(self.directory)
     }
 
     pub(super) fn device(&self) -> u64 {
@@ -440,7 +452,7 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("lock");
         let register = Register::of(this_process(), 0);
-        let open = || OpenFile::new(File::create(&path).unwrap(), &register).unwrap();
+        let open = || OpenFile::open(&register, || Ok(File::create(&path).unwrap())).unwrap();
         let path = Arc::new(LockPath::new(&path).unwrap());
         let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
         let is_there = || lock(&station.desk).left.is_some();

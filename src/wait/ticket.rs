@@ -107,6 +107,11 @@ impl Waiters {
         ticket_in(&self.directory, self.base, READERS + (1 << TIME_BITS)).is_some()
     }
 
+    /// Whether anybody waits for any lock in the directory.
+    pub(crate) fn are_any_by_any_name(&self) -> bool {
+        ticket_in(&self.directory, 0, FILES).is_some()
+    }
+
     /// Whether anybody waits whom a newcomer would get in the way of: readers
     /// do not mind each other.
     pub(crate) fn precede(&self, newcomer: Sharing) -> bool {
