@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::pin::Pin;
@@ -440,4 +441,50 @@ async fn another_process_has_its_turn_among_greedy_tasks() {
     let guard = timeout(support::VERY_LONG, lock.acquire()).await.expect("it is stuck").unwrap();
     guard.release().await.unwrap();
     assert!(names_in(directory.path()).is_empty());
+}
+
+/// Its tasks do not begin a share each time they have let the lock go for others.
+#[tokio::test]
+async fn another_process_waits_for_few_holds_of_two_tasks() {
+    const TEST: &str = "another_process_waits_for_few_holds_of_two_tasks";
+    const ROUNDS: u64 = 20;
+    /// The one that is on, and whatever they get done before it is awake.
+    const HOLDS_MAX: u64 = 5;
+    if let Some((_, path)) = support::role() {
+        let (lock, served) = (AsyncFileLock::new(&path), path.with_file_name("served"));
+        for _ in 0..2 {
+            let (lock, served) = (lock.clone(), served.clone());
+            tokio::spawn(async move {
+                loop {
+                    let guard = lock.acquire().await.unwrap();
+                    let mut served = fs::File::options().append(true).open(&served).unwrap();
+                    served.write_all(b".").unwrap();
+                    sleep(Duration::from_millis(2)).await;
+                    guard.release().await.unwrap();
+                }
+            });
+        }
+        support::tell("greedy");
+        return std::future::pending().await;
+    }
+    let directory = on_tmpfs();
+    let [path, served] = ["a.lock", "served"].map(|name| directory.path().join(name));
+    fs::write(&served, "").unwrap();
+    let holds = || fs::metadata(&served).unwrap().len();
+    let mut greedy = Process::play(TEST, "greedy", &path);
+    greedy.expect("greedy");
+    let lock = AsyncFileLock::new(&path);
+    let mut waited_for = 0;
+    for _ in 0..ROUNDS {
+        let before = holds();
+        while holds() == before {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let asked = holds();
+        let guard = timeout(support::VERY_LONG, lock.acquire()).await.expect("it is kept out");
+        waited_for += holds() - asked;
+        guard.unwrap().release().await.unwrap();
+    }
+    greedy.kill();
+    assert!(waited_for <= ROUNDS * HOLDS_MAX, "for {waited_for} holds in {ROUNDS} waits");
 }

@@ -117,6 +117,11 @@ impl Queue {
         self.entry == *entry
     }
 
+    /// Device and inode.
+    pub(crate) fn directory(&self) -> (u64, u64) {
+        self.entry.directory
+    }
+
     /// Whether a task of this process has the turn.
     pub(crate) fn is_busy(&self, process: ProcessKey) -> bool {
         self.entry.process == process && self.turns.available_permits() == 0
@@ -308,10 +313,20 @@ impl Turn {
 
     /// Whether the lock may pass to the next turn with no chance for others.
     pub(crate) fn may_go_on(&self, share: Duration, now: Instant) -> bool {
+        if !self.is_awaited() {
+            return false;
+        }
         // Asked once in a share, as it takes as long as a pass.
-        self.is_awaited()
-            && (!self.queue.share_is_over(share, now)
-                || !ticket::is_awaited(&self.queue.entry.path))
+        if self.is_within(share, now) {
+            return true;
+        }
+        // Where somebody waits it stays over, for the next turn to find so: else that
+        // would take the lock again before the other is awake.
+        if ticket::is_awaited(&self.queue.entry.path) {
+            return false;
+        }
+        self.queue.share_is_over(share, now);
+        true
     }
 
     /// End the turn and leave this to the next, who may take its time, but not
