@@ -13,7 +13,7 @@ use tracing::{Instrument, Span, field};
 
 use crate::attempt::{Busy, YOUTH};
 use crate::contest::{Contest, Tried};
-use crate::disk::{Disk, Errno, OsDisk};
+use crate::disk::{Disk, Errno, OsDisk, directory_identity};
 use crate::error::Error;
 use crate::fork::{ProcessKey, this_process};
 use crate::guard::LockGuard;
@@ -21,7 +21,7 @@ use crate::held::REVOCATION_SECOND_LOOK;
 use crate::holder::{Evidence, Holder, Status};
 use crate::options::{Options, Pin};
 use crate::path::LockPath;
-use crate::place::Place;
+use crate::place::{Place, Seen};
 use crate::record::Proof;
 use crate::wait::{Deadline, Obstacle, Queue, Site, Turn};
 
@@ -72,6 +72,8 @@ struct Inner {
     path: Option<Arc<LockPath>>,
     options: Arc<Options>,
     last_queue: Mutex<Option<Arc<Queue>>>,
+    /// The path was seen to lead to the directory of that.
+    seen: Seen,
 }
 
 /// openlock's default path: `openlock.lock` in the working directory.
@@ -111,7 +113,8 @@ impl AsyncFileLock {
     fn with_checked(path: &Path, options: Options) -> Self {
         let names = LockPath::new(path).ok().map(Arc::new);
         let (given, options, last_queue) = (path.to_owned(), Arc::new(options), Mutex::new(None));
-        Self { inner: Arc::new(Inner { given, path: names, options, last_queue }) }
+        let seen = Seen::default();
+        Self { inner: Arc::new(Inner { given, path: names, options, last_queue, seen }) }
     }
 
     /// The lock file, as an absolute path where that could be made.
@@ -476,7 +479,21 @@ impl AsyncFileLock {
     fn busy_queue(&self, process: ProcessKey) -> Option<Arc<Queue>> {
         // Not waited for: a fork may have copied it locked.
         let last = self.inner.last_queue.try_lock().ok()?;
-        last.as_ref().filter(|queue| queue.is_busy(process)).cloned()
+        let queue = last.as_ref().filter(|queue| queue.is_busy(process)).cloned()?;
+        drop(last);
+        self.leads_to(queue.directory()).then_some(queue)
+    }
+
+    /// Whether the path leads to this directory, as of some milliseconds ago: else one
+    /// would wait there for what is somewhere else. Where it is looked at elsewhere,
+    /// that is seen after the turn has come.
+    fn leads_to(&self, identity: (u64, u64)) -> bool {
+        let Inner { path, options, seen, .. } = &*self.inner;
+        let Some(directory) = path.as_ref().map(|path| path.directory()) else {
+            return true;
+        };
+        let look = || directory_identity(directory) == Ok(identity);
+        seen.is_recent() || !Place::is_here(directory, options.offload) || seen.renew(look)
     }
 
     fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Box<Holder>>) -> Error {

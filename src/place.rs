@@ -7,10 +7,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
 use crate::disk::{self, Errno};
@@ -30,6 +32,41 @@ const BLOCKING_LOOK: Duration = Duration::from_micros(200);
 
 /// How long a runtime that goes down waits for a file system.
 const BLOCKING_LIMIT: Duration = Duration::from_secs(5);
+
+/// When a path was last seen to name a directory. It may name another since, in which
+/// others are whom nobody sees from here; so it is looked at again before long.
+#[derive(Default)]
+pub(crate) struct Seen(AtomicU64);
+
+/// Milliseconds.
+const SEEN_LASTS: u64 = 10;
+
+impl Seen {
+    pub(crate) fn now() -> Self {
+        Self(AtomicU64::new(Self::clock()))
+    }
+
+    pub(crate) fn is_recent(&self) -> bool {
+        Self::clock().saturating_sub(self.0.load(Ordering::Relaxed)) <= SEEN_LASTS
+    }
+
+    /// What the look found; only that it is still there is remembered.
+    #[cold]
+    pub(crate) fn renew(&self, look: impl FnOnce() -> bool) -> bool {
+        let now = Self::clock();
+        let is_there = look();
+        if is_there {
+            self.0.store(now, Ordering::Relaxed);
+        }
+        is_there
+    }
+
+    /// Milliseconds, by a clock that costs less than it errs: some milliseconds.
+    fn clock() -> u64 {
+        let time = clock_gettime(ClockId::MonotonicCoarse);
+        time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
+    }
+}
 
 /// Where the calls for one directory run.
 #[derive(Clone)]
@@ -89,6 +126,17 @@ impl Place {
         match is_local && offload == Offload::Auto {
             true => Place::Here { is_local },
             false => Place::Lane { lane, is_local },
+        }
+    }
+
+    /// Whether directories like this are looked at on the calling thread, as far as is
+    /// known.
+    pub(crate) fn is_here(directory: &Path, offload: Offload) -> bool {
+        let is_local = || lock(&DIRECTORIES).get(directory).is_some_and(|known| known.is_local);
+        match offload {
+            Offload::Never => true,
+            Offload::Auto => is_local(),
+            Offload::Always => false,
         }
     }
 

@@ -343,3 +343,47 @@ async fn a_loop_that_finds_all_free_lets_other_tasks_run() {
     assert!(other.is_finished(), "after 300 tries");
     drop(guard);
 }
+
+/// What its own process has in the directory of before is in nobody's way.
+#[tokio::test]
+async fn nobody_queues_for_a_directory_that_the_path_leads_to_no_more() {
+    let top = support::on_tmpfs();
+    let [a, b, current] = ["a", "b", "current"].map(|name| top.path().join(name));
+    std::fs::create_dir(&a).unwrap();
+    std::fs::create_dir(&b).unwrap();
+    std::os::unix::fs::symlink(&a, &current).unwrap();
+    let lock = AsyncFileLock::new(current.join("a.lock"));
+    let before = lock.acquire().await.unwrap();
+    std::fs::remove_file(&current).unwrap();
+    std::os::unix::fs::symlink(&b, &current).unwrap();
+    // The path is looked at again some milliseconds later.
+    sleep(Duration::from_millis(100)).await;
+    let guard = timeout(VERY_LONG, lock.acquire()).await.expect("it is free").unwrap();
+    guard.release().await.unwrap();
+    drop(before);
+}
+
+/// The file that a waiter has ready is of no use on another file system.
+#[tokio::test]
+async fn a_path_that_leads_to_another_file_system_meanwhile_is_locked_there() {
+    let top = support::on_tmpfs();
+    let (a, b) = (top.path().join("a"), support::on_disk());
+    let current = top.path().join("current");
+    std::fs::create_dir(&a).unwrap();
+    std::os::unix::fs::symlink(&a, &current).unwrap();
+    let path = current.join("a.lock");
+    // Another program's, which lives.
+    std::fs::write(&path, format!("{}\n", std::os::unix::process::parent_id())).unwrap();
+    let lock = AsyncFileLock::new(&path);
+    let mut waits = Box::pin(lock.acquire());
+    for _ in 0..20 {
+        assert!(poll!(&mut waits).is_pending());
+        sleep(Duration::from_millis(1)).await;
+    }
+    std::fs::remove_file(&current).unwrap();
+    std::os::unix::fs::symlink(b.path(), &current).unwrap();
+    std::fs::remove_file(a.join("a.lock")).unwrap();
+    let guard = timeout(VERY_LONG, waits).await.expect("it is free").unwrap();
+    assert_eq!(names_in(b.path()), ["a.lock"]);
+    guard.release().await.unwrap();
+}

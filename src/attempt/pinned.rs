@@ -134,9 +134,11 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// first instant the path names it (1).
     fn link_candidate(&mut self) -> Result<Outcome<D>, Stop> {
         let started = self.surroundings.now();
-        let candidate = match self.candidate.take().map(|candidate| self.brought_up(candidate)) {
-            Some(Ok(candidate)) => candidate,
-            Some(Err(_)) | None => match self.new_candidate()? {
+        let prepared = self.candidate.take().and_then(|candidate| self.brought_up(candidate).ok());
+        let was_prepared = prepared.is_some();
+        let candidate = match prepared {
+            Some(candidate) => candidate,
+            None => match self.new_candidate()? {
                 Some(candidate) => candidate,
                 None => return self.link_named_candidate(self.new_record(Proof::Flock)),
             },
@@ -149,6 +151,8 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
                 self.candidate = Some(candidate);
                 return Err(Stop::FromTheTop);
             }
+            // The path led to another file system when it was made.
+            Err(Errno::XDEV) if was_prepared => return Err(Stop::FromTheTop),
             // An unnamed file may not get a name without /proc, or in a process
             // that gave up privileges.
             Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {

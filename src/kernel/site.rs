@@ -4,11 +4,10 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use super::file::{OpenFile, Register};
@@ -18,7 +17,7 @@ use crate::error::Error;
 use crate::fork::{ProcessKey, this_process};
 use crate::held::LOOK_LASTS;
 use crate::path::LockPath;
-use crate::place::Place;
+use crate::place::{Place, Seen};
 use crate::wait::{Deadline, Entry, Queue, Turn, Waiters, prepare};
 
 /// What a lock is, however often it is acquired.
@@ -66,21 +65,11 @@ pub(super) struct Site {
     pub(super) process: ProcessKey,
     pub(super) place: Place,
     directory: Identity,
-    /// When the path was last seen to name it, by [`clock`].
-    seen: AtomicU64,
+    /// The path was seen to name it.
+    seen: Seen,
     pub(super) register: Arc<Register>,
     pub(super) station: Arc<Station>,
     waiters: OnceLock<Waiters>,
-}
-
-/// How long a path may name another directory before that is noticed: in it, others
-/// wait whom nobody sees from here.
-const SEEN_LASTS: u64 = 10;
-
-/// Milliseconds, by a clock that costs less than it errs: some milliseconds.
-fn clock() -> u64 {
-    let time = clock_gettime(ClockId::MonotonicCoarse);
-    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
 impl Site {
@@ -93,7 +82,7 @@ impl Site {
         let entry = Entry { process, directory: identity, path: Arc::clone(&terms.turns) };
         let (directory, register) = (identity, Register::of(process, identity.0));
         let (station, waiters) = (Station::of(entry), OnceLock::new());
-        let seen = AtomicU64::new(clock());
+        let seen = Seen::now();
         let site = Self { process, place, directory, seen, register, station, waiters };
         if let Place::Lane { is_local: true, .. } = site.place {
             let look = |label: Arc<LockPath>| Waiters::of(&label);
@@ -109,30 +98,14 @@ impl Site {
     pub(super) fn is_in_place(&self, terms: &Terms) -> bool {
         match self.place {
             Place::Here { .. } => self.is_in_place_now(terms),
-            Place::Lane { is_local, .. } => !is_local || self.was_just_seen(clock()),
+            Place::Lane { is_local, .. } => !is_local || self.seen.is_recent(),
         }
     }
 
     /// The same at the place where calls are made.
     pub(super) fn is_in_place_now(&self, terms: &Terms) -> bool {
-        let now = clock();
-        if self.was_just_seen(now) {
-            return true;
-        }
-        let is_there = self.is_there(terms);
-        if is_there {
-            self.seen.store(now, Ordering::Relaxed);
-        }
-        is_there
-    }
-
-    fn was_just_seen(&self, now: u64) -> bool {
-        now.saturating_sub(self.seen.load(Ordering::Relaxed)) <= SEEN_LASTS
-    }
-
-    #[cold]
-    fn is_there(&self, terms: &Terms) -> bool {
-        directory_identity(terms.path.directory()) == Ok(self.directory)
+        let look = || directory_identity(terms.path.directory()) == Ok(self.directory);
+        self.seen.is_recent() || self.seen.renew(look)
     }
 
     pub(super) fn device(&self) -> u64 {
