@@ -5,6 +5,7 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -15,7 +16,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use lockkeeper::{AsyncFileLock, Error, Evidence, Offload, Options, Pin, Status};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, Evidence, Offload, Options, Pin, Status};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, geteuid, mkfifo, setgid, setgroups, setuid};
 use support::{Process, VERY_LONG, names_in};
@@ -237,7 +238,6 @@ async fn what_is_no_regular_file_is_refused() {
 /// Somebody at the other end is what an opened fifo waits for.
 #[tokio::test]
 async fn a_fifo_in_use_is_refused_and_loses_nothing() {
-    use std::io::{Read, Write};
     let directory = support::on_tmpfs();
     let path = directory.path().join("fifo");
     mkfifo(&path, Mode::S_IRWXU).unwrap();
@@ -710,4 +710,30 @@ fn a_read_only_file_system_is_a_clear_error() {
         assert!(child.wait().success());
         assert!(names_in(mount.path()).is_empty(), "it was mounted here as well");
     }
+}
+
+/// Whoever waits for a reader at the other end would be let go by one that leaves.
+#[tokio::test]
+async fn a_look_at_a_fifo_lets_nobody_go() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("fifo");
+    mkfifo(&path, Mode::S_IRWXU).unwrap();
+    let (at, (begins, has_begun)) = (path.clone(), mpsc::channel());
+    let writer = std::thread::spawn(move || {
+        begins.send(()).unwrap();
+        File::options().write(true).open(at).unwrap().write_all(b"content")
+    });
+    has_begun.recv().unwrap();
+    // It opens the fifo now, which cannot be seen.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for _ in 0..10 {
+        let told = AsyncFileLock::new(&path).status().await;
+        assert!(matches!(told, Err(Error::NotALockFile { .. })), "{told:?}");
+        let told = AsyncKernelLock::new(&path).status().await;
+        assert!(matches!(told, Err(Error::NotALockFile { .. })), "{told:?}");
+    }
+    let mut read = Vec::new();
+    File::open(&path).unwrap().read_to_end(&mut read).unwrap();
+    writer.join().unwrap().unwrap();
+    assert_eq!(read, b"content");
 }

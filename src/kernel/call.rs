@@ -204,8 +204,14 @@ pub(super) fn links(file: &File) -> Result<u64, Errno> {
 /// The identity of what is at `path`, if anything is.
 #[inline(always)]
 pub(super) fn identity_at(path: impl Arg) -> Result<Option<(u64, u64)>, Errno> {
+    Ok(look_at(path)?.map(|inode| inode.identity))
+}
+
+/// What is at `path`, if anything is.
+#[inline(always)]
+pub(super) fn look_at(path: impl Arg) -> Result<Option<Inode>, Errno> {
     match rustix::fs::lstat(path) {
-        Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+        Ok(stat) => Ok(Some(Inode::from(stat))),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error),
     }
