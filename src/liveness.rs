@@ -41,26 +41,44 @@ impl Myself {
     /// Run `look` on this process: as found out once, or anew in a forked child.
     pub(crate) fn with<T>(process: ProcessKey, look: impl FnOnce(&Myself) -> T) -> T {
         static MYSELF: OnceLock<Myself> = OnceLock::new();
-        let known = MYSELF.get_or_init(|| Myself::look(process));
-        if known.process == process { look(known) } else { look(&Myself::look(process)) }
+        if let Some(known) = MYSELF.get().filter(|known| known.process == process) {
+            return look(known);
+        }
+        let (found, is_all) = Myself::look(process);
+        match MYSELF.get() {
+            // What could not be seen just now is looked for again.
+            None if is_all => look(MYSELF.get_or_init(|| found)),
+            _ => look(&found),
+        }
     }
 
-    fn look(process: ProcessKey) -> Self {
-        let started = ProcStat::read("/proc/self/stat").ok().map(|stat| stat.started);
+    /// And whether that is all that there is, and not what descriptors or memory
+    /// were left for.
+    fn look(process: ProcessKey) -> (Self, bool) {
+        let mut is_all = true;
+        let mut is_short = |error: Option<i32>| {
+            let error = error.map(Errno::from_raw_os_error);
+            is_all &= !matches!(error, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM));
+        };
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot = boot.map_err(|error| is_short(error.raw_os_error())).ok();
+        let stat = ProcStat::read("/proc/self/stat");
+        let started = stat.map_err(|error| is_short(error.raw_os_error())).ok();
+        let pidfs_inode = pidfs_inode(process.pid);
+        let pidfs_inode = pidfs_inode.map_err(|error| is_short(Some(error.raw_os_error()))).ok();
         let host = host_name(&rustix::system::uname().nodename().to_string_lossy());
-        Myself {
+        let myself = Myself {
             process,
             name: my_name().into(),
             host: Some(host).filter(|host| !host.is_empty()).map(Arc::from),
             identity: Identity {
-                boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")
-                    .ok()
-                    .map(|id| id.trim().into()),
+                boot: boot.map(|id| id.trim().into()),
                 pid_namespace: pid_namespace(),
-                started,
-                pidfs_inode: pidfs_inode(process.pid).ok().flatten(),
+                started: started.map(|stat| stat.started),
+                pidfs_inode: pidfs_inode.flatten(),
             },
-        }
+        };
+        (myself, is_all)
     }
 }
 
