@@ -19,8 +19,9 @@
 //! stand in the line of the writers, as they do not mind each other.
 //!
 //! Tickets are a courtesy, exclusion does not rest on them. A tie, or two names
-//! with one hash, costs a little fairness; where a directory cannot be opened
-//! for reading there are none, and whoever looks first gets the lock.
+//! with one hash, costs a little fairness; nobody sleeps behind who waits for another
+//! name, as more of its hash is told with the file. Where a directory cannot be opened
+//! for reading there are no tickets, and whoever looks first gets the lock.
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::os::fd::OwnedFd;
@@ -59,7 +60,10 @@ const NUMBER_BITS: u32 = TIME_BITS + NAME_BITS - SLOT_BITS - 1;
 /// descriptors have, and the lowest of the inode's number for the rest.
 const PROCESS_BITS: u32 = 22;
 const DESCRIPTOR_BITS: u32 = 18;
-const INODE_BITS: u32 = 2 * NUMBER_BITS - PROCESS_BITS - DESCRIPTOR_BITS;
+const INODE_BITS: u32 = 2 * NUMBER_BITS - PROCESS_BITS - DESCRIPTOR_BITS - CHECK_BITS;
+
+/// More bits of the name's hash than the offsets have room for.
+const CHECK_BITS: u32 = 10;
 
 /// Microseconds before an arrival in which the one before is looked for first.
 const FIRST_LOOK: Arrival = 2000;
@@ -75,6 +79,8 @@ pub(crate) struct Ticket {
     directory: OwnedFd,
     /// First offset of the tickets in whose line it stands.
     base: i64,
+    /// The name, beyond what the offset has of it.
+    check: i64,
     /// Of others that go first if they came earlier.
     others: Option<i64>,
     /// First offset of its own kind's.
@@ -166,7 +172,8 @@ impl Ticket {
     fn new(path: &LockPath, base: i64, others: Option<i64>, own: i64) -> Option<Self> {
         let (directory, arrived) = (open(path)?, now());
         let process = Some(this_process());
-        let ticket = Self { process, directory, base, others, own, arrived, shown: None };
+        let check = check(path);
+        let ticket = Self { process, directory, base, check, others, own, arrived, shown: None };
         ticket.lock(own + arrived, 1)?;
         Some(ticket)
     }
@@ -200,7 +207,7 @@ impl Ticket {
         if self.shown.take().is_some() {
             self.unlock(slot, 2 << NUMBER_BITS);
         }
-        let Some((first, second)) = ready.numbers() else {
+        let Some((first, second)) = ready.numbers(self.check) else {
             return;
         };
         self.shown = self.lock(slot + first, second + 1).map(|()| ready);
@@ -297,7 +304,8 @@ impl Ticket {
     fn ready_of(&self, arrived: Arrival) -> Option<Ready> {
         let slot = slot(self.base, arrived);
         let (start, length) = ticket_in(&self.directory, slot, 1 << NUMBER_BITS)?;
-        Some(Ready::of_numbers(start - slot, length - 1))
+        let (check, ready) = Ready::of_numbers(start - slot, length - 1);
+        (check == self.check).then_some(ready)
     }
 
     fn lock(&self, start: i64, length: i64) -> Option<()> {
@@ -331,20 +339,22 @@ impl Neighbour {
 
 impl Ready {
     /// `None` if there is no room for them.
-    fn numbers(self) -> Option<(i64, i64)> {
+    fn numbers(self, check: i64) -> Option<(i64, i64)> {
         let Self { process, descriptor, inode } = self;
         let fits = process >> PROCESS_BITS == 0 && descriptor >> DESCRIPTOR_BITS == 0;
         let inode = low(inode as i64, INODE_BITS);
-        let all = inode << DESCRIPTOR_BITS | i64::from(descriptor);
+        let all = check << INODE_BITS | inode;
+        let all = all << DESCRIPTOR_BITS | i64::from(descriptor);
         let all = all << PROCESS_BITS | i64::from(process);
         fits.then_some((low(all, NUMBER_BITS), all >> NUMBER_BITS))
     }
 
-    fn of_numbers(first: i64, second: i64) -> Self {
+    fn of_numbers(first: i64, second: i64) -> (i64, Self) {
         let all = low(second, NUMBER_BITS) << NUMBER_BITS | low(first, NUMBER_BITS);
         let (process, rest) = (low(all, PROCESS_BITS), all >> PROCESS_BITS);
-        let (descriptor, inode) = (low(rest, DESCRIPTOR_BITS), rest >> DESCRIPTOR_BITS);
-        Self { process: process as u32, descriptor: descriptor as u32, inode: inode as u64 }
+        let (descriptor, rest) = (low(rest, DESCRIPTOR_BITS), rest >> DESCRIPTOR_BITS);
+        let (inode, check) = (low(rest, INODE_BITS) as u64, rest >> INODE_BITS);
+        (check, Self { process: process as u32, descriptor: descriptor as u32, inode })
     }
 
     /// Whether what was shown of a file with this number would be this.
@@ -394,10 +404,17 @@ fn range(kind: i32, start: i64, length: i64) -> libc::flock {
     }
 }
 
-/// The same in every process: the hasher has no key.
 fn base(path: &LockPath) -> i64 {
-    let hash = BuildHasherDefault::<DefaultHasher>::new().hash_one(path.name());
-    ((hash >> (64 - NAME_BITS)) << TIME_BITS) as i64
+    ((hash(path) >> (64 - NAME_BITS)) << TIME_BITS) as i64
+}
+
+fn check(path: &LockPath) -> i64 {
+    low(hash(path) as i64, CHECK_BITS)
+}
+
+/// The same in every process: the hasher has no key.
+fn hash(path: &LockPath) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::new().hash_one(path.name())
 }
 
 /// Of those who want a lock for themselves alone: of two names, the first. Its
@@ -422,25 +439,29 @@ mod tests {
         for inode in [0, 1, (1 << INODE_BITS) - 1, u64::MAX] {
             for (process, descriptor) in [(0, 0), (1, 3), (process, descriptor)] {
                 let ready = Ready { process, descriptor, inode };
-                let (first, second) = ready.numbers().unwrap();
+                let (first, second) = ready.numbers(CHECK).unwrap();
                 assert!((0..1 << NUMBER_BITS).contains(&first));
                 assert!((0..1 << NUMBER_BITS).contains(&second));
-                let read = Ready::of_numbers(first, second);
+                let (check, read) = Ready::of_numbers(first, second);
+                assert_eq!(check, CHECK);
                 assert_eq!((read.process, read.descriptor), (process, descriptor));
                 assert!(read.is_inode(inode) && !read.is_inode(inode ^ 1));
             }
         }
-        assert_eq!(Ready { process: process + 1, descriptor, inode: 0 }.numbers(), None);
-        assert_eq!(Ready { process, descriptor: descriptor + 1, inode: 0 }.numbers(), None);
+        assert_eq!(Ready { process: process + 1, descriptor, inode: 0 }.numbers(CHECK), None);
+        assert_eq!(Ready { process, descriptor: descriptor + 1, inode: 0 }.numbers(CHECK), None);
         // The last slot ends with the offsets.
         assert_eq!(slot(0, -1) + ((2 << NUMBER_BITS) - 1), i64::MAX);
     }
+
+    const CHECK: i64 = (1 << CHECK_BITS) - 2;
 
     fn ticket(path: &LockPath, arrived: Arrival) -> Ticket {
         let ticket = Ticket {
             process: Some(this_process()),
             directory: open(path).unwrap(),
             base: base(path),
+            check: check(path),
             others: None,
             own: base(path),
             arrived,
@@ -448,6 +469,29 @@ mod tests {
         };
         ticket.lock(ticket.base + arrived, 1).unwrap();
         ticket
+    }
+
+    #[test]
+    fn nobody_is_told_the_file_of_who_waits_for_another_name() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = |number: u32| {
+            LockPath::new(&directory.path().join(format!("user-{number}.lock"))).unwrap()
+        };
+        let mut seen = std::collections::HashMap::new();
+        let [one, other] = (0..)
+            .map(path)
+            .find_map(|path| {
+                let same = seen.insert(base(&path), path.clone())?;
+                Some([same, path])
+            })
+            .unwrap();
+        assert_ne!(check(&one), check(&other));
+        let ready = Ready { process: 7, descriptor: 9, inode: 1 };
+        for (path, is_told) in [(&one, false), (&other, true)] {
+            let mut first = ticket(path, 5);
+            first.show(ready);
+            assert_eq!(ticket(&other, 6).ready_of(5).is_some(), is_told);
+        }
     }
 
     #[test]
