@@ -129,7 +129,8 @@ impl AsyncFileLock {
     /// The future can be dropped at any point and leaves no file, no place in
     /// the queue and no lock. Where system calls run on a thread of this crate
     /// (network file systems) an attempt that has begun ends first, and then
-    /// undoes what it did.
+    /// undoes what it did. A future that is kept and not polled keeps its place, and
+    /// those of this process behind it wait, as with Tokio's own locks.
     ///
     /// # Errors
     /// [`Error::Timeout`], or what is wrong with the path, the file or the system.

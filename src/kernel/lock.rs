@@ -199,7 +199,9 @@ impl AsyncKernelLock {
     ///
     /// # Cancel safety
     /// The future can be dropped at any point and leaves no lock and no place
-    /// in the queue. The file stays if it was made.
+    /// in the queue. The file stays if it was made. One that is kept and not polled
+    /// keeps its place, and those of this process behind it wait, as with Tokio's own
+    /// locks.
     ///
     /// # Errors
     /// [`Error::Timeout`], or what is wrong with the path, the file or the system.

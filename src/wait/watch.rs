@@ -300,11 +300,17 @@ impl Watch {
         }
         // The path leads elsewhere by now, where perhaps somebody listens.
         for watch in [Some(directory), muted.ok()].into_iter().flatten() {
-            if state.directories.get(&watch).is_none_or(HashMap::is_empty) {
-                state.directories.remove(&watch);
-                let _ = inotify::remove_watch(&self.inotify, watch);
-            } else if watch != directory {
-                let _ = inotify::add_watch(&self.inotify, path.directory(), EVENTS);
+            match state.directories.get(&watch).filter(|ears| !ears.is_empty()) {
+                None => {
+                    state.directories.remove(&watch);
+                    let _ = inotify::remove_watch(&self.inotify, watch);
+                }
+                Some(ears) if watch != directory => {
+                    let _ = inotify::add_watch(&self.inotify, path.directory(), EVENTS);
+                    // Of what happened meanwhile nothing is told.
+                    ears.values().for_each(|ear| ear.hear(ReadFlags::QUEUE_OVERFLOW));
+                }
+                Some(_) => {}
             }
         }
     }
@@ -657,6 +663,29 @@ mod tests {
     use std::sync::Barrier;
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_was_muted_by_mistake_looks_again() {
+        prepare(this_process());
+        let top = tempfile::TempDir::new().unwrap();
+        let [a, b, current] = ["a", "b", "current"].map(|name| top.path().join(name));
+        std::fs::create_dir(&a).unwrap();
+        std::fs::create_dir(&b).unwrap();
+        std::os::unix::fs::symlink(&a, &current).unwrap();
+        let listen = |path: PathBuf| {
+            Listening::renew(None, &Arc::new(LockPath::new(&path).unwrap()))
+                .expect("there are events")
+        };
+        let at_current = listen(current.join("lock"));
+        std::fs::remove_file(&current).unwrap();
+        std::os::unix::fs::symlink(&b, &current).unwrap();
+        let at_b = listen(b.join("lock"));
+        let mut event = Box::pin(at_b.event());
+        assert!(futures::poll!(&mut event).is_pending());
+        // Its path leads where the other listens.
+        drop(at_current);
+        assert!(futures::poll!(&mut event).is_ready());
+    }
 
     #[tokio::test]
     async fn the_close_of_a_file_that_was_only_read_can_be_heard() {
