@@ -273,6 +273,15 @@ async fn what_is_done_beside_a_posix_lock_keeps_few_files_open() {
         drop(flock.acquire().await.unwrap());
     }
     seen.push(("acquire", times_open(&path)));
+    for _ in 0..TIMES {
+        // SAFETY: the child ends.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Parent { child } => drop(waitpid(child, None).unwrap()),
+            ForkResult::Child => unsafe { libc::_exit(0) },
+        }
+        drop(flock.acquire().await.unwrap());
+    }
+    seen.push(("fork, acquire", times_open(&path)));
     let holder = Process::play(TEST, "acquire posix tail", &path);
     holder.expect("held");
     for _ in 0..TIMES {

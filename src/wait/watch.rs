@@ -293,10 +293,13 @@ impl Watch {
     /// Nobody listens in this directory any more. The watch is kept, since one
     /// that is ended and made anew for each wait wakes whoever reads; it is
     /// muted, or each release here would.
-    fn mute(&self, state: &mut State, directory: i32, path: &LockPath) {
+    ///
+    /// Where it is the wrong one, others listened there.
+    fn mute(&self, state: &mut State, directory: i32, path: &LockPath) -> Deafened {
+        let mut deafened = Deafened::default();
         let muted = inotify::add_watch(&self.inotify, path.directory(), MUTED);
         if muted == Ok(directory) && state.directories.len() <= DIRECTORIES_MAX {
-            return;
+            return deafened;
         }
         // The path leads elsewhere by now, where perhaps somebody listens.
         for watch in [Some(directory), muted.ok()].into_iter().flatten() {
@@ -308,11 +311,24 @@ impl Watch {
                 Some(ears) if watch != directory => {
                     let _ = inotify::add_watch(&self.inotify, path.directory(), EVENTS);
                     // Of what happened meanwhile nothing is told.
-                    ears.values().for_each(|ear| ear.hear(ReadFlags::QUEUE_OVERFLOW));
+                    deafened.0.extend(ears.values().cloned());
                 }
                 Some(_) => {}
             }
         }
+        deafened
+    }
+}
+
+/// Ears whose directory was muted by mistake, and which must look again.
+#[derive(Default)]
+#[must_use]
+struct Deafened(Vec<Arc<Ear>>);
+
+impl Deafened {
+    /// With nothing locked: whoever is woken may do anything.
+    fn tell(self) {
+        self.0.iter().for_each(|ear| ear.hear(ReadFlags::QUEUE_OVERFLOW));
     }
 }
 
@@ -483,14 +499,15 @@ impl Listening {
                 return false;
             }
         };
-        if self.directory != Some(directory) {
-            self.leave(&mut state);
-            self.directory = Some(directory);
-        }
         self.watch.forget_files(&mut state, std::mem::take(&mut self.files));
         // Also if it is the same: who reads drops a directory whose watch has ended.
         let ears = state.directories.entry(directory).or_default();
         ears.insert(self.listener, Arc::clone(&self.ear));
+        // After that, or its watch could be ended as one that nobody needs.
+        let last = self.directory.replace(directory).filter(|last| *last != directory);
+        let deafened = self.leave(&mut state, last);
+        drop(state);
+        deafened.tell();
         true
     }
 
@@ -518,29 +535,32 @@ impl Listening {
             files.push((neighbour, file));
         }
         let is_turned = files.len() == neighbours.len();
+        let mut deafened = Deafened::default();
         let mut left = std::mem::replace(&mut self.files, files);
         left.retain(|file| !self.files.contains(file));
         if is_turned {
-            self.leave(&mut state);
+            deafened = self.leave(&mut state, self.directory);
             self.end_closing(&mut state);
             (self.directory, self.process) = (None, None);
         } else {
             left.append(&mut self.files);
         }
         watch.forget_files(&mut state, left);
+        drop(state);
+        deafened.tell();
         is_turned
     }
 
-    /// Listen in the directory no longer.
-    fn leave(&self, state: &mut State) {
-        let Some(directory) = self.directory else {
-            return;
+    /// Listen in this directory no longer.
+    fn leave(&self, state: &mut State, directory: Option<i32>) -> Deafened {
+        let ears = directory.and_then(|directory| state.directories.get_mut(&directory));
+        let Some((directory, ears)) = directory.zip(ears) else {
+            return Deafened::default();
         };
-        if let Some(ears) = state.directories.get_mut(&directory) {
-            ears.remove(&self.listener);
-            if ears.is_empty() {
-                self.watch.mute(state, directory, &self.ear.path);
-            }
+        ears.remove(&self.listener);
+        match ears.is_empty() {
+            true => self.watch.mute(state, directory, &self.ear.path),
+            false => Deafened::default(),
         }
     }
 
@@ -654,7 +674,9 @@ impl Drop for Listening {
         let mut state = lock(&watch.state);
         watch.forget_files(&mut state, std::mem::take(&mut self.files));
         self.end_closing(&mut state);
-        self.leave(&mut state);
+        let deafened = self.leave(&mut state, self.directory);
+        drop(state);
+        deafened.tell();
     }
 }
 
