@@ -150,9 +150,13 @@ impl Attempt<'_> {
             };
             let is_locked = self.lock(&mut file).map_err(fail("locking"))?;
             // (1), and a file that was replaced while its holder goes on is nobody's obstacle.
-            if file.is_at(&self.terms.c_path).map_err(fail("looking at"))? {
+            let is_at = file.is_at(&self.terms.c_path);
+            if is_at == Ok(true) {
                 return Ok(if is_locked { Tried::Locked(file) } else { Tried::Busy(file) });
             }
+            // Its close may be put off.
+            let _ = file.unlock(self.claim);
+            is_at.map_err(fail("looking at"))?;
         }
         Carrier::open(self.terms, self.site).map(Tried::Busy)
     }
@@ -163,7 +167,13 @@ impl Attempt<'_> {
             return file.try_lock(self.claim);
         }
         match file.try_lock(self.claim.with(Sharing::Exclusive)) {
-            Ok(true) => file.downgrade(self.claim).map(|()| true),
+            Ok(true) => {
+                let shared = file.downgrade(self.claim);
+                if shared.is_err() {
+                    let _ = file.unlock(self.claim);
+                }
+                shared.map(|()| true)
+            }
             // Not open for writing.
             Err(Errno::BADF) => file.try_lock(self.claim),
             other => other,

@@ -181,13 +181,6 @@ pub(super) fn inspect(file: &File) -> Result<Inode, Errno> {
     rustix::fs::fstat(file.as_fd()).map(Inode::from)
 }
 
-/// Nothing is locked any more by this open file.
-pub(super) fn unlock_all(file: &File) {
-    for primitive in [Primitive::Flock, Primitive::Ofd] {
-        let _ = unlock(file, primitive, Range::default());
-    }
-}
-
 pub(super) fn is_writable(file: &File) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::RDWR))
 }

@@ -8,7 +8,8 @@
 //!    or hold some of it, and closed when there is none of them.
 //! 2. Another open file of it is not closed but kept until then, unlocked, and used
 //!    again by whoever would open one more: there are never more than were in use at
-//!    a time. But not one that others may have copies of, who would share its lock.
+//!    a time. But not one that a user had: whoever was given a copy would share its
+//!    lock.
 //! 3. Opening, locking and closing are done under the register's lock, so that
 //!    no close of ours falls between.
 //! 4. Within the process the register excludes, as the kernel does not.
@@ -100,9 +101,6 @@ impl Register {
         let Some(posix) = inodes.get_mut(&identity) else {
             return drop(file); // (3)
         };
-        if origin == Some(forks()) {
-            call::unlock_all(&file);
-        }
         posix.kept.push((file, origin));
     }
 
@@ -120,7 +118,7 @@ impl Register {
         let posix = inodes.get_mut(&identity)?;
         let may_write = call::may_write(path);
         let is_fit = |(file, origin): &(File, Origin)| {
-            *origin == Some(forks()) && (!may_write || call::is_writable(file))
+            origin.is_some() && (!may_write || call::is_writable(file))
         };
         let index = posix.kept.iter().position(is_fit)?;
         let ((file, origin), inode) = (posix.kept.swap_remove(index), posix.inode);

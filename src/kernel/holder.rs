@@ -61,7 +61,7 @@ pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<St
         Primitive::Flock => {
             let holder = of_flock(&file, file.inode.identity, claim);
             // The question may have been in somebody's way.
-            if file.closes_unheard() {
+            if site.place.is_local() && file.closes_unheard() {
                 file.signal(path);
             }
             holder
@@ -78,6 +78,10 @@ fn of_flock(file: &File, identity: (u64, u64), claim: Claim) -> Result<Option<Ho
         return Ok(Some(known(Some(pid))));
     }
     let is_free = call::try_lock(file, claim.with(Sharing::Exclusive))?;
+    if is_free {
+        // Its close may be put off.
+        call::unlock(file, claim.primitive, claim.range)?;
+    }
     Ok((!is_free).then(|| known(None)))
 }
 

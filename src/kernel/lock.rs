@@ -741,6 +741,10 @@ impl Contest {
         }
         let place = self.site.place.clone();
         let attempt = move |(contest, carrier, turn): (Self, Option<Carrier>, Turn)| {
+            if contest.site.place.is_local() {
+                // Only that it is seen to be: else the next finds another site.
+                let _ = contest.site.is_in_place_now(&contest.terms);
+            }
             contest.try_here(turn, carrier, right)
         };
         place.run((self, carrier, turn), attempt).await
