@@ -7,7 +7,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -732,8 +732,11 @@ async fn a_look_at_a_fifo_lets_nobody_go() {
         let told = AsyncKernelLock::new(&path).status().await;
         assert!(matches!(told, Err(Error::NotALockFile { .. })), "{told:?}");
     }
+    // Not waiting for a writer, who may have been let go.
+    let flags = nix::libc::O_NONBLOCK;
+    let mut reader = File::options().read(true).custom_flags(flags).open(&path).unwrap();
+    writer.join().unwrap().expect("it was let go");
     let mut read = Vec::new();
-    File::open(&path).unwrap().read_to_end(&mut read).unwrap();
-    writer.join().unwrap().unwrap();
+    reader.read_to_end(&mut read).unwrap();
     assert_eq!(read, b"content");
 }
