@@ -99,7 +99,7 @@ impl Disk for OsDisk {
     fn open(&self, path: &Path, access: Access) -> Result<OwnedFd, Errno> {
         proof::step();
         match access {
-            Access::Read if does_more_when_opened(path) => {
+            Access::Read if look(path).is_ok_and(Inode::does_more_when_opened) => {
                 open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, 0)
             }
             Access::Read => open(path, OPEN_FLAGS | OFlags::RDONLY, 0),
@@ -131,7 +131,7 @@ impl Disk for OsDisk {
 
     fn look(&self, path: &Path) -> Result<Inode, Errno> {
         proof::step();
-        rustix::fs::lstat(path).map(Inode::from)
+        look(path)
     }
 
     fn read(&self, file: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
@@ -210,10 +210,8 @@ impl Disk for OsDisk {
     }
 }
 
-/// A fifo lets go of whoever waits for a reader, and a device may do anything.
-fn does_more_when_opened(path: &Path) -> bool {
-    let kind = rustix::fs::lstat(path).map(|stat| Inode::from(stat).kind);
-    matches!(kind, Ok(FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice))
+fn look(path: &Path) -> Result<Inode, Errno> {
+    rustix::fs::lstat(path).map(Inode::from)
 }
 
 fn open(path: &Path, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
@@ -241,6 +239,13 @@ fn lifted(file: OwnedFd) -> OwnedFd {
 
 /// The usual limit; who needs more has raised it.
 const FEW_DESCRIPTORS: u64 = 1024;
+
+impl Inode {
+    /// A fifo lets go of whoever waits for a reader, and a device may do anything.
+    pub(crate) fn does_more_when_opened(self) -> bool {
+        matches!(self.kind, FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice)
+    }
+}
 
 impl From<rustix::fs::Stat> for Inode {
     fn from(stat: rustix::fs::Stat) -> Self {

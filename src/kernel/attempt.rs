@@ -154,8 +154,10 @@ impl Attempt<'_> {
             if is_at == Ok(true) {
                 return Ok(if is_locked { Tried::Locked(file) } else { Tried::Busy(file) });
             }
-            // Its close may be put off.
-            let _ = file.unlock(self.claim);
+            if is_locked {
+                // Its close may be put off.
+                let _ = file.unlock(self.claim);
+            }
             is_at.map_err(fail("looking at"))?;
         }
         Carrier::open(self.terms, self.site).map(Tried::Busy)

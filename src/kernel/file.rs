@@ -18,8 +18,7 @@
 //! 6. Other processes wait for a close. When nobody holds any of an inode any more,
 //!    its file is closed, or another of it if tasks of this process still contend.
 //!    Where that would drop locks, or a copy of the file may be open elsewhere, the
-//!    holder makes the event: by a close `apart` where there are locks
-//!    to drop.
+//!    holder makes the event: by a close `apart` where there are locks to drop.
 //! 7. An inode is in the register of its own file system, whatever directory it
 //!    was reached by: a file can be mounted at another.
 

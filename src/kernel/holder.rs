@@ -13,7 +13,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, major, minor};
+use rustix::fs::{major, minor};
 use tokio::runtime::Handle;
 
 use super::attempt::{Carrier, cannot_open, check_kind};
@@ -21,7 +21,7 @@ use super::call::{self, Claim, Sharing};
 use super::file::{OpenFile, PosixUse};
 use super::options::Primitive;
 use super::site::{Site, Terms};
-use crate::disk::{Errno, Inode};
+use crate::disk::Errno;
 use crate::error::Error;
 use crate::holder::{Evidence, Holder, Status};
 use crate::place::Started;
@@ -31,12 +31,12 @@ use crate::record::program_name;
 pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<Status, Error> {
     let path = terms.path.path();
     let fail = |error: Errno| Error::io("looking at", path, error);
-    let Some(Inode { identity, kind, .. }) = call::look_at(path).map_err(fail)? else {
+    let Some(inode) = call::look_at(path).map_err(fail)? else {
         return Ok(Status::Free);
     };
-    // Opening says it better of the others, and has no effect.
-    if matches!(kind, FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice) {
-        check_kind(terms, kind)?;
+    let identity = inode.identity;
+    if inode.does_more_when_opened() {
+        check_kind(terms, inode.kind)?;
     }
     if let Some(source) = site.station.asked_at(identity) {
         let holder = of_process(site.process.pid);
