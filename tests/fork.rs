@@ -12,15 +12,10 @@ use std::path::Path;
 use lockkeeper::{AsyncFileLock, AtExit, Error, Evidence, LockGuard, Options, Pin};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
-use support::Process;
+use support::{Process, block_on};
 
 /// As a role names it.
 const PINS: [&str; 2] = ["pinned", "portable"];
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(future)
-}
 
 fn lock(pin: &str, path: &Path) -> AsyncFileLock {
     let pin = if pin == "pinned" { Pin::Required } else { Pin::Never };

@@ -11,12 +11,7 @@ use std::time::Duration;
 use lockkeeper::{AsyncKernelLock, KernelGuard, KernelOptions, LostReason, Primitive};
 use tokio::time::timeout;
 
-use support::{Process, QUIET, VERY_LONG, on_disk, on_tmpfs, role, tell, told};
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(future)
-}
+use support::{Process, QUIET, VERY_LONG, block_on, on_disk, on_tmpfs, role, tell, told};
 
 fn of(primitive: Primitive, path: &Path) -> AsyncKernelLock {
     let options = KernelOptions::default().primitive(primitive);

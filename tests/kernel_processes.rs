@@ -25,7 +25,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use tokio::time::{sleep, timeout};
 
-use support::{Process, VERY_LONG, eventually, on_disk, on_tmpfs, role, tell, told};
+use support::{Process, VERY_LONG, block_on, eventually, on_disk, on_tmpfs, role, tell, told};
 
 const ALL: [&str; 5] = ["flock", "ofd", "posix", "kept", "deleted"];
 
@@ -52,11 +52,6 @@ async fn contend_for_the_tail(head: AsyncKernelLock) {
     sleep(Duration::from_millis(100)).await;
     obey(Ok(guard)).await;
     told();
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(future)
 }
 
 /// Roles `acquire KIND`, `share KIND`, `readers KIND`.

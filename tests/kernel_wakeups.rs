@@ -24,7 +24,8 @@ use tokio::task::{JoinHandle, yield_now};
 use tokio::time::sleep;
 
 use support::{
-    HOUR, Process, VERY_LONG, all_hold, eventually, kernel_locks, on_tmpfs, role, tell, told,
+    HOUR, Process, VERY_LONG, all_hold, block_on, eventually, kernel_locks, on_tmpfs, role, tell,
+    told,
 };
 
 fn lock(kind: &str, path: &Path) -> AsyncKernelLock {
@@ -46,11 +47,6 @@ fn lock(kind: &str, path: &Path) -> AsyncKernelLock {
     };
     // Nothing is looked at for the time that has passed, once it was a while.
     AsyncKernelLock::with_options(path, options.fallback_period(HOUR)).expect("possible options")
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(future)
 }
 
 /// Roles of two words or more: what to do, and with which kind of lock.

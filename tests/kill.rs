@@ -2,11 +2,13 @@
 
 mod support;
 
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::time::Duration;
 
 use lockkeeper::{AsyncFileLock, Options, Pin};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::Process;
 use tempfile::TempDir;
 
@@ -152,4 +154,35 @@ async fn pinned_contenders_killed_at_random_leave_at_most_a_file_that_the_next_t
         }
         assert!(left > 0, "no holder was ever hit");
     }
+}
+
+/// Else its records would not tell who it is, and nobody could see that it died.
+#[test]
+fn who_was_short_of_descriptors_once_is_seen_to_be_dead() {
+    const TEST: &str = "who_was_short_of_descriptors_once_is_seen_to_be_dead";
+    if let Some((role, path)) = support::role() {
+        if role == "short" {
+            let other = lock("portable", &path.with_file_name("other.lock"));
+            // The first look at a directory needs more.
+            support::block_on(lock("portable", &path).status()).unwrap();
+            let limit = getrlimit(Resource::Nofile);
+            let few = Rlimit { current: Some(64), maximum: limit.maximum };
+            setrlimit(Resource::Nofile, few).unwrap();
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            let mut all: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+            // It opens the file, and has none left to look who this is.
+            all.pop();
+            let _ = runtime.block_on(other.status());
+            drop(all);
+            setrlimit(Resource::Nofile, limit).unwrap();
+        }
+        return contend(("portable".to_owned(), path));
+    }
+    let directory = support::on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let _other = holder(TEST, "portable", &directory.path().join("other.lock"));
+    let mut short = holder(TEST, "short", &path);
+    short.kill();
+    let next = contender(TEST, "portable", &path);
+    next.expect(&format!("acquired from {}", short.id()));
 }

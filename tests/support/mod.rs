@@ -45,6 +45,12 @@ pub fn names_in(directory: &Path) -> Vec<String> {
     names
 }
 
+/// By a runtime of its own, on this thread.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(future)
+}
+
 /// Wait until `condition` holds, and fail after [`VERY_LONG`].
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
