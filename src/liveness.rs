@@ -168,9 +168,7 @@ fn judge_foreign(pid: u32, name: &str) -> Verdict {
 
 fn command_line(pid: u32) -> String {
     let pid = sysinfo::Pid::from_u32(pid);
-    let Ok(mut system) = System::new() else {
-        return String::new();
-    };
+    let mut system = System::new();
     system.refresh_processes_specifics(
         ProcessesToUpdate::Some(&[pid]),
         false,
