@@ -297,6 +297,8 @@ fn reason(held: &Held<OsDisk>) -> Option<LostReason> {
 mod tests {
     use std::fs::{self, File};
 
+    use rustix::fs::{FlockOperation, flock};
+
     use super::*;
     use crate::AsyncFileLock;
     use crate::path::LockPath;
@@ -311,7 +313,7 @@ mod tests {
         assert!(!guard.tenure.held().wakes_next());
         guard.release().await.unwrap();
         let other = File::create(path.path()).unwrap();
-        other.lock().unwrap();
+        flock(&other, FlockOperation::LockExclusive).unwrap();
         let waits = tokio::spawn(async move { lock.acquire().await.unwrap() });
         while !is_awaited(&path) {
             tokio::time::sleep(Duration::from_millis(1)).await;

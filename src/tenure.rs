@@ -65,10 +65,11 @@ impl Tenure {
     pub(crate) fn inheritable(mut self, options: &Arc<Options>) -> Self {
         let is_quick = matches!(self.place, Place::Here { is_local: true });
         let is_plain = options.pin != Pin::Never && !options.openlock_compat;
-        if let Some(inner) = &mut self.inner
-            && (is_quick && is_plain && !options.local_share.is_zero())
-        {
-            inner.options = Some(Arc::clone(options));
+        let may_pass = is_quick && is_plain && !options.local_share.is_zero();
+        if may_pass {
+            if let Some(inner) = &mut self.inner {
+                inner.options = Some(Arc::clone(options));
+            }
         }
         self
     }
@@ -225,9 +226,7 @@ impl<T: Send + 'static> Left<T> {
 
 impl<T: Send + 'static> Drop for Left<T> {
     fn drop(&mut self) {
-        if let Some(started) = self.0.take()
-            && !started.wait()
-        {
+        if self.0.take().is_some_and(|started| !started.wait()) {
             tracing::warn!("a lock file is not deleted yet: its file system does not answer");
         }
     }

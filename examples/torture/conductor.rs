@@ -161,11 +161,11 @@ impl Conductor<'_> {
         let mut looked = Instant::now();
         while Instant::now() < end {
             self.wake_up(false);
-            if kills.is_now(&mut self.dice)
-                && let Some(victim) = self.victim()
-            {
-                self.kill(victim);
-                self.start();
+            if kills.is_now(&mut self.dice) {
+                if let Some(victim) = self.victim() {
+                    self.kill(victim);
+                    self.start();
+                }
             }
             if stops.is_now(&mut self.dice) {
                 self.stop();

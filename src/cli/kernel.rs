@@ -4,6 +4,7 @@
 //! the command, since those who use such locks do not look.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -129,7 +130,7 @@ async fn run_command(
     let mut command = match start(arguments, &guard) {
         Ok(command) => command,
         Err(error) => {
-            let name = printable(arguments.command[0].display());
+            let name = printable(Path::new(&arguments.command[0]).display());
             return Err(Failure::to_start(&name, &error));
         }
     };

@@ -4,7 +4,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -146,7 +146,7 @@ async fn run_command(
         Ok(command) => command,
         Err(error) => {
             release(guard, false).await;
-            let name = printable(arguments.command[0].display());
+            let name = printable(Path::new(&arguments.command[0]).display());
             return Err(Failure::to_start(&name, &error));
         }
     };

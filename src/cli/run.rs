@@ -14,6 +14,7 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::pin::pin;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -132,7 +133,7 @@ async fn run_command(
         Ok(command) => command,
         Err(error) => {
             release(guard, false).await;
-            let name = printable(arguments.command[0].display());
+            let name = printable(Path::new(&arguments.command[0]).display());
             return Err(Failure::to_start(&name, &error));
         }
     };
@@ -208,9 +209,10 @@ fn pass_on(command: &Child, signal: Arrived) {
 /// The number of a command that is gone is not used: `id` knows that.
 pub(super) fn send(command: &Child, number: i32) {
     let pid = command.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number))
-        && let Err(error) = kill_process(pid, signal)
-    {
+    let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number)) else {
+        return;
+    };
+    if let Err(error) = kill_process(pid, signal) {
         tell(format_args!("signal {number} could not be passed on to CMD: {error}"));
     }
 }

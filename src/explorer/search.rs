@@ -185,11 +185,10 @@ impl<'a> Search<'a> {
             world.successors(&mut self.automaton, self.rules, |action, world| {
                 found.push((action, world));
             });
-            if found.is_empty()
-                && !self.scenario.only_exclusion
-                && let Err(litter) = self.must_be_tidy(&world)
-            {
-                return (next, Some((number, litter)));
+            if found.is_empty() && !self.scenario.only_exclusion {
+                if let Err(litter) = self.must_be_tidy(&world) {
+                    return (next, Some((number, litter)));
+                }
             }
             self.steps += found.len();
             for (action, mut world) in found {

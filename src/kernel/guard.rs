@@ -591,6 +591,8 @@ async fn loss(terms: Arc<Terms>, site: Arc<Site>, identity: (u64, u64)) -> Lost 
 mod tests {
     use std::time::Duration;
 
+    use rustix::fs::{FlockOperation, flock};
+
     use super::*;
     use crate::path::LockPath;
     use crate::{AsyncKernelLock, KernelOptions};
@@ -604,7 +606,7 @@ mod tests {
         assert!(!guard.hold().is_contended);
         guard.release().await.unwrap();
         let other = File::create(path.path()).unwrap();
-        other.lock().unwrap();
+        flock(&other, FlockOperation::LockExclusive).unwrap();
         let mut waits = Box::pin(lock.acquire());
         let terms = Terms::new(path, KernelOptions::default()).unwrap();
         let waiters = Waiters::of(&terms.label).unwrap();

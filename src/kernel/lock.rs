@@ -640,10 +640,10 @@ impl AsyncKernelLock {
     /// The directory is looked at anew if the file is not on its file system:
     /// another may be mounted there now.
     fn notice(&self, guard: &KernelGuard) {
-        if guard.is_elsewhere()
-            && let Ok(mut last) = self.inner.last_site.try_lock()
-        {
-            *last = None;
+        if guard.is_elsewhere() {
+            if let Ok(mut last) = self.inner.last_site.try_lock() {
+                *last = None;
+            }
         }
     }
 }
@@ -771,13 +771,11 @@ impl Contest {
     async fn wait(
         &self,
         pause: &mut Pause,
-        mut carrier: Option<&mut Carrier>,
+        carrier: Option<&mut Carrier>,
         right: Right,
         deadline: Option<Deadline>,
     ) {
-        if let Some(file) = &mut carrier
-            && pause.follow(file, self.claim)
-        {
+        if carrier.as_deref().is_some_and(|file| pause.follow(file, self.claim)) {
             return;
         }
         let next_look = pause.until_next_look(carrier, right == Right::None);

@@ -273,10 +273,8 @@ impl Pause {
             return false;
         }
         let inode = file.inode();
-        if inode.kind == FileType::RegularFile
-            && let Some(listening) = &mut self.listening
-            && listening.hear_closes(file, inode.identity)
-        {
+        let hears = |listening: &mut Listening| listening.hear_closes(file, inode.identity);
+        if inode.kind == FileType::RegularFile && self.listening.as_mut().is_some_and(hears) {
             self.is_following = true;
             return true;
         }

@@ -2,12 +2,12 @@
 //! open as long as it waits. It needs no directory that may be written, and no
 //! file system.
 
-use std::io::{PipeWriter, pipe};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, fchmod, fstat};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::fork::{ProcessKey, this_process};
 use crate::wait::Ready;
@@ -17,7 +17,7 @@ use crate::wait::Ready;
 pub(super) struct Presence(Arc<Present>);
 
 struct Present {
-    pipe: PipeWriter,
+    pipe: OwnedFd,
     inode: u64,
     /// Whose it is: a forked child has it open as well.
     process: ProcessKey,
@@ -27,7 +27,7 @@ struct Present {
 impl Presence {
     /// `None` where there is no room for another open file.
     pub(super) fn begin() -> Option<Self> {
-        let (_, pipe) = pipe().ok()?;
+        let (_, pipe) = pipe_with(PipeFlags::CLOEXEC).ok()?;
         let inode = fstat(&pipe).ok()?.st_ino;
         let (process, has_ended) = (this_process(), AtomicBool::new(false));
         Some(Self(Arc::new(Present { pipe, inode, process, has_ended })))

@@ -38,12 +38,10 @@ struct Problem {
 }
 
 pub(super) fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Refusal> {
-    if answer.status.is_success()
-        && let Ok(read) = serde_json::from_slice(&answer.body)
-    {
-        return Ok(read);
+    if !answer.status.is_success() {
+        return Err(Refusal::read(answer));
     }
-    Err(Refusal::read(answer))
+    serde_json::from_slice(&answer.body).map_err(|_| Refusal::read(answer))
 }
 
 /// Whether this says what became of a request for a lock, however often it was made.

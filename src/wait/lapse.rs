@@ -10,6 +10,7 @@
 //! 3. Without a thread nothing is left.
 
 use std::collections::HashMap;
+use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -104,7 +105,7 @@ impl Watch {
         let mut state = lock(&self.state);
         loop {
             let now = Instant::now();
-            let due: Vec<_> = state.watched.extract_if(.., |each| each.until <= now).collect();
+            let due = state.take_due(now);
             if !due.is_empty() {
                 return Some(due);
             }
@@ -127,5 +128,12 @@ impl State {
             Some(same) => same.until = same.until.min(new.until),
             None => self.watched.push(new),
         }
+    }
+
+    fn take_due(&mut self, now: Instant) -> Vec<Watched> {
+        let watched = take(&mut self.watched).into_iter();
+        let (due, later) = watched.partition(|each| each.until <= now);
+        self.watched = later;
+        due
     }
 }

@@ -47,11 +47,10 @@ impl Line {
     pub(crate) fn look(&mut self, ticket: &Ticket, listening: &mut Listening) -> Ahead {
         let before = self.sleep.take().map(|sleep| sleep.neighbours);
         let ahead = ticket.ahead(before);
-        if let Ahead::More(neighbours) = ahead
-            && !self.must_stay_awake(neighbours)
-            && listening.turn_to(neighbours)
-        {
-            self.sleep = Some(Sleep { neighbours, looks: 0 });
+        if let Ahead::More(neighbours) = ahead {
+            if !self.must_stay_awake(neighbours) && listening.turn_to(neighbours) {
+                self.sleep = Some(Sleep { neighbours, looks: 0 });
+            }
         }
         ahead
     }

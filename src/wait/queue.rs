@@ -214,11 +214,8 @@ impl Queue {
 
     /// Drop what was left if nobody is there to take it (2).
     fn clear(self: &Arc<Self>) {
-        if self.has_legacy.load(Ordering::SeqCst)
-            && self.waiting.load(Ordering::SeqCst) == 0
-            && let Some(turn) = Arc::clone(self).try_turn()
-        {
-            drop(turn);
+        if self.has_legacy.load(Ordering::SeqCst) && self.waiting.load(Ordering::SeqCst) == 0 {
+            drop(Arc::clone(self).try_turn());
         }
     }
 

@@ -621,10 +621,8 @@ impl Listening {
         }
         let watch = Arc::clone(&self.watch);
         let mut state = lock(&watch.state);
-        if let Some((known, number)) = self.closing
-            && known == identity
-            && state.files.contains_key(&number)
-        {
+        let is_heard = |(known, number)| known == identity && state.files.contains_key(&number);
+        if self.closing.is_some_and(is_heard) {
             return true;
         }
         self.end_closing(&mut state);

@@ -223,11 +223,12 @@ impl FaultyDisk {
     /// A process is over: what it wrote is a dead one's.
     pub(super) fn bury(&self, living: u8, gone: u8) {
         for bytes in self.state().contents.values_mut() {
-            if let Ok(Contents::Ours(mut record)) = Contents::parse(bytes)
-                && record.pid == u32::from(living) + 1
-            {
-                record.pid = u32::from(gone) + 1;
-                *bytes = record.to_bytes().to_vec();
+            match Contents::parse(bytes) {
+                Ok(Contents::Ours(mut record)) if record.pid == u32::from(living) + 1 => {
+                    record.pid = u32::from(gone) + 1;
+                    *bytes = record.to_bytes().to_vec();
+                }
+                _ => {}
             }
         }
     }

@@ -73,11 +73,12 @@ impl Lane {
         // came before is left.
         let mut rounds = 0;
         while self.has_waiting() {
-            if rounds >= ROUNDS
-                && let Some((runtime, inner)) = Handle::try_current().ok().zip(inner.this.upgrade())
-            {
-                runtime.spawn(async move { inner.lane.rouse(&inner) });
-                return;
+            if rounds >= ROUNDS {
+                let elsewhere = Handle::try_current().ok().zip(inner.this.upgrade());
+                if let Some((runtime, inner)) = elsewhere {
+                    runtime.spawn(async move { inner.lane.rouse(&inner) });
+                    return;
+                }
             }
             rounds += 1;
             let mut store = match store.try_lock() {
@@ -100,9 +101,7 @@ impl Lane {
         let inner = Arc::clone(inner);
         tokio::task::spawn_blocking(move || {
             let mut shared = self.shared_store();
-            while self.has_waiting()
-                && let Some(store) = shared.as_mut()
-            {
+            while let Some(store) = shared.as_mut().filter(|_| self.has_waiting()) {
                 carry_out(store, &inner, self.batch());
             }
             if let Some(store) = shared.take() {

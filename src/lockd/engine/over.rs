@@ -30,10 +30,10 @@ impl Over {
         if self.requests.insert(key.clone()) {
             self.request_order.push_back(key);
         }
-        if self.request_order.len() > REMEMBERED
-            && let Some(oldest) = self.request_order.pop_front()
-        {
-            self.requests.remove(&oldest);
+        if self.request_order.len() > REMEMBERED {
+            if let Some(oldest) = self.request_order.pop_front() {
+                self.requests.remove(&oldest);
+            }
         }
     }
 
@@ -51,10 +51,10 @@ impl Over {
     pub(super) fn remember_release(&mut self, token: u64, client: &Arc<str>) {
         self.released.insert(token, Arc::clone(client));
         self.release_order.push_back(token);
-        if self.release_order.len() > REMEMBERED
-            && let Some(oldest) = self.release_order.pop_front()
-        {
-            self.released.remove(&oldest);
+        if self.release_order.len() > REMEMBERED {
+            if let Some(oldest) = self.release_order.pop_front() {
+                self.released.remove(&oldest);
+            }
         }
     }
 

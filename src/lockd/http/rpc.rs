@@ -98,11 +98,12 @@ impl Parts {
                     unreachable!("BUG: the arguments were counted");
                 };
                 let resource = text(resource, "the resource")?;
-                if let (Value::Text(name), Some(may_use)) = (&client, may_use)
-                    && !may_use.allows(name)
-                {
-                    let shown = xmlrpc::repr(&client);
-                    return Err(format!("these credentials are not for the client {shown}"));
+                match (&client, may_use) {
+                    (Value::Text(name), Some(may_use)) if !may_use.allows(name) => {
+                        let shown = xmlrpc::repr(&client);
+                        return Err(format!("these credentials are not for the client {shown}"));
+                    }
+                    _ => {}
                 }
                 match method {
                     Method::Lock => self.lock(resource, client).await,

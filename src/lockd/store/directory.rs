@@ -297,9 +297,10 @@ impl Prepared {
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        if let Origin::Draft(name) | Origin::Spare(name) = &self.origin
-            && let Err(error) = self.directory.remove(name)
-        {
+        let (Origin::Draft(name) | Origin::Spare(name)) = &self.origin else {
+            return;
+        };
+        if let Err(error) = self.directory.remove(name) {
             let path = self.directory.path_of(name);
             tracing::warn!("{} could not be removed: {error}", path.display());
         }
@@ -355,7 +356,7 @@ impl Found {
 
 /// A name in the directory, shown.
 pub(crate) fn shown(name: &[u8]) -> String {
-    OsStr::from_bytes(name).display().to_string()
+    Path::new(OsStr::from_bytes(name)).display().to_string()
 }
 
 #[cfg(test)]

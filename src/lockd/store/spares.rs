@@ -46,10 +46,10 @@ impl Spares {
             return directory.remove(file);
         }
         self.kept.push_back(Spare { client: Arc::clone(client), name });
-        if self.kept.len() > SPARES_MAX
-            && let Some(oldest) = self.kept.pop_front()
-        {
-            delete(directory, &oldest);
+        if self.kept.len() > SPARES_MAX {
+            if let Some(oldest) = self.kept.pop_front() {
+                delete(directory, &oldest);
+            }
         }
         Ok(true)
     }
@@ -60,9 +60,8 @@ impl Spares {
         directory: &Arc<Directory>,
         client: &Arc<str>,
     ) -> Result<Prepared, Errno> {
-        if let Some(place) = self.kept.iter().rposition(|spare| spare.client == *client)
-            && let Some(spare) = self.kept.remove(place)
-        {
+        let place = self.kept.iter().rposition(|spare| spare.client == *client);
+        if let Some(spare) = place.and_then(|place| self.kept.remove(place)) {
             if directory.is_as_new(&spare.name, client.as_bytes()) {
                 return Ok(Prepared::from_spare(directory, spare.name));
             }

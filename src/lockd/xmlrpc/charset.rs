@@ -52,11 +52,11 @@ fn utf8(bytes: &[u8]) -> Result<Cow<'_, str>, Malformed> {
 }
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<Cow<'static, str>, Malformed> {
-    let (pairs, rest) = bytes.as_chunks::<2>();
-    let text =
-        char::decode_utf16(pairs.iter().map(|&pair| unit(pair))).collect::<Result<String, _>>();
-    match text {
-        Ok(text) if rest.is_empty() => Ok(text.into()),
+    let pairs = bytes.chunks_exact(2);
+    let is_whole = pairs.remainder().is_empty();
+    let units = pairs.map(|pair| unit([pair[0], pair[1]]));
+    match char::decode_utf16(units).collect::<Result<String, _>>() {
+        Ok(text) if is_whole => Ok(text.into()),
         _ => Err(Malformed::NotInEncoding("UTF-16")),
     }
 }

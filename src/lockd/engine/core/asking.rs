@@ -24,10 +24,10 @@ impl Core {
             id: id.into(),
         });
         self.expire_if_over(&resource);
-        if let Some(key) = &key
-            && let Some(asked) = self.ask_again(key, may_wait)?
-        {
-            return Ok(asked);
+        if let Some(key) = &key {
+            if let Some(asked) = self.ask_again(key, may_wait)? {
+                return Ok(asked);
+            }
         }
         let is_literal = self.look_at(&resource)?;
         let is_free =
@@ -140,9 +140,8 @@ impl Core {
             self.tenure(&ticket.resource).filter(|tenure| tenure.hold.token == grant.token)
         });
         let (is_held, is_heard) = (tenure.is_some(), ticket.is_heard);
-        if let Some(key) = ticket.key
-            && self.requests.get(&key) == Some(&Known::Asked(id))
-        {
+        let is_its_own = |key: &_| self.requests.get(key) == Some(&Known::Asked(id));
+        if let Some(key) = ticket.key.filter(is_its_own) {
             self.requests.remove(&key);
             if is_held {
                 self.requests.insert(key, Known::Held);

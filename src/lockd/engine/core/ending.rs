@@ -147,9 +147,10 @@ impl Core {
     }
 
     pub(super) fn renew_deadline(&mut self, resource: &Arc<str>) {
-        if let Some(Slot { phase: Phase::Held(tenure), .. }) = self.slots.get(resource)
-            && let Some(lease) = tenure.hold.wanted.lease
-        {
+        let Some(Slot { phase: Phase::Held(tenure), .. }) = self.slots.get(resource) else {
+            return;
+        };
+        if let Some(lease) = tenure.hold.wanted.lease {
             self.set_deadline(resource, BootTime::now().after(lease));
             self.changed();
         }
