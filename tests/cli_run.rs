@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use cli_support::{code, holder, lockkeeper, output, run, stderr, stdout, text, waiter};
 use nix::sys::signal::Signal;
+use rustix::pipe::{PipeFlags, pipe_with};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -495,7 +496,7 @@ fn a_reader_of_standard_error_that_goes_away_does_not_end_the_wait() {
     let directory = on_tmpfs();
     let lock = directory.path().join("a.lock");
     let mut holder = holder(&[], &lock);
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     drop(reader);
     let mut command = run(&[], &lock, "echo @next");
     command.stderr(writer).env("LOCKKEEPER_LOG", "trace").stdin(Stdio::null());

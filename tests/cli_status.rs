@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cli_support::{code, holder, lockkeeper, output, run, stderr, stdout, waiter};
+use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::Value;
 use support::{eventually, names_in, on_tmpfs};
 
@@ -251,7 +252,7 @@ fn revoke_asks_nobody_where_nobody_holds_and_cannot_ask_a_foreign_program() {
 fn a_reader_that_goes_away_is_no_failure() {
     let directory = on_tmpfs();
     let lock = directory.path().join("a.lock");
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     drop(reader);
     let mut command = status(&[&lock]);
     command.stdout(writer.try_clone().unwrap()).stderr(writer).stdin(Stdio::null());

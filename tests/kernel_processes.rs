@@ -23,6 +23,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
+use rustix::fs::{FlockOperation, flock};
 use tokio::time::{sleep, timeout};
 
 use support::{Process, VERY_LONG, block_on, eventually, on_disk, on_tmpfs, role, tell, told};
@@ -307,9 +308,11 @@ fn nobody_gets_in_between_while_a_lock_is_downgraded() {
                 let file = fs::File::options().create(true).append(true).open(&path).unwrap();
                 let mut had = 0;
                 while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    if kind == "flock" && file.try_lock().is_ok() {
+                    let had_it = kind == "flock"
+                        && flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+                    if had_it {
                         had += 1;
-                        file.unlock().unwrap();
+                        flock(&file, FlockOperation::Unlock).unwrap();
                     }
                 }
                 had
@@ -409,7 +412,7 @@ fn who_waits_watches_the_file_itself() {
     let path = directory.path().join("read.lock");
     fs::write(&path, "").unwrap();
     let holder = fs::File::open(&path).unwrap();
-    holder.lock().unwrap();
+    flock(&holder, FlockOperation::LockExclusive).unwrap();
     let waiter = Process::play(TEST, "acquire flock", &path);
     let inode = format!("ino:{:x} ", holder.metadata().unwrap().ino());
     // inotify(7): what an instance watches.
@@ -514,7 +517,8 @@ fn readers_that_never_stop_let_a_sleeper_in() {
         move || {
             for _ in 0..TIMES {
                 std::thread::sleep(Duration::from_millis(20));
-                fs::File::create(&path).unwrap().lock().unwrap();
+                let file = fs::File::create(&path).unwrap();
+                flock(file, FlockOperation::LockExclusive).unwrap();
             }
             is_over.store(true, Ordering::Relaxed);
         }
@@ -581,7 +585,7 @@ fn must_let_sleepers_in(kind: &str) {
         let sleeper = std::thread::spawn(move || {
             let file = fs::File::options().create(true).append(true).open(path).unwrap();
             match is_flock {
-                true => file.lock().unwrap(),
+                true => flock(&file, FlockOperation::LockExclusive).unwrap(),
                 false => sleep_for_all_bytes(&file),
             }
         });

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use futures::poll;
 use lockkeeper::{AsyncKernelLock, Error, KernelGuard, KernelOptions, Primitive};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use support::{names_in, on_tmpfs};
 use tokio::time::timeout;
 
@@ -38,10 +40,10 @@ async fn had(waiter: Waiter) -> KernelGuard {
 
 /// As another program sees it.
 fn is_free(path: &Path) -> bool {
-    match File::open(path).unwrap().try_lock() {
+    match flock(File::open(path).unwrap(), FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => true,
-        Err(TryLockError::WouldBlock) => false,
-        Err(TryLockError::Error(error)) => panic!("{error}"),
+        Err(Errno::WOULDBLOCK) => false,
+        Err(error) => panic!("{error}"),
     }
 }
 
@@ -162,7 +164,8 @@ async fn a_reader_after_a_writer_shares() {
         let one = had(one).await;
         let other = had(other).await;
         assert!(one.is_shared() && other.is_shared());
-        File::open(lock.path()).unwrap().try_lock_shared().unwrap();
+        let theirs = File::open(lock.path()).unwrap();
+        flock(theirs, FlockOperation::NonBlockingLockShared).unwrap();
         assert!(!is_free(lock.path()));
     }
     assert!(is_free(lock.path()));
@@ -264,7 +267,7 @@ async fn who_does_not_take_it_in_time_keeps_nobody_out() {
         passes += u32::from(!is_free(&path));
         support::eventually("it is given up", || is_free(&path));
         let theirs = File::open(&path).unwrap();
-        theirs.lock().unwrap();
+        flock(&theirs, FlockOperation::LockExclusive).unwrap();
         assert!(poll!(&mut last).is_pending(), "two have it");
         drop(theirs);
         had(last).await.release().await.unwrap();

@@ -321,11 +321,11 @@ async fn a_request_ends_a_series_of_short_holds() {
         let is_given_up = async {
             // Kept open, so that its inode is not given to another.
             let (file, first) = loop {
-                if let Ok(file) = fs::File::open(&path)
-                    && lock.revoke().await.unwrap().is_some()
-                {
-                    let first = file.metadata().unwrap().ino();
-                    break (file, first);
+                if let Ok(file) = fs::File::open(&path) {
+                    if lock.revoke().await.unwrap().is_some() {
+                        let first = file.metadata().unwrap().ino();
+                        break (file, first);
+                    }
                 }
                 sleep(Duration::from_millis(1)).await;
             };

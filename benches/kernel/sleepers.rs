@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use tempfile::TempDir;
 
 use crate::figures::{Sample, short};
@@ -97,7 +98,7 @@ fn sleep_for_it(path: &Path, is_over: &AtomicBool) -> Sample {
         std::thread::sleep(PAUSE + Duration::from_micros(waits.len() as u64 * 7919 % 9000));
         let file = open(path);
         let began = Instant::now();
-        file.lock().expect("nothing is wrong");
+        flock(&file, FlockOperation::LockExclusive).expect("nothing is wrong");
         waits.add(began.elapsed().as_nanos() as u64);
         std::thread::sleep(HOLD);
     }

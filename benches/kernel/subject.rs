@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use async_fd_lock::{LockWrite, RwLockWriteGuard};
 use lockkeeper::{AsyncKernelLock, KernelGuard, KernelOptions};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use tokio::runtime::{Builder, Runtime};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub(crate) enum Kind {
     OursKept,
     /// async-fd-lock 0.2, opened for each acquisition.
     AsyncFdLock,
-    /// std's `File::lock` in `spawn_blocking`.
+    /// `flock` in `spawn_blocking`, what std's `File::lock` calls.
     Std,
     /// filelock 0.7 with `tokio`, opened for each acquisition. It does not
     /// look whether the path still names what it locked.
@@ -33,7 +33,7 @@ impl Kind {
             Kind::Ours => "lockkeeper",
             Kind::OursKept => "lockkeeper, kept open",
             Kind::AsyncFdLock => "async-fd-lock 0.2",
-            Kind::Std => "std File::lock, spawn_blocking",
+            Kind::Std => "flock, spawn_blocking",
             Kind::Filelock => "filelock 0.7 tokio",
             Kind::Flock => "thread in flock",
         }
@@ -87,7 +87,9 @@ impl Lock {
             }
             Kind::Std => {
                 let file = open(&self.path);
-                let locked = tokio::task::spawn_blocking(move || file.lock().map(|()| file));
+                let locked = tokio::task::spawn_blocking(move || {
+                    flock(&file, FlockOperation::LockExclusive).map(|()| file)
+                });
                 Hold::File(locked.await.expect("no panic").expect("nothing is wrong"))
             }
             Kind::Filelock => {
@@ -96,7 +98,7 @@ impl Lock {
             }
             Kind::Flock => {
                 let file = open(&self.path);
-                file.lock().expect("nothing is wrong");
+                flock(&file, FlockOperation::LockExclusive).expect("nothing is wrong");
                 Hold::File(file)
             }
         }

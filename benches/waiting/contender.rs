@@ -94,7 +94,7 @@ impl Lock {
                 Hold::Filelock(lock.lock_owned_async().await.expect("nothing is wrong"))
             }
             Lock::Flock(file) => {
-                file.lock().expect("nothing is wrong");
+                flock(&*file, FlockOperation::LockExclusive).expect("nothing is wrong");
                 Hold::Flock
             }
             Lock::Bare(lock) => Hold::Bare(lock.acquire()),
@@ -107,7 +107,9 @@ impl Lock {
             (Lock::Filelock(lock), Hold::Filelock(guard)) => {
                 *lock = Some(guard.unlock().expect("it is held"));
             }
-            (Lock::Flock(file), Hold::Flock) => file.unlock().expect("it is held"),
+            (Lock::Flock(file), Hold::Flock) => {
+                flock(&*file, FlockOperation::Unlock).expect("it is held")
+            }
             (Lock::Bare(lock), Hold::Bare(file)) => lock.release(&file),
             _ => unreachable!("a hold of another lock"),
         }

@@ -2,12 +2,14 @@
 //! how long the others wait. Beside it a ring of as many processes that pass
 //! on a token through pipes: perfectly fair, and as fast as the scheduler is.
 
-use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
+use rustix::pipe::{PipeFlags, pipe_with};
 use tempfile::TempDir;
 
 use crate::contender::{Kind, Lock};
@@ -118,12 +120,12 @@ fn outcome(waits: Vec<Sample>) -> Outcome {
 }
 
 /// One pipe from each process to the next.
-fn pipes(n: usize) -> (Vec<PipeReader>, Vec<PipeWriter>) {
+fn pipes(n: usize) -> (Vec<File>, Vec<File>) {
     let (mut starts, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..n {
-        let (start, end) = pipe().expect("a pipe");
-        starts.push(start);
-        ends.push(end);
+        let (start, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        starts.push(start.into());
+        ends.push(end.into());
     }
     ends.rotate_left(1);
     (starts, ends)

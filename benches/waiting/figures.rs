@@ -86,8 +86,9 @@ impl Sample {
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Self {
-        let (values, _) = bytes.as_chunks();
-        Sample(values.iter().map(|value| u64::from_le_bytes(*value)).collect())
+        let values = bytes.chunks_exact(size_of::<u64>());
+        let values = values.map(|value| u64::from_le_bytes(value.try_into().expect("eight bytes")));
+        Sample(values.collect())
     }
 
     pub(crate) fn print(&self, what: impl Display) {

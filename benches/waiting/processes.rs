@@ -1,12 +1,14 @@
 //! Other processes: this program run again.
 
-use std::io::{BufRead, BufReader, PipeWriter};
-use std::os::fd::AsFd;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::net::unix::pipe;
 
@@ -80,12 +82,13 @@ pub(crate) struct Report {
 /// One pipe for the reports of many processes.
 pub(crate) struct Reports {
     reports: Receiver<Report>,
-    end: PipeWriter,
+    end: OwnedFd,
 }
 
 impl Reports {
     pub(crate) fn new() -> Self {
-        let (start, end) = std::io::pipe().expect("a pipe");
+        let (start, end) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let start = File::from(start);
         let (sender, reports) = channel();
         std::thread::spawn(move || {
             for line in BufReader::new(start).lines() {

@@ -17,6 +17,7 @@ use nix::libc;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use rustix::fs::FlockOperation;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -111,7 +112,8 @@ const TESTS: [Test; 5] = [
     ("a forked child has it when the parent closes", |kind, path| {
         let file = open(path);
         assert!(kind.try_lock(&file));
-        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+        let (reader, mut writer) = (File::from(reader), File::from(writer));
         // SAFETY: this process has one thread.
         match unsafe { fork() }.expect("a child") {
             ForkResult::Child => {

@@ -248,9 +248,8 @@ impl Conductor<'_> {
     /// Workers run until they are told otherwise.
     fn has_died(&mut self) -> bool {
         for worker in &mut self.workers {
-            if let Ok(Some(status)) = worker.child.try_wait()
-                && !self.summary.has_died
-            {
+            let Ok(Some(status)) = worker.child.try_wait() else { continue };
+            if !self.summary.has_died {
                 let line = format!("ERROR process {} ended: {status}", worker.child.id());
                 eprintln!("{line}");
                 self.summary.reports.push(line);

@@ -111,9 +111,7 @@ impl Oracle {
                 let who = seen.map_or_else(|| "somebody".to_owned(), |seen| seen.to_string());
                 return Err(format!("{ticket} came in while {who} was inside, who then left"));
             };
-            if let Some(seen) = seen
-                && seen != other
-            {
+            if let Some(seen) = seen.filter(|seen| *seen != other) {
                 return Err(format!("{ticket} came in after {seen}, and so did {other}"));
             }
             if other.process.is_gone() {

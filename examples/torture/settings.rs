@@ -126,8 +126,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Part, String> {
             settings.set(&flag, &mut arguments)?;
         }
     }
-    settings.end =
-        end.unwrap_or(if settings.seed.is_multiple_of(2) { End::Ask } else { End::Kill });
+    settings.end = end.unwrap_or(if settings.seed % 2 == 0 { End::Ask } else { End::Kill });
     settings.check().map(Part::Conductor)
 }
 

@@ -51,8 +51,9 @@ impl Tally {
             return Tally::default();
         };
         let mut fields = [0; FIELDS];
-        let (words, _) = bytes.as_chunks::<8>();
-        fields.iter_mut().zip(words).for_each(|(field, word)| *field = u64::from_ne_bytes(*word));
+        for (field, word) in fields.iter_mut().zip(bytes.chunks_exact(size_of::<u64>())) {
+            *field = u64::from_ne_bytes(word.try_into().expect("eight bytes"));
+        }
         Self::of(fields)
     }
 

@@ -294,9 +294,8 @@ fn forward(output: ChildStdout, sender: &mpsc::Sender<String>) {
     for line in BufReader::new(output).lines() {
         let Ok(line) = line else { return };
         // libtest writes "test name ... " without an end before our first line.
-        if let Some((_, line)) = line.split_once('@')
-            && sender.send(line.to_owned()).is_err()
-        {
+        let Some((_, line)) = line.split_once('@') else { continue };
+        if sender.send(line.to_owned()).is_err() {
             return;
         }
     }
