@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::attempt::{
     Acquired, Attempt, Busy, Candidate, Found, Outcome, PROBE_PASSES, Sightings, Surroundings,
@@ -24,6 +24,7 @@ use crate::liveness::{Myself, my_command_line};
 use crate::options::{AtExit, Options};
 use crate::path::LockPath;
 use crate::place::Place;
+use crate::real_time::sleep;
 use crate::surroundings::OsSurroundings;
 use crate::tenure::{Inheritance, Tenure};
 use crate::wait::{self, Entry, Pause, Queue, Ready, Site, Turn, prepare};

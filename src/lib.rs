@@ -97,6 +97,10 @@
 //!   finds its lock free.
 //! * **Clocks** may jump: waits and deadlines use the monotonic clock. The time
 //!   in a lock file is shown and never compared.
+//! * **A paused Tokio clock**, as in `#[tokio::test(start_paused = true)]`, stands
+//!   while this crate works, ten seconds of real time at most, so that only waits take
+//!   virtual time. What is done in respect of other programs takes real time: to watch
+//!   their files, to let a daemon answer, and the daemon's leases.
 //! * **Linux only.** Kernel 6.9 and newer identify processes exactly; older
 //!   ones by their start time.
 
@@ -123,6 +127,7 @@ mod options;
 mod path;
 mod place;
 mod proof;
+mod real_time;
 mod record;
 mod surroundings;
 mod tenure;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::consume_budget;
-use tokio::time::{sleep, timeout_at};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 
@@ -22,6 +22,7 @@ use crate::holder::{Evidence, Holder, Status};
 use crate::options::{Options, Pin};
 use crate::path::LockPath;
 use crate::place::{Place, Seen};
+use crate::real_time::{Standing, sleep};
 use crate::record::Proof;
 use crate::wait::{Deadline, Obstacle, Queue, Site, Turn};
 
@@ -438,6 +439,8 @@ impl AsyncFileLock {
             };
             contest.prepare();
             pause.show(contest.ready());
+            // A foreign file is watched for what other processes do to it.
+            let _standing = obstacle.at_most.and_then(Standing::at_most);
             let next_look = pause.until_next_look(obstacle);
             let _ = Deadline::limit(deadline, next_look).await;
         }

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use crate::disk::{self, Errno};
 use crate::fork::{ProcessKey, this_process};
 use crate::options::Offload;
+use crate::real_time::{PATIENCE, Standing};
 
 /// How long a thread stays when it has nothing to do: long enough not to be
 /// made anew for each attempt of a contender.
@@ -337,9 +338,13 @@ impl Lane {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
+        // Whatever waits for this, be it for the turn that it gives up.
+        let standing = Standing::at_most(PATIENCE);
         self.push(Box::new(move || {
             // Nobody waits any more: the result is dropped here, off the runtime.
             let _ = sender.send(job());
+            // After that: the runtime has something to do by now.
+            drop(standing);
         }));
         receiver
     }
