@@ -44,6 +44,11 @@ pub(super) fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Refusal> {
     serde_json::from_slice(&answer.body).map_err(|_| Refusal::read(answer))
 }
 
+/// Whether somebody else has what was asked for.
+pub(super) fn is_busy(answer: &Answer) -> bool {
+    read::<Granted>(answer).is_err_and(|refusal| refusal.is_busy())
+}
+
 /// Whether this says what became of a request for a lock, however often it was made.
 pub(super) fn decides(answer: &Answer) -> bool {
     match read::<Granted>(answer) {

@@ -1,11 +1,12 @@
 //! What every request is about: a daemon, a resource, and who asks.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::answer::Refusal;
@@ -14,6 +15,7 @@ use super::error::{RemoteError, RemoteLost, RemoteLostReason};
 use super::options::RemoteOptions;
 use super::server::{Failure, Server};
 use super::socket::Line;
+use crate::real_time::Standing;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -30,6 +32,7 @@ pub(super) struct Claim {
     pub(super) options: RemoteOptions,
     /// What goes on after its caller has gone.
     pub(super) background: TaskTracker,
+    pub(super) hand_over: HandOver,
 }
 
 impl Claim {
@@ -42,7 +45,8 @@ impl Claim {
         let background = TaskTracker::new();
         // It can be waited for; tasks are taken all the same.
         background.close();
-        Self { server, resource, client, options, background }
+        let hand_over = HandOver::default();
+        Self { server, resource, client, options, background, hand_over }
     }
 
     /// `verb` is what is asked for, as the daemon calls it.
@@ -54,6 +58,20 @@ impl Claim {
     ) -> Result<Answer, Failure> {
         let path = format!("/v1/locks/{}/{verb}", escaped(&self.resource));
         self.server.call(&path, JSON, body.to_string(), line).await
+    }
+
+    /// The same where nobody makes the daemon wait: it answers within `limit`, by its
+    /// clock and by a paused one of ours.
+    pub(super) async fn ask_now(
+        &self,
+        verb: &str,
+        body: &Value,
+        line: &Line,
+        limit: Duration,
+    ) -> Result<Answer, Failure> {
+        let _standing = Standing::at_most(limit);
+        let asked = timeout(limit, self.ask(verb, body, line)).await;
+        asked.unwrap_or_else(|_| Err(Failure::silence()))
     }
 
     pub(super) fn patience(&self) -> Patience {
@@ -109,6 +127,44 @@ impl Claim {
             Some(code) => RemoteError::Refused { server, resource, doing, code, message },
             None => RemoteError::NotADaemon { server, resource, doing, found: message },
         }
+    }
+}
+
+/// Under a paused clock, whether this process has given a hold back for which it waits
+/// as well. The clock stands until the daemon has answered a waiter.
+#[derive(Default)]
+pub(super) struct HandOver(Mutex<(usize, Option<Standing>)>);
+
+/// How long it stands at most: many times what a daemon takes. If longer, a test in
+/// which another client is the next is held up so long.
+const HAND_OVER: Duration = Duration::from_secs(5);
+
+impl HandOver {
+    /// A petition waits, until what this gives is dropped.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.state().0 += 1;
+        Waiting(self)
+    }
+
+    pub(super) fn begin(&self) {
+        let mut state = self.state();
+        if state.0 > 0 {
+            state.1 = Standing::at_most(HAND_OVER);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, (usize, Option<Standing>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A petition that waits under a paused clock.
+pub(super) struct Waiting<'a>(&'a HandOver);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        (state.0, state.1) = (state.0 - 1, None);
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::json;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -21,6 +21,7 @@ use super::server::{ANSWER, Failure};
 use super::socket::Line;
 use super::tenure::{Hold, Renewal, Tenure};
 use crate::clock::BootTime;
+use crate::real_time::is_paused;
 
 const DOING: &str = "locking";
 
@@ -119,7 +120,11 @@ impl Petition {
     async fn try_once(&mut self, patience: &mut Patience) -> Tried {
         let sent = BootTime::now();
         let begun = Instant::now();
-        match self.ask(self.wait).await {
+        let asked = match self.wait {
+            Wait::Until(_) | Wait::Forever if is_paused() => self.ask_by_a_paused_clock().await,
+            wait => self.ask(wait).await,
+        };
+        match asked {
             Ok(answer) => self.heard(&answer, sent).await,
             Err(Failure { error, is_final: true, .. }) => {
                 Tried::Decided(Err(self.claim.untrusted(DOING, error)))
@@ -153,16 +158,36 @@ impl Petition {
         });
         let line = Arc::clone(&self.line);
         let knew = std::mem::replace(&mut self.may_be_granted, true);
-        let asking = self.claim.ask("acquire", &body, &line);
         let asked = match wait {
-            Wait::No => timeout(ANSWER, asking).await.unwrap_or_else(|_| Err(Failure::silence())),
-            Wait::Until(_) | Wait::Forever => asking.await,
+            Wait::No => self.claim.ask_now("acquire", &body, &line, ANSWER).await,
+            Wait::Until(_) | Wait::Forever => self.claim.ask("acquire", &body, &line).await,
         };
         self.may_be_granted = match &asked {
             Ok(answer) => knew && !answer::decides(answer),
             Err(failure) => knew || failure.may_have_come,
         };
         asked
+    }
+
+    /// A paused clock would be at any limit before the daemon answers, whose clock is
+    /// not. So the daemon is asked without waiting first, and once more at the limit.
+    async fn ask_by_a_paused_clock(&mut self) -> Result<Answer, Failure> {
+        let asked = self.ask(Wait::No).await;
+        if !asked.as_ref().is_ok_and(answer::is_busy) {
+            return asked;
+        }
+        // The request with the last one is over.
+        self.id = new_id();
+        let claim = Arc::clone(&self.claim);
+        let waiting = claim.hand_over.wait();
+        let Wait::Until(limit) = self.wait else {
+            return self.ask(self.wait).await;
+        };
+        if let Ok(asked) = timeout_at(limit, self.ask(self.wait)).await {
+            return asked;
+        }
+        drop(waiting);
+        self.ask(Wait::No).await
     }
 
     async fn heard(&mut self, answer: &Answer, sent: BootTime) -> Tried {

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{self, Done};
 use super::claim::{Claim, Exhausted};
 use super::error::{RemoteError, RemoteLost, RemoteLostReason};
-use super::server::{ANSWER, Failure};
+use super::server::ANSWER;
 use super::socket::Line;
 use crate::clock::{Alarm, BootTime};
 
@@ -115,8 +114,7 @@ impl Tenure {
         let limit = lease.map_or(ANSWER, |lease| ANSWER.min(lease / RENEWED_AFTER));
         let body = json!({ "client": self.claim.client, "token": self.token.to_string() });
         let (line, sent) = (Line::default(), BootTime::now());
-        let asked = timeout(limit, self.claim.ask("renew", &body, &line)).await;
-        let answer = match asked.unwrap_or_else(|_| Err(Failure::silence())) {
+        let answer = match self.claim.ask_now("renew", &body, &line, limit).await {
             Ok(answer) => answer,
             Err(failure) => return Renewal::Failed(failure.error),
         };
@@ -175,11 +173,11 @@ impl Tenure {
         const DOING: &str = "unlocking";
         let claim = &self.claim;
         let body = json!({ "client": claim.client, "token": self.token.to_string() });
+        claim.hand_over.begin();
         let (mut patience, mut may_be_done) = (claim.patience(), false);
         loop {
             let line = Line::default();
-            let asked = timeout(ANSWER, claim.ask("release", &body, &line)).await;
-            let error = match asked.unwrap_or_else(|_| Err(Failure::silence())) {
+            let error = match claim.ask_now("release", &body, &line, ANSWER).await {
                 Ok(answer) => match answer::read::<Done>(&answer) {
                     Ok(Done {}) => return Ok(()),
                     Err(refusal) if refusal.is_not_held() && may_be_done => return Ok(()),
