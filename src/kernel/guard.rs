@@ -18,7 +18,7 @@ use super::attempt::Carrier;
 use super::call::{self, Claim, Sharing};
 use super::options::Primitive;
 use super::presence::Presence;
-use super::site::{SHARE_MAX, Site, Source, Terms};
+use super::site::{SHARE_MAX, Site, Source, Stay, Terms};
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
 use crate::give_way::let_next_run;
@@ -405,13 +405,14 @@ impl Hold {
                     file.signal(self.terms.path.path());
                 }
                 let is_kept = self.terms.options.keep_open;
+                let stay = if is_kept { Stay::Always } else { Stay::No };
                 // The next one's begins at its start, and is nobody else's.
                 match is_removed || was_used && (!is_kept || rewind(&file).is_err()) {
                     true => {
                         drop(file);
                         true
                     }
-                    false => self.site.station.leave(file, is_kept, || self.wakes()),
+                    false => self.site.station.leave(file, stay, || self.wakes()),
                 }
             }
             Carrier::Posix(file) => {
@@ -434,14 +435,14 @@ impl Hold {
 
     /// Whether somebody elsewhere is to be woken, as far as is known.
     fn wakes(&self) -> bool {
-        let are_any = |waiters: &Waiters| match self.claim.primitive {
+        let are_any = |waiters: Arc<Waiters>| match self.claim.primitive {
             Primitive::Flock => waiters.are_any(),
             // Whoever waits for other bytes that these are among has another name.
             Primitive::Ofd | Primitive::Posix => waiters.are_any_by_any_name(),
         };
         let (site, terms) = (&self.site, &*self.terms);
         site.place.is_local()
-            && (!site.is_in_place_now(terms) || site.waiters(terms).is_none_or(are_any))
+            && (!site.is_in_place_now(terms) || site.waiters_there(terms).is_none_or(are_any))
     }
 
     /// (6) of [`attempt`](super::attempt): closing is all that may be done.

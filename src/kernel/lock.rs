@@ -15,7 +15,7 @@ use super::guard::KernelGuard;
 use super::holder;
 use super::options::{KernelOptions, Primitive};
 use super::pause::{Pause, Right};
-use super::site::{SHARE_MAX, Site, Source, Terms};
+use super::site::{SHARE_MAX, Site, Source, Stay, Terms};
 use crate::error::Error;
 use crate::holder::{Holder, Status};
 use crate::path::LockPath;
@@ -413,7 +413,9 @@ impl AsyncKernelLock {
             Ended::Busy(contest, carrier, _turn) => {
                 // Not closed: that would wake all who wait, each time.
                 if let Carrier::Open(file) = carrier {
-                    contest.site.station.leave(file, true, || false);
+                    let keep_open = contest.terms.options.keep_open;
+                    let stay = if keep_open { Stay::Always } else { Stay::Awhile };
+                    contest.site.station.leave(file, stay, || false);
                 }
                 Ok(None)
             }
@@ -744,6 +746,8 @@ impl Contest {
             if contest.site.place.is_local() {
                 // Only that it is seen to be: else the next finds another site.
                 let _ = contest.site.is_in_place_now(&contest.terms);
+                // For who asks where it cannot be opened.
+                drop(contest.site.waiters_there(&contest.terms));
             }
             contest.try_here(turn, carrier, right)
         };

@@ -1,7 +1,8 @@
 //! Locks of the kernel's: `flock` and `fcntl`. `lock` is where tries
 //! (`attempt`) and waiting (`pause`) meet; `site` is what the contenders of one
 //! lock in a process share, `presence` what those who come later watch, `file`
-//! what must not be closed, `apart` a close that does no harm, `call` the system calls.
+//! what must not be closed, `apart` a close that does no harm, `idle` closes what is not
+//! used, `call` the system calls.
 
 mod apart;
 mod attempt;
@@ -9,6 +10,7 @@ mod call;
 mod file;
 mod guard;
 mod holder;
+mod idle;
 mod lock;
 mod options;
 mod pause;

@@ -112,7 +112,10 @@ impl KernelOptions {
     /// share their position with that of later guards, and a child that has one
     /// shares their lock: make none. The file is closed when
     /// the last clone of the lock is dropped. Not for [`Primitive::Posix`], nor
-    /// with [`delete_on_release`](Self::delete_on_release). Default: off.
+    /// with [`delete_on_release`](Self::delete_on_release).
+    ///
+    /// Without it a lock that nobody holds or waits for has nothing open, some two
+    /// seconds after its last use. Default: off.
     #[must_use]
     pub fn keep_open(mut self, on: bool) -> Self {
         self.keep_open = on;

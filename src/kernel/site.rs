@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::file::{OpenFile, Register};
+use super::idle;
 use super::options::{KernelOptions, Primitive};
 use crate::disk::{Errno, directory_identity};
 use crate::error::Error;
@@ -69,7 +70,6 @@ pub(super) struct Site {
     seen: Seen,
     pub(super) register: Arc<Register>,
     pub(super) station: Arc<Station>,
-    waiters: OnceLock<Waiters>,
 }
 
 impl Site {
@@ -81,13 +81,11 @@ impl Site {
         let (place, identity) = found.map_err(|error| no_directory(&terms.path, error))?;
         let entry = Entry { process, directory: identity, path: Arc::clone(&terms.turns) };
         let (directory, register) = (identity, Register::of(process, identity.0));
-        let (station, waiters) = (Station::of(entry), OnceLock::new());
-        let seen = Seen::now();
-        let site = Self { process, place, directory, seen, register, station, waiters };
+        let (station, seen) = (Station::of(entry), Seen::now());
+        let site = Self { process, place, directory, seen, register, station };
         if let Place::Lane { is_local: true, .. } = site.place {
-            let look = |label: Arc<LockPath>| Waiters::of(&label);
-            let waiters = site.place.run(Arc::clone(&terms.label), look).await;
-            waiters.into_iter().for_each(|waiters| drop(site.waiters.set(waiters)));
+            let known = (Arc::clone(&terms.label), Arc::clone(&site.station));
+            site.place.run(known, |(label, station)| drop(station.open_waiters(&label))).await;
         }
         Ok(Arc::new(site))
     }
@@ -118,16 +116,17 @@ impl Site {
     }
 
     /// Who waits; `None` where that cannot be seen, or not now.
-    pub(super) fn waiters(&self, terms: &Terms) -> Option<&Waiters> {
-        if let Some(waiters) = self.waiters.get() {
-            return Some(waiters);
+    pub(super) fn waiters(&self, terms: &Terms) -> Option<Arc<Waiters>> {
+        match self.place {
+            Place::Here { is_local: true } => self.station.open_waiters(&terms.label),
+            // Not opened here where calls are made elsewhere.
+            _ => self.station.waiters(),
         }
-        // Not opened here where calls are made elsewhere.
-        if !self.place.has_events() {
-            return None;
-        }
-        let waiters = Waiters::of(&terms.label)?;
-        Some(self.waiters.get_or_init(|| waiters))
+    }
+
+    /// The same at the place where calls are made.
+    pub(super) fn waiters_there(&self, terms: &Terms) -> Option<Arc<Waiters>> {
+        self.station.open_waiters(&terms.label)
     }
 }
 
@@ -148,6 +147,8 @@ pub(super) struct Station {
     key: Entry,
     queue: Arc<Queue>,
     desk: Mutex<Desk>,
+    /// What is on the desk was used since [`idle`] looked last.
+    was_used: AtomicBool,
     /// Tasks that wait for their turn. Who puts a file on the desk for them looks with
     /// the desk locked, and the last of them looks there after it has gone.
     waiting: AtomicUsize,
@@ -192,8 +193,21 @@ struct Desk {
     /// The file that the last holder left for the next of this process, open
     /// and not locked.
     left: Option<OpenFile>,
-    /// Whether it may lie there with nobody waiting.
-    is_kept: bool,
+    stay: Stay,
+    /// The directory, to ask who waits.
+    waiters: Option<Arc<Waiters>>,
+    /// [`idle`] looks.
+    is_watched: bool,
+}
+
+/// How long a file may lie on the desk with nobody waiting.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stay {
+    #[default]
+    No,
+    /// Until it is idle.
+    Awhile,
+    Always,
 }
 
 static STATIONS: LazyLock<Mutex<HashMap<Entry, Weak<Station>>>> = LazyLock::new(Mutex::default);
@@ -213,6 +227,7 @@ impl Station {
             key,
             queue,
             desk: Mutex::default(),
+            was_used: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             has_left: AtomicBool::new(false),
             stands_back: Mutex::default(),
@@ -318,23 +333,25 @@ impl Station {
     }
 
     /// Leave an unlocked file for the next holder: if one of this process
-    /// waits, or in any case if it `is_kept`. But close it if that `wakes`
-    /// somebody elsewhere. Whether it is closed.
+    /// waits, or as it may `stay`. But close it if that `wakes` somebody
+    /// elsewhere. Whether it is closed.
     pub(super) fn leave(
-        &self,
+        self: &Arc<Self>,
         file: OpenFile,
-        is_kept: bool,
+        stay: Stay,
         wakes: impl FnOnce() -> bool,
     ) -> bool {
         let is_awaited = self.waiting.load(Ordering::Acquire) > 0;
-        if !is_kept && !is_awaited || wakes() {
+        if stay == Stay::No && !is_awaited || wakes() {
             drop(file);
             return true;
         }
         let mut desk = lock(&self.desk);
+        let stay =
+            if stay == Stay::Awhile && !self.is_watched(&mut desk) { Stay::No } else { stay };
         // Who waited may have gone.
-        let superfluous = if self.waiting.load(Ordering::Acquire) > 0 || is_kept {
-            desk.is_kept = is_kept;
+        let superfluous = if self.waiting.load(Ordering::Acquire) > 0 || stay != Stay::No {
+            desk.stay = stay;
             self.has_left.store(true, Ordering::Release);
             desk.left.replace(file)
         } else {
@@ -342,6 +359,54 @@ impl Station {
         };
         drop(desk);
         superfluous.is_some()
+    }
+
+    /// Who waits, if that was asked not long ago.
+    fn waiters(&self) -> Option<Arc<Waiters>> {
+        let waiters = lock(&self.desk).waiters.clone();
+        self.was_used.store(true, Ordering::Relaxed);
+        waiters
+    }
+
+    /// Who waits; `None` where that cannot be seen. What is opened for it stays open
+    /// until it is idle.
+    fn open_waiters(self: &Arc<Self>, label: &LockPath) -> Option<Arc<Waiters>> {
+        if let Some(waiters) = self.waiters() {
+            return Some(waiters);
+        }
+        let waiters = Arc::new(Waiters::of(label)?);
+        let mut desk = lock(&self.desk);
+        if self.is_watched(&mut desk) {
+            desk.waiters = Some(Arc::clone(&waiters));
+        }
+        Some(waiters)
+    }
+
+    /// Whether what is put on the desk now is closed when it is idle.
+    fn is_watched(self: &Arc<Self>, desk: &mut Desk) -> bool {
+        self.was_used.store(true, Ordering::Relaxed);
+        desk.is_watched = desk.is_watched || idle::watch(self);
+        desk.is_watched
+    }
+
+    /// Close what was not used since the last call, but for what somebody waits for or
+    /// a user wants open. Whether it is to be called again.
+    pub(super) fn close_unused(&self) -> bool {
+        let mut desk = lock(&self.desk);
+        if self.was_used.swap(false, Ordering::Relaxed) {
+            return true;
+        }
+        if desk.stay == Stay::Awhile {
+            // Should anybody wait, the last of them closes it.
+            desk.stay = Stay::No;
+        }
+        let is_wanted = desk.stay == Stay::Always || self.waiting.load(Ordering::Acquire) > 0;
+        let left = if is_wanted { None } else { self.take_from(&mut desk) };
+        desk.is_watched = false;
+        let unused = (left, desk.waiters.take());
+        drop(desk);
+        drop(unused);
+        false
     }
 }
 
@@ -372,7 +437,7 @@ impl Drop for Waiting<'_> {
         }
         // Whoever leaves a file from now on sees that nobody waits, or somebody new.
         let mut desk = lock(&self.0.desk);
-        let is_kept = desk.is_kept || self.0.waiting.load(Ordering::Acquire) > 0;
+        let is_kept = desk.stay != Stay::No || self.0.waiting.load(Ordering::Acquire) > 0;
         let left = if is_kept { None } else { self.0.take_from(&mut desk) };
         drop(desk);
         drop(left);
@@ -429,12 +494,37 @@ mod tests {
         let path = Arc::new(LockPath::new(&path).unwrap());
         let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
         let is_there = || lock(&station.desk).left.is_some();
-        for is_kept in [false, true] {
+        for stay in [Stay::No, Stay::Awhile, Stay::Always] {
             let waiting = Waiting::begin(&station);
-            assert!(!station.leave(open(), is_kept, || false) && is_there());
+            assert!(!station.leave(open(), stay, || false) && is_there());
             drop(waiting);
-            assert_eq!(is_there(), is_kept);
+            assert_eq!(is_there(), stay != Stay::No);
+            drop(station.take_left());
         }
-        assert!(station.leave(open(), true, || true), "somebody elsewhere waits");
+        assert!(station.leave(open(), Stay::Always, || true), "somebody elsewhere waits");
+    }
+
+    #[test]
+    fn what_is_not_used_is_closed_unless_it_is_waited_for_or_wanted_open() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("lock");
+        let register = Register::of(this_process(), 0);
+        let open = || OpenFile::open(&register, || Ok(File::create(&path).unwrap())).unwrap();
+        let path = Arc::new(LockPath::new(&path).unwrap());
+        let key = Entry { process: this_process(), directory: (0, 0), path: Arc::clone(&path) };
+        let station = Station::of(key);
+        let is_there = || lock(&station.desk).left.is_some();
+        for stay in [Stay::Awhile, Stay::Always] {
+            assert!(station.open_waiters(&path).is_some());
+            station.leave(open(), stay, || false);
+            assert!(station.close_unused(), "it was used");
+            station.was_used.store(false, Ordering::Relaxed);
+            let waiting = Waiting::begin(&station);
+            assert!(!station.close_unused() && is_there(), "somebody waits for it");
+            drop(waiting);
+            assert!(!station.close_unused());
+            assert_eq!(is_there(), stay == Stay::Always);
+            assert!(lock(&station.desk).waiters.is_none());
+        }
     }
 }
