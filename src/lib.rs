@@ -109,6 +109,7 @@ compile_error!("lockkeeper runs on Linux only: its proofs of life are the Linux 
 
 mod all;
 mod attempt;
+mod changes;
 mod contest;
 mod disk;
 mod error;
@@ -146,6 +147,7 @@ pub mod lockd;
 mod remote;
 
 pub use all::{LockGuards, acquire_all, acquire_all_timeout};
+pub use changes::StatusChanges;
 pub use error::{Error, Lost, LostReason};
 pub use guard::LockGuard;
 pub use holder::{Evidence, Holder, Status};

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 
 use crate::attempt::{Busy, YOUTH};
+use crate::changes::StatusChanges;
 use crate::contest::{Contest, Tried};
 use crate::disk::{Disk, Errno, OsDisk, directory_identity};
 use crate::error::Error;
@@ -258,6 +259,58 @@ impl AsyncFileLock {
         Ok(contest.probe().await?.status)
     }
 
+    /// The lock's status now, and then each time that it changes: who holds the lock,
+    /// that it is free, or stale. A stream, for whoever shows locks.
+    ///
+    /// The first item comes at once. Each one differs from the one before. A reader that
+    /// is slow, and changes within a hundredth of a second, are told of the last state
+    /// only. An error is an item as well, and the stream goes on; it ends only after
+    /// [`Error::BadPath`] where the path can never name a lock.
+    ///
+    /// Watching is asleep: an acquisition, a release and a death are events. What gives
+    /// none is noticed as by [`acquire`](Self::acquire), each
+    /// [`fallback_period`](Options::fallback_period). A watcher has no place in the queue
+    /// and looks as [`status`](Self::status) does. It needs no descriptor but the one by
+    /// which a process hears of all events, and one more while a holder has a file that
+    /// it does not keep open ([`Pin::Never`], other programs).
+    ///
+    /// There is none for [`AsyncKernelLock`](crate::AsyncKernelLock): an acquisition
+    /// there is no event, and each look would have the kernel list all locks.
+    ///
+    /// # Cancel safety
+    /// A future of the next item can be dropped and loses nothing. A dropped stream
+    /// leaves nothing behind.
+    ///
+    /// # Panics
+    /// When polled without Tokio's timer.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lockkeeper::Error> {
+    /// # let directory = std::env::temp_dir().join(format!("lockkeeper-watch-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&directory).unwrap();
+    /// # let path = directory.join("job.lock");
+    /// use futures::StreamExt;
+    /// use lockkeeper::{AsyncFileLock, Status};
+    ///
+    /// let lock = AsyncFileLock::new(path);
+    /// let mut changes = lock.watch();
+    /// assert_eq!(changes.next().await.unwrap()?, Status::Free);
+    /// let guard = lock.acquire().await?;
+    /// match changes.next().await.unwrap()? {
+    ///     Status::Held(holder) => println!("held by {holder}"),
+    ///     status => panic!("{status:?}"),
+    /// }
+    /// # drop(guard);
+    /// # std::fs::remove_dir(directory).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn watch(&self) -> StatusChanges {
+        StatusChanges::of(self.clone())
+    }
+
     /// Remove the file a dead holder left, and what killed contenders left
     /// beside it; whose file it was, `None` if there was none. It is an
     /// acquisition and a release, by the protocol the file names, so it can
@@ -331,6 +384,11 @@ impl AsyncFileLock {
             request.leave();
         }
         Ok(Some(holder))
+    }
+
+    /// `None` if what was given cannot name a lock file.
+    pub(crate) fn names(&self) -> Option<&Arc<LockPath>> {
+        self.inner.path.as_ref()
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -505,7 +563,7 @@ impl AsyncFileLock {
         Error::Timeout { path: self.path().to_owned(), waited, holder }
     }
 
-    async fn contest(&self) -> Result<Contest, Error> {
+    pub(crate) async fn contest(&self) -> Result<Contest, Error> {
         // All else may be done in one poll; so a loop of this must yield here.
         consume_budget().await;
         self.contest_of(this_process()).await

@@ -14,6 +14,8 @@ pub(crate) struct Found {
     pub(crate) token: Option<Token>,
     /// How the holder's life is proved, if the file is ours.
     pub(crate) proof: Option<Proof>,
+    /// Number of the file's inode, by which the close of an unnamed file is told.
+    pub(crate) inode: Option<u64>,
 }
 
 impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
@@ -31,12 +33,12 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         }
         let why = "the file changes faster than it can be looked at".to_owned();
         let status = Status::Held(Holder::nobody(Evidence::Unknown(why)));
-        Ok(Found { status, token: None, proof: None })
+        Ok(Found { status, token: None, proof: None, inode: None })
     }
 
     fn probe_once(&self) -> Result<Found, Stop> {
         let Some(opened) = self.open_path()? else {
-            return Ok(Found { status: Status::Free, token: None, proof: None });
+            return Ok(Found { status: Status::Free, token: None, proof: None, inode: None });
         };
         let local = self.is_local(&opened.file)?;
         let contents = self.read(&opened.file)?;
@@ -59,7 +61,8 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let (token, proof) = (record.map(|record| record.token), record.map(|record| record.proof));
         let holder = Holder::new(&contents, evidence);
         let status = if is_held { Status::Held(holder) } else { Status::Stale(holder) };
-        Ok(Found { status, token, proof })
+        let inode = Some(opened.inode.identity.1);
+        Ok(Found { status, token, proof, inode })
     }
 
     /// `None` where the kernel does not say.

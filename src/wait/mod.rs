@@ -14,4 +14,4 @@ pub(crate) use line::Line;
 pub(crate) use pause::{Obstacle, Pause, jittered, put_away_later};
 pub(crate) use queue::{Entry, Queue, Site, Turn};
 pub(crate) use ticket::{Ahead, Ready, Sharing, Ticket, Waiters, is_awaited};
-pub(crate) use watch::{Following, Listening, prepare};
+pub(crate) use watch::{Following, Heard, Listening, prepare};

@@ -61,6 +61,13 @@ const EVENTS: WatchFlags = WatchFlags::DELETE
     .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::ONLYDIR);
 
+/// What is asked for in addition by who watches a lock and does not wait for it: that
+/// somebody acquires it, by a new file or by a write.
+const CHANGES: WatchFlags = WatchFlags::CREATE.union(WatchFlags::MODIFY);
+
+/// The same, as it is told.
+const CHANGED: ReadFlags = ReadFlags::CREATE.union(ReadFlags::MODIFY);
+
 /// What is asked for of another contender's file, once: a name, or its end (6).
 const FILE_EVENTS: WatchFlags = WatchFlags::ATTRIB
     .union(WatchFlags::CLOSE_WRITE)
@@ -127,6 +134,8 @@ struct Ear {
     was_closed: AtomicBool,
     /// What was heard does not tell which directory it is of.
     is_shaken: AtomicBool,
+    /// It is told of acquisitions too.
+    hears_changes: AtomicBool,
 }
 
 static WATCH: Mutex<Option<Arc<Watch>>> = Mutex::new(None);
@@ -382,10 +391,17 @@ impl Ear {
             return what.intersects(FOR_ALL);
         };
         if name == self.path.name() {
-            return true;
+            return !what.intersects(CHANGED) || self.hears_changes.load(Ordering::Relaxed);
         }
         what.contains(ReadFlags::CLOSE_WRITE)
             && lock(&self.closes).iter().any(|close| close == name)
+    }
+
+    /// What is asked for of its directory. To whatever others ask for there it is added,
+    /// until nobody listens there any more.
+    fn events(&self) -> WatchFlags {
+        let changes = if self.hears_changes.load(Ordering::Relaxed) { CHANGES } else { EVENTS };
+        EVENTS | changes | WatchFlags::MASK_ADD
     }
 
     fn hear(&self, what: ReadFlags) {
@@ -461,6 +477,7 @@ impl Listening {
             event: Notify::new(),
             was_closed: AtomicBool::new(false),
             is_shaken: AtomicBool::new(false),
+            hears_changes: AtomicBool::new(false),
         });
         if !watch.is_read_here() {
             return None;
@@ -483,13 +500,21 @@ impl Listening {
         listening.is_renewed().then_some(listening)
     }
 
+    /// The same for one who watches the lock: acquisitions are events as well.
+    pub(crate) fn renew_for_changes(this: Option<Self>, path: &Arc<LockPath>) -> Option<Self> {
+        let listening = this.or_else(|| Self::to_nothing(path))?;
+        listening.ear.hears_changes.store(true, Ordering::Relaxed);
+        Self::renew(Some(listening), path)
+    }
+
     fn is_renewed(&mut self) -> bool {
         if !self.is_ours() || !self.watch.is_read_here() {
             return false;
         }
         let directory = self.ear.path.directory();
         let mut state = lock(&self.watch.state);
-        let directory = match inotify::add_watch(&self.watch.inotify, directory, EVENTS) {
+        let directory = match inotify::add_watch(&self.watch.inotify, directory, self.ear.events())
+        {
             Ok(directory) => directory,
             Err(error) => {
                 drop(state);
@@ -739,6 +764,23 @@ mod tests {
         drop(other);
         let mut other = Listening::to_nothing(&paths).unwrap();
         assert!(other.hear_closes(&file, identity(&file)), "it ended with who listened");
+    }
+
+    #[tokio::test]
+    async fn only_who_watches_a_lock_hears_of_its_acquisition() {
+        prepare(this_process());
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = directory.path().join("lock");
+        let names = Arc::new(LockPath::new(&path).unwrap());
+        let watches = Listening::renew_for_changes(None, &names).expect("there are events");
+        let waits = Listening::renew(None, &names).expect("there are events");
+        let file = File::create(&path).unwrap();
+        watches.event().await;
+        rustix::io::write(&file, b"a record").unwrap();
+        watches.event().await;
+        assert!(futures::poll!(Box::pin(waits.event())).is_pending());
+        drop(file);
+        waits.event().await;
     }
 
     #[test]
