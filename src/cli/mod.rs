@@ -73,8 +73,9 @@ Examples:
   lockkeeper break --revoke import.lock";
 
 const STATUS_EXAMPLES: &str = "\
-Example:
+Examples:
   lockkeeper status --json a.lock b.lock
+  lockkeeper status --watch /run/lock/*.lock
 
 JSON: an array with one object for each LOCK. Its keys: path (absolute);
 state (free, held, stale, not-a-lock-file, error); foreign (whether another
@@ -82,7 +83,9 @@ program wrote the file); pid, name, host, since, note, token; evidence (how we k
 What is not known is null.
 
 Exit code: 0 if nobody holds any of them, 1 if somebody does. What could not
-be found out comes first: 69, then 64, then 65.";
+be found out comes first: 69, then 64, then 65. With --watch: 0 once a signal
+(SIGINT, SIGTERM, SIGHUP …) or the end of its reader ends it; 64 if no LOCK can
+be the path of a lock. What cannot be found out is shown, and watched on.";
 
 const LOG_HELP: &str = "\
 LOCKKEEPER_LOG in the environment sets what is logged on standard error: off,
@@ -190,9 +193,15 @@ struct Run {
 #[derive(Debug, Args)]
 #[command(after_help = sections(&[STATUS_EXAMPLES, LOG_HELP]))]
 struct Show {
-    /// For programs: a JSON array, one object for each lock
+    /// For programs: a JSON array, one object for each lock; with --watch one object a line
     #[arg(long)]
     json: bool,
+
+    /// Print a line for each lock now, and one each time that its status changes, until a signal
+    /// ends that or nobody reads it any more. Each line is written at once. Who reads slowly gets
+    /// the last of several changes
+    #[arg(long, short = 'f', conflicts_with = "kernel")]
+    watch: bool,
 
     /// Ask for locks of the kernel's of this kind instead of lock files
     #[arg(long, value_enum, value_name = "KIND")]

@@ -1,15 +1,29 @@
 //! `lockkeeper status`: who has a lock, and how we know.
 
+use std::future::poll_fn;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::thread;
 
+use futures_core::Stream;
 use serde_json::{Value, json};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::exit::{self, Failure, message_of};
+use super::signals::Signals;
 use super::text::{print, printable, tell};
 use super::{Show, runtime};
 use crate::{AsyncFileLock, AsyncKernelLock, Error, Holder, Status};
 
 pub(super) fn status(arguments: &Show) -> Result<u8, Failure> {
+    if arguments.watch {
+        return watch(arguments);
+    }
     let runtime = runtime()?;
     let look = |path: &PathBuf| match arguments.kernel {
         None => {
@@ -41,6 +55,70 @@ fn worst(reports: &[Report]) -> u8 {
     FROM_WORST.into_iter().find(is_there).unwrap_or(0)
 }
 
+/// Until a signal comes or nobody reads any more.
+fn watch(arguments: &Show) -> Result<u8, Failure> {
+    let runtime = runtime()?;
+    let _entered = runtime.enter();
+    let signals = Signals::watch();
+    let mut signals = signals.map_err(|error| Failure::system("watching for signals", &error))?;
+    let (locks, is_json) = (arguments.locks.clone(), arguments.json);
+    let (ended, end) = oneshot::channel();
+    // A write lasts as long as its reader takes. Then a signal has to be heard all the same.
+    let printing = move || ended.send(print_changes(locks, is_json));
+    let thread = thread::Builder::new().spawn(printing);
+    thread.map_err(|error| Failure::system("starting a thread", &error))?;
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            _ = signals.next() => Ok(0),
+            () = end_of_reader() => Ok(0),
+            ended = end => ended.expect("BUG: the thread that prints is gone"),
+        }
+    })
+}
+
+/// Until no lock is left that can be watched, or nobody reads any more.
+fn print_changes(locks: Vec<PathBuf>, is_json: bool) -> Result<u8, Failure> {
+    runtime()?.block_on(async {
+        let mut watching = JoinSet::new();
+        for path in locks {
+            watching.spawn(print_changes_of(AsyncFileLock::new(path), is_json));
+        }
+        while let Some(ended) = watching.join_next().await {
+            if ended.expect("BUG: a watcher panicked").is_err() {
+                return Ok(0);
+            }
+        }
+        Ok(exit::USAGE)
+    })
+}
+
+/// Until its path turns out to be none of a lock. An error is one of writing.
+async fn print_changes_of(lock: AsyncFileLock, is_json: bool) -> io::Result<()> {
+    let mut changes = lock.watch();
+    while let Some(answer) = poll_fn(|context| Pin::new(&mut changes).poll_next(context)).await {
+        let report = Report { path: lock.path().to_owned(), answer, is_lock_file: true };
+        let line = if is_json { Ok(report.json().to_string()) } else { report.line() };
+        match line {
+            Ok(line) => writeln!(io::stdout(), "{line}")?,
+            Err(message) => tell(message),
+        }
+    }
+    Ok(())
+}
+
+/// Resolves when standard output is a pipe that nobody can read any more.
+async fn end_of_reader() {
+    let out = io::stdout().as_fd().try_clone_to_owned();
+    #[allow(deprecated, reason = "an OwnedFd is what AsyncFd::new is sound for")]
+    let out = out.and_then(|out| AsyncFd::with_interest(out, Interest::ERROR));
+    // A regular file has no reader that could go.
+    let Ok(out) = out else {
+        return std::future::pending().await;
+    };
+    let _ = out.ready(Interest::ERROR).await;
+}
+
 struct Report {
     /// Absolute where that could be made.
     path: PathBuf,
@@ -61,15 +139,23 @@ impl Report {
     }
 
     fn print(&self) {
+        match self.line() {
+            Ok(line) => print(line),
+            Err(message) => tell(message),
+        }
+    }
+
+    /// An error is for standard error.
+    fn line(&self) -> Result<String, String> {
         let path = self.path.display();
         let line = match &self.answer {
             Ok(Status::Free) => format!("{path}: free"),
             Ok(Status::Held(holder)) => format!("{path}: held by {}", self.known(holder)),
             Ok(Status::Stale(holder)) => format!("{path}: stale, left by {}", self.known(holder)),
             Err(Error::NotALockFile { found, .. }) => format!("{path}: not a lock file: {found}"),
-            Err(error) => return tell(message_of(error)),
+            Err(error) => return Err(message_of(error)),
         };
-        print(printable(line));
+        Ok(printable(line))
     }
 
     fn json(&self) -> Value {
