@@ -101,7 +101,7 @@ pub(crate) trait Surroundings {
     /// 128 random bits.
     fn token(&self) -> Token;
     /// What this process writes about itself when it acquires now.
-    fn record(&self, token: Token, proof: Proof, note: Option<&str>) -> Record;
+    fn record(&self, token: Token, proof: Proof, options: &Options) -> Record;
     /// The monotonic clock.
     fn now(&self) -> Instant;
 }
@@ -432,7 +432,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
 
     fn new_record(&self, proof: Proof) -> Box<Record> {
         let token = self.surroundings.token();
-        Box::new(self.surroundings.record(token, proof, self.options.note.as_deref()))
+        Box::new(self.surroundings.record(token, proof, self.options))
     }
 
     /// Whether a foreign file is one whose process has been gone for long enough.

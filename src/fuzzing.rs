@@ -59,8 +59,8 @@ impl Surroundings for Hasty {
         self.system.token()
     }
 
-    fn record(&self, token: Token, proof: Proof, note: Option<&str>) -> Record {
-        self.system.record(token, proof, note)
+    fn record(&self, token: Token, proof: Proof, options: &Options) -> Record {
+        self.system.record(token, proof, options)
     }
 
     fn now(&self) -> Instant {

@@ -1,6 +1,6 @@
 //! Every knob, its default and its check. No I/O.
 
-use std::sync::RwLock;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use crate::error::Error;
@@ -106,6 +106,9 @@ pub struct Options {
     pub(crate) offload: Offload,
     pub(crate) local_share: Duration,
     pub(crate) note: Option<String>,
+    /// What a record says instead of this program's name: `lockkeeper run` names its
+    /// command.
+    pub(crate) name: Option<Arc<str>>,
 }
 
 impl Options {
@@ -129,6 +132,7 @@ impl Options {
         offload: Offload::Auto,
         local_share: Duration::from_millis(1),
         note: None,
+        name: None,
     };
 
     /// Longest wait of [`acquire`](crate::AsyncFileLock::acquire). Default: none, it waits for ever.

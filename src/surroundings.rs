@@ -8,6 +8,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::attempt::Surroundings;
 use crate::fork::ProcessKey;
 use crate::liveness::{self, Myself, Verdict};
+use crate::options::Options;
 use crate::record::{Contents, Proof, Record, Token};
 
 /// The running system, as this process sees it.
@@ -78,17 +79,17 @@ impl Surroundings for OsSurroundings {
         Token(pool.tokens[pool.left])
     }
 
-    fn record(&self, token: Token, proof: Proof, note: Option<&str>) -> Record {
+    fn record(&self, token: Token, proof: Proof, options: &Options) -> Record {
         Myself::with(self.process, |myself| Record {
             pid: myself.process.pid,
-            name: myself.name.clone(),
+            name: options.name.as_ref().unwrap_or(&myself.name).clone(),
             token,
             host: myself.host.clone(),
             identity: myself.identity.clone(),
             proof,
             since: Some(SystemTime::now()),
             released: false,
-            note: note.map(str::to_owned),
+            note: options.note.clone(),
         })
     }
 

@@ -187,8 +187,8 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 
     /// It tells since when the lock is held, and is not so old that this is wrong.
     fn brought_up(&self, mut candidate: Candidate<D>) -> Result<Candidate<D>, Errno> {
-        let note = self.options.note.as_deref();
-        let record = self.surroundings.record(candidate.record.token, Proof::Flock, note);
+        let token = candidate.record.token;
+        let record = self.surroundings.record(token, Proof::Flock, self.options);
         if record.second() != candidate.record.second() {
             self.write(&candidate.opened.file, &record)?;
             *candidate.record = record;

@@ -71,7 +71,7 @@ impl Surroundings for FaultySurroundings {
         drawn(self.token.get())
     }
 
-    fn record(&self, token: Token, proof: Proof, _: Option<&str>) -> Record {
+    fn record(&self, token: Token, proof: Proof, _: &Options) -> Record {
         let since = Some(self.since.unwrap_or_else(|| self.clocks.day()));
         Record { since, ..record(LIVING, token, proof) }
     }

@@ -22,6 +22,7 @@ use crate::attempt::Surroundings;
 use crate::disk::{Access, Disk, Errno, Flock, Inode};
 use crate::fork::{ProcessKey, this_process};
 use crate::liveness::Verdict;
+use crate::options::Options;
 use crate::record::{Contents, Proof, Record, Token};
 
 /// What a process was asked and answered so far.
@@ -291,7 +292,7 @@ impl Surroundings for SimSurroundings {
         }
     }
 
-    fn record(&self, token: Token, proof: Proof, _: Option<&str>) -> Record {
+    fn record(&self, token: Token, proof: Proof, _: &Options) -> Record {
         record(MYSELF, token, proof)
     }
 
