@@ -111,6 +111,7 @@ mod all;
 mod attempt;
 mod changes;
 mod contest;
+mod debug_events;
 mod disk;
 mod error;
 mod exit;

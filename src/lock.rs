@@ -14,6 +14,7 @@ use tracing::{Instrument, Span, field};
 use crate::attempt::{Busy, YOUTH};
 use crate::changes::StatusChanges;
 use crate::contest::{Contest, Tried};
+use crate::debug_events::{self, Acquiring};
 use crate::disk::{Disk, Errno, OsDisk, directory_identity};
 use crate::error::Error;
 use crate::fork::{ProcessKey, this_process};
@@ -38,6 +39,11 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// task that waits for it, holds shows itself: [`holder`](Self::holder) and
 /// [`Error::Timeout`] say where in this program the lock was asked for, and the
 /// `tracing` span `acquire` (level debug) of each one who waits says so too.
+///
+/// For logs there are `tracing` events of level debug under the target `lockkeeper`, each
+/// once for an acquisition: `acquiring`, `waiting` (with the holder, if the lock was not
+/// had at once), `acquired` (and how long that took) or `not acquired` (and why), and
+/// `released`. Whoever waits looks once more for the holder then, beside its wait.
 ///
 /// The methods that wait, have a limit or talk to a holder need a runtime that
 /// was built with `enable_all`, as `#[tokio::main]` does. Without `enable_time`
@@ -203,6 +209,15 @@ impl AsyncFileLock {
     }
 
     async fn try_at(&self, site: Site) -> Result<Option<LockGuard>, Error> {
+        let shown = Acquiring::begin(&self.path().display());
+        let outcome = self.try_once(site).await;
+        if let Some(shown) = shown {
+            shown.tried(&self.path().display(), &outcome);
+        }
+        outcome
+    }
+
+    async fn try_once(&self, site: Site) -> Result<Option<LockGuard>, Error> {
         let mut contest = self.contest().await?.asked_at(site);
         let Some(turn) = contest.queue().try_turn() else {
             return Ok(None);
@@ -402,6 +417,30 @@ impl AsyncFileLock {
 
     /// `site` is where in the source that was asked for.
     pub(crate) async fn contend(
+        &self,
+        limit: Option<Duration>,
+        site: Site,
+    ) -> Result<LockGuard, Error> {
+        if debug_events::are_wanted() {
+            return Box::pin(self.contend_shown(limit, site)).await;
+        }
+        self.contend_within(limit, site).await
+    }
+
+    /// On the heap: where nobody watches, nothing of this is carried.
+    async fn contend_shown(&self, limit: Option<Duration>, site: Site) -> Result<LockGuard, Error> {
+        let holder = async {
+            let holder = self.holder().await.ok().flatten();
+            // Then it may be the file of this very acquisition, which is watched first.
+            let may_be_mine = self.inner.options.openlock_compat;
+            let holder = holder.filter(|holder| !may_be_mine || holder.acquired_at.is_none());
+            holder.map(|holder| holder.to_string())
+        };
+        let contend = self.contend_within(limit, site);
+        debug_events::show(&self.path().display(), contend, holder).await
+    }
+
+    async fn contend_within(
         &self,
         limit: Option<Duration>,
         site: Site,

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use tokio::runtime::Handle;
 
+use crate::debug_events;
 use crate::disk::OsDisk;
 use crate::error::Error;
 use crate::exit;
@@ -134,6 +135,7 @@ impl Inner {
                 if options.at_exit == AtExit::Remove {
                     exit::remove_at_exit(&held);
                 }
+                debug_events::released(&held.path().path().display());
                 let (place, lasts) = (place.clone(), options.local_share);
                 self.turn.leave(Box::new(Inheritance { held, options, place }), now, lasts);
                 None
@@ -147,6 +149,8 @@ impl Inner {
         if matches!(outcome, Err(Error::Forked { .. })) {
             // The queue was copied by a fork, perhaps in the middle of a change.
             std::mem::forget(self.turn);
+        } else {
+            debug_events::released(&self.held.path().path().display());
         }
         outcome
     }

@@ -19,6 +19,7 @@ use super::call::{self, Claim, Sharing};
 use super::options::Primitive;
 use super::presence::Presence;
 use super::site::{SHARE_MAX, Site, Source, Stay, Terms};
+use crate::debug_events;
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
 use crate::give_way::let_next_run;
@@ -335,7 +336,11 @@ impl Hold {
         self.leave_list();
         match self.pass_on() {
             None => Ok(()),
-            Some(mut hold) => hold.give_up(),
+            Some(mut hold) => {
+                let outcome = hold.give_up();
+                hold.show_released();
+                outcome
+            }
         }
     }
 
@@ -366,8 +371,13 @@ impl Hold {
             self.turn = Some(turn);
             return Some(self);
         }
+        self.show_released();
         turn.leave(self, now, share);
         None
+    }
+
+    fn show_released(&self) {
+        debug_events::released(&self.terms.path.path().display());
     }
 
     fn was_used(&self) -> bool {

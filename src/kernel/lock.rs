@@ -16,6 +16,7 @@ use super::holder;
 use super::options::{KernelOptions, Primitive};
 use super::pause::{Pause, Right};
 use super::site::{SHARE_MAX, Site, Source, Stay, Terms};
+use crate::debug_events::{self, Acquiring};
 use crate::error::Error;
 use crate::holder::{Holder, Status};
 use crate::path::LockPath;
@@ -395,6 +396,19 @@ impl AsyncKernelLock {
         sharing: Sharing,
         asked_at: Source,
     ) -> Result<Option<KernelGuard>, Error> {
+        let shown = Acquiring::begin(&self.path().display());
+        let outcome = self.try_at(sharing, asked_at).await;
+        if let Some(shown) = shown {
+            shown.tried(&self.path().display(), &outcome);
+        }
+        outcome
+    }
+
+    async fn try_at(
+        &self,
+        sharing: Sharing,
+        asked_at: Source,
+    ) -> Result<Option<KernelGuard>, Error> {
         let (terms, site) = self.enter().await?;
         let Some((turn, left)) = site.station.try_turn() else {
             return Ok(None);
@@ -423,6 +437,30 @@ impl AsyncKernelLock {
     }
 
     async fn contend(
+        &self,
+        sharing: Sharing,
+        limit: Option<Duration>,
+        asked_at: Source,
+    ) -> Result<KernelGuard, Error> {
+        if debug_events::are_wanted() {
+            return Box::pin(self.contend_shown(sharing, limit, asked_at)).await;
+        }
+        self.contend_within(sharing, limit, asked_at).await
+    }
+
+    /// On the heap: where nobody watches, nothing of this is carried.
+    async fn contend_shown(
+        &self,
+        sharing: Sharing,
+        limit: Option<Duration>,
+        asked_at: Source,
+    ) -> Result<KernelGuard, Error> {
+        let holder = async { self.holder().await.ok().flatten().map(|holder| holder.to_string()) };
+        let contend = self.contend_within(sharing, limit, asked_at);
+        debug_events::show(&self.path().display(), contend, holder).await
+    }
+
+    async fn contend_within(
         &self,
         sharing: Sharing,
         limit: Option<Duration>,

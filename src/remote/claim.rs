@@ -78,6 +78,11 @@ impl Claim {
         Patience { limit: self.options.reconnect, since: None, pause: PAUSE }
     }
 
+    /// The lock, for people.
+    pub(super) fn name(&self) -> String {
+        format!("{} at {}", self.resource, self.server.url())
+    }
+
     fn names(&self) -> (String, String) {
         (self.server.url().to_owned(), self.resource.clone())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -16,9 +16,13 @@ use super::guard::RemoteGuard;
 use super::options::RemoteOptions;
 use super::petition::{Decided, Outcome, Petition, Wait};
 use super::server::Server;
+use crate::debug_events::{self, Acquiring};
 
 /// How much later than its limit a wait may end: the daemon has the last word.
 const OVERRUN: Duration = Duration::from_secs(1);
+
+/// Shorter waits are not shown: until a daemon answers, a free lock looks the same.
+const UNTOLD: Duration = Duration::from_millis(100);
 
 /// A lock that a lock daemon (`lockkeeper serve`) keeps, for every machine that
 /// can reach it.
@@ -187,10 +191,16 @@ impl AsyncRemoteLock {
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`RemoteError::Timeout`].
     pub async fn try_acquire(&self) -> Result<Option<RemoteGuard>, RemoteError> {
-        match self.ask(Wait::No).await? {
-            Outcome::Granted(guard) => Ok(Some(guard)),
-            Outcome::Busy(_) => Ok(None),
+        let name = self.claim.name();
+        let shown = Acquiring::begin(&name);
+        let outcome = self.ask(Wait::No).await.map(|outcome| match outcome {
+            Outcome::Granted(guard) => Some(guard),
+            Outcome::Busy(_) => None,
+        });
+        if let Some(shown) = shown {
+            shown.tried(&name, &outcome);
         }
+        outcome
     }
 
     /// Wait for what dropped guards and dropped acquisitions of this lock left
@@ -204,6 +214,17 @@ impl AsyncRemoteLock {
     }
 
     async fn contend(&self, limit: Option<Duration>) -> Result<RemoteGuard, RemoteError> {
+        if !debug_events::are_wanted() {
+            return self.contend_within(limit).await;
+        }
+        let holder = async {
+            sleep(UNTOLD).await;
+            Some("one that the daemon knows".to_owned())
+        };
+        debug_events::show(&self.claim.name(), self.contend_within(limit), holder).await
+    }
+
+    async fn contend_within(&self, limit: Option<Duration>) -> Result<RemoteGuard, RemoteError> {
         let started = Instant::now();
         let deadline = limit.and_then(|limit| started.checked_add(limit));
         let end = deadline.and_then(|deadline| deadline.checked_add(OVERRUN));

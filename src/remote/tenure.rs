@@ -15,6 +15,7 @@ use super::error::{RemoteError, RemoteLost, RemoteLostReason};
 use super::server::ANSWER;
 use super::socket::Line;
 use crate::clock::{Alarm, BootTime};
+use crate::debug_events;
 
 /// A lease is renewed when this part of it has passed.
 const RENEWED_AFTER: u32 = 3;
@@ -168,8 +169,14 @@ impl Tenure {
         }
     }
 
-    /// Tell the daemon, again and again if need be. (R4)
     async fn give_back(&self) -> Result<(), RemoteError> {
+        self.tell_daemon().await?;
+        debug_events::released(&self.claim.name());
+        Ok(())
+    }
+
+    /// Again and again if need be. (R4)
+    async fn tell_daemon(&self) -> Result<(), RemoteError> {
         const DOING: &str = "unlocking";
         let claim = &self.claim;
         let body = json!({ "client": claim.client, "token": self.token.to_string() });
