@@ -27,7 +27,8 @@ pub enum Status {
 pub struct Holder {
     /// Process id, in the holder's own pid namespace.
     pub pid: Option<u32>,
-    /// Name of the program: the file stem of its `argv[0]`.
+    /// Name of the program: the file stem of its `argv[0]`. `lockkeeper run` gives the
+    /// name of its command, and its own process id.
     pub name: Option<String>,
     /// Host name.
     pub host: Option<String>,

@@ -84,7 +84,7 @@ fn a_lock_not_had_in_time_is_73_and_the_holder_is_named() {
         let output = output(&mut run(flags, &lock, "echo never"));
         assert_eq!(output.status.code(), Some(73), "{flags:?}");
         assert_eq!(stdout(&output), "", "{flags:?}");
-        let by = format!("held by lockkeeper (pid {} ", holder.id());
+        let by = format!("held by sh (pid {} ", holder.id());
         assert!(stderr(&output).contains(&by), "{flags:?}: {}", stderr(&output));
         assert!(stderr(&output).contains("nightly import"), "{flags:?}: {}", stderr(&output));
     }
@@ -102,7 +102,7 @@ fn waits_for_the_holder_and_says_so_in_one_line() {
     assert_eq!(next.wait().code(), Some(5));
     let said = text(&log);
     assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains(&format!("held by lockkeeper (pid {} ", holder.id())), "{said}");
+    assert!(said.contains(&format!("held by sh (pid {} ", holder.id())), "{said}");
     assert_eq!(names_in(directory.path()), ["log"]);
 }
 
@@ -254,7 +254,7 @@ fn an_interrupt_typed_during_the_wait_ends_it_and_clears_its_line() {
     let (lock, log) = (directory.path().join("a.lock"), directory.path().join("log"));
     let holder = holder(&[], &lock);
     let mut terminal = Process::start(on_a_terminal(&run(&[], &lock, "echo never"), &log));
-    let named = format!("held by lockkeeper (pid {} ", holder.id());
+    let named = format!("held by sh (pid {} ", holder.id());
     eventually("the line names the holder", || text(&log).contains(&named));
     terminal.tell("\x03");
     assert_eq!(terminal.wait().code(), Some(130));
@@ -293,7 +293,7 @@ fn a_killed_wrapper_lets_nobody_in_until_its_command_is_gone() {
     assert_eq!(code(&mut run(&["--try"], &lock, "true")), 73);
     wrapper.hang_up();
     let told = next.next();
-    let expected = format!("{id} lockkeeper (pid {id} ", id = wrapper.id());
+    let expected = format!("{id} sh (pid {id} ", id = wrapper.id());
     assert!(told.starts_with(&expected), "{told}");
     assert_eq!(next.wait().code(), Some(0));
     assert_eq!(names_in(directory.path()), ["log"]);
@@ -505,4 +505,90 @@ fn a_reader_of_standard_error_that_goes_away_does_not_end_the_wait() {
     holder.hang_up();
     next.expect("next");
     assert_eq!(next.wait().code(), Some(0));
+}
+
+#[test]
+fn quiet_says_nothing_of_waiting_nor_that_the_lock_was_not_had_in_time() {
+    let directory = on_tmpfs();
+    let lock = directory.path().join("a.lock");
+    for kind in [&[][..], &["--kernel", "flock"]] {
+        let mut holder = holder(kind, &lock);
+        for flags in [&["-qn"][..], &["--quiet", "-w", "300ms"]] {
+            let output = output(&mut run(&[kind, flags].concat(), &lock, "echo never"));
+            assert_eq!(output.status.code(), Some(73), "{flags:?}");
+            assert_eq!((stdout(&output), stderr(&output)), Default::default(), "{flags:?}");
+        }
+        let log = directory.path().join("log");
+        let mut command = run(&[kind, &["-q"]].concat(), &lock, "echo @next; exit 5");
+        command.stderr(File::create(&log).unwrap());
+        let mut next = Process::start(command);
+        next.expect_quiet();
+        holder.hang_up();
+        next.expect("next");
+        assert_eq!((next.wait().code(), text(&log)), (Some(5), String::new()));
+    }
+}
+
+#[test]
+fn quiet_is_not_silent_about_failures() {
+    let directory = on_tmpfs();
+    let output = output(&mut run(&["-q"], &directory.path().join("missing/a.lock"), "true"));
+    assert_eq!(output.status.code(), Some(69));
+    assert!(!stderr(&output).is_empty());
+}
+
+/// The second line and the note of the record that a command sees.
+fn shown(flags: &[&str], lock: &Path, program: &Path) -> String {
+    let show = "sed -n 2p \"$LOCKKEEPER_PATH\"; grep '^note: ' \"$LOCKKEEPER_PATH\"; exit 0";
+    let mut command = lockkeeper();
+    command.arg("run").args(flags).arg(lock).arg("--").arg(program).args(["-c", show, "secret"]);
+    stdout(&output(&mut command))
+}
+
+#[test]
+fn the_lock_file_names_the_command_and_none_of_its_arguments() {
+    let directory = on_tmpfs();
+    let lock = directory.path().join("a.lock");
+    let import = directory.path().join("import.sh");
+    std::os::unix::fs::symlink("/bin/sh", &import).unwrap();
+    assert_eq!(shown(&[], &lock, Path::new("sh")), "sh\n");
+    assert_eq!(shown(&[], &lock, &import), format!("import\nnote: {}\n", import.display()));
+    assert_eq!(shown(&["--note", "nightly"], &lock, &import), "import\nnote: nightly\n");
+    assert_eq!(shown(&["--note", ""], &lock, &import), "import\n");
+}
+
+#[test]
+fn a_daemon_that_the_command_starts_does_not_keep_a_lock_file() {
+    let directory = on_tmpfs();
+    let lock = directory.path().join("a.lock");
+    let gate = directory.path().join("gate");
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = format!("(exec >/dev/null 2>&1; read line < {}) &", gate.display());
+    assert_eq!(code(&mut run(&[], &lock, &script)), 0);
+    let output = output(&mut run(&["--try"], &lock, "echo \"${LOCKKEEPER_RECOVERED_PID-none}\""));
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), "none\n".to_owned()));
+    fs::write(&gate, "go\n").unwrap();
+}
+
+#[test]
+fn rust_log_shows_what_becomes_of_the_lock_and_lockkeeper_log_goes_before_it() {
+    let directory = on_tmpfs();
+    let lock = directory.path().join("a.lock");
+    let said = |flags: &[&str], variables: &[(&str, &str)]| {
+        let mut command = run(flags, &lock, "exit 3");
+        command.envs(variables.iter().copied());
+        let output = output(&mut command);
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        stderr(&output)
+    };
+    for kind in [&[][..], &["--kernel", "flock"]] {
+        let log = said(kind, &[("RUST_LOG", "lockkeeper=debug")]);
+        for event in ["acquiring", "acquired"] {
+            assert_eq!(log.matches(&format!("lockkeeper: {event} ")).count(), 1, "{event}: {log}");
+        }
+        assert_eq!(said(kind, &[("RUST_LOG", "another=trace")]), "");
+        assert_eq!(said(kind, &[("RUST_LOG", "x[y]=z")]), "");
+        let both = [("RUST_LOG", "lockkeeper=debug"), ("LOCKKEEPER_LOG", "warn")];
+        assert_eq!(said(kind, &both), "");
+    }
 }

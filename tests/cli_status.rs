@@ -73,9 +73,7 @@ fn a_held_lock_shows_who_has_it_and_how_that_is_known() {
     let output = output(&mut status(&[&lock]));
     assert_eq!(output.status.code(), Some(1));
     let line = stdout(&output);
-    for part in
-        ["held by lockkeeper (pid ", "since 2", "nightly import", "(it keeps the file locked)"]
-    {
+    for part in ["held by sh (pid ", "since 2", "nightly import", "(it keeps the file locked)"] {
         assert!(line.contains(part), "{part:?} in {line:?}");
     }
     let (code, reports) = json(&[&lock]);
@@ -85,7 +83,7 @@ fn a_held_lock_shows_who_has_it_and_how_that_is_known() {
     assert_eq!(report["state"], "held");
     assert_eq!(report["foreign"], false);
     assert_eq!(report["pid"], holder.id());
-    assert_eq!(report["name"], "lockkeeper");
+    assert_eq!(report["name"], "sh");
     assert_eq!(report["note"], "nightly import");
     assert_eq!(report["evidence"], "it keeps the file locked");
     assert_eq!(report["token"].as_str().map(str::len), Some(32));
@@ -111,7 +109,7 @@ fn a_stale_lock_is_nobodys_but_is_told_from_a_free_one() {
     let dead = stale(&lock);
     eventually("the script of the dead is gone, and with it the lock", || is_free(&lock));
     let output = output(&mut status(&[&lock]));
-    assert!(stdout(&output).contains(": stale, left by lockkeeper (pid "), "{}", stdout(&output));
+    assert!(stdout(&output).contains(": stale, left by sh (pid "), "{}", stdout(&output));
     let (code, reports) = json(&[&lock]);
     assert_eq!(
         (code, &reports[0]["state"], &reports[0]["pid"]),
@@ -188,7 +186,7 @@ fn break_removes_what_the_dead_left_and_says_who_that_was() {
     eventually("the dead are gone", || is_free(&lock));
     let output = output(&mut break_lock(&lock));
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert!(stdout(&output).contains(&format!("removed, left by lockkeeper (pid {dead} ")));
+    assert!(stdout(&output).contains(&format!("removed, left by sh (pid {dead} ")));
     assert!(names_in(directory.path()).is_empty());
     assert_eq!(code(&mut break_lock(&lock)), 0, "nothing to remove is no failure");
 }
@@ -201,7 +199,7 @@ fn break_refuses_a_living_holder_with_the_evidence() {
     let before = fs::read(&lock).unwrap();
     let output = output(&mut break_lock(&lock));
     assert_eq!(output.status.code(), Some(1));
-    let refusal = format!("refused: {} is held by lockkeeper (pid ", lock.display());
+    let refusal = format!("refused: {} is held by sh (pid ", lock.display());
     assert!(stderr(&output).contains(&refusal), "{}", stderr(&output));
     assert!(stderr(&output).contains("(it keeps the file locked)"), "{}", stderr(&output));
     assert_eq!(fs::read(&lock).unwrap(), before);
@@ -230,7 +228,7 @@ fn revoke_makes_a_run_end_and_the_next_one_enter() {
     let next = waiter(&[], &lock, "echo @next", &log);
     let output = output(break_lock(&lock).arg("--revoke"));
     assert_eq!(output.status.code(), Some(0));
-    assert!(stdout(&output).contains(&format!("asked lockkeeper (pid {} ", holder.id())));
+    assert!(stdout(&output).contains(&format!("asked sh (pid {} ", holder.id())));
     next.expect("next");
     assert_eq!(holder.wait().code(), Some(74));
     eventually("no request is left", || names_in(directory.path()) == ["log"]);

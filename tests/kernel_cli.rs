@@ -129,3 +129,50 @@ fn what_does_not_go_together_is_refused() {
     }
     assert!(names_in(directory.path()).is_empty());
 }
+
+#[test]
+fn a_daemon_that_the_command_starts_keeps_the_lock_as_under_flock_1() {
+    let directory = on_tmpfs();
+    let (lock, gate) = (directory.path().join("a.lock"), directory.path().join("gate"));
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = format!("(exec >/dev/null 2>&1; read line < {}) &", gate.display());
+    assert_eq!(code(&mut flock(&[], &lock, &script)), 0);
+    assert_eq!(code(&mut flock(&["-n"], &lock, "true")), 1, "flock(1) itself");
+    fs::write(&gate, "go\n").unwrap();
+    for kind in ["flock", "ofd"] {
+        for sharing in [&[][..], &["--shared"]] {
+            let flags = with(kind, sharing);
+            assert_eq!(code(&mut run(&[&flags[..], &["-w60"]].concat(), &lock, &script)), 0);
+            let next = with(kind, &["-n"]);
+            assert_eq!(code(&mut run(&next, &lock, "true")), 73, "{flags:?}");
+            let mut waiting = Process::start(run(&with(kind, &[]), &lock, "echo @inside"));
+            waiting.expect_quiet();
+            fs::write(&gate, "go\n").unwrap();
+            waiting.expect("inside");
+            assert_eq!(waiting.wait().code(), Some(0));
+        }
+    }
+}
+
+#[test]
+fn with_close_or_posix_the_lock_ends_with_the_command() {
+    let directory = on_tmpfs();
+    let (lock, gate) = (directory.path().join("a.lock"), directory.path().join("gate"));
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = format!("(exec >/dev/null 2>&1; read line < {}) &", gate.display());
+    for flags in [with("flock", &["--close"]), with("flock", &["-o"]), with("posix", &[])] {
+        assert_eq!(code(&mut run(&flags, &lock, &script)), 0);
+        assert_eq!(code(&mut run(&with(flags[1], &["-n"]), &lock, "true")), 0, "{flags:?}");
+        fs::write(&gate, "go\n").unwrap();
+    }
+}
+
+#[test]
+fn a_command_that_cannot_be_started_leaves_the_lock_free() {
+    let directory = on_tmpfs();
+    let lock = directory.path().join("a.lock");
+    let mut command = lockkeeper();
+    command.args(["run", "--kernel", "flock"]).arg(&lock).args(["--", "no-such-program"]);
+    assert_eq!(code(&mut command), 127);
+    assert_eq!(code(&mut run(&with("flock", &["-n"]), &lock, "true")), 0);
+}

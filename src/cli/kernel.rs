@@ -1,21 +1,21 @@
 //! `lockkeeper run --kernel`: a command under a lock of the kernel's, as
 //! flock(1) does it. What differs from [`super::run`]: the file is the user's.
 //! It stays, nothing is written to it, and a removed file is no reason to end
-//! the command, since those who use such locks do not look.
+//! the command, since those who use such locks do not look. And the lock is not
+//! given back when the command ends, but closed: a daemon that the command started
+//! and that inherited the open file keeps it, until it ends or closes it.
 
-use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::timeout;
 
 use super::exit::{self, Failure, message_of};
-use super::run::{abort_on_panic, attend, code, send};
+use super::run::{abort_on_panic, attend, code};
 use super::signals::Signals;
-use super::text::{printable, tell};
-use super::{OnLost, Run};
+use super::text::tell;
+use super::{OnLost, Run, command};
 use crate::{AsyncKernelLock, Error, KernelGuard, KernelOptions, Primitive};
 
 /// Shorter waits are not told of.
@@ -85,7 +85,9 @@ async fn run_locked(arguments: &Run) -> Result<u8, Failure> {
     match (acquired, signals.already()) {
         (Ok(Ok(guard)), None) => run_command(arguments, guard, signals).await,
         (Ok(Err(error @ Error::Timeout { .. })), _) => {
-            tell(message_of(&error));
+            if !arguments.quiet {
+                tell(message_of(&error));
+            }
             Ok(arguments.kernel.conflict_exit_code.unwrap_or(exit::NOT_IN_TIME))
         }
         (Ok(Err(error)), _) => Err(error.into()),
@@ -114,7 +116,7 @@ async fn acquire(arguments: &Run, lock: &AsyncKernelLock) -> Result<KernelGuard,
     tokio::select! {
         biased;
         acquired = &mut acquiring => return acquired,
-        () = tokio::time::sleep(UNTOLD) => {}
+        () = tokio::time::sleep(UNTOLD), if !arguments.quiet => {}
     }
     let holder = lock.holder().await.ok().flatten();
     let holder = holder.map_or_else(|| "somebody".to_owned(), |holder| holder.to_string());
@@ -127,30 +129,22 @@ async fn run_command(
     guard: KernelGuard,
     mut signals: Signals,
 ) -> Result<u8, Failure> {
-    let mut command = match start(arguments, &guard) {
-        Ok(command) => command,
-        Err(error) => {
-            let name = printable(Path::new(&arguments.command[0]).display());
-            return Err(Failure::to_start(&name, &error));
-        }
-    };
-    // See `super::run::run_command`.
-    while let Some(signal) = signals.already() {
-        send(&command, signal.number);
-    }
+    let mut command = start(arguments, &guard, &mut signals)?;
+    // From here on the lock ends with the descriptors: this one, which the end of this
+    // process closes, and the copies. To drop it would unlock it for all of them.
+    std::mem::forget(guard);
     let never = std::future::pending::<&str>();
     let attended = attend(&mut command, never, &mut signals, OnLost::Ignore).await;
     let (status, _) = attended.map_err(|error| Failure::system("waiting for CMD", &error))?;
-    // Also if the command left something running that has a copy of the descriptor.
-    drop(guard);
     Ok(code(status))
 }
 
-fn start(arguments: &Run, guard: &KernelGuard) -> io::Result<Child> {
-    let mut command = Command::new(&arguments.command[0]);
-    command.args(&arguments.command[1..]).env(PATH, guard.path());
+fn start(arguments: &Run, guard: &KernelGuard, signals: &mut Signals) -> Result<Child, Failure> {
     // A copy of a POSIX lock's descriptor would drop it when it is closed here.
     let is_inherited = !arguments.close && arguments.kernel.kernel != Some(Kind::Posix);
-    let _inherited = is_inherited.then(|| rustix::io::dup(guard)).transpose()?;
-    command.spawn()
+    let copy = is_inherited.then(|| rustix::io::dup(guard)).transpose();
+    let _inherited = copy.map_err(command::no_copy)?;
+    command::start(&arguments.command, signals, |command| {
+        command.env(PATH, guard.path());
+    })
 }

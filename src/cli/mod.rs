@@ -2,11 +2,14 @@
 #![doc(hidden)]
 
 mod break_lock;
+mod command;
 mod duration;
 mod exit;
+mod inherited;
 mod kernel;
 #[cfg(feature = "lockd-client")]
 mod lockcmd;
+mod log;
 #[cfg(feature = "lockd-client")]
 mod remote;
 mod run;
@@ -18,7 +21,6 @@ mod text;
 mod waiting;
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -44,6 +46,16 @@ Examples:
   lockkeeper run --try --note 'nightly import' import.lock -- ./import --all
   lockkeeper run --timeout 5m job.lock -- sh -c 'step-one && step-two'
   lockkeeper run --kernel flock -w 5 -E 1 /run/lock/job -- ./job
+  * * * * * lockkeeper run -nq /run/lock/job.lock -- ./job    (in a crontab)
+
+CMD:
+  It is found and started as by a shell: a script without #! is run by /bin/sh.
+  While it runs, the lock file shows its name, and lockkeeper's process id: who
+  signals that, signals CMD. Arguments are not shown, as passwords may be among
+  them; write what is to be seen into --note.
+  The lock ends with CMD. What CMD left running in the background does not keep
+  it, unless lockkeeper was killed. With --kernel flock or ofd it does keep it, as
+  under flock(1), until it ends or closes the file; --close turns that off.
 
 In the environment of CMD:
   LOCKKEEPER_PATH            the lock file, as an absolute path
@@ -61,11 +73,15 @@ Signals:
   CMD stays in the foreground of the terminal: it has a Ctrl-C of its own and
   gets no second one. What is sent to the whole group, CMD gets from both.
   Any other deadly signal ends lockkeeper and leaves the file to be taken over;
-  CMD keeps the lock until it is gone too (but see --close and --pin never).";
+  CMD keeps the lock until it is gone too (but see --close and --pin never).
+  What was ignored when lockkeeper started (nohup, trap '' PIPE) stays ignored,
+  in lockkeeper and in CMD. As process 1 of a container lockkeeper waits for
+  orphans, so that no zombies stay.";
 
 const RUN_CODES: &str = "\
 CMD may end with these numbers too; ours from 64 to 127 always come with a line
-on standard error. With --on-lost ignore the status is CMD's all the same.";
+on standard error, 73 not with --quiet. With --on-lost ignore the status is CMD's
+all the same.";
 
 const BREAK_EXAMPLES: &str = "\
 Examples:
@@ -89,7 +105,9 @@ be the path of a lock. What cannot be found out is shown, and watched on.";
 
 const LOG_HELP: &str = "\
 LOCKKEEPER_LOG in the environment sets what is logged on standard error: off,
-error, warn (the default, also for an unknown value), info, debug or trace.";
+error, warn (the default, also for an unknown value), info, debug or trace.
+debug shows who is waited for, and how long. Without it RUST_LOG counts, as in
+RUST_LOG=lockkeeper=debug.";
 
 /// Run a command while a lock file is held, see who holds one, clear a dead one away
 #[derive(Debug, Parser)]
@@ -156,14 +174,20 @@ struct Run {
     #[arg(long, value_enum, default_value_t = PinChoice::Auto)]
     pin: PinChoice,
 
-    /// A line that is shown to those who wait, at most 128 bytes
+    /// Print nothing while the lock is waited for, nor if it is not had in time: that shows in the
+    /// exit code. For cron, which mails what is printed
+    #[arg(long, short)]
+    quiet: bool,
+
+    /// A line that is shown to those who wait, at most 128 bytes; '' for none [default: CMD as it is
+    /// given, without arguments, where that is more than its name]
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
 
     /// Do not let CMD inherit the lock. It ends with lockkeeper then, also when that is killed with
     /// SIGKILL and CMD is still running. Without --close it lasts until CMD is gone too, unless CMD
     /// closes what it inherits, as sudo and daemons do
-    #[arg(long)]
+    #[arg(long, short = 'o')]
     close: bool,
 
     /// When the lock is lost (its file was removed or replaced, or somebody asked for it with break
@@ -282,16 +306,18 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
     if let Verb::Run(Run { openlock_compat: true, .. }) = verb {
         run::be_visible()?;
     }
-    log_to_stderr(match verb {
+    log::to_stderr(match verb {
         #[cfg(feature = "lockd")]
         Verb::Serve(_) => LevelFilter::INFO,
         _ => LevelFilter::WARN,
     });
     match verb {
-        #[cfg(feature = "lockd-client")]
-        Verb::Run(arguments) if arguments.remote.server.is_some() => remote::run(arguments),
-        Verb::Run(arguments) if arguments.kernel.kernel.is_some() => kernel::run(arguments),
-        Verb::Run(arguments) => run::run(arguments),
+        Verb::Run(arguments) => match run_locked(arguments) {
+            Err(failure) if arguments.quiet && failure.code == exit::NOT_IN_TIME => {
+                Ok(failure.code)
+            }
+            ended => ended,
+        },
         Verb::Status(arguments) => status::status(arguments),
         Verb::Break(arguments) => break_lock::break_lock(arguments),
         #[cfg(feature = "lockd")]
@@ -303,23 +329,13 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
     }
 }
 
-fn log_to_stderr(usual: LevelFilter) {
-    let asked = std::env::var_os("LOCKKEEPER_LOG").filter(|level| !level.is_empty());
-    let level = asked.map_or(usual, |level| {
-        let level = level.to_string_lossy();
-        level.parse().unwrap_or_else(|_| {
-            text::tell(format_args!("LOCKKEEPER_LOG: {level:?} is unknown, {usual} is used"));
-            usual
-        })
-    });
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        // Saying that standard error is closed, on standard error, panics.
-        .log_internal_errors(false)
-        .without_time()
-        .init();
+fn run_locked(arguments: &Run) -> Result<u8, Failure> {
+    match arguments {
+        #[cfg(feature = "lockd-client")]
+        _ if arguments.remote.server.is_some() => remote::run(arguments),
+        _ if arguments.kernel.kernel.is_some() => kernel::run(arguments),
+        _ => run::run(arguments),
+    }
 }
 
 /// One thread: the command line does one thing at a time.

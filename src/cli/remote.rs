@@ -3,19 +3,18 @@
 //! killed, the command runs on and the lease ends.
 
 use std::error::Error as _;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
 use super::exit::{self, Failure};
-use super::run::{abort_on_panic, attend, code, send};
+use super::run::{abort_on_panic, attend, code};
 use super::signals::Signals;
-use super::text::{printable, rounded, tell};
-use super::{OnLost, Run, duration};
+use super::text::{rounded, tell};
+use super::{OnLost, Run, command, duration};
 use crate::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteOptions};
 
 /// How long a daemon may take to hear that nobody waits, or holds, any more.
@@ -132,7 +131,7 @@ async fn acquire(arguments: &Run, lock: &AsyncRemoteLock) -> Result<RemoteGuard,
     tokio::select! {
         biased;
         acquired = &mut acquiring => return acquired,
-        () = sleep(UNTOLD) => tell(format_args!("waiting for {:?} at {}", lock.resource(), lock.server())),
+        () = sleep(UNTOLD), if !arguments.quiet => tell(format_args!("waiting for {:?} at {}", lock.resource(), lock.server())),
     }
     acquiring.await
 }
@@ -142,17 +141,13 @@ async fn run_command(
     guard: RemoteGuard,
     mut signals: Signals,
 ) -> Result<u8, Failure> {
-    let mut command = match start(arguments, &guard) {
+    let mut command = match start(arguments, &guard, &mut signals) {
         Ok(command) => command,
-        Err(error) => {
+        Err(failure) => {
             release(guard, false).await;
-            let name = printable(Path::new(&arguments.command[0]).display());
-            return Err(Failure::to_start(&name, &error));
+            return Err(failure);
         }
     };
-    while let Some(signal) = signals.already() {
-        send(&command, signal.number);
-    }
     let attended = attend(&mut command, guard.lost(), &mut signals, arguments.on_lost).await;
     let (status, was_lost) =
         attended.map_err(|error| Failure::system("waiting for CMD", &error))?;
@@ -160,12 +155,11 @@ async fn run_command(
     Ok(if is_lost && arguments.on_lost == OnLost::Term { exit::LOST } else { code(status) })
 }
 
-fn start(arguments: &Run, guard: &RemoteGuard) -> io::Result<Child> {
-    let mut command = Command::new(&arguments.command[0]);
-    command.args(&arguments.command[1..]);
-    command.env(SERVER, guard.server()).env(RESOURCE, guard.resource());
-    command.env(TOKEN, guard.token().to_string());
-    command.spawn()
+fn start(arguments: &Run, guard: &RemoteGuard, signals: &mut Signals) -> Result<Child, Failure> {
+    command::start(&arguments.command, signals, |command| {
+        command.env(SERVER, guard.server()).env(RESOURCE, guard.resource());
+        command.env(TOKEN, guard.token().to_string());
+    })
 }
 
 /// Whether the lock was lost, before (`was_lost`, which was told) or as it now turns out.

@@ -6,28 +6,27 @@
 //! 2. The lock is waited for. A signal ends the wait and the program.
 //! 3. The command is started in the same process group, with a copy of the
 //!    descriptor that carries the kernel lock: if this process is killed, the
-//!    lock lasts until the command is gone as well.
+//!    lock lasts until the command is gone as well, and what it left running.
 //! 4. Signals are passed on until the command is gone.
-//! 5. The lock is released, whoever else still has the descriptor.
+//! 5. The lock is released, whoever else still has the descriptor: the file is the
+//!    lock, and it says that this process holds it. [`super::kernel`] differs.
 
-use std::ffi::OsStr;
 use std::fmt::Display;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::pin::pin;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exit::{self, Failure, message_of};
 use super::signals::{Arrived, Signals};
 use super::text::{printable, tell};
 use super::waiting::tell_of_waiting;
-use super::{OnLost, Run};
+use super::{OnLost, Run, command, inherited};
 use crate::{AsyncFileLock, Error, LockGuard, Options};
 
 /// How long a command may take to end after SIGTERM when the lock is lost.
@@ -57,7 +56,8 @@ pub(super) fn be_visible() -> Result<(), Failure> {
     if name.to_string_lossy().to_lowercase().contains("python") {
         return Ok(());
     }
-    let mut again = std::process::Command::new("/proc/self/exe");
+    let mut again = Command::new("/proc/self/exe");
+    inherited::pass_on(&mut again);
     let error = again.arg0(VISIBLE_NAME).args(arguments).exec();
     Err(Failure::system("starting again under a name that openlock sees", &error))
 }
@@ -107,14 +107,18 @@ fn options(arguments: &Run) -> Options {
     if let Some(tries) = arguments.tries {
         options = options.tries(tries);
     }
-    match &arguments.note {
-        Some(note) => options.note(note),
-        None => options,
+    if !arguments.openlock_compat {
+        // openlock looks for the name in what ps(1) shows of this process.
+        options.name = Some(command::name(&arguments.command).into());
+    }
+    match arguments.note.clone().or_else(|| command::note(&arguments.command)) {
+        Some(note) if !note.is_empty() => options.note(note),
+        _ => options,
     }
 }
 
 async fn acquire(lock: &AsyncFileLock, arguments: &Run) -> Result<LockGuard, Error> {
-    if arguments.only_try {
+    if arguments.only_try || arguments.quiet {
         return lock.acquire().await;
     }
     tokio::select! {
@@ -129,20 +133,13 @@ async fn run_command(
     guard: LockGuard,
     mut signals: Signals,
 ) -> Result<u8, Failure> {
-    let mut command = match start(arguments, &guard) {
+    let mut command = match start(arguments, &guard, &mut signals) {
         Ok(command) => command,
-        Err(error) => {
+        Err(failure) => {
             release(guard, false).await;
-            let name = printable(Path::new(&arguments.command[0]).display());
-            return Err(Failure::to_start(&name, &error));
+            return Err(failure);
         }
     };
-    // One that the terminal sent at this moment may have come before the
-    // command was in its group. If not, this one comes on top of it, before
-    // the command can have told them apart.
-    while let Some(signal) = signals.already() {
-        send(&command, signal.number);
-    }
     let attended = attend(&mut command, guard.lost(), &mut signals, arguments.on_lost).await;
     let (status, was_lost) =
         attended.map_err(|error| Failure::system("waiting for CMD", &error))?;
@@ -150,21 +147,20 @@ async fn run_command(
     Ok(if is_lost && arguments.on_lost == OnLost::Term { exit::LOST } else { code(status) })
 }
 
-fn start(arguments: &Run, guard: &LockGuard) -> io::Result<Child> {
-    let mut command = Command::new(&arguments.command[0]);
-    command.args(&arguments.command[1..]);
-    command.env(PATH, guard.path()).env(TOKEN, guard.token());
-    command.env_remove(RECOVERED_FROM).env_remove(RECOVERED_PID);
-    if let Some(dead) = guard.recovered_from() {
-        command.env(RECOVERED_FROM, printable(dead));
-        if let Some(pid) = dead.pid {
-            command.env(RECOVERED_PID, OsStr::new(&pid.to_string()));
-        }
-    }
+fn start(arguments: &Run, guard: &LockGuard, signals: &mut Signals) -> Result<Child, Failure> {
     let pin = if arguments.close { None } else { guard.pin() };
     // A copy is not closed by exec. Ours is closed again before anything else is started.
-    let _inherited = pin.map(rustix::io::dup).transpose()?;
-    command.spawn()
+    let _inherited = pin.map(rustix::io::dup).transpose().map_err(command::no_copy)?;
+    command::start(&arguments.command, signals, |command| {
+        command.env(PATH, guard.path()).env(TOKEN, guard.token());
+        command.env_remove(RECOVERED_FROM).env_remove(RECOVERED_PID);
+        if let Some(dead) = guard.recovered_from() {
+            command.env(RECOVERED_FROM, printable(dead));
+            if let Some(pid) = dead.pid {
+                command.env(RECOVERED_PID, pid.to_string());
+            }
+        }
+    })
 }
 
 /// Wait until the command is gone; what became of it, and whether the lock was

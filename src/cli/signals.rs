@@ -3,17 +3,27 @@
 //! They are caught by handlers and not by a mask, because a mask would be
 //! passed on to the command. A signal that was ignored when this process
 //! started (`nohup`, a background job) stays ignored, here and in the command.
+//!
+//! SIGCHLD is watched as well. The children of this process other than CMD are
+//! orphans: process 1 of a container gets all of that container, and a shell that
+//! replaced itself by `exec` leaves its own. Whoever has them must wait for them, or
+//! they stay as zombies.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
 
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
+use nix::unistd::Pid;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::iterator::exfiltrator::origin::Origin;
 use signal_hook::low_level::siginfo::Cause;
 use tokio::net::UnixStream;
+use tokio::process::Child;
+
+use super::inherited::is_ignored;
 
 const WATCHED: [i32; 6] = [SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2];
 
@@ -26,13 +36,12 @@ pub(super) struct Arrived {
 }
 
 impl Arrived {
-    /// `None` for a child's change of state, which the runtime looks at.
-    fn new(origin: &Origin) -> Option<Self> {
+    fn new(origin: &Origin) -> Self {
         let number = origin.signal;
         // A hangup of the terminal is sent to the leader of the session alone.
         let is_for_group = number != SIGHUP || !leads_session();
         let is_for_all = origin.cause == Cause::Kernel && is_for_group;
-        (number != SIGCHLD).then_some(Self { number, is_for_all })
+        Self { number, is_for_all }
     }
 }
 
@@ -46,6 +55,8 @@ fn leads_session() -> bool {
 pub(super) struct Signals {
     delivery: SignalDelivery<UnixStream, WithOrigin>,
     arrived: VecDeque<Arrived>,
+    /// The child that the runtime waits for.
+    command: Option<Pid>,
 }
 
 impl Signals {
@@ -54,12 +65,17 @@ impl Signals {
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
         let read = UnixStream::from_std(read)?;
-        let ignored = ignored_signals();
-        let watched = WATCHED.into_iter().filter(|number| ignored >> (number - 1) & 1 == 0);
+        let watched = WATCHED.into_iter().filter(|number| !is_ignored(*number));
         // Were SIGCHLD ignored, the kernel would throw the command's status away.
         let watched = watched.chain([SIGCHLD]);
         let delivery = SignalDelivery::with_pipe(read, write, WithOrigin::default(), watched)?;
-        Ok(Self { delivery, arrived: VecDeque::new() })
+        Ok(Self { delivery, arrived: VecDeque::new(), command: None })
+    }
+
+    /// Leave this child's end to the runtime.
+    pub(super) fn spare(&mut self, command: &Child) {
+        let pid = command.id().and_then(|pid| i32::try_from(pid).ok());
+        self.command = pid.map(Pid::from_raw);
     }
 
     /// The next signal. Dropping the future loses none.
@@ -77,15 +93,25 @@ impl Signals {
 
     /// A signal whose handler has already run.
     pub(super) fn already(&mut self) -> Option<Arrived> {
-        let pending = self.delivery.pending();
-        self.arrived.extend(pending.filter_map(|origin| Arrived::new(&origin)));
+        for origin in self.delivery.pending() {
+            match origin.signal {
+                SIGCHLD => reap_orphans(self.command),
+                _ => self.arrived.push_back(Arrived::new(&origin)),
+            }
+        }
         self.arrived.pop_front()
     }
 }
 
-/// Signal n is bit n-1.
-fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+/// Wait for the children that have ended, but for CMD: its status stays for the
+/// runtime. One look may show CMD before others that have ended too. They need no
+/// further look, as this process ends with CMD.
+fn reap_orphans(command: Option<Pid>) {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(Some(ended)) = waitid(Id::All, look).map(|status| status.pid()) {
+        if command == Some(ended) {
+            return;
+        }
+        let _ = waitpid(ended, Some(WaitPidFlag::WNOHANG));
+    }
 }

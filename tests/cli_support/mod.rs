@@ -16,6 +16,7 @@ pub fn lockkeeper() -> Command {
     for name in ["PATH", "TOKEN", "RECOVERED_FROM", "RECOVERED_PID", "LOG"] {
         command.env_remove(format!("LOCKKEEPER_{name}"));
     }
+    command.env_remove("RUST_LOG");
     command
 }
 
