@@ -11,17 +11,23 @@
 //!
 //! 1. Open the path, read-only, never creating. It is not there: make a
 //!    candidate without a name, write the whole record, `flock` it, link it to
-//!    the path. Linked: **acquired**. Somebody was faster: from the top.
+//!    the path. Linked: **acquired**. Somebody was faster: from the top. Where
+//!    there are no hard links, [`naming`] has what serves for them.
 //! 2. `flock` what was opened, without waiting. Refused: a live holder,
 //!    **busy**. Granted: the path must still name this inode, else from the top.
-//! 3. Read the record. Dead: unlock and close; open again for writing, `flock`
+//! 3. Read the record. A free `flock` proves a holder dead that had the file on a
+//!    local file system, as its record says, if it is local here too. For any
+//!    other, an NFS client of this machine for one, its process is asked. Nobody
+//!    may have locked it by `fcntl` either. Dead: unlock and close; open again for writing, `flock`
 //!    again (refused: busy), compare the inode again (else from the top).
 //! 4. Read the record again through this description, under its `flock`: only
 //!    this reading decides.
 //! 5. Take over in place: one write. **Acquired**. Where writing is not
 //!    allowed: rename a locked candidate over the stale file, under its
 //!    `flock` and after the comparison. **Acquired**.
-//! 6. Release: the path names our inode: unlink it. Then unlock. Then close.
+//! 6. Release: the path names our inode: unlink it. Then unlock. Then close. If
+//!    it has more names, as a backup makes them, the record says first that it
+//!    was released.
 //!
 //! # The portable protocol
 //!
@@ -57,6 +63,7 @@
 //! then watched for `race_delay`, since an openlock process may be replacing it
 //! at that very moment.
 
+mod naming;
 mod pinned;
 mod portable;
 mod probe;
@@ -99,8 +106,9 @@ pub(crate) trait Surroundings {
     /// What tells this process from its forked children.
     fn process(&self) -> ProcessKey;
     /// 128 random bits.
-    fn token(&self) -> Token;
-    /// What this process writes about itself when it acquires now.
+    fn token(&self) -> Result<Token, Errno>;
+    /// What this process writes about itself when it acquires now, but for what
+    /// depends on the file ([`Record::is_local`]).
     fn record(&self, token: Token, proof: Proof, options: &Options) -> Record;
     /// The monotonic clock.
     fn now(&self) -> Instant;
@@ -251,6 +259,9 @@ struct Stale {
 enum Stop {
     /// The path does not name any more what was looked at.
     FromTheTop,
+    /// The same, for a file that is gone from its server. If that does not pass, it
+    /// is an error.
+    GoneFromServer(Error),
     Busy(Busy),
     /// The file system has no `flock`; what the kernel said.
     NoFlock(Errno),
@@ -317,7 +328,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
     fn stopped(&self, stop: Stop) -> Result<Outcome<D>, Error> {
         let path = || self.path.path().to_owned();
         match stop {
-            Stop::Failed(error) => Err(error),
+            Stop::Failed(error) | Stop::GoneFromServer(error) => Err(error),
             Stop::Busy(busy) => Ok(Outcome::Busy(Busy { inode: self.last_inode.get(), ..busy })),
             Stop::FromTheTop => Ok(Outcome::Busy(Self::never_still())),
             Stop::NoFlock(why) => Err(Error::PinUnavailable { path: path(), source: why.into() }),
@@ -329,7 +340,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
     fn rounds(mut round: impl FnMut() -> Result<Outcome<D>, Stop>) -> Result<Outcome<D>, Stop> {
         for _ in 1..ROUNDS {
             match round() {
-                Err(Stop::FromTheTop) => {}
+                Err(Stop::FromTheTop | Stop::GoneFromServer(_)) => {}
                 other => return other,
             }
         }
@@ -352,6 +363,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
         let opened = opened.map_err(|error| self.cannot_open(error))?;
         if let Some(opened) = &opened {
             self.refuse_irregular(opened)?;
+            self.refuse_mounted(opened.inode.is_mount == Some(true))?;
             self.last_inode.set(Some(opened.inode.identity.1));
         }
         Ok(opened)
@@ -368,6 +380,17 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
             _ => "it is not a regular file",
         };
         Err(self.not_a_lock_file(found.to_owned()).into())
+    }
+
+    /// A lock file that is itself mounted in a container cannot be removed there.
+    /// Removed elsewhere, it goes on in the container, beside its successor.
+    fn refuse_mounted(&self, is_mounted: bool) -> Result<(), Stop> {
+        if !is_mounted {
+            return Ok(());
+        }
+        let why = "it is itself a mount point, so that its removal is seen on one side only: \
+                   mount its directory instead";
+        Err(self.bad_path(why).into())
     }
 
     /// A reader without the flock can see a record that is just being written,
@@ -398,8 +421,14 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
     /// (4) holds: `opened` is open.
     fn is_at_path(&self, opened: &Opened<D::File>) -> Result<bool, Stop> {
         match self.disk.look(self.path.path()) {
-            Ok(inode) => Ok(inode.identity == opened.inode.identity),
-            Err(Errno::NOENT) => Ok(false),
+            Ok(inode) if inode.identity == opened.inode.identity => {
+                // How a kernel shows it that does not tell of mounts: a file that was
+                // removed has a name.
+                let is_told = opened.inode.is_mount.is_some();
+                self.refuse_mounted(!is_told && inode.links == 0)?;
+                Ok(true)
+            }
+            Ok(_) | Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(self.failed("looking at", error)),
         }
     }
@@ -430,9 +459,10 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
         Ok(())
     }
 
-    fn new_record(&self, proof: Proof) -> Box<Record> {
+    fn new_record(&self, proof: Proof) -> Result<Box<Record>, Stop> {
         let token = self.surroundings.token();
-        Box::new(self.surroundings.record(token, proof, self.options))
+        let token = token.map_err(|error| self.failed("drawing random bits for", error))?;
+        Ok(Box::new(self.surroundings.record(token, proof, self.options)))
     }
 
     /// Whether a foreign file is one whose process has been gone for long enough.
@@ -542,7 +572,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
     /// ESTALE: the file was removed on a network file system while it was used.
     fn failed(&self, doing: &'static str, error: Errno) -> Stop {
         match error {
-            Errno::STALE => Stop::FromTheTop,
+            Errno::STALE => Stop::GoneFromServer(Error::io(doing, self.path.path(), error)),
             error => Stop::Failed(Error::io(doing, self.path.path(), error)),
         }
     }

@@ -11,7 +11,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::fs::{
+    AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Statx, StatxAttributes,
+    StatxFlags,
+};
 pub(crate) use rustix::io::Errno;
 use rustix::io::{fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::process::{Resource, getrlimit};
@@ -43,6 +48,11 @@ pub(crate) struct Inode {
     pub(crate) identity: (u64, u64),
     pub(crate) kind: FileType,
     pub(crate) owner: u32,
+    /// How many names it has.
+    pub(crate) links: u64,
+    /// Whether the file itself is mounted where it was opened. `None` where the
+    /// kernel does not tell: `lstat`, and kernels before 5.8.
+    pub(crate) is_mount: Option<bool>,
 }
 
 /// File-system operations. None waits for another process.
@@ -56,7 +66,7 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     fn create_unnamed(&self, directory: &Path, mode: u32) -> Result<Self::File, Errno>;
     /// Make a file at `path`, where none may be.
     fn create(&self, path: &Path, mode: u32) -> Result<Self::File, Errno>;
-    /// `fstat`.
+    /// `statx`.
     fn inspect(&self, file: &Self::File) -> Result<Inode, Errno>;
     /// `fstat`: how many names the file has.
     fn links(&self, file: &Self::File) -> Result<u64, Errno>;
@@ -76,6 +86,8 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     fn link(&self, from: &Path, to: &Path) -> Result<(), Errno>;
     /// `rename`, over what is there.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno>;
+    /// `renameat2` with `RENAME_NOREPLACE`: to a name that may not exist yet.
+    fn rename_to_free(&self, from: &Path, to: &Path) -> Result<(), Errno>;
     /// `unlink`.
     fn unlink(&self, path: &Path) -> Result<(), Errno>;
     /// The names in a directory that begin with `prefix`.
@@ -83,6 +95,9 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     /// Whether a free `flock` on this file proves that nobody holds it:
     /// `statfs` names a local file system known to do it right.
     fn trusts_flock(&self, file: &Self::File) -> Result<bool, Errno>;
+    /// Whether anybody has a range of this file locked by `fcntl`. The NFS server
+    /// of a machine has such a lock for each `flock` of its clients.
+    fn is_range_locked(&self, file: &Self::File) -> Result<bool, Errno>;
 }
 
 /// The kernel.
@@ -99,10 +114,13 @@ impl Disk for OsDisk {
     fn open(&self, path: &Path, access: Access) -> Result<OwnedFd, Errno> {
         proof::step();
         match access {
-            Access::Read if look(path).is_ok_and(Inode::does_more_when_opened) => {
-                open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, 0)
-            }
-            Access::Read => open(path, OPEN_FLAGS | OFlags::RDONLY, 0),
+            Access::Read => match look(path) {
+                Err(Errno::NOENT) => Err(Errno::NOENT),
+                Ok(inode) if inode.does_more_when_opened() => {
+                    open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, 0)
+                }
+                _ => open(path, OPEN_FLAGS | OFlags::RDONLY, 0),
+            },
             Access::ReadWrite => open(path, OPEN_FLAGS | OFlags::RDWR, 0).map(lifted),
         }
     }
@@ -121,12 +139,12 @@ impl Disk for OsDisk {
 
     fn inspect(&self, file: &OwnedFd) -> Result<Inode, Errno> {
         proof::step();
-        rustix::fs::fstat(file).map(Inode::from)
+        inspect(file.as_fd())
     }
 
     fn links(&self, file: &OwnedFd) -> Result<u64, Errno> {
         proof::step();
-        rustix::fs::fstat(file).map(|stat| stat.st_nlink)
+        call(|| rustix::fs::fstat(file)).map(|stat| Inode::from(stat).links)
     }
 
     fn look(&self, path: &Path) -> Result<Inode, Errno> {
@@ -136,12 +154,12 @@ impl Disk for OsDisk {
 
     fn read(&self, file: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
         proof::step();
-        retry_on_intr(|| rustix::io::pread(file, &mut *into, 0))
+        call(|| rustix::io::pread(file, &mut *into, 0))
     }
 
     fn write(&self, file: &OwnedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
         proof::step();
-        retry_on_intr(|| rustix::io::pwrite(file, bytes, offset))
+        call(|| rustix::io::pwrite(file, bytes, offset))
     }
 
     fn try_flock(&self, file: &OwnedFd, flock: Flock) -> Result<bool, Errno> {
@@ -150,7 +168,7 @@ impl Disk for OsDisk {
             Flock::Shared => FlockOperation::NonBlockingLockShared,
             Flock::Exclusive => FlockOperation::NonBlockingLockExclusive,
         };
-        match retry_on_intr(|| rustix::fs::flock(file, operation)) {
+        match call(|| rustix::fs::flock(file, operation)) {
             Ok(()) => Ok(true),
             Err(Errno::WOULDBLOCK) => Ok(false),
             Err(error) => Err(error),
@@ -159,63 +177,125 @@ impl Disk for OsDisk {
 
     fn unlock(&self, file: &OwnedFd) -> Result<(), Errno> {
         proof::step();
-        retry_on_intr(|| rustix::fs::flock(file, FlockOperation::Unlock))
+        call(|| rustix::fs::flock(file, FlockOperation::Unlock))
     }
 
     /// By descriptor where the kernel lets its opener do that (6.10, or with
     /// CAP_DAC_READ_SEARCH), else through /proc, as open(2) has it.
     fn link_unnamed(&self, file: &OwnedFd, to: &Path) -> Result<(), Errno> {
         proof::step();
-        match rustix::fs::linkat(file, c"", CWD, to, AtFlags::EMPTY_PATH) {
+        match call(|| rustix::fs::linkat(file, c"", CWD, to, AtFlags::EMPTY_PATH)) {
             Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {}
             result => return result,
         }
         use std::os::fd::AsRawFd;
         let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-        rustix::fs::linkat(CWD, from, CWD, to, AtFlags::SYMLINK_FOLLOW)
+        call(|| rustix::fs::linkat(CWD, &from, CWD, to, AtFlags::SYMLINK_FOLLOW))
     }
 
     fn link(&self, from: &Path, to: &Path) -> Result<(), Errno> {
         proof::step();
-        rustix::fs::link(from, to)
+        call(|| rustix::fs::link(from, to))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno> {
         proof::step();
-        rustix::fs::rename(from, to)
+        call(|| rustix::fs::rename(from, to))
+    }
+
+    fn rename_to_free(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+        proof::step();
+        call(|| rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE))
     }
 
     fn unlink(&self, path: &Path) -> Result<(), Errno> {
         proof::step();
-        rustix::fs::unlink(path)
+        unlink(path)
     }
 
     fn list(&self, directory: &Path, prefix: &[u8]) -> Result<Vec<OsString>, Errno> {
         proof::step();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = retry_on_intr(|| rustix::fs::open(directory, flags, Mode::empty()))?;
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::new(directory)? {
-            let name = entry?.file_name().to_bytes().to_vec();
-            if name.starts_with(prefix) {
-                names.push(OsString::from_vec(name));
+        // All of it again: a listing that was interrupted is over.
+        call(|| {
+            let directory = open(directory, flags, 0)?;
+            let mut names = Vec::new();
+            for entry in rustix::fs::Dir::new(directory)? {
+                let name = entry?.file_name().to_bytes().to_vec();
+                if name.starts_with(prefix) {
+                    names.push(OsString::from_vec(name));
+                }
             }
-        }
-        Ok(names)
+            Ok(names)
+        })
     }
 
     fn trusts_flock(&self, file: &OwnedFd) -> Result<bool, Errno> {
         proof::step();
         file_system(file.as_fd()).map(FileSystem::is_local)
     }
+
+    fn is_range_locked(&self, file: &OwnedFd) -> Result<bool, Errno> {
+        proof::step();
+        call(|| {
+            let mut lock = whole_file();
+            fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))
+                .map_err(|error| Errno::from_raw_os_error(error as i32))?;
+            Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+        })
+    }
+}
+
+/// The one way to the kernel for all calls on files. A signal whose handler was
+/// installed without `SA_RESTART` interrupts them, on network file systems and FUSE
+/// also those that signal(7) does not list: then they are made again.
+#[inline(always)]
+pub(crate) fn call<T>(ask: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    retry_on_intr(ask)
+}
+
+/// A write lock from the first byte to the last that there can be.
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
 }
 
 fn look(path: &Path) -> Result<Inode, Errno> {
-    rustix::fs::lstat(path).map(Inode::from)
+    call(|| rustix::fs::lstat(path)).map(Inode::from)
+}
+
+/// By `statx`, which also tells of mounts; by `fstat` where a sandbox refuses it.
+pub(crate) fn inspect(file: BorrowedFd<'_>) -> Result<Inode, Errno> {
+    let answer =
+        call(|| rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS));
+    match answer {
+        Err(Errno::NOSYS | Errno::PERM | Errno::INVAL) => {
+            call(|| rustix::fs::fstat(file)).map(Inode::from)
+        }
+        answer => answer.map(Inode::from),
+    }
+}
+
+/// `unlink`. A call that was interrupted may have been carried out: asked again, a
+/// network file system then says that there is no such name.
+pub(crate) fn unlink(path: &Path) -> Result<(), Errno> {
+    let mut was_interrupted = false;
+    call(|| match rustix::fs::unlink(path) {
+        Err(Errno::NOENT) if was_interrupted => Ok(()),
+        answer => {
+            was_interrupted |= answer == Err(Errno::INTR);
+            answer
+        }
+    })
 }
 
 fn open(path: &Path, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
-    retry_on_intr(|| rustix::fs::open(path, flags, Mode::from_raw_mode(mode)))
+    call(|| rustix::fs::open(path, flags, Mode::from_raw_mode(mode)))
 }
 
 /// Above the descriptors that most programs open. At most so high, as a fork
@@ -233,7 +313,7 @@ fn lifted(file: OwnedFd) -> OwnedFd {
         let lowest = (limit > 2 * FEW_DESCRIPTORS).then_some(LIFTED_MAX.min(limit / 2))?;
         i32::try_from(lowest).ok()
     });
-    let lifted = LOWEST.and_then(|lowest| fcntl_dupfd_cloexec(&file, lowest).ok());
+    let lifted = LOWEST.and_then(|lowest| call(|| fcntl_dupfd_cloexec(&file, lowest)).ok());
     lifted.unwrap_or(file)
 }
 
@@ -253,6 +333,24 @@ impl From<rustix::fs::Stat> for Inode {
             identity: (stat.st_dev, stat.st_ino),
             kind: FileType::from_raw_mode(stat.st_mode),
             owner: stat.st_uid,
+            // Its width depends on the processor.
+            links: stat.st_nlink as _,
+            is_mount: None,
+        }
+    }
+}
+
+impl From<Statx> for Inode {
+    fn from(stat: Statx) -> Self {
+        let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+        let tells = stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+        let is_mount = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        Inode {
+            identity: (device, stat.stx_ino),
+            kind: FileType::from_raw_mode(stat.stx_mode.into()),
+            owner: stat.stx_uid,
+            links: stat.stx_nlink.into(),
+            is_mount: tells.then_some(is_mount),
         }
     }
 }
@@ -283,18 +381,18 @@ impl FileSystem {
 /// `fstatfs`.
 pub(crate) fn file_system(file: BorrowedFd<'_>) -> Result<FileSystem, Errno> {
     // The magic numbers have 32 bits; the field is wider and may be sign-extended.
-    retry_on_intr(|| rustix::fs::fstatfs(file)).map(|answer| FileSystem(answer.f_type as u32))
+    call(|| rustix::fs::fstatfs(file)).map(|answer| FileSystem(answer.f_type as u32))
 }
 
 /// What a path names and on what file system: `stat`, then `statfs`.
 pub(crate) fn look_at_directory(path: &Path) -> Result<(Inode, FileSystem), Errno> {
-    let inode = retry_on_intr(|| rustix::fs::stat(path)).map(Inode::from)?;
-    let answer = retry_on_intr(|| rustix::fs::statfs(path))?;
+    let inode = call(|| rustix::fs::stat(path)).map(Inode::from)?;
+    let answer = call(|| rustix::fs::statfs(path))?;
     Ok((inode, FileSystem(answer.f_type as u32)))
 }
 
 /// `stat` of a directory.
 pub(crate) fn directory_identity(path: &Path) -> Result<(u64, u64), Errno> {
-    let inode = retry_on_intr(|| rustix::fs::stat(path)).map(Inode::from)?;
+    let inode = call(|| rustix::fs::stat(path)).map(Inode::from)?;
     if inode.kind == FileType::Directory { Ok(inode.identity) } else { Err(Errno::NOTDIR) }
 }

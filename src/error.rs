@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::holder::Holder;
 
 /// Why a lock could not be had, kept or given back.
@@ -124,6 +126,20 @@ pub enum Error {
         source: io::Error,
     },
 
+    /// The file system has neither hard links nor a rename that does not replace, or
+    /// takes a file under a second name for another file. Use another directory, or a
+    /// kernel lock ([`AsyncKernelLock`](crate::AsyncKernelLock)), which needs neither.
+    #[error(
+        "{} cannot be used as a lock file: its file system has no hard links that keep a file what it is, nor a rename that does not replace; a kernel lock works there (AsyncKernelLock, `lockkeeper run --kernel flock`)",
+        path.display()
+    )]
+    NoHardLinks {
+        /// The lock file.
+        path: PathBuf,
+        /// What the kernel said at last.
+        source: io::Error,
+    },
+
     /// An option has an impossible value.
     #[error("option {option}: {why}")]
     InvalidOption {
@@ -140,7 +156,7 @@ pub enum Error {
 
     /// The lock is given up, and the next contender can have it, but its file
     /// could not be removed.
-    #[error("the lock {} is released, but its file could not be removed", path.display())]
+    #[error("the lock {} is released, but its file could not be removed{}", path.display(), way_out(source))]
     NotRemoved {
         /// The lock file.
         path: PathBuf,
@@ -177,7 +193,7 @@ pub enum Error {
 
     /// The system refused something. The path may need other permissions, or
     /// the machine attention.
-    #[error("{doing} {} failed", path.display())]
+    #[error("{doing} {} failed{}", path.display(), way_out(source))]
     Io {
         /// What was being done, as in "opening".
         doing: &'static str,
@@ -204,6 +220,7 @@ impl Error {
             | Error::SlowSystem { path, .. }
             | Error::InvisibleToOpenlock { path, .. }
             | Error::PinUnavailable { path, .. }
+            | Error::NoHardLinks { path, .. }
             | Error::Lost(Lost { path, .. })
             | Error::NotRemoved { path, .. }
             | Error::Forked { path, .. }
@@ -250,6 +267,30 @@ impl fmt::Display for LostReason {
             LostReason::Replaced => "another file is at its path",
             LostReason::Revoked => "somebody asked for it to be released",
         })
+    }
+}
+
+/// What to do about what the system said, where that is known.
+fn way_out(said: &io::Error) -> &'static str {
+    match said.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOLCK) => {
+            " (the lock manager of its file system does not answer: for NFS, start rpc.statd \
+             here and on the server, or mount with local_lock=flock where no other machine \
+             shares the directory)"
+        }
+        Some(Errno::ROFS) => {
+            " (its file system is read-only: use a directory that can be written, such as \
+             one on /run)"
+        }
+        Some(Errno::NOSPC) => " (its file system is full: make room, or use another directory)",
+        Some(Errno::DQUOT) => {
+            " (the quota of its file system is used up: make room, or use another directory)"
+        }
+        Some(Errno::STALE) => {
+            " (its directory is gone from the server: make it again, or mount it anew)"
+        }
+        Some(Errno::BUSY) => " (it is itself a mount point: mount its directory instead)",
+        _ => "",
     }
 }
 

@@ -15,10 +15,9 @@
 mod count;
 mod page;
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-
 pub(crate) use count::forks;
+
+use crate::disk::call;
 
 /// What tells a process from the children it forked: its id, and for the first
 /// process of a pid namespace, whose children may be the first of another, the
@@ -47,7 +46,7 @@ pub(crate) fn this_process() -> ProcessKey {
 
 /// The inode of `/proc/self/ns/pid`.
 pub(crate) fn pid_namespace() -> Option<u64> {
-    fs::metadata("/proc/self/ns/pid").ok().map(|file| file.ino())
+    call(|| rustix::fs::stat("/proc/self/ns/pid")).ok().map(|file| file.st_ino as _)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use crate::attempt::{Attempt, Outcome, Sightings, Surroundings};
-use crate::disk::OsDisk;
+use crate::disk::{Errno, OsDisk};
 use crate::error::Error;
 use crate::fork::{ProcessKey, this_process};
 use crate::liveness::Verdict;
@@ -55,7 +55,7 @@ impl Surroundings for Hasty {
         self.system.process()
     }
 
-    fn token(&self) -> Token {
+    fn token(&self) -> Result<Token, Errno> {
         self.system.token()
     }
 

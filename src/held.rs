@@ -134,10 +134,15 @@ impl<D: Disk> Held<D> {
 
     /// Whether the path still names this file.
     pub(crate) fn look(&self) -> Result<AtPath, Errno> {
+        Ok(self.look_closely()?.0)
+    }
+
+    /// And how many names the file there has.
+    fn look_closely(&self) -> Result<(AtPath, u64), Errno> {
         match self.disk.look(self.path.path()) {
-            Ok(inode) if inode.identity == self.identity => Ok(AtPath::Mine),
-            Ok(_) => Ok(AtPath::Another),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(AtPath::Nothing),
+            Ok(inode) if inode.identity == self.identity => Ok((AtPath::Mine, inode.links)),
+            Ok(inode) => Ok((AtPath::Another, inode.links)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok((AtPath::Nothing, 0)),
             Err(error) => Err(error),
         }
     }
@@ -224,7 +229,7 @@ impl<D: Disk> Held<D> {
     /// fails the file is to be dropped, which releases it.
     pub(crate) fn pass_on(
         &mut self,
-        token: impl FnOnce() -> Token,
+        token: impl FnOnce() -> Result<Token, Errno>,
         since: SystemTime,
         now: Instant,
     ) -> Result<(), Errno> {
@@ -237,7 +242,7 @@ impl<D: Disk> Held<D> {
         if self.record.second() == last {
             return Ok(());
         }
-        let last = std::mem::replace(&mut self.record.token, token());
+        let last = std::mem::replace(&mut self.record.token, token()?);
         (self.written, self.unasked) = (now, now);
         let written = self.disk.write(&self.file, &self.record.to_bytes(), 0);
         // After it: who asks by a token looks again whether it is still there.
@@ -307,20 +312,27 @@ impl<D: Disk> Held<D> {
 
     fn remove(&self) -> Result<(), Error> {
         let lost = |reason| Err(Error::Lost(Lost { path: self.path.path().to_owned(), reason }));
-        let at_path = match self.look() {
-            Ok(_) if proof::is_on(Mutant::NoInodeCheck) => Ok(AtPath::Mine),
-            Ok(_) if proof::is_on(Mutant::UnlinkUnseen) => Ok(AtPath::Mine),
+        let at_path = match self.look_closely() {
+            Ok((_, links)) if proof::is_on(Mutant::NoInodeCheck) => Ok((AtPath::Mine, links)),
+            Ok((_, links)) if proof::is_on(Mutant::UnlinkUnseen) => Ok((AtPath::Mine, links)),
             other => other,
         };
         match at_path {
-            Ok(AtPath::Nothing) => lost(LostReason::Removed),
-            Ok(AtPath::Another) => lost(LostReason::Replaced),
-            Ok(AtPath::Mine) if self.leave_stale() => Ok(()),
-            Ok(AtPath::Mine) => match self.disk.unlink(self.path.path()) {
-                Ok(()) => Ok(()),
-                Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
-                Err(error) => self.leave_released(error),
-            },
+            Ok((AtPath::Nothing, _)) => lost(LostReason::Removed),
+            Ok((AtPath::Another, _)) => lost(LostReason::Replaced),
+            Ok((AtPath::Mine, _)) if self.leave_stale() => Ok(()),
+            Ok((AtPath::Mine, links)) => {
+                if links > 1 {
+                    // A backup has a link to it, say: whoever locks that is not to be
+                    // told that we died.
+                    self.mark_released();
+                }
+                match self.disk.unlink(self.path.path()) {
+                    Ok(()) => Ok(()),
+                    Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
+                    Err(error) => self.leave_released(error),
+                }
+            }
             Err(error) => self.leave_released(error),
         }
     }
@@ -332,8 +344,8 @@ impl<D: Disk> Held<D> {
         let bytes = match untold.map(|dead| *dead) {
             None => return false,
             Some(Contents::Ours(dead)) => {
-                let (token, proof) = (self.record.token, self.record.proof);
-                Record { token, proof, ..dead }.to_bytes()
+                let Record { token, proof, is_local, .. } = *self.record;
+                Record { token, proof, is_local, ..dead }.to_bytes()
             }
             Some(foreign) => foreign.to_bytes(),
         };
@@ -346,10 +358,14 @@ impl<D: Disk> Held<D> {
     /// The file stays, so it must say that nobody died holding it. Should that
     /// fail as well, the next holder is told of a recovery that was none.
     fn leave_released(&self, why: Errno) -> Result<(), Error> {
-        let record = Record { released: true, note: None, ..Record::clone(&self.record) };
-        let _ = self.disk.write(&self.file, &record.to_bytes(), 0);
+        self.mark_released();
         self.file_stays.store(true, Ordering::Relaxed);
         Err(Error::NotRemoved { path: self.path.path().to_owned(), source: why.into() })
+    }
+
+    fn mark_released(&self) {
+        let record = Record { released: true, note: None, ..Record::clone(&self.record) };
+        let _ = self.disk.write(&self.file, &record.to_bytes(), 0);
     }
 }
 

@@ -92,6 +92,16 @@
 //!   namespace. A lock left by a dead machine stays until somebody removes it
 //!   who knows; so does an empty file, which another machine may have filled
 //!   without that showing here yet. System calls run on a thread of this crate.
+//! * **A local directory that is exported** (by NFS or SMB, or to a virtual machine)
+//!   can be used from both sides. A lock file says whether its holder had it on a
+//!   local file system. One that does not say so counts as held until its process can
+//!   be seen to be gone; `status` tells whose it is, and on which machine.
+//! * **File systems without hard links** (exFAT, some of SMB and FUSE): the file is
+//!   moved to its path, without replacing, by `renameat2`. Where that is not to be had
+//!   either, and where a link counts as another file, [`Error::NoHardLinks`] says so,
+//!   and a kernel lock ([`AsyncKernelLock`]) works.
+//! * **A lock file that is itself mounted**, as by `docker run -v /host/a.lock:/a.lock`,
+//!   is refused: mount its directory. Its removal would be seen on one side only.
 //! * **Containers** that share a directory of a local file system share its
 //!   locks, whatever their pid namespaces; a container killed and restarted
 //!   finds its lock free.
@@ -129,6 +139,7 @@ mod options;
 mod path;
 mod place;
 mod proof;
+mod random;
 mod real_time;
 mod record;
 mod surroundings;

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
+use crate::disk::call;
 use crate::fork::{ProcessKey, pid_namespace, this_process};
 use crate::record::{Contents, Identity, Record, host_name, program_name};
 
@@ -100,7 +101,7 @@ pub(crate) fn my_command_line() -> String {
 /// this machine can have the file's file system mounted.
 pub(crate) fn judge(contents: &Contents, local: bool) -> Verdict {
     match contents {
-        Contents::Ours(record) => judge_record(record, local),
+        Contents::Ours(record) => judge_record(record, local && record.is_local),
         // NFS keeps what a machine writes from the others for a while: theirs
         // may look empty here.
         _ if !local => Verdict::Unknown("it may run on another machine".to_owned()),
@@ -121,7 +122,7 @@ fn judge_record(record: &Record, local: bool) -> Verdict {
         // An older boot, or a container with a boot id of its own: ask for the
         // process all the same.
         (Some(_), Some(_)) if local => {}
-        _ => return unknown("it may run on another machine"),
+        _ => return Verdict::Unknown(may_be_elsewhere(record)),
     }
     match (mine.pid_namespace, theirs.pid_namespace) {
         (Some(mine), Some(theirs)) if mine == theirs => {}
@@ -131,6 +132,12 @@ fn judge_record(record: &Record, local: bool) -> Verdict {
         Verdict::Alive => judge_identity(record.pid, theirs, mine.boot == theirs.boot),
         verdict => verdict,
     }
+}
+
+/// With what is left to do: nobody but a person knows that a machine is down for good.
+fn may_be_elsewhere(record: &Record) -> String {
+    let host = record.host.as_deref().unwrap_or("one without a name");
+    format!("it may run on another machine ({host}); if that is down for good, remove the file")
 }
 
 /// Whether the process that has this number is the one that was recorded.
@@ -213,9 +220,9 @@ fn pidfs_inode(pid: u32) -> Result<Option<u64>, Errno> {
     /// `PID_FS_MAGIC` of linux/magic.h.
     const PID_FS: u32 = 0x5049_4446;
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-    let descriptor = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    let is_pidfs = rustix::fs::fstatfs(&descriptor)?.f_type as u32 == PID_FS;
-    Ok(if is_pidfs { Some(rustix::fs::fstat(&descriptor)?.st_ino) } else { None })
+    let descriptor = call(|| rustix::process::pidfd_open(pid, PidfdFlags::empty()))?;
+    let is_pidfs = call(|| rustix::fs::fstatfs(&descriptor))?.f_type as u32 == PID_FS;
+    Ok(if is_pidfs { Some(call(|| rustix::fs::fstat(&descriptor))?.st_ino) } else { None })
 }
 
 /// What is needed of `/proc/<pid>/stat`.

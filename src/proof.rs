@@ -30,12 +30,14 @@ pub(crate) enum Mutant {
     SweepByPathOnly,
     /// Next to openlock: do not wait before the second look.
     NoProbation,
+    /// Where there are no hard links: move the candidate to the path whatever is there.
+    RenameOver,
 }
 
 impl Mutant {
     /// With the names that `LOCKKEEPER_MUTANT` knows them by.
     #[cfg(lockkeeper_proof)]
-    pub(crate) const ALL: [(&'static str, Mutant); 11] = [
+    pub(crate) const ALL: [(&'static str, Mutant); 12] = [
         ("no-inode-check", Mutant::NoInodeCheck),
         ("close-before-unlink", Mutant::CloseBeforeUnlink),
         ("pin-after-link", Mutant::PinAfterLink),
@@ -47,6 +49,7 @@ impl Mutant {
         ("dead-claim-unlinked", Mutant::DeadClaimUnlinked),
         ("sweep-by-path-only", Mutant::SweepByPathOnly),
         ("no-probation", Mutant::NoProbation),
+        ("rename-over", Mutant::RenameOver),
     ];
 }
 
@@ -109,8 +112,7 @@ mod switch {
             return;
         }
         let mut bits = [0; 8];
-        rustix::rand::getrandom(&mut bits, rustix::rand::GetRandomFlags::empty())
-            .expect("BUG: no random bits");
+        crate::random::fill(&mut bits).expect("BUG: no random bits");
         let bits = u64::from_ne_bytes(bits);
         if bits % 4 == 0 {
             std::thread::sleep(Duration::from_micros((bits >> 8) % *DELAY_US));

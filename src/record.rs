@@ -88,6 +88,11 @@ pub(crate) struct Record {
     pub(crate) host: Option<Arc<str>>,
     pub(crate) identity: Identity,
     pub(crate) proof: Proof,
+    /// The holder had the file on a local file system. So it ran on the machine
+    /// that has that file system, and its `flock` is seen there. A holder that
+    /// came over a network, as an NFS client or from a virtual machine, has it on
+    /// another file system and does not say so.
+    pub(crate) is_local: bool,
     pub(crate) since: Option<SystemTime>,
     pub(crate) released: bool,
     pub(crate) note: Option<String>,
@@ -137,6 +142,9 @@ impl Record {
             Proof::Flock => b"pin: flock\n",
             Proof::Process => b"pin: none\n",
         })?;
+        if self.is_local {
+            out.write_all(b"local: yes\n")?;
+        }
         if let Some(since) = self.since {
             writeln!(out, "since: {}", humantime::format_rfc3339_seconds(since))?;
         }
@@ -266,6 +274,7 @@ fn parse_fields(pid: u32, name: &str, lines: &[&str]) -> Option<Record> {
             "none" => Proof::Process,
             _ => return None,
         },
+        is_local: field("local") == Some("yes"),
         since: field("since").and_then(|value| humantime::parse_rfc3339(value).ok()),
         released: field("released").is_some(),
         note: field("note").map(|note| one_line(note, RECORD_BYTES)),
@@ -313,6 +322,7 @@ mod tests {
                 pidfs_inode: Some(12_345),
             },
             proof: Proof::Flock,
+            is_local: true,
             since: Some(SystemTime::UNIX_EPOCH),
             released: false,
             note: Some("nächtlicher Import".to_owned()),

@@ -3,12 +3,12 @@
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
 
-use rustix::rand::{GetRandomFlags, getrandom};
-
 use crate::attempt::Surroundings;
+use crate::disk::Errno;
 use crate::fork::ProcessKey;
 use crate::liveness::{self, Myself, Verdict};
 use crate::options::Options;
+use crate::random;
 use crate::record::{Contents, Proof, Record, Token};
 
 /// The running system, as this process sees it.
@@ -37,21 +37,14 @@ struct Pool {
 
 static POOL: Mutex<Pool> = Mutex::new(Pool { process: None, tokens: [0; POOL_TOKENS], left: 0 });
 
-/// Waits for random bits at most in the first moments of a boot, getrandom(2).
-fn fill(tokens: &mut [u128]) {
+fn fill(tokens: &mut [u128]) -> Result<(), Errno> {
     let mut bits = [0; 16 * POOL_TOKENS];
     let bits = &mut bits[..16 * tokens.len()];
-    let mut filled = 0;
-    while filled < bits.len() {
-        match getrandom(&mut bits[filled..], GetRandomFlags::empty()) {
-            Ok(more) => filled += more,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => panic!("BUG: no random bits: {error}"),
-        }
-    }
+    random::fill(bits)?;
     for (token, bits) in tokens.iter_mut().zip(bits.chunks_exact(16)) {
         *token = u128::from_ne_bytes(bits.try_into().expect("BUG: a chunk has 16 bytes"));
     }
+    Ok(())
 }
 
 impl Surroundings for OsSurroundings {
@@ -63,20 +56,21 @@ impl Surroundings for OsSurroundings {
         self.process
     }
 
-    fn token(&self) -> Token {
+    fn token(&self) -> Result<Token, Errno> {
         // Not waited for: a fork may have copied it locked.
         let Ok(mut pool) = POOL.try_lock() else {
             let mut token = [0];
-            fill(&mut token);
-            return Token(token[0]);
+            fill(&mut token)?;
+            return Ok(Token(token[0]));
         };
         if pool.process != Some(self.process) || pool.left == 0 {
-            fill(&mut pool.tokens);
+            pool.left = 0;
+            fill(&mut pool.tokens)?;
             pool.process = Some(self.process);
             pool.left = pool.tokens.len();
         }
         pool.left -= 1;
-        Token(pool.tokens[pool.left])
+        Ok(Token(pool.tokens[pool.left]))
     }
 
     fn record(&self, token: Token, proof: Proof, options: &Options) -> Record {
@@ -87,6 +81,7 @@ impl Surroundings for OsSurroundings {
             host: myself.host.clone(),
             identity: myself.identity.clone(),
             proof,
+            is_local: false,
             since: Some(SystemTime::now()),
             released: false,
             note: options.note.clone(),

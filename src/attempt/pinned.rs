@@ -4,6 +4,7 @@
 use std::io::ErrorKind;
 use std::time::Instant;
 
+use super::naming::{Naming, says_no_links};
 use super::{
     Attempt, Busy, Candidate, Locked, Opened, Outcome, PROBE_PASSES, Stale, Stop, Surroundings,
 };
@@ -67,7 +68,8 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// Step 5. We own the flock on the inode that the path names (2).
     fn rewrite(&self, opened: Locked<D>, stale: Stale) -> Result<Outcome<D>, Stop> {
         let started = self.surroundings.now();
-        let record = self.new_record(Proof::Flock);
+        let mut record = self.new_record(Proof::Flock)?;
+        record.is_local = self.is_local(&opened.file)?;
         if let Err(error) = self.write(&opened.file, &record) {
             // A part of it may be written: the file must go on telling of the dead.
             let _ = self.disk.write(&opened.file, &stale.contents.to_bytes(), 0);
@@ -96,14 +98,14 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             return Err(self.cannot_take_over(owner, stale, Errno::ACCESS));
         }
         let started = self.surroundings.now();
-        let record = self.new_record(Proof::Flock);
+        let mut record = self.new_record(Proof::Flock)?;
         let (file, name) = match self.create_candidate(&record) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
                 return Err(self.cannot_take_over(owner, stale, Errno::ACCESS));
             }
             other => other?,
         };
-        let inode = self.prepare(&file, &record)?;
+        let inode = self.prepare(&file, &mut record)?;
         match self.disk.rename(name.path(), self.path.path()) {
             Ok(()) => {}
             Err(Errno::NOENT) if self.is_named(self.path.path(), inode) => {}
@@ -135,28 +137,30 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     fn link_candidate(&mut self) -> Result<Outcome<D>, Stop> {
         let started = self.surroundings.now();
         let prepared = self.candidate.take().and_then(|candidate| self.brought_up(candidate).ok());
-        let was_prepared = prepared.is_some();
         let candidate = match prepared {
             Some(candidate) => candidate,
             None => match self.new_candidate()? {
                 Some(candidate) => candidate,
-                None => return self.link_named_candidate(self.new_record(Proof::Flock)),
+                None => return self.name_candidate(self.new_record(Proof::Flock)?),
             },
         };
-        let inode = candidate.opened.inode;
-        match self.disk.link_unnamed(&candidate.opened.file, self.path.path()) {
+        let (inode, path) = (candidate.opened.inode, self.path.path());
+        match self.disk.link_unnamed(&candidate.opened.file, path) {
+            Ok(()) if self.is_another_file(path, inode, candidate.record.token) => {
+                let _ = self.disk.unlink(path);
+                return self.name_candidate(candidate.record);
+            }
             Ok(()) => {}
-            Err(error) if self.is_done(error, self.path.path(), inode) => {}
+            Err(error) if self.is_done(error, path, inode) => {}
             Err(Errno::EXIST) => {
                 self.candidate = Some(candidate);
                 return Err(Stop::FromTheTop);
             }
-            // The path led to another file system when it was made.
-            Err(Errno::XDEV) if was_prepared => return Err(Stop::FromTheTop),
             // An unnamed file may not get a name without /proc, or in a process
-            // that gave up privileges.
-            Err(Errno::NOENT | Errno::ACCESS | Errno::PERM) => {
-                return self.link_named_candidate(candidate.record);
+            // that gave up privileges; nor, EXDEV, if it was made on another mount than
+            // the path leads to.
+            Err(error) if error == Errno::NOENT || says_no_links(error) => {
+                return self.name_candidate(candidate.record);
             }
             Err(error) => return Err(self.failed("linking", error)),
         }
@@ -174,10 +178,10 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 
     /// `None` where there are no unnamed files: open(2) on O_TMPFILE.
     fn new_candidate(&self) -> Result<Option<Candidate<D>>, Stop> {
-        let record = self.new_record(Proof::Flock);
+        let mut record = self.new_record(Proof::Flock)?;
         match self.disk.create_unnamed(self.path.directory(), self.options.mode) {
             Ok(file) => {
-                let inode = self.prepare(&file, &record)?;
+                let inode = self.prepare(&file, &mut record)?;
                 Ok(Some(Candidate { opened: Opened { file, inode }, record }))
             }
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => Ok(None),
@@ -189,6 +193,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     fn brought_up(&self, mut candidate: Candidate<D>) -> Result<Candidate<D>, Errno> {
         let token = candidate.record.token;
         let record = self.surroundings.record(token, Proof::Flock, self.options);
+        let record = Record { is_local: candidate.record.is_local, ..record };
         if record.second() != candidate.record.second() {
             self.write(&candidate.opened.file, &record)?;
             *candidate.record = record;
@@ -196,24 +201,21 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         Ok(candidate)
     }
 
-    fn link_named_candidate(&mut self, record: Box<Record>) -> Result<Outcome<D>, Stop> {
+    /// The same with a candidate that has a name of its own.
+    fn name_candidate(&mut self, mut record: Box<Record>) -> Result<Outcome<D>, Stop> {
         let started = self.surroundings.now();
         let (file, name) = self.create_candidate(&record)?;
-        let inode = self.prepare(&file, &record)?;
-        match self.disk.link(name.path(), self.path.path()) {
-            Ok(()) => self.holds(file, inode, record, None, started),
-            Err(error) if self.is_done(error, self.path.path(), inode) => {
-                self.holds(file, inode, record, None, started)
-            }
-            // NOENT: somebody swept the candidate away.
-            Err(Errno::EXIST | Errno::NOENT) => Err(Stop::FromTheTop),
-            Err(error) => Err(self.failed("linking", error)),
+        let inode = self.prepare(&file, &mut record)?;
+        match self.name(name.path(), self.path.path(), inode, record.token)? {
+            Naming::Named => self.holds(file, inode, record, None, started),
+            Naming::Taken => Err(Stop::FromTheTop),
         }
     }
 
     /// Fill and lock a candidate.
-    fn prepare(&self, file: &D::File, record: &Record) -> Result<Inode, Stop> {
+    fn prepare(&self, file: &D::File, record: &mut Record) -> Result<Inode, Stop> {
         let failed = |error| self.failed("writing", error);
+        record.is_local = self.is_local(file)?;
         self.write(file, record).map_err(failed)?;
         let inode = self.disk.inspect(file).map_err(failed)?;
         if proof::is_on(Mutant::PinAfterLink) {
@@ -318,7 +320,11 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             Contents::Ours(record) if record.released => {
                 Ok(Stale { contents, evidence: Evidence::Released })
             }
-            Contents::Ours(_) if local => {
+            Contents::Ours(_) if self.disk.is_range_locked(&opened.file) == Ok(true) => {
+                let (evidence, _) = self.who_locks(&contents, local);
+                Err(Busy::by(&contents, evidence))
+            }
+            Contents::Ours(record) if local && record.is_local => {
                 Ok(Stale { contents, evidence: Evidence::KernelLockFree })
             }
             Contents::Ours(_) => self.judge_process(contents, local),

@@ -4,6 +4,8 @@
 //!
 //! 1. Make a candidate file with the whole record.
 //! 2. Link it to the path: **acquired**. Something is there: it is the target.
+//!    Where there are no hard links it is moved there instead ([`naming`](super::naming)),
+//!    in 4 too.
 //! 3. Read the target. Gone: from 2. Its owner lives: **busy**. Dead, with token T:
 //! 4. Link the candidate to the claim on T. A claim is there already: it is
 //!    the target, from 3.
@@ -23,6 +25,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::naming::Naming;
 use super::{Attempt, Busy, Outcome, ROUNDS, Stale, Stop, Surroundings};
 use crate::disk::{Access, Disk, Errno, Inode};
 use crate::error::Error;
@@ -97,17 +100,20 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             }
             let ready = candidate.as_ref().expect("BUG: no candidate");
             let taken = match &generation {
-                None => self.link(ready),
+                None => self.put(ready, self.path.path()).and_then(|naming| match naming {
+                    Naming::Named => Ok(()),
+                    Naming::Taken => Err(Stop::FromTheTop),
+                }),
                 Some(generation) => self.claim(ready, generation),
             };
             match taken {
                 Ok(()) => {}
-                Err(Stop::FromTheTop) => {
+                Err(stop @ (Stop::FromTheTop | Stop::GoneFromServer(_))) => {
                     // It may have been swept away: then another is made.
                     if self.disk.look(ready.name.path()).is_err() {
                         candidate = None;
                     }
-                    return Err(Stop::FromTheTop);
+                    return Err(stop);
                 }
                 Err(stop) => return Err(stop),
             }
@@ -120,14 +126,9 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         })
     }
 
-    /// Step 2.
-    fn link(&self, candidate: &Candidate<D>) -> Result<(), Stop> {
-        match self.disk.link(candidate.name.path(), self.path.path()) {
-            Ok(()) => Ok(()),
-            Err(error) if self.is_done(error, self.path.path(), candidate.inode) => Ok(()),
-            Err(Errno::EXIST | Errno::NOENT) => Err(Stop::FromTheTop),
-            Err(error) => Err(self.failed("linking", error)),
-        }
+    /// Steps 2 and 4.
+    fn put(&self, candidate: &Candidate<D>, to: &Path) -> Result<Naming, Stop> {
+        self.name(candidate.name.path(), to, candidate.inode, candidate.record.token)
     }
 
     /// Steps 3 to 6, from the stale file at the path up the claims and down again.
@@ -137,12 +138,9 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let mut claim = loop {
             let target = targets.last().expect("BUG: no target");
             let path = self.path.claim(target.token);
-            match self.disk.link(candidate.name.path(), &path) {
-                Ok(()) => break Name { disk: self.disk.clone(), path },
-                Err(error) if self.is_done(error, &path, candidate.inode) => {
-                    break Name { disk: self.disk.clone(), path };
-                }
-                Err(Errno::EXIST) => {
+            match self.put(candidate, &path)? {
+                Naming::Named => break Name { disk: self.disk.clone(), path },
+                Naming::Taken => {
                     let token = self.dead_claimant(&path)?;
                     if proof::is_on(Mutant::DeadClaimUnlinked) {
                         let _ = self.disk.unlink(&path);
@@ -150,8 +148,6 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
                     }
                     targets.push(Target { path, token });
                 }
-                Err(Errno::NOENT) => return Err(Stop::FromTheTop),
-                Err(error) => return Err(Error::io("linking", &path, error).into()),
             }
         };
         while let Some(target) = targets.pop() {
@@ -262,9 +258,10 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         self.disk.trusts_flock(file).map_err(failed)
     }
 
-    fn make_candidate(&self) -> Result<Candidate<D>, Error> {
-        let record = self.new_record(Proof::Process);
+    fn make_candidate(&self) -> Result<Candidate<D>, Stop> {
+        let mut record = self.new_record(Proof::Process)?;
         let (file, name) = self.create_candidate(&record)?;
+        record.is_local = self.is_local(&file)?;
         let failed = |error| Error::io("writing", name.path(), error);
         self.write(&file, &record).map_err(failed)?;
         let inode = self.disk.inspect(&file).map_err(failed)?;

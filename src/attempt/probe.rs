@@ -23,13 +23,18 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// shared mode and given back at once; a contender that is refused for
     /// that reason looks again.
     pub(crate) fn probe(&self) -> Result<Found, Error> {
+        let mut is_gone = None;
         for _ in 0..ROUNDS {
             match self.probe_once() {
                 Ok(found) => return Ok(found),
-                Err(Stop::FromTheTop) => {}
+                Err(Stop::FromTheTop) => is_gone = None,
+                Err(Stop::GoneFromServer(error)) => is_gone = Some(error),
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(_) => unreachable!("BUG: a probe only reads"),
             }
+        }
+        if let Some(error) = is_gone {
+            return Err(error);
         }
         let why = "the file changes faster than it can be looked at".to_owned();
         let status = Status::Held(Holder::nobody(Evidence::Unknown(why)));
@@ -54,7 +59,9 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let record = contents.record();
         let (is_held, evidence) = match is_locked {
             Some(true) => (true, self.who_locks(&contents, local).0),
-            Some(false) if record.is_some() && local => (false, Evidence::KernelLockFree),
+            Some(false) if local && record.is_some_and(|record| record.is_local) => {
+                (false, Evidence::KernelLockFree)
+            }
             _ if record.is_some_and(|record| record.released) => (false, Evidence::Released),
             _ => self.by_process(&contents, local),
         };
@@ -71,7 +78,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             Ok(false) => Some(true),
             Ok(true) => {
                 let _ = self.disk.unlock(file);
-                Some(false)
+                Some(self.disk.is_range_locked(file) == Ok(true))
             }
             Err(_) => None,
         }

@@ -68,7 +68,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     }
 
     /// The token of what is at a path, `None` if nothing is there.
-    fn token_in(&self, path: &Path) -> Result<Option<Token>, Errno> {
+    pub(super) fn token_in(&self, path: &Path) -> Result<Option<Token>, Errno> {
         let Some(opened) = self.open(path, Access::Read)? else {
             return Ok(None);
         };
@@ -94,7 +94,11 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         match Contents::parse(&bytes[..length]) {
             // Made but not written: if its maker lives, it makes another.
             Ok(Contents::Empty) => true,
-            Ok(Contents::Ours(record)) if record.proof == Proof::Flock && local => true,
+            Ok(Contents::Ours(record))
+                if record.proof == Proof::Flock && record.is_local && local =>
+            {
+                true
+            }
             Ok(contents) => matches!(self.surroundings.judge(&contents, local), Verdict::Dead(_)),
             Err(_) => false,
         }

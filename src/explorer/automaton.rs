@@ -25,6 +25,9 @@ pub(super) struct Kept {
     token: Option<Symbol>,
     /// The path was not there when it was last opened.
     found_nothing: bool,
+    /// It gave its file the path: what it reads there from here on is to see whose
+    /// file that is.
+    has_named: bool,
     has_chosen: bool,
     /// It watched what it acquired, or will acquire: from here on it looks at
     /// the path for other reasons.
@@ -302,7 +305,7 @@ impl Kept {
             && self.has_chosen;
         match op {
             _ if gives_up || self.has_slept => None,
-            Op::Open(Name::Path, Access::Read) if is_ready => Some(What::Top),
+            Op::Open(Name::Path, Access::Read) if is_ready && !self.has_named => Some(What::Top),
             // A round that begins with a candidate that is at hand.
             Op::LinkUnnamed(_, Name::Path) if !self.found_nothing => Some(What::Link),
             Op::Open(Name::Path, Access::ReadWrite) if is_ready => Some(What::TakeOver),
@@ -402,7 +405,10 @@ impl Kept {
         self.note_sweep(op, answer);
         match (op, answer) {
             (Op::Open(Name::Path, _), answer) => self.found_nothing = answer != Answer::Opened,
-            (Op::LinkUnnamed(..), _) => self.found_nothing = false,
+            (Op::LinkUnnamed(..), answer) => {
+                self.found_nothing = false;
+                self.has_named |= answer == Answer::Done;
+            }
             (Op::Choose(_), _) => self.has_chosen = true,
             (Op::Sleep, _) => self.has_slept = true,
             (Op::Inspect(handle), Answer::Inode(inode)) => {
@@ -423,7 +429,7 @@ impl Kept {
             }
             // It is somebody else's by now, or nobody's.
             (Op::Rename(from, _), Answer::Failed(_)) => self.names.retain(|name| *name != from),
-            (Op::Rename(from, to), Answer::Done) => {
+            (Op::Rename(from, to) | Op::RenameToFree(from, to), Answer::Done) => {
                 self.has_judged = false;
                 self.names.retain(|name| *name != from);
                 self.note_name(to);
@@ -435,8 +441,9 @@ impl Kept {
 
     /// The path itself is not removed by whoever made it, but by who holds.
     fn note_name(&mut self, name: Name) {
-        if name != Name::Path {
-            self.names.push(name);
+        match name {
+            Name::Path => self.has_named = true,
+            name => self.names.push(name),
         }
     }
 

@@ -17,6 +17,7 @@ use disk::{Call, Effect, Fault, FaultyDisk};
 
 use super::vocabulary::{PATH, drawn, record};
 use crate::attempt::{Acquired, Attempt, Outcome, PROBE_PASSES, Sightings, Surroundings, Survival};
+use crate::disk::Disk as _;
 use crate::error::Error;
 use crate::fork::{ProcessKey, this_process};
 use crate::liveness::Verdict;
@@ -33,6 +34,8 @@ const TRIES: u32 = 8;
 struct FaultySurroundings {
     clocks: Clocks,
     token: Cell<u8>,
+    /// Whether the kernel has random bits.
+    has_bits: bool,
     /// What it says it acquired at; without, what its clock says then.
     since: Option<SystemTime>,
 }
@@ -45,7 +48,7 @@ impl FaultySurroundings {
 
     /// The same by these clocks.
     fn by(clocks: Clocks, token: u8) -> Self {
-        Self { clocks, token: Cell::new(token), since: None }
+        Self { clocks, token: Cell::new(token), has_bits: true, since: None }
     }
 }
 
@@ -66,9 +69,12 @@ impl Surroundings for FaultySurroundings {
         this_process()
     }
 
-    fn token(&self) -> Token {
+    fn token(&self) -> Result<Token, rustix::io::Errno> {
+        if !self.has_bits {
+            return Err(rustix::io::Errno::NOSYS);
+        }
         self.token.set(self.token.get().wrapping_add(1));
-        drawn(self.token.get())
+        Ok(drawn(self.token.get()))
     }
 
     fn record(&self, token: Token, proof: Proof, _: &Options) -> Record {
@@ -89,7 +95,7 @@ struct Case {
     prepare: fn(&FaultyDisk),
 }
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 12] = [
     Case { name: "pinned, nothing there", pin: Pin::Auto, prepare: |_| {} },
     Case { name: "pinned, stale", pin: Pin::Auto, prepare: |disk| stale(disk, Proof::Flock) },
     Case {
@@ -109,6 +115,16 @@ const CASES: [Case; 9] = [
         name: "pinned, openlock's stale file",
         pin: Pin::Auto,
         prepare: |disk| disk.put(PATH.path(), format!("{}\nsim\n", GONE + 1).as_bytes()),
+    },
+    Case { name: "pinned, no hard links", pin: Pin::Auto, prepare: no_links },
+    Case { name: "portable, no hard links", pin: Pin::Never, prepare: no_links },
+    Case {
+        name: "portable, stale, no hard links",
+        pin: Pin::Never,
+        prepare: |disk| {
+            stale(disk, Proof::Process);
+            no_links(disk);
+        },
     },
     Case { name: "portable, nothing there", pin: Pin::Never, prepare: |_| {} },
     Case { name: "portable, stale", pin: Pin::Never, prepare: |disk| stale(disk, Proof::Process) },
@@ -133,6 +149,11 @@ const CASES: [Case; 9] = [
 
 fn stale(disk: &FaultyDisk, proof: Proof) {
     disk.put(PATH.path(), &record(GONE, drawn(0), proof).to_bytes());
+}
+
+fn no_links(disk: &FaultyDisk) {
+    disk.deny(Call::LinkUnnamed, rustix::io::Errno::PERM);
+    disk.deny(Call::Link, rustix::io::Errno::PERM);
 }
 
 /// One contender, as [`contest`](crate::contest) has it; what it ended with.
@@ -224,7 +245,8 @@ fn suffer(case: Case, fault: Fault, gait: Gait) -> bool {
 
 /// A name that was made, whatever the answer said.
 fn is_only_unheard(fault: Fault) -> bool {
-    let makes_a_name = matches!(fault.call, Call::LinkUnnamed | Call::Link | Call::Rename);
+    let makes_a_name =
+        matches!(fault.call, Call::LinkUnnamed | Call::Link | Call::Rename | Call::RenameToFree);
     makes_a_name && matches!(fault.effect, Effect::DoneAnd(_))
 }
 
@@ -314,6 +336,33 @@ fn without_kernel_locks_who_needs_them_is_told() {
             assert_eq!(disk.names(), before);
             assert_eq!(disk.open_files(), 0);
         }
+    }
+}
+
+/// Nothing is made, and the error names the lock.
+#[test]
+fn without_random_bits_whoever_acquires_is_told() {
+    for pin in [Pin::Auto, Pin::Never] {
+        let disk = FaultyDisk::new();
+        let surroundings = FaultySurroundings { has_bits: false, ..FaultySurroundings::new(10) };
+        let error = acquire(&disk, pin, &surroundings).err().expect("there are no random bits");
+        must_name_a_file(&error, "no random bits");
+        assert!(disk.names().is_empty() && disk.open_files() == 0);
+    }
+}
+
+/// A file with another name, as a backup gives it one, tells that it was released.
+#[test]
+fn what_has_another_name_is_marked_when_it_is_released() {
+    for pin in [Pin::Auto, Pin::Never] {
+        let disk = FaultyDisk::new();
+        let acquired = acquire(&disk, pin, &FaultySurroundings::new(10)).unwrap();
+        let backup = PATH.directory().join("backup");
+        disk.link(PATH.path(), &backup).unwrap();
+        acquired.expect("it is free").held.release().unwrap();
+        let left = Contents::parse(&disk.content(&backup).expect("it stays")).unwrap();
+        assert!(left.record().is_some_and(|record| record.released), "{left:?}");
+        assert!(disk.content(PATH.path()).is_none());
     }
 }
 

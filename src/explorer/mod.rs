@@ -44,7 +44,7 @@
 //! `openlock_compat`, `h` and `c` as `H` and `C` by a clock that jumps, `O`
 //! openlock 1.2.1, `R` asks the holder to let go, `S` sweeps. `D` is how many
 //! portable processes were killed before: one left the lock file, each other a
-//! claim on what the one before it left.
+//! claim on what the one before it left. `L0`: the file system has no hard links.
 
 mod automaton;
 mod faults;
@@ -63,6 +63,7 @@ use search::{Report, Scenario};
 
 fn scenario(text: &str) -> Scenario {
     let (mut programs, mut kills, mut dead) = (Vec::new(), 0, 0);
+    let mut has_no_links = false;
     for word in text.split_whitespace() {
         let number = word[1..].parse().expect("a letter and a number");
         let program = match &word[..1] {
@@ -87,6 +88,10 @@ fn scenario(text: &str) -> Scenario {
                 dead = number;
                 continue;
             }
+            "L" => {
+                has_no_links = number == 0;
+                continue;
+            }
             other => panic!("no such process: {other}"),
         };
         programs.push((program, number));
@@ -101,7 +106,7 @@ fn scenario(text: &str) -> Scenario {
     ];
     let has = |kinds: &[Program]| programs.iter().any(|(program, _)| kinds.contains(program));
     let is_mixed = has(&is_pinned) && has(&[Program::Portable, Program::PortableCancelled]);
-    Scenario { is_mixed, dead, ..Scenario::new(&programs, kills) }
+    Scenario { is_mixed, dead, has_no_links, ..Scenario::new(&programs, kills) }
 }
 
 fn show(what: &str, scenario: &Scenario, report: &Report) {
@@ -155,6 +160,15 @@ fn portable_holds() {
     all_hold(&["F2 F2 k3", "F1 F1 F1 k3", "F2 F1 F1 k2", "F2 F2 F2 k0", "f2 f1 k2"]);
 }
 
+/// Where there are no hard links, files are moved to their names instead.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
+fn without_hard_links_holds() {
+    all_hold(&["L0 N2 N2 k2", "L0 N1 N1 N1 k3", "L0 W1 N1 N1 k2", "L0 n1 n1 k2"]);
+    all_hold(&["L0 F2 F2 k3", "L0 F1 F1 F1 k3", "L0 F2 F1 F1 k1", "L0 N1 F1 F1 k2"]);
+    all_hold(&["L0 N1 N1 S1 k2", "L0 F1 F1 S1 k2", "L0 D2 F1 F1 S1 k0", "L0 R1 N1 k1"]);
+}
+
 /// As large for the portable form as `pinned_holds` is for the other: it takes
 /// minutes, and over a gigabyte of memory.
 #[test]
@@ -206,7 +220,7 @@ fn clocks_that_jump_hold() {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn no_reduction_matters() {
-    for world in ["N2 N1 k2", "F1 F1 k2", "F2 F1 k0", "N1 F1 k1"] {
+    for world in ["N2 N1 k2", "F1 F1 k2", "F2 F1 k0", "N1 F1 k1", "L0 N1 N1 k1", "L0 F1 F1 k1"] {
         let scenario = Scenario { never_forgets: true, is_stepwise: true, ..scenario(world) };
         holds(&format!("{world}, unreduced"), &scenario);
     }
@@ -261,6 +275,10 @@ mod mutants {
         is_found("sweep-by-path-only", "D2 F1 F1 S1 k0");
         is_found("unlink-unseen", "C1 C1 O1 k0");
         is_found("no-probation", "C1 C1 O1 k0");
+        is_found("rename-over", "L0 N1 N1 k0");
+        is_found("rename-over", "L0 F1 F1 k0");
+        is_found("pin-after-link", "L0 N1 N1 k0");
+        is_found("no-look-after-claim", "L0 F1 F1 F1 k0");
     }
 
     /// openlock itself: no kill and no slow process is needed.

@@ -117,7 +117,9 @@ fn opened(op: Op) -> Result<SimFile, Errno> {
 fn inode(op: Op) -> Result<Inode, Errno> {
     match ask(op) {
         Answer::Inode(number) => {
-            Ok(Inode { identity: (1, number.into()), kind: FileType::RegularFile, owner: 0 })
+            let kind = FileType::RegularFile;
+            let (identity, is_mount) = ((1, number.into()), Some(false));
+            Ok(Inode { identity, kind, owner: 0, links: 1, is_mount })
         }
         Answer::Failed(error) => Err(Errno::from_raw_os_error(error)),
         other => unreachable!("BUG: {other:?}"),
@@ -217,6 +219,10 @@ impl Disk for SimDisk {
         done(Op::Rename(Name::of(from), Name::of(to)))
     }
 
+    fn rename_to_free(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+        done(Op::RenameToFree(Name::of(from), Name::of(to)))
+    }
+
     fn unlink(&self, path: &Path) -> Result<(), Errno> {
         done(Op::Unlink(Name::of(path)))
     }
@@ -234,6 +240,11 @@ impl Disk for SimDisk {
 
     fn trusts_flock(&self, file: &SimFile) -> Result<bool, Errno> {
         done(Op::Trusts(file.0)).map(|()| true)
+    }
+
+    /// No other machine takes part.
+    fn is_range_locked(&self, _: &SimFile) -> Result<bool, Errno> {
+        Ok(false)
     }
 }
 
@@ -285,9 +296,9 @@ impl Surroundings for SimSurroundings {
         this_process()
     }
 
-    fn token(&self) -> Token {
+    fn token(&self) -> Result<Token, Errno> {
         match ask(Op::DrawToken) {
-            Answer::Token(symbol) => drawn(symbol),
+            Answer::Token(symbol) => Ok(drawn(symbol)),
             other => unreachable!("BUG: {other:?}"),
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct Scenario {
     pub(super) dead: u8,
     /// Look for two holders only, not for who is stuck, fails or leaves litter.
     pub(super) only_exclusion: bool,
+    /// The file system has no hard links.
+    pub(super) has_no_links: bool,
     pub(super) never_forgets: bool,
     pub(super) is_stepwise: bool,
     /// Pinned and portable contenders of one path: who comes later gets in if
@@ -58,6 +60,7 @@ impl Scenario {
             kills,
             dead: 0,
             only_exclusion: false,
+            has_no_links: false,
             never_forgets: false,
             is_stepwise: false,
             is_mixed: false,
@@ -72,6 +75,7 @@ impl Scenario {
             has_revoker: has(&[Program::Revoker]),
             is_stepwise: self.is_stepwise,
             nobody_exits: false,
+            has_no_links: self.has_no_links,
             judges_processes: has(&[
                 Program::Portable,
                 Program::PortableCancelled,
@@ -111,7 +115,8 @@ impl Scenario {
             .map(|(program, times, how_many)| format!("{how_many} {} x{times}", program.name()))
             .collect();
         let dead = if self.dead == 0 { "" } else { &format!(" after {} dead", self.dead) };
-        format!("{}, {} kills{dead}", parts.join(" + "), self.kills)
+        let links = if self.has_no_links { ", no hard links" } else { "" };
+        format!("{}, {} kills{dead}{links}", parts.join(" + "), self.kills)
     }
 
     pub(super) fn explore(&self) -> Report {

@@ -154,6 +154,7 @@ fn in_words(world: &World, names: &Names, who: u8, op: Op) -> String {
         Op::LinkUnnamed(_, to) => format!("link(unnamed, {})", name(to)),
         Op::Link(from, to) => format!("link({}, {})", name(from), name(to)),
         Op::Rename(from, to) => format!("rename({}, {})", name(from), name(to)),
+        Op::RenameToFree(from, to) => format!("rename({}, free {})", name(from), name(to)),
         Op::Unlink(at) => format!("unlink({})", name(at)),
         Op::List => "list".to_owned(),
         Op::Trusts(handle) => format!("statfs({})", file(handle)),

@@ -60,6 +60,8 @@ fn forgetting_changes_nothing() {
         "f2 f2 k3",
         "N2 F2 F1 k3",
         "F2 F2 S2 k3",
+        "L0 N2 W2 N2 k3",
+        "L0 F2 F2 F2 k3",
     ];
     for world in worlds {
         let scenario = scenario(world);

@@ -113,6 +113,8 @@ pub(super) struct Rules {
     pub(super) has_revoker: bool,
     /// What is judged by its process decides.
     pub(super) judges_processes: bool,
+    /// The file system has no hard links.
+    pub(super) has_no_links: bool,
     /// Others can come in between any two steps, also where they would notice
     /// no difference.
     pub(super) is_stepwise: bool,
@@ -256,7 +258,7 @@ impl World {
         if let Op::End(ended) = op {
             return self.end(automaton, who, ended, choice);
         }
-        let Some(answer) = self.perform(who, op, choice) else {
+        let Some(answer) = self.perform(rules, who, op, choice) else {
             return false;
         };
         self.advance(automaton, who, answer);
@@ -270,7 +272,7 @@ impl World {
                 _ if rules.is_stepwise || !self.is_unnoticed(rules, who, op) => break,
                 _ => {}
             }
-            let answer = self.perform(who, op, 0).expect("BUG: no such step");
+            let answer = self.perform(rules, who, op, 0).expect("BUG: no such step");
             self.advance(automaton, who, answer);
         }
         self.note_windows(automaton, who);
@@ -307,6 +309,7 @@ impl World {
         match op {
             Op::Inspect(_) | Op::Trusts(_) | Op::DrawToken | Op::CreateUnnamed => true,
             Op::Judge(_) => !rules.judges_processes,
+            Op::LinkUnnamed(..) | Op::Link(..) => rules.has_no_links,
             Op::Close(handle) | Op::Unlock(handle) => {
                 let handle = player.handles[usize::from(handle)];
                 handle.lock == Lock::None || self.is_private(rules, who, handle.inode)
@@ -337,7 +340,7 @@ impl World {
     }
 
     /// Carry out a step; `None` if it has no such outcome, or cannot be yet.
-    fn perform(&mut self, who: u8, op: Op, choice: u8) -> Option<Answer> {
+    fn perform(&mut self, rules: Rules, who: u8, op: Op, choice: u8) -> Option<Answer> {
         let outcomes = match op {
             Op::Choose(among) => among,
             Op::CreateUnnamed | Op::Create(_) => 1 + self.ghosts().len() as u8,
@@ -348,6 +351,7 @@ impl World {
             return None;
         }
         Some(match op {
+            Op::LinkUnnamed(..) | Op::Link(..) if rules.has_no_links => failed(Errno::PERM),
             Op::Open(name, _) => self.open(who, name),
             Op::CreateUnnamed => self.create(who, choice),
             Op::Create(name) => {
@@ -403,6 +407,14 @@ impl World {
                 inode => self.link(inode, self.name(who, to)),
             },
             Op::Rename(from, to) => self.rename(self.name(who, from), self.name(who, to)),
+            Op::RenameToFree(from, to) => {
+                let (from, to) = (self.name(who, from), self.name(who, to));
+                match (self.named(from), self.named(to)) {
+                    (NOTHING, _) => failed(Errno::NOENT),
+                    (_, NOTHING) => self.rename(from, to),
+                    _ => failed(Errno::EXIST),
+                }
+            }
             Op::Unlink(name) => {
                 let name = self.name(who, name);
                 if self.named(name) == NOTHING {

@@ -152,6 +152,7 @@ impl Attempt<'_> {
             // (1), and a file that was replaced while its holder goes on is nobody's obstacle.
             let is_at = file.is_at(&self.terms.c_path);
             if is_at == Ok(true) {
+                self.refuse_mounted(&mut file, is_locked)?;
                 return Ok(if is_locked { Tried::Locked(file) } else { Tried::Busy(file) });
             }
             if is_locked {
@@ -161,6 +162,23 @@ impl Attempt<'_> {
             is_at.map_err(fail("looking at"))?;
         }
         Carrier::open(self.terms, self.site).map(Tried::Busy)
+    }
+
+    /// A file that is itself mounted in a container cannot be removed there. Removed
+    /// elsewhere, it goes on in the container, beside its successor.
+    #[inline(always)]
+    fn refuse_mounted(&self, file: &mut Carrier, is_locked: bool) -> Result<(), Error> {
+        if !self.terms.options.delete_on_release || !call::is_mounted(file) {
+            return Ok(());
+        }
+        if is_locked {
+            // Its close may be put off.
+            let _ = file.unlock(self.claim);
+        }
+        let why = "it is itself a mount point, so that its removal is seen on one side only: \
+                   mount its directory instead, or do not delete it on release";
+        let path = self.terms.path.path().to_owned();
+        Err(Error::BadPath { path, why: why.to_owned() })
     }
 
     #[inline(always)]

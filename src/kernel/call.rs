@@ -12,11 +12,11 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{Access, FlockOperation, Mode, OFlags};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::options::{Primitive, Range};
-use crate::disk::Inode;
+use crate::disk::{self, Inode};
 pub(super) use crate::wait::Sharing;
 
 /// What is asked of the kernel.
@@ -75,15 +75,17 @@ pub(super) fn conflict(file: &File, claim: Claim) -> Result<Option<Conflict>, Er
         Sharing::Exclusive => libc::F_WRLCK,
         Sharing::Shared => libc::F_RDLCK,
     };
-    let mut answer = record(claim.range, kind);
-    fcntl(
-        file,
-        match claim.primitive {
-            Primitive::Posix => FcntlArg::F_GETLK(&mut answer),
-            _ => FcntlArg::F_OFD_GETLK(&mut answer),
-        },
-    )
-    .map_err(from_nix)?;
+    let answer = disk::call(|| {
+        let mut answer = record(claim.range, kind);
+        let asked = fcntl(
+            file,
+            match claim.primitive {
+                Primitive::Posix => FcntlArg::F_GETLK(&mut answer),
+                _ => FcntlArg::F_OFD_GETLK(&mut answer),
+            },
+        );
+        asked.map(|_| answer).map_err(from_nix)
+    })?;
     if i32::from(answer.l_type) == libc::F_UNLCK {
         return Ok(None);
     }
@@ -93,12 +95,12 @@ pub(super) fn conflict(file: &File, claim: Claim) -> Result<Option<Conflict>, Er
 
 #[inline(always)]
 fn flock(file: &File, operation: FlockOperation) -> Result<(), Errno> {
-    retry_on_intr(|| rustix::fs::flock(file, operation))
+    disk::call(|| rustix::fs::flock(file, operation))
 }
 
 fn set(file: &File, primitive: Primitive, range: Range, kind: i32) -> Result<(), Errno> {
     let record = record(range, kind);
-    retry_on_intr(|| {
+    disk::call(|| {
         let asked = fcntl(
             file,
             match primitive {
@@ -135,7 +137,7 @@ const OPEN: OFlags =
 #[inline(always)]
 pub(super) fn open_or_create(path: impl Arg + Copy, mode: u32) -> Result<File, Errno> {
     let open =
-        |flags| retry_on_intr(|| rustix::fs::open(path, OPEN | flags, Mode::from_raw_mode(mode)));
+        |flags| disk::call(|| rustix::fs::open(path, OPEN | flags, Mode::from_raw_mode(mode)));
     let refused = match open(OFlags::RDWR | OFlags::CREATE) {
         Ok(file) => return Ok(file.into()),
         Err(error) => error,
@@ -161,7 +163,7 @@ pub(super) fn open_to_close(path: &Path) -> Result<File, Errno> {
 }
 
 fn open_with(path: &Path, access: OFlags) -> Result<File, Errno> {
-    let open = |flags| retry_on_intr(|| rustix::fs::open(path, OPEN | flags, Mode::empty()));
+    let open = |flags| disk::call(|| rustix::fs::open(path, OPEN | flags, Mode::empty()));
     open(access).or_else(|_| open(OFlags::RDONLY)).map(File::from)
 }
 
@@ -172,44 +174,48 @@ pub(super) fn signal(file: &File) {
     let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     // The link is to be followed.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let open = |access| rustix::fs::open(&path, access | flags, Mode::empty());
+    let open = |access| disk::call(|| rustix::fs::open(&path, access | flags, Mode::empty()));
     let _ = open(OFlags::WRONLY).or_else(|_| open(OFlags::RDONLY));
 }
 
 #[inline(always)]
 pub(super) fn inspect(file: &File) -> Result<Inode, Errno> {
-    rustix::fs::fstat(file.as_fd()).map(Inode::from)
+    disk::call(|| rustix::fs::fstat(file.as_fd())).map(Inode::from)
 }
 
 pub(super) fn is_writable(file: &File) -> bool {
-    rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags.contains(OFlags::RDWR))
+    disk::call(|| rustix::fs::fcntl_getfl(file)).is_ok_and(|flags| flags.contains(OFlags::RDWR))
 }
 
-pub(super) fn may_write(path: impl Arg) -> bool {
-    rustix::fs::access(path, Access::WRITE_OK).is_ok()
+pub(super) fn may_write(path: impl Arg + Copy) -> bool {
+    disk::call(|| rustix::fs::access(path, Access::WRITE_OK)).is_ok()
 }
 
 /// How many names the file has.
 pub(super) fn links(file: &File) -> Result<u64, Errno> {
-    rustix::fs::fstat(file.as_fd()).map(|stat| stat.st_nlink)
+    inspect(file).map(|inode| inode.links)
 }
 
 /// The identity of what is at `path`, if anything is.
 #[inline(always)]
-pub(super) fn identity_at(path: impl Arg) -> Result<Option<(u64, u64)>, Errno> {
+pub(super) fn identity_at(path: impl Arg + Copy) -> Result<Option<(u64, u64)>, Errno> {
     Ok(look_at(path)?.map(|inode| inode.identity))
 }
 
 /// What is at `path`, if anything is.
 #[inline(always)]
-pub(super) fn look_at(path: impl Arg) -> Result<Option<Inode>, Errno> {
-    match rustix::fs::lstat(path) {
+pub(super) fn look_at(path: impl Arg + Copy) -> Result<Option<Inode>, Errno> {
+    match disk::call(|| rustix::fs::lstat(path)) {
         Ok(stat) => Ok(Some(Inode::from(stat))),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-pub(super) fn unlink(path: &Path) -> Result<(), Errno> {
-    rustix::fs::unlink(path)
+/// Whether a file that its path names is itself mounted there. A kernel that does not
+/// tell shows it when the file was removed elsewhere, and still has a name here.
+pub(super) fn is_mounted(file: &File) -> bool {
+    disk::inspect(file.as_fd()).is_ok_and(|inode| inode.is_mount.unwrap_or(inode.links == 0))
 }
+
+pub(super) use crate::disk::unlink;

@@ -245,7 +245,7 @@ impl AsyncRemoteLock {
     async fn ask(&self, wait: Wait) -> Decided {
         let (outcome, decided) = oneshot::channel();
         let (leave, gone) = oneshot::channel();
-        tokio::spawn(Petition::new(Arc::clone(&self.claim), wait).run(outcome, gone));
+        tokio::spawn(Petition::new(Arc::clone(&self.claim), wait)?.run(outcome, gone));
         let mut interest = Interest { claim: &self.claim, leave: Some(leave) };
         let decided = decided.await;
         interest.leave = None;

@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,6 +20,7 @@ use super::server::{ANSWER, Failure};
 use super::socket::Line;
 use super::tenure::{Hold, Renewal, Tenure};
 use crate::clock::BootTime;
+use crate::random;
 use crate::real_time::is_paused;
 
 const DOING: &str = "locking";
@@ -64,9 +64,26 @@ enum Tried {
 }
 
 impl Petition {
-    pub(super) fn new(claim: Arc<Claim>, wait: Wait) -> Self {
+    /// # Errors
+    /// There are no random bits for its name.
+    pub(super) fn new(claim: Arc<Claim>, wait: Wait) -> Result<Self, RemoteError> {
         let line = Arc::new(Line::default());
-        Self { claim, id: new_id(), wait, line, may_be_granted: false }
+        let id = new_id();
+        let id = id.map_err(|error| claim.unreachable(DOING, Duration::ZERO, error))?;
+        Ok(Self { claim, id, wait, line, may_be_granted: false })
+    }
+
+    /// Ask under another name: the daemon has settled what had the last one.
+    fn again(&mut self) -> Tried {
+        match self.rename() {
+            Ok(()) => Tried::Again,
+            Err(error) => Tried::Later(error),
+        }
+    }
+
+    fn rename(&mut self) -> io::Result<()> {
+        self.id = new_id()?;
+        Ok(())
     }
 
     /// Ask until there is an outcome, or whoever wants it is gone.
@@ -177,7 +194,7 @@ impl Petition {
             return asked;
         }
         // The request with the last one is over.
-        self.id = new_id();
+        self.rename().map_err(Failure::before)?;
         let claim = Arc::clone(&self.claim);
         let waiting = claim.hand_over.wait();
         let Wait::Until(limit) = self.wait else {
@@ -197,8 +214,7 @@ impl Petition {
                 return Tried::Decided(Ok(Outcome::Busy(refusal.holder)));
             }
             Err(refusal) if refusal.is_over() => {
-                self.id = new_id();
-                return Tried::Again;
+                return self.again();
             }
             Err(refusal) if refusal.is_passing() => {
                 return Tried::Later(io::Error::other(refusal.message));
@@ -222,8 +238,7 @@ impl Petition {
                     Renewal::Renewed => break,
                     Renewal::NotHeld => {
                         hold.forget();
-                        self.id = new_id();
-                        return Tried::Again;
+                        return self.again();
                     }
                     Renewal::Failed(error) => {
                         if let Err(Exhausted { tried, error }) = patience.pause(error).await {
@@ -271,12 +286,8 @@ impl Petition {
 }
 
 /// 128 random bits.
-fn new_id() -> String {
+fn new_id() -> io::Result<String> {
     let mut bytes = [0_u8; 16];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled += getrandom(&mut bytes[filled..], GetRandomFlags::empty())
-            .expect("BUG: the kernel has no random numbers");
-    }
-    format!("{:032x}", u128::from_ne_bytes(bytes))
+    random::fill(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
 }

@@ -170,7 +170,7 @@ impl Server {
 }
 
 impl Failure {
-    fn before(error: io::Error) -> Self {
+    pub(super) fn before(error: io::Error) -> Self {
         // What rustls finds wrong with the other side, it finds again.
         let is_final = error.kind() == io::ErrorKind::InvalidData;
         Self { error, may_have_come: false, is_final, was_reused: false }

@@ -201,7 +201,7 @@ fn a_hold_is_passed_on_by_any_clock() {
     let [today, first, last] = SECONDS.map(|second| UNIX_EPOCH + Duration::from_secs(second));
     let holds = [(later, today), (earlier, today), (later, first), (earlier, last), (later, today)];
     for (token, (point, since)) in (100..).zip(holds) {
-        held.pass_on(|| drawn(token), since, point).unwrap();
+        held.pass_on(|| Ok(drawn(token)), since, point).unwrap();
         assert!(held.may_be_passed_on(point), "the same instant, and nobody asked");
         assert_eq!(held.record().since, Some(since));
         assert_eq!(held.is_intact(), Ok(true), "the file says what the holder knows");
@@ -236,13 +236,16 @@ fn what_was_removed_is_not_passed_on_and_what_was_moved_not_for_long() {
     assert!(held.may_be_passed_on(now), "it has another name as well");
     disk.unlink(PATH.path()).unwrap();
     assert!(held.may_be_passed_on(now), "the look is new");
-    assert!(held.pass_on(|| drawn(100), UNIX_EPOCH, now + old).is_err(), "moved since it was left");
+    assert!(
+        held.pass_on(|| Ok(drawn(100)), UNIX_EPOCH, now + old).is_err(),
+        "moved since it was left"
+    );
     for (time, is_seen) in [(Duration::ZERO, false), (Duration::from_micros(100), true)] {
         let (disk, mut held, now) = acquired();
         assert!(held.may_be_passed_on(now));
         disk.unlink(PATH.path()).unwrap();
         let since = held.record().since.unwrap();
-        let passed = held.pass_on(|| drawn(100), since, now + time);
+        let passed = held.pass_on(|| Ok(drawn(100)), since, now + time);
         assert_eq!(passed.is_err(), is_seen, "removed since it was left, {time:?} ago");
     }
     let (disk, mut held, now) = acquired();

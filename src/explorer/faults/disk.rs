@@ -29,8 +29,10 @@ pub(super) enum Call {
     LinkUnnamed,
     Link,
     Rename,
+    RenameToFree,
     Unlink,
     Trusts,
+    RangeLocked,
 }
 
 /// How a call fails.
@@ -45,6 +47,8 @@ pub(super) enum Effect {
     Short(usize),
     /// A file system that is not trusted.
     Untrusted,
+    /// Somebody on another machine has the file locked.
+    Locked,
 }
 
 /// One fault.
@@ -58,7 +62,7 @@ pub(super) struct Fault {
 }
 
 impl Call {
-    pub(super) const ALL: [Call; 16] = [
+    pub(super) const ALL: [Call; 18] = [
         Call::Open,
         Call::OpenForWriting,
         Call::CreateUnnamed,
@@ -73,14 +77,16 @@ impl Call {
         Call::LinkUnnamed,
         Call::Link,
         Call::Rename,
+        Call::RenameToFree,
         Call::Unlink,
         Call::Trusts,
+        Call::RangeLocked,
     ];
 
-    /// How it can plausibly fail. (`EINTR` where the real disk does not repeat
-    /// the call itself.)
+    /// How it can plausibly fail. (`EINTR` as from a disk that did not repeat the
+    /// call itself.)
     pub(super) fn effects(self) -> &'static [Effect] {
-        use Effect::{DoneAnd, Error, Short, Swept, Untrusted};
+        use Effect::{DoneAnd, Error, Locked, Short, Swept, Untrusted};
         const IO: Effect = Error(Errno::IO);
         const NOSPC: Effect = Error(Errno::NOSPC);
         const DQUOT: Effect = Error(Errno::DQUOT);
@@ -100,6 +106,9 @@ impl Call {
         const LOST: Effect = DoneAnd(Errno::IO);
         const DONE_BEFORE: Effect = DoneAnd(Errno::EXIST);
         const GONE_BEFORE: Effect = DoneAnd(Errno::NOENT);
+        const XDEV: Effect = Error(Errno::XDEV);
+        const NOSYS: Effect = Error(Errno::NOSYS);
+        const INVAL: Effect = Error(Errno::INVAL);
         const MLINK: Effect = Error(Errno::MLINK);
         match self {
             Call::Open => &[IO, ACCESS, NOTDIR, MFILE, NFILE, NOMEM, STALE],
@@ -113,11 +122,19 @@ impl Call {
             Call::Write => &[IO, NOSPC, DQUOT, Short(0), Short(1), Short(100)],
             Call::Flock => &[NOLCK, IO, BADF, OPNOTSUPP],
             Call::Unlock => &[NOLCK, IO],
-            Call::LinkUnnamed => &[IO, NOSPC, ACCESS, PERM, ROFS, NOENT, INTR, LOST, DONE_BEFORE],
-            Call::Link => &[IO, NOSPC, PERM, ACCESS, MLINK, INTR, Swept, LOST, DONE_BEFORE],
+            Call::LinkUnnamed => {
+                &[IO, NOSPC, ACCESS, PERM, ROFS, NOENT, XDEV, OPNOTSUPP, INTR, LOST, DONE_BEFORE]
+            }
+            Call::Link => {
+                &[IO, NOSPC, PERM, ACCESS, MLINK, NOSYS, INTR, STALE, Swept, LOST, DONE_BEFORE]
+            }
+            Call::RenameToFree => {
+                &[IO, NOSPC, PERM, ACCESS, INVAL, INTR, Swept, LOST, DONE_BEFORE, GONE_BEFORE]
+            }
             Call::Rename => &[IO, NOSPC, ACCESS, PERM, INTR, Swept, LOST, GONE_BEFORE],
             Call::Unlink => &[IO, ACCESS, PERM, ROFS, INTR, LOST, GONE_BEFORE],
             Call::Trusts => &[IO, STALE, Untrusted],
+            Call::RangeLocked => &[IO, INVAL, NOLCK, Locked],
         }
     }
 }
@@ -284,6 +301,15 @@ impl State {
         self.last_inode
     }
 
+    fn links(&self, inode: u64) -> u64 {
+        self.names.values().filter(|named| **named == inode).count() as u64
+    }
+
+    fn inspect(&self, inode: u64) -> Inode {
+        let (identity, kind) = ((1, inode), FileType::RegularFile);
+        Inode { identity, kind, owner: 0, links: self.links(inode), is_mount: Some(false) }
+    }
+
     fn named(&self, path: &Path) -> Result<u64, Errno> {
         self.names.get(path).copied().ok_or(Errno::NOENT)
     }
@@ -299,10 +325,6 @@ impl State {
     fn inode(&self, file: &FaultyFile) -> u64 {
         self.open[&file.description].0
     }
-}
-
-fn inode(number: u64) -> Inode {
-    Inode { identity: (1, number), kind: FileType::RegularFile, owner: 0 }
 }
 
 impl Disk for FaultyDisk {
@@ -331,18 +353,15 @@ impl Disk for FaultyDisk {
     }
 
     fn inspect(&self, file: &FaultyFile) -> Result<Inode, Errno> {
-        self.act(Call::Inspect, |state| Ok(inode(state.inode(file))))
+        self.act(Call::Inspect, |state| Ok(state.inspect(state.inode(file))))
     }
 
     fn links(&self, file: &FaultyFile) -> Result<u64, Errno> {
-        self.act(Call::Links, |state| {
-            let inode = state.inode(file);
-            Ok(state.names.values().filter(|named| **named == inode).count() as u64)
-        })
+        self.act(Call::Links, |state| Ok(state.links(state.inode(file))))
     }
 
     fn look(&self, path: &Path) -> Result<Inode, Errno> {
-        self.act(Call::Look, |state| state.named(path).map(inode))
+        self.act(Call::Look, |state| state.named(path).map(|inode| state.inspect(inode)))
     }
 
     fn read(&self, file: &FaultyFile, into: &mut [u8]) -> Result<usize, Errno> {
@@ -432,6 +451,23 @@ impl Disk for FaultyDisk {
         }
     }
 
+    fn rename_to_free(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+        let fate = self.fate(Call::RenameToFree)?;
+        let mut state = self.state();
+        if fate == Some(Effect::Swept) {
+            state.names.remove(from);
+        }
+        let inode = state.named(from)?;
+        let renamed = state.name(inode, to);
+        if renamed.is_ok() {
+            state.names.remove(from);
+        }
+        match fate {
+            Some(Effect::DoneAnd(error)) => renamed.and(Err(error)),
+            _ => renamed,
+        }
+    }
+
     fn unlink(&self, path: &Path) -> Result<(), Errno> {
         self.act(Call::Unlink, |state| state.names.remove(path).map(drop).ok_or(Errno::NOENT))
     }
@@ -445,5 +481,9 @@ impl Disk for FaultyDisk {
 
     fn trusts_flock(&self, _: &FaultyFile) -> Result<bool, Errno> {
         self.fate(Call::Trusts).map(|effect| effect != Some(Effect::Untrusted))
+    }
+
+    fn is_range_locked(&self, _: &FaultyFile) -> Result<bool, Errno> {
+        self.fate(Call::RangeLocked).map(|effect| effect == Some(Effect::Locked))
     }
 }
