@@ -391,7 +391,8 @@ fn a_hostile_record_cannot_keep_the_command_from_starting() {
     let directory = on_tmpfs();
     let lock = directory.path().join("a.lock");
     let token = "0".repeat(32);
-    fs::write(&lock, format!("1\nx\ntoken: {token}\npin: flock\nnote: a\0b\x1b[2J\n")).unwrap();
+    fs::write(&lock, format!("1\nx\ntoken: {token}\npin: flock\nlocal: yes\nnote: a\0b\x1b[2J\n"))
+        .unwrap();
     let output = output(&mut run(&[], &lock, "echo \"$LOCKKEEPER_RECOVERED_FROM\""));
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let told = stdout(&output);

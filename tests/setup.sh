@@ -1,7 +1,7 @@
 #!/bin/sh
 # Set up what the tests need besides the Rust toolchain: ps, flock, unshare,
-# Chromium, Node with its xmlrpc package, and one Python environment for each
-# version of openlock the tests run against.
+# strace, FUSE, Chromium, Node with its xmlrpc package, one Python environment for
+# each version of openlock the tests run against, and one with a FUSE library.
 # Run it as often as you like; when all is there it takes a moment.
 set -eu
 
@@ -13,11 +13,17 @@ need() { # PACKAGE, then a command that succeeds if it is there
     shift
     "$@" >/dev/null 2>&1 || missing="$missing $package"
 }
+has_library() { # NAME
+    PATH="$PATH:/sbin:/usr/sbin" ldconfig -p | grep -q "$1"
+}
 look() {
     missing=
     need procps command -v ps
     need util-linux command -v flock
     need util-linux command -v unshare
+    need strace command -v strace
+    need fuse3 command -v fusermount3
+    need libfuse3-3 has_library libfuse3.so
     need python3-venv python3 -c 'import ensurepip, venv'
     need nodejs command -v node
     need npm command -v npm
@@ -72,6 +78,16 @@ for version in $versions; do
         exit 1
     fi
 done
+
+fuse=$home/fuse
+if "$fuse/bin/python" -c 'import mfusepy' 2>/dev/null; then
+    echo "setup: mfusepy is there"
+else
+    echo "setup: making $fuse"
+    python3 -m venv --clear "$fuse"
+    "$fuse/bin/python" -m pip install --quiet --retries 10 \
+        --disable-pip-version-check --no-deps mfusepy==3.1.1
+fi
 
 node=${home%/python}/node
 mkdir -p "$node"

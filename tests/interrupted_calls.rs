@@ -1,0 +1,115 @@
+//! Signals whose handlers interrupt system calls: each call on files is made again.
+
+mod strace_support;
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, KernelOptions, Options, Pin, Primitive};
+use strace_support::Faults;
+
+/// All that may be called for a path or an open file. On file systems that do not wait
+/// most of them never are interrupted.
+const CALLS: [&str; 19] = [
+    "openat",
+    "newfstatat",
+    "fstat",
+    "statx",
+    "linkat",
+    "unlink",
+    "unlinkat",
+    "renameat2",
+    "rename",
+    "flock",
+    "pwrite64",
+    "pread64",
+    "fstatfs",
+    "statfs",
+    "fcntl",
+    "getdents64",
+    "getrandom",
+    "faccessat",
+    "pidfd_open",
+];
+
+/// Everything that a lock of any kind does, once: acquired anew, taken over from a dead
+/// holder, asked for its state, swept and released.
+fn play((_, path): (String, PathBuf)) {
+    let play = move || {
+        let dead = [Pin::Auto, Pin::Never]
+            .map(|pin| fs::read(path.with_extension(format!("{pin:?}"))).unwrap());
+        // Before: not all of Tokio's own calls are made again.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        support::tell("ready");
+        support::told();
+        runtime.block_on(async {
+            for (pin, dead) in [Pin::Auto, Pin::Never].into_iter().zip(dead) {
+                let lock = AsyncFileLock::with_options(&path, Options::default().pin(pin)).unwrap();
+                for _ in 0..2 {
+                    lock.acquire().await.unwrap().release().await.unwrap();
+                }
+                fs::write(&path, dead).unwrap();
+                lock.status().await.unwrap();
+                let guard = lock.acquire().await.unwrap();
+                assert!(guard.recovered_from().is_some());
+                guard.release().await.unwrap();
+                lock.break_stale().await.unwrap();
+            }
+            for primitive in [Primitive::Flock, Primitive::Ofd, Primitive::Posix] {
+                for deletes in [true, false] {
+                    let options = KernelOptions::default().primitive(primitive);
+                    let options = options.delete_on_release(deletes);
+                    let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+                    for _ in 0..2 {
+                        let guard = lock.acquire().await.unwrap();
+                        lock.status().await.unwrap();
+                        guard.release().await.unwrap();
+                    }
+                }
+            }
+        });
+        support::tell("done");
+    };
+    std::thread::spawn(play).join().unwrap();
+}
+
+#[test]
+fn every_call_on_files_is_made_again_when_a_signal_interrupts_it() {
+    const TEST: &str = "every_call_on_files_is_made_again_when_a_signal_interrupts_it";
+    if let Some(role) = support::role() {
+        return play(role);
+    }
+    if !strace_support::is_there() {
+        return;
+    }
+    let mut interrupted = 0;
+    for call in CALLS {
+        let directory = support::on_disk();
+        let path = directory.path().join("a.lock");
+        for (pin, recorded) in [("Auto", "flock"), ("Never", "none")] {
+            let token = "0".repeat(32);
+            let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+            let namespace =
+                std::os::unix::fs::MetadataExt::ino(&fs::metadata("/proc/self/ns/pid").unwrap());
+            let dead = format!(
+                "4194304\nworker\ntoken: {token}\nboot: {boot}pidns: {namespace}\npin: {recorded}\n\
+                 local: yes\n"
+            );
+            fs::write(path.with_extension(pin), dead).unwrap();
+        }
+        let mut process = support::Process::play(TEST, "all", &path);
+        process.expect("ready");
+        let trace = directory.path().join("trace");
+        // Every other one, so that each fails once.
+        let faults = Faults::of(&process, &trace, call, "error=EINTR:when=1+2");
+        process.tell("go");
+        assert_eq!(process.next(), "done", "{call}");
+        assert!(process.wait().success(), "{call}");
+        drop(faults);
+        let trace = fs::read_to_string(&trace).unwrap_or_default();
+        interrupted += usize::from(trace.contains("(INJECTED)"));
+    }
+    // Which of several like calls the C library has differs.
+    assert!(interrupted >= 10, "only {interrupted} kinds of calls were interrupted");
+}
