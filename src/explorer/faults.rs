@@ -351,6 +351,21 @@ fn without_random_bits_whoever_acquires_is_told() {
     }
 }
 
+/// One that is gone for a moment is looked for again.
+#[test]
+fn a_file_that_stays_gone_from_its_server_is_an_error() {
+    for (is_for_ever, call) in [(false, Call::Read), (true, Call::Read), (true, Call::Look)] {
+        let disk = FaultyDisk::new();
+        stale(&disk, Proof::Flock);
+        let effect = Effect::Error(rustix::io::Errno::STALE);
+        disk.inject(Fault { call, turn: 0, effect, is_for_ever });
+        let acquired = acquire(&disk, Pin::Auto, &FaultySurroundings::new(10));
+        assert_eq!(acquired.is_err(), is_for_ever);
+        let message = acquired.err().map(|error| error.to_string());
+        assert!(message.is_none_or(|message| message.contains("gone from the server")));
+    }
+}
+
 /// A file with another name, as a backup gives it one, tells that it was released.
 #[test]
 fn what_has_another_name_is_marked_when_it_is_released() {
