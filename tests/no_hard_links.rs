@@ -166,7 +166,9 @@ impl Drop for ByName {
 fn by_name(flags: &[&str], check: impl AsyncFn(&Path, &Path)) {
     let directory = support::on_disk();
     let [below, mounted] = ["below", "mounted"].map(|name| directory.path().join(name));
-    [&below, &mounted].map(|made| fs::create_dir(made).unwrap());
+    for made in [&below, &mounted] {
+        fs::create_dir(made).unwrap();
+    }
     let Some(_by_name) = ByName::mount(&below, &mounted, flags) else {
         return;
     };
