@@ -18,7 +18,7 @@ use super::{Attempt, Stop, Surroundings};
 use crate::disk::{Disk, Errno, Inode};
 use crate::error::Error;
 use crate::proof::{self, Mutant};
-use crate::record::Token;
+use crate::record::Record;
 
 /// What became of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,10 +52,10 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         from: &Path,
         to: &Path,
         inode: Inode,
-        token: Token,
+        record: &Record,
     ) -> Result<Naming, Stop> {
         match self.disk.link(from, to) {
-            Ok(()) if self.is_another_file(to, inode, token) => {
+            Ok(()) if self.is_another_file(to, inode, record) => {
                 let _ = self.disk.unlink(to);
             }
             Ok(()) => return Ok(Naming::Named),
@@ -66,7 +66,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             Err(error) if says_no_links(error) => {}
             Err(error) => return Err(self.failed("linking", error)),
         }
-        self.name_by_rename(from, to, inode, token)
+        self.name_by_rename(from, to, inode, record)
     }
 
     fn name_by_rename(
@@ -74,14 +74,14 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         from: &Path,
         to: &Path,
         inode: Inode,
-        token: Token,
+        record: &Record,
     ) -> Result<Naming, Stop> {
         let renamed = match proof::is_on(Mutant::RenameOver) {
             true => self.disk.rename(from, to),
             false => self.disk.rename_to_free(from, to),
         };
         match renamed {
-            Ok(()) if self.is_another_file(to, inode, token) => {
+            Ok(()) if self.is_another_file(to, inode, record) => {
                 let _ = self.disk.unlink(to);
                 Err(self.cannot_name(Errno::OPNOTSUPP))
             }
@@ -97,9 +97,15 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 
     /// Whether the name that our file was given counts as another file. What is
     /// there may also be somebody else's by now, who does not keep to the protocol.
-    pub(super) fn is_another_file(&self, name: &Path, inode: Inode, token: Token) -> bool {
+    /// On a local file system a link is the same file, and nobody need look.
+    pub(super) fn is_another_file(&self, name: &Path, inode: Inode, record: &Record) -> bool {
+        if record.is_local {
+            return false;
+        }
         match self.disk.look(name) {
-            Ok(found) if found.identity != inode.identity => self.token_in(name) == Ok(Some(token)),
+            Ok(found) if found.identity != inode.identity => {
+                self.token_in(name) == Ok(Some(record.token))
+            }
             _ => false,
         }
     }

@@ -146,7 +146,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         };
         let (inode, path) = (candidate.opened.inode, self.path.path());
         match self.disk.link_unnamed(&candidate.opened.file, path) {
-            Ok(()) if self.is_another_file(path, inode, candidate.record.token) => {
+            Ok(()) if self.is_another_file(path, inode, &candidate.record) => {
                 let _ = self.disk.unlink(path);
                 return self.name_candidate(candidate.record);
             }
@@ -206,7 +206,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let started = self.surroundings.now();
         let (file, name) = self.create_candidate(&record)?;
         let inode = self.prepare(&file, &mut record)?;
-        match self.name(name.path(), self.path.path(), inode, record.token)? {
+        match self.name(name.path(), self.path.path(), inode, &record)? {
             Naming::Named => self.holds(file, inode, record, None, started),
             Naming::Taken => Err(Stop::FromTheTop),
         }

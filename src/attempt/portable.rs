@@ -128,7 +128,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 
     /// Steps 2 and 4.
     fn put(&self, candidate: &Candidate<D>, to: &Path) -> Result<Naming, Stop> {
-        self.name(candidate.name.path(), to, candidate.inode, candidate.record.token)
+        self.name(candidate.name.path(), to, candidate.inode, &candidate.record)
     }
 
     /// Steps 3 to 6, from the stale file at the path up the claims and down again.
