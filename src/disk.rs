@@ -11,8 +11,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use rustix::fs::{
     AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, RenameFlags, Statx, StatxAttributes,
     StatxFlags,
@@ -22,6 +20,7 @@ use rustix::io::{fcntl_dupfd_cloexec, retry_on_intr};
 use rustix::process::{Resource, getrlimit};
 
 use crate::proof;
+use crate::ranges::{self, Bytes, Kind, Owner};
 
 /// How a file that exists is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,32 +236,18 @@ impl Disk for OsDisk {
 
     fn is_range_locked(&self, file: &OwnedFd) -> Result<bool, Errno> {
         proof::step();
-        call(|| {
-            let mut lock = whole_file();
-            fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))
-                .map_err(|error| Errno::from_raw_os_error(error as i32))?;
-            Ok(i32::from(lock.l_type) != libc::F_UNLCK)
-        })
+        let found = ranges::in_the_way(file, Owner::OpenFile, Kind::Write, Bytes::ALL)?;
+        Ok(found.is_some())
     }
 }
 
-/// The one way to the kernel for all calls on files. A signal whose handler was
+/// The way to the kernel for all calls on files but those of [`ranges`], which asks
+/// again as well. A signal whose handler was
 /// installed without `SA_RESTART` interrupts them, on network file systems and FUSE
 /// also those that signal(7) does not list: then they are made again.
 #[inline(always)]
 pub(crate) fn call<T>(ask: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     retry_on_intr(ask)
-}
-
-/// A write lock from the first byte to the last that there can be.
-fn whole_file() -> libc::flock {
-    libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
-        l_pid: 0,
-    }
 }
 
 fn look(path: &Path) -> Result<Inode, Errno> {

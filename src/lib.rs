@@ -140,6 +140,7 @@ mod path;
 mod place;
 mod proof;
 mod random;
+mod ranges;
 mod real_time;
 mod record;
 mod surroundings;

@@ -9,14 +9,13 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use rustix::fs::{Access, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::options::{Primitive, Range};
 use crate::disk::{self, Inode};
+use crate::ranges::{self, Bytes, InTheWay, Kind, Owner};
 pub(super) use crate::wait::Sharing;
 
 /// What is asked of the kernel.
@@ -33,14 +32,6 @@ impl Claim {
     }
 }
 
-/// A lock that is in the way of a claim, where the kernel tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Conflict {
-    /// `None` for locks that belong to open files, and for processes that
-    /// cannot be seen from this pid namespace.
-    pub(super) pid: Option<u32>,
-}
-
 /// Lock, or change the lock this open file has; `false` when somebody else is
 /// in the way. A `flock` that is refused leaves the open file without any.
 #[inline(always)]
@@ -50,8 +41,9 @@ pub(super) fn try_lock(file: &File, claim: Claim) -> Result<bool, Errno> {
             flock(file, FlockOperation::NonBlockingLockExclusive)
         }
         (Primitive::Flock, Sharing::Shared) => flock(file, FlockOperation::NonBlockingLockShared),
-        (_, Sharing::Exclusive) => set(file, claim.primitive, claim.range, libc::F_WRLCK),
-        (_, Sharing::Shared) => set(file, claim.primitive, claim.range, libc::F_RDLCK),
+        _ => {
+            ranges::try_lock(file, owner(claim.primitive), kind(claim.sharing), claim.range.bytes())
+        }
     };
     match outcome {
         Ok(()) => Ok(true),
@@ -65,32 +57,13 @@ pub(super) fn try_lock(file: &File, claim: Claim) -> Result<bool, Errno> {
 pub(super) fn unlock(file: &File, primitive: Primitive, range: Range) -> Result<(), Errno> {
     match primitive {
         Primitive::Flock => flock(file, FlockOperation::Unlock),
-        primitive => set(file, primitive, range, libc::F_UNLCK),
+        primitive => ranges::unlock(file, owner(primitive), range.bytes()),
     }
 }
 
 /// What is in the way of a claim; not for `flock`, which cannot be asked.
-pub(super) fn conflict(file: &File, claim: Claim) -> Result<Option<Conflict>, Errno> {
-    let kind = match claim.sharing {
-        Sharing::Exclusive => libc::F_WRLCK,
-        Sharing::Shared => libc::F_RDLCK,
-    };
-    let answer = disk::call(|| {
-        let mut answer = record(claim.range, kind);
-        let asked = fcntl(
-            file,
-            match claim.primitive {
-                Primitive::Posix => FcntlArg::F_GETLK(&mut answer),
-                _ => FcntlArg::F_OFD_GETLK(&mut answer),
-            },
-        );
-        asked.map(|_| answer).map_err(from_nix)
-    })?;
-    if i32::from(answer.l_type) == libc::F_UNLCK {
-        return Ok(None);
-    }
-    let pid = u32::try_from(answer.l_pid).ok().filter(|pid| *pid > 0);
-    Ok(Some(Conflict { pid }))
+pub(super) fn conflict(file: &File, claim: Claim) -> Result<Option<InTheWay>, Errno> {
+    ranges::in_the_way(file, owner(claim.primitive), kind(claim.sharing), claim.range.bytes())
 }
 
 #[inline(always)]
@@ -98,33 +71,25 @@ fn flock(file: &File, operation: FlockOperation) -> Result<(), Errno> {
     disk::call(|| rustix::fs::flock(file, operation))
 }
 
-fn set(file: &File, primitive: Primitive, range: Range, kind: i32) -> Result<(), Errno> {
-    let record = record(range, kind);
-    disk::call(|| {
-        let asked = fcntl(
-            file,
-            match primitive {
-                Primitive::Posix => FcntlArg::F_SETLK(&record),
-                _ => FcntlArg::F_OFD_SETLK(&record),
-            },
-        );
-        asked.map(drop).map_err(from_nix)
-    })
-}
-
-fn record(range: Range, kind: i32) -> libc::flock {
-    libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: range.start as i64,
-        // Zero reaches to the end of any file.
-        l_len: range.end.map_or(0, |end| (end - range.start) as i64),
-        l_pid: 0,
+fn owner(primitive: Primitive) -> Owner {
+    match primitive {
+        Primitive::Posix => Owner::Process,
+        Primitive::Ofd | Primitive::Flock => Owner::OpenFile,
     }
 }
 
-fn from_nix(error: nix::errno::Errno) -> Errno {
-    Errno::from_raw_os_error(error as i32)
+fn kind(sharing: Sharing) -> Kind {
+    match sharing {
+        Sharing::Exclusive => Kind::Write,
+        Sharing::Shared => Kind::Read,
+    }
+}
+
+impl Range {
+    fn bytes(self) -> Bytes {
+        let length = self.end.map_or(0, |end| end - self.start);
+        Bytes { start: self.start as i64, length: length as i64 }
+    }
 }
 
 /// Opening must not hang on a fifo, adopt a terminal or follow a link.

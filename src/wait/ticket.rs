@@ -26,8 +26,6 @@
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::os::fd::OwnedFd;
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -35,6 +33,7 @@ use crate::disk::{Inode, directory_identity};
 use crate::fork::{ProcessKey, this_process};
 use crate::liveness;
 use crate::path::LockPath;
+use crate::ranges::{self, Bytes, Kind, Owner};
 
 /// Bits of an offset that are the time in microseconds: three days, then the
 /// order is wrong once.
@@ -309,14 +308,13 @@ impl Ticket {
     }
 
     fn lock(&self, start: i64, length: i64) -> Option<()> {
-        let lock = range(libc::F_RDLCK, start, length);
-        fcntl(&self.directory, FcntlArg::F_OFD_SETLK(&lock)).ok().map(|_| ())
+        let bytes = Bytes { start, length };
+        ranges::try_lock(&self.directory, Owner::OpenFile, Kind::Read, bytes).ok()
     }
 
     /// A length of zero reaches to the end.
     fn unlock(&self, start: i64, length: i64) {
-        let lock = range(libc::F_UNLCK, start, length);
-        let _ = fcntl(&self.directory, FcntlArg::F_OFD_SETLK(&lock));
+        let _ = ranges::unlock(&self.directory, Owner::OpenFile, Bytes { start, length });
     }
 }
 
@@ -388,20 +386,9 @@ fn open(path: &LockPath) -> Option<OwnedFd> {
 /// Where a lock of another description is that has to do with this range, and
 /// how long it is.
 fn ticket_in(directory: &OwnedFd, start: i64, length: i64) -> Option<(i64, i64)> {
-    let mut conflict = range(libc::F_WRLCK, start, length);
-    fcntl(directory, FcntlArg::F_OFD_GETLK(&mut conflict)).ok()?;
-    let is_found = i32::from(conflict.l_type) != libc::F_UNLCK;
-    is_found.then_some((conflict.l_start, conflict.l_len))
-}
-
-fn range(kind: i32, start: i64, length: i64) -> libc::flock {
-    libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: start,
-        l_len: length,
-        l_pid: 0,
-    }
+    let bytes = Bytes { start, length };
+    let found = ranges::in_the_way(directory, Owner::OpenFile, Kind::Write, bytes).ok()??;
+    Some((found.bytes.start, found.bytes.length))
 }
 
 fn base(path: &LockPath) -> i64 {
