@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use lockkeeper::{AsyncFileLock, Error, LockGuard, LostReason, Offload, Options, Pin};
 use nix::sys::signal::Signal;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::{HOUR, Process};
 use tempfile::TempDir;
 
@@ -174,14 +175,7 @@ async fn after_a_directory_was_replaced_the_new_one_is_listened_to() {
     });
     tokio::time::sleep(support::QUIET).await;
     // In one step, so that the path always leads somewhere.
-    nix::fcntl::renameat2(
-        nix::fcntl::AT_FDCWD,
-        &inner,
-        nix::fcntl::AT_FDCWD,
-        &prepared,
-        nix::fcntl::RenameFlags::RENAME_EXCHANGE,
-    )
-    .unwrap();
+    renameat_with(CWD, &inner, CWD, &prepared, RenameFlags::EXCHANGE).unwrap();
     tokio::time::sleep(support::QUIET).await;
     assert!(!waiting.is_finished(), "the second holder has it now");
     second.kill();

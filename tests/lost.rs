@@ -9,7 +9,7 @@ use futures::FutureExt;
 use lockkeeper::{
     AsyncFileLock, Error, Evidence, LockGuard, Lost, LostReason, Offload, Options, Pin,
 };
-use nix::fcntl::AT_FDCWD;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::{Process, QUIET, VERY_LONG, names_in};
 use tokio::time::{sleep, timeout};
 
@@ -102,8 +102,7 @@ async fn a_file_in_an_exchanged_directory_is_another() {
         let other = inner.with_extension("other");
         std::fs::create_dir(&other).unwrap();
         std::fs::copy(lock.path(), other.join("a.lock")).unwrap();
-        let exchange = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
-        nix::fcntl::renameat2(AT_FDCWD, inner, AT_FDCWD, &other, exchange).unwrap();
+        renameat_with(CWD, inner, CWD, &other, RenameFlags::EXCHANGE).unwrap();
     })
     .await;
 }
