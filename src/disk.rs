@@ -242,9 +242,9 @@ impl Disk for OsDisk {
 }
 
 /// The way to the kernel for all calls on files but those of [`ranges`], which asks
-/// again as well. A signal whose handler was
-/// installed without `SA_RESTART` interrupts them, on network file systems and FUSE
-/// also those that signal(7) does not list: then they are made again.
+/// again as well. A signal whose handler was installed without `SA_RESTART` interrupts
+/// them, on network file systems and FUSE also those that signal(7) does not list:
+/// then they are made again.
 #[inline(always)]
 pub(crate) fn call<T>(ask: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     retry_on_intr(ask)
