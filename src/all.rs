@@ -91,9 +91,9 @@ async fn acquire_until(
                 (_, None) => Some(lock.options().retry_period),
                 (_, Some(left)) => Some(left.min(lock.options().retry_period)),
             };
-            match lock.contend(patience, site).await {
+            match lock.contend_further(patience, site).await {
                 Ok(guard) => guards.0[index] = Some(guard),
-                Err(Error::Timeout { .. }) if step > 0 && left() != Some(Duration::ZERO) => {
+                Err(error) if step > 0 && left() != Some(Duration::ZERO) && may_pass(&error) => {
                     busy = Some(next);
                     break;
                 }
@@ -105,6 +105,11 @@ async fn acquire_until(
             Some(next) => first = next,
         }
     }
+}
+
+/// Whether it is worth waiting for this lock alone, with nothing held.
+fn may_pass(error: &Error) -> bool {
+    matches!(error, Error::Timeout { .. }) || error.hindrance().is_some()
 }
 
 /// The locks in an order that most processes share: by directory, then by name.

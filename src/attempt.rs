@@ -359,19 +359,42 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
 
     /// Open what is at the path to look at it.
     fn open_path(&self) -> Result<Option<Opened<D::File>>, Stop> {
-        let opened = self.open(self.path.path(), Access::Read);
-        let opened = opened.map_err(|error| self.cannot_open(error))?;
+        let opened = match self.open(self.path.path(), Access::Read) {
+            Err(Errno::ACCESS) => return Err(self.may_not_read(self.path.path())),
+            opened => opened.map_err(|error| self.cannot_open(error))?,
+        };
         if let Some(opened) = &opened {
-            self.refuse_irregular(opened)?;
+            self.refuse_irregular(opened.inode)?;
             self.refuse_mounted(opened.inode.is_mount == Some(true))?;
             self.last_inode.set(Some(opened.inode.identity.1));
         }
         Ok(opened)
     }
 
-    fn refuse_irregular(&self, opened: &Opened<D::File>) -> Result<(), Stop> {
+    /// The file of a holder who lets nobody read it, by its umask as a rule: busy, as
+    /// neither its lock nor its record can be seen.
+    fn may_not_read(&self, path: &Path) -> Stop {
+        let inode = match self.disk.look(path) {
+            Ok(inode) => inode,
+            Err(Errno::NOENT) => return Stop::FromTheTop,
+            // It is the directory that may not be entered.
+            Err(error) => return self.cannot_open(error),
+        };
+        if let Err(refused) = self.refuse_irregular(inode) {
+            return refused;
+        }
+        let Inode { owner, mode, .. } = inode;
+        let path = path.display();
+        let why = format!(
+            "{path} may not be read by this process (owned by user id {owner}, mode {mode:04o})"
+        );
+        let holder = Some(Box::new(Holder::nobody(Evidence::Unknown(why))));
+        Busy { holder, look_again: None, inode: None }.into()
+    }
+
+    fn refuse_irregular(&self, inode: Inode) -> Result<(), Stop> {
         use rustix::fs::FileType;
-        let found = match opened.inode.kind {
+        let found = match inode.kind {
             FileType::RegularFile => return Ok(()),
             FileType::Directory => "it is a directory",
             FileType::Fifo => "it is a fifo",
@@ -584,7 +607,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
                 self.not_a_lock_file("it is a socket or a device".to_owned())
             }
             Errno::NAMETOOLONG => self.bad_path("its name is too long for the file system"),
-            Errno::NOTDIR => self.bad_path("a part of it is not a directory"),
+            Errno::NOTDIR => Error::not_a_directory(self.path.path()),
             error => return self.failed("opening", error),
         })
     }
@@ -602,7 +625,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
         match error {
             Errno::NOENT => Error::NoDirectory { path: self.path.path().to_owned() },
             Errno::NAMETOOLONG => self.bad_path("its name is too long for the file system"),
-            Errno::NOTDIR => self.bad_path("a part of it is not a directory"),
+            Errno::NOTDIR => Error::not_a_directory(self.path.path()),
             error => Error::io("creating", self.path.path(), error),
         }
     }

@@ -13,7 +13,7 @@ use crate::attempt::{
     Acquired, Attempt, Busy, Candidate, Found, Outcome, PROBE_PASSES, Sightings, Surroundings,
     Survival, YOUTH,
 };
-use crate::disk::{Errno, OsDisk};
+use crate::disk::{Inode, OsDisk, inspect_directory, may_make_names, may_write};
 use crate::error::Error;
 use crate::exit;
 use crate::fork::{ProcessKey, this_process};
@@ -21,7 +21,7 @@ use crate::guard::LockGuard;
 use crate::held::Held;
 use crate::holder::{Holder, Status};
 use crate::liveness::{Myself, my_command_line};
-use crate::options::{AtExit, Options};
+use crate::options::{AtExit, Options, Pin};
 use crate::path::LockPath;
 use crate::place::Place;
 use crate::real_time::sleep;
@@ -57,10 +57,12 @@ struct Terms {
     site: Option<Site>,
 }
 
-/// How a try ended. Busy gives the turn back for the next.
+/// How a try ended. What does not end a wait gives the turn back for the next.
 pub(crate) enum Tried {
     Acquired(LockGuard),
     Busy(Busy, Turn),
+    /// By something that may pass by itself, see [`Error::hindrance`].
+    Hindered(Error, Turn),
 }
 
 /// How one attempt ended. Made by the closure that attempts, so that a result
@@ -70,6 +72,7 @@ enum Attempted {
     Acquired(LockGuard),
     Probation(LockGuard, Duration),
     Busy(Busy, Turn),
+    Hindered(Error, Turn),
 }
 
 impl Contest {
@@ -85,7 +88,8 @@ impl Contest {
         }
         prepare(process);
         let place = Place::of(path.directory(), options.offload).await;
-        let (place, directory) = place.map_err(|error| no_directory(&path, error))?;
+        let failed = |error| Error::of_directory(path.path(), error);
+        let (place, directory) = place.map_err(failed)?;
         let queue = recall(last_queue, Entry { process, directory, path: path.clone() });
         let surroundings = OsSurroundings::of(process);
         let terms = Terms { path, options, surroundings, place, site: None };
@@ -193,6 +197,7 @@ impl Contest {
                     }
                     turn
                 }
+                Attempted::Hindered(error, again) => return Ok(Tried::Hindered(error, again)),
                 Attempted::Busy(busy, again) => {
                     let delay = match busy.look_again {
                         Some(delay) if delay <= PROBE_PASSES && doubts < DOUBTS_MAX => {
@@ -243,6 +248,13 @@ impl Contest {
         Some(Ready { process, descriptor, inode })
     }
 
+    /// Whether this process could have the lock at all: who may neither make a file
+    /// in the directory nor write the one that is there would wait in vain.
+    pub(crate) async fn must_be_possible(&self) -> Result<(), Error> {
+        let terms = self.terms.clone();
+        self.look(move || terms.must_be_possible()).await
+    }
+
     /// Who has it, with no lasting effect.
     pub(crate) async fn probe(&self) -> Result<Found, Error> {
         let terms = self.terms.clone();
@@ -284,7 +296,12 @@ impl Terms {
         if !tells {
             attempt = attempt.without_telling();
         }
-        let outcome = attempt.run()?;
+        let outcome = match attempt.run() {
+            Err(error) if error.hindrance().is_some() => {
+                return Ok(Attempted::Hindered(error, turn));
+            }
+            outcome => outcome?,
+        };
         *candidate = attempt.into_candidate();
         let (acquired, delay) = match outcome {
             Outcome::Busy(busy) => return Ok(Attempted::Busy(busy, turn)),
@@ -301,6 +318,20 @@ impl Terms {
             None => Attempted::Acquired(guard),
             Some(delay) => Attempted::Probation(guard, delay),
         })
+    }
+
+    fn must_be_possible(&self) -> Result<(), Error> {
+        let (path, directory) = (self.path.path(), self.path.directory());
+        // A portable contender cannot write a file in place.
+        let may_rewrite = || self.options.pin != Pin::Never && may_write(path);
+        if may_make_names(directory) || may_rewrite() {
+            return Ok(());
+        }
+        let Ok(Inode { owner, mode, .. }) = inspect_directory(directory) else {
+            return Ok(());
+        };
+        let (path, directory) = (path.to_owned(), directory.to_owned());
+        Err(Error::MayNotWrite { path, directory, owner, mode })
     }
 
     /// A hold of our own on the file that the last task left. One that has
@@ -356,15 +387,4 @@ fn be_visible(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::InvisibleToOpenlock { path: path.to_owned(), name, command_line })
-}
-
-fn no_directory(path: &LockPath, error: Errno) -> Error {
-    match error {
-        Errno::NOENT => Error::NoDirectory { path: path.path().to_owned() },
-        Errno::NOTDIR => Error::BadPath {
-            path: path.path().to_owned(),
-            why: "a part of it is not a directory".to_owned(),
-        },
-        error => Error::io("looking at the directory of", path.path(), error),
-    }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Inode {
     pub(crate) identity: (u64, u64),
     pub(crate) kind: FileType,
     pub(crate) owner: u32,
+    /// Permission bits.
+    pub(crate) mode: u32,
     /// How many names it has.
     pub(crate) links: u64,
     /// Whether the file itself is mounted where it was opened. `None` where the
@@ -318,6 +320,7 @@ impl From<rustix::fs::Stat> for Inode {
             identity: (stat.st_dev, stat.st_ino),
             kind: FileType::from_raw_mode(stat.st_mode),
             owner: stat.st_uid,
+            mode: Mode::from_raw_mode(stat.st_mode).bits(),
             // Its width depends on the processor.
             links: stat.st_nlink as _,
             is_mount: None,
@@ -334,6 +337,7 @@ impl From<Statx> for Inode {
             identity: (device, stat.stx_ino),
             kind: FileType::from_raw_mode(stat.stx_mode.into()),
             owner: stat.stx_uid,
+            mode: Mode::from_raw_mode(stat.stx_mode.into()).bits(),
             links: stat.stx_nlink.into(),
             is_mount: tells.then_some(is_mount),
         }
@@ -378,6 +382,27 @@ pub(crate) fn look_at_directory(path: &Path) -> Result<(Inode, FileSystem), Errn
 
 /// `stat` of a directory.
 pub(crate) fn directory_identity(path: &Path) -> Result<(u64, u64), Errno> {
-    let inode = call(|| rustix::fs::stat(path)).map(Inode::from)?;
+    let inode = inspect_directory(path)?;
     if inode.kind == FileType::Directory { Ok(inode.identity) } else { Err(Errno::NOTDIR) }
+}
+
+/// `stat`.
+pub(crate) fn inspect_directory(path: &Path) -> Result<Inode, Errno> {
+    call(|| rustix::fs::stat(path)).map(Inode::from)
+}
+
+/// Whether names can be made in a directory by this process, or that cannot be told.
+pub(crate) fn may_make_names(directory: &Path) -> bool {
+    may(directory, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+}
+
+/// Whether a file can be written by this process, or that cannot be told.
+pub(crate) fn may_write(path: &Path) -> bool {
+    may(path, rustix::fs::Access::WRITE_OK)
+}
+
+/// `faccessat` with the ids that count when a file is opened.
+fn may(path: &Path, access: rustix::fs::Access) -> bool {
+    let asked = call(|| rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS));
+    !matches!(asked, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS))
 }

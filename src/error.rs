@@ -16,7 +16,7 @@ use crate::holder::Holder;
 #[non_exhaustive]
 pub enum Error {
     /// Somebody else had the lock until the limit. Try later, or tell the user who has it.
-    #[error("{} was not free within {waited:?}{}", path.display(), held_by(holder.as_deref()))]
+    #[error("{} was not free within {}{}", path.display(), rounded(*waited), held_by(holder.as_deref()))]
     Timeout {
         /// The lock file.
         path: PathBuf,
@@ -53,10 +53,48 @@ pub enum Error {
     },
 
     /// The directory of the lock file does not exist. Make it; this crate does not.
-    #[error("{} cannot be made: its directory does not exist", path.display())]
+    #[error("{} cannot be made: its directory does not exist, make that first", path.display())]
     NoDirectory {
         /// The lock file.
         path: PathBuf,
+    },
+
+    /// This process could not acquire the lock even if it were free: it may neither
+    /// make a file in the directory nor write the lock file. Found when it would have
+    /// to wait. Let it write there, or run it as a user who may.
+    #[error(
+        "{} cannot be acquired by this process, now or when it is free: it may neither write that file nor make one in {} \
+         (owned by user id {owner}, mode {mode:04o}): let it write there, or run it as a user who may",
+        path.display(),
+        directory.display()
+    )]
+    MayNotWrite {
+        /// The lock file.
+        path: PathBuf,
+        /// Where a file would have to be made.
+        directory: PathBuf,
+        /// User id that owns the directory.
+        owner: u32,
+        /// Permission bits of the directory.
+        mode: u32,
+    },
+
+    /// This process may not open the file of a kernel lock, without which it can
+    /// neither lock it nor wait for it. Make it readable for this process.
+    #[error(
+        "{} may not be opened by this process, and so not be locked (owned by user id {owner}, mode {mode:04o}): \
+         make it readable for this process, or let its user make it with another mode",
+        path.display()
+    )]
+    MayNotOpen {
+        /// The file to lock.
+        path: PathBuf,
+        /// User id that owns the file.
+        owner: u32,
+        /// Permission bits of the file.
+        mode: u32,
+        /// What the kernel said.
+        source: io::Error,
     },
 
     /// The holder is dead, but this user may neither rewrite nor remove its
@@ -90,7 +128,7 @@ pub enum Error {
 
     /// Writing took so long that `race_delay` is no protection. Raise it. Only
     /// with [`SlowSystem::Error`](crate::SlowSystem::Error).
-    #[error("writing {} took {took:?}, too long for a race_delay of {race_delay:?}: raise it", path.display())]
+    #[error("writing {} took {took}, too long for a race_delay of {race_delay:?}: raise it", path.display(), took = rounded(*took))]
     SlowSystem {
         /// The lock file.
         path: PathBuf,
@@ -181,14 +219,27 @@ pub enum Error {
         path: PathBuf,
     },
 
-    /// The holder is another program's and cannot be asked to let go. End that
-    /// program, or wait.
-    #[error("{} is held by {holder}, which is not of this crate and cannot be asked", path.display())]
+    /// The holder is another program's, or its file cannot be read, so it cannot be
+    /// asked to let go. End that program, or wait.
+    #[error("{} is held by {holder}, which cannot be asked to release it ({evidence}): end it, or wait", path.display(), evidence = holder.evidence)]
     CannotAsk {
         /// The lock file.
         path: PathBuf,
         /// Who has it.
         holder: Box<Holder>,
+    },
+
+    /// The process may have no more open files, or the system has no more files or
+    /// memory. Close some, or raise the limit. A wait outlasts this: only a single try
+    /// and a limit end with it.
+    #[error("{doing} {} failed, as {}", path.display(), shortage_of(source))]
+    Shortage {
+        /// What was being done, as in "opening".
+        doing: &'static str,
+        /// The path it was done to.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
 
     /// The system refused something. The path may need other permissions, or
@@ -215,6 +266,8 @@ impl Error {
             | Error::NotALockFile { path, .. }
             | Error::BadPath { path, .. }
             | Error::NoDirectory { path }
+            | Error::MayNotWrite { path, .. }
+            | Error::MayNotOpen { path, .. }
             | Error::CannotTakeOver { path, .. }
             | Error::InvalidLockFile { path, .. }
             | Error::SlowSystem { path, .. }
@@ -226,12 +279,85 @@ impl Error {
             | Error::Forked { path, .. }
             | Error::SameLockTwice { path }
             | Error::CannotAsk { path, .. }
+            | Error::Shortage { path, .. }
             | Error::Io { path, .. } => Some(path),
         }
     }
 
     pub(crate) fn io(doing: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
-        Error::Io { doing, path: path.to_owned(), source: source.into() }
+        let (path, source) = (path.to_owned(), source.into());
+        match source.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+                Error::Shortage { doing, path, source }
+            }
+            _ => Error::Io { doing, path, source },
+        }
+    }
+
+    /// The directory of `path` could not be looked at.
+    pub(crate) fn of_directory(path: &Path, error: Errno) -> Self {
+        match error {
+            Errno::NOENT => Error::NoDirectory { path: path.to_owned() },
+            Errno::NOTDIR => Self::not_a_directory(path),
+            error => Self::io("looking at the directory of", path, error),
+        }
+    }
+
+    pub(crate) fn not_a_directory(path: &Path) -> Self {
+        Error::BadPath { path: path.to_owned(), why: NOT_A_DIRECTORY.to_owned() }
+    }
+
+    /// What is in the way, if that may pass by itself.
+    pub(crate) fn hindrance(&self) -> Option<Hindrance> {
+        match self {
+            Error::Shortage { .. } => Some(Hindrance::Shortage),
+            Error::NoDirectory { .. } => Some(Hindrance::NoDirectory),
+            Error::BadPath { why, .. } if why == NOT_A_DIRECTORY => Some(Hindrance::NoDirectory),
+            Error::Io { source, .. } => {
+                let error = source.raw_os_error().map(Errno::from_raw_os_error);
+                let is_away = matches!(error, Some(Errno::NOENT | Errno::NOTDIR | Errno::STALE));
+                is_away.then_some(Hindrance::NoDirectory)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What is in the way of a look and may pass by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hindrance {
+    /// Of descriptors, or of memory.
+    Shortage,
+    /// Or a part of the way to it is gone, or is no directory.
+    NoDirectory,
+}
+
+const NOT_A_DIRECTORY: &str = "a part of it is not a directory";
+
+fn shortage_of(source: &io::Error) -> &'static str {
+    match source.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::MFILE) => {
+            "this process may open no more files: close some, or raise its limit (ulimit -n)"
+        }
+        Some(Errno::NFILE) => {
+            "the system may open no more files: close some, or raise fs.file-max (sysctl)"
+        }
+        _ => "the system is short of memory: free some",
+    }
+}
+
+/// A duration for people: whole milliseconds below a second, tenths below a minute,
+/// then whole seconds, as in `2s`, `1.5s` and `2m 5s`.
+pub(crate) fn rounded(time: Duration) -> String {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let millis = time.as_millis();
+    match time {
+        _ if millis == 0 => "0s".to_owned(),
+        _ if millis < 1000 => format!("{millis}ms"),
+        _ if time < MINUTE && millis % 1000 >= 100 => {
+            format!("{}.{}s", millis / 1000, millis % 1000 / 100)
+        }
+        _ => humantime::format_duration(Duration::from_secs(time.as_secs())).to_string(),
     }
 }
 

@@ -31,6 +31,16 @@ use crate::wait::{Listening, Turn};
 /// once (`sched_yield(2)`): the next holder was as a rule woken on the same
 /// processor. Where that takes longer than a millisecond, because others want the
 /// processor, the next ones are left out.
+/// # Panics of the holder
+/// A guard that is dropped by a panic releases the lock as any other drop does, and
+/// the next holder is not told: there is no poison, as for the locks of Tokio. The drop
+/// cannot tell whether the guarded work was cut short: a panic of the runtime's thread
+/// drops the guards of all its tasks, and a panic of a child task leaves the guard with
+/// its parent.
+/// Where the next holder must know, have the panic end the process
+/// (`panic = "abort"`): then [`recovered_from`](LockGuard::recovered_from) tells of it,
+/// as of every dead holder. Or write into the data that work has begun, and remove that
+/// before the release.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct LockGuard {
     tenure: Tenure,

@@ -26,7 +26,7 @@ use crate::path::LockPath;
 use crate::place::{Place, Seen};
 use crate::real_time::{Standing, sleep};
 use crate::record::Proof;
-use crate::wait::{Deadline, Obstacle, Queue, Site, Turn};
+use crate::wait::{Deadline, Endurance, Obstacle, Queue, Site, Turn};
 
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -133,6 +133,42 @@ impl AsyncFileLock {
 
     /// Wait for the lock, at most for [`Options::timeout`], for ever without it.
     ///
+    /// A wait outlasts a moment in which the process or the system has no descriptor
+    /// to spare, and keeps its place meanwhile. It also outlasts a directory that is
+    /// missing for a while, once it has begun: at the start that is an error. It then
+    /// looks each [`retry_period`](Options::retry_period), and a `tracing` warning says so.
+    /// At its limit the error says what was in the way.
+    ///
+    /// A lock file that this process may not read counts as held, also if its holder
+    /// is dead. The wait ends when a holder removes it.
+    ///
+    /// # Keep the future
+    /// Each call waits from the end of the line. A `select!` loop that calls this
+    /// anew in each round gives its place up each time, and beside processes that
+    /// are busy with the lock it hardly ever gets in. Pin one future before the loop,
+    /// and poll it by `&mut` in each round:
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lockkeeper::Error> {
+    /// # let directory = std::env::temp_dir().join(format!("lockkeeper-keep-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&directory).unwrap();
+    /// # let lock = lockkeeper::AsyncFileLock::new(directory.join("job.lock"));
+    /// # fn report_progress() {}
+    /// let acquiring = lock.acquire();
+    /// tokio::pin!(acquiring);
+    /// let mut tick = tokio::time::interval(std::time::Duration::from_millis(10));
+    /// let guard = loop {
+    ///     tokio::select! {
+    ///         acquired = &mut acquiring => break acquired?,
+    ///         _ = tick.tick() => report_progress(),
+    ///     }
+    /// };
+    /// # guard.release().await?;
+    /// # std::fs::remove_dir_all(directory).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Cancel safety
     /// The future can be dropped at any point and leaves no file, no place in
     /// the queue and no lock. Where system calls run on a thread of this crate
@@ -142,6 +178,7 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// [`Error::Timeout`], or what is wrong with the path, the file or the system.
+    /// [`Error::MayNotWrite`] at once where the wait would be in vain.
     #[track_caller]
     pub fn acquire(&self) -> impl Future<Output = Result<LockGuard, Error>> + Send {
         self.contend(self.inner.options.timeout, Location::caller())
@@ -225,6 +262,7 @@ impl AsyncFileLock {
         match contest.try_once(turn, true).await? {
             Tried::Acquired(guard) => Ok(Some(guard.told())),
             Tried::Busy(..) => Ok(None),
+            Tried::Hindered(error, _) => Err(error),
         }
     }
 
@@ -239,11 +277,9 @@ impl AsyncFileLock {
     /// As [`acquire`](Self::acquire).
     #[track_caller]
     pub fn blocking_acquire(&self) -> Result<LockGuard, Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Error::io("starting a runtime to wait for", self.path(), error))?;
-        runtime.block_on(self.acquire())
+        let deadline = self.inner.options.timeout.and_then(Deadline::after);
+        let runtime = self.endurance(deadline).runtime(self.path())?;
+        runtime.block_on(self.contend_with(self.endurance(deadline), Location::caller()))
     }
 
     /// Who has the lock, `None` if nobody has. Nothing is changed.
@@ -416,19 +452,30 @@ impl AsyncFileLock {
     }
 
     /// `site` is where in the source that was asked for.
-    pub(crate) async fn contend(
+    async fn contend(&self, limit: Option<Duration>, site: Site) -> Result<LockGuard, Error> {
+        self.contend_with(self.endurance(limit.and_then(Deadline::after)), site).await
+    }
+
+    /// As one step of a wait that began earlier.
+    pub(crate) async fn contend_further(
         &self,
         limit: Option<Duration>,
         site: Site,
     ) -> Result<LockGuard, Error> {
+        let mut endurance = self.endurance(limit.and_then(Deadline::after));
+        endurance.wait_begins();
+        self.contend_with(endurance, site).await
+    }
+
+    async fn contend_with(&self, endurance: Endurance, site: Site) -> Result<LockGuard, Error> {
         if debug_events::are_wanted() {
-            return Box::pin(self.contend_shown(limit, site)).await;
+            return Box::pin(self.contend_shown(endurance, site)).await;
         }
-        self.contend_within(limit, site).await
+        self.contend_within(endurance, site).await
     }
 
     /// On the heap: where nobody watches, nothing of this is carried.
-    async fn contend_shown(&self, limit: Option<Duration>, site: Site) -> Result<LockGuard, Error> {
+    async fn contend_shown(&self, endurance: Endurance, site: Site) -> Result<LockGuard, Error> {
         let holder = async {
             let holder = self.holder().await.ok().flatten();
             // Then it may be the file of this very acquisition, which is watched first.
@@ -436,21 +483,17 @@ impl AsyncFileLock {
             let holder = holder.filter(|holder| !may_be_mine || holder.acquired_at.is_none());
             holder.map(|holder| holder.to_string())
         };
-        let contend = self.contend_within(limit, site);
+        let contend = self.contend_within(endurance, site);
         debug_events::show(&self.path().display(), contend, holder).await
     }
 
-    async fn contend_within(
-        &self,
-        limit: Option<Duration>,
-        site: Site,
-    ) -> Result<LockGuard, Error> {
-        let deadline = limit.and_then(Deadline::after);
+    async fn contend_within(&self, endurance: Endurance, site: Site) -> Result<LockGuard, Error> {
+        let deadline = endurance.deadline();
         let end = deadline.and_then(|deadline| deadline.end.checked_add(self.overrun()));
         let path = self.path().display();
         let span = tracing::debug_span!("acquire", %path, %site, holder = field::Empty);
         // Not made before it is known where it stays: it is large to move.
-        let contend = || self.contend_until(deadline, site).instrument(span);
+        let contend = || self.contend_until(endurance, site).instrument(span);
         let Some(end) = end else {
             // So late a limit is none.
             return contend().await;
@@ -462,6 +505,10 @@ impl AsyncFileLock {
         }
     }
 
+    fn endurance(&self, deadline: Option<Deadline>) -> Endurance {
+        Endurance::until(deadline, self.inner.options.retry_period)
+    }
+
     /// How long after the deadline the last try may end.
     fn overrun(&self) -> Duration {
         let probation = self.inner.options.race_delay.saturating_mul(self.inner.options.tries);
@@ -470,11 +517,11 @@ impl AsyncFileLock {
 
     async fn contend_until(
         &self,
-        deadline: Option<Deadline>,
+        mut endurance: Endurance,
         site: Site,
     ) -> Result<LockGuard, Error> {
-        let process = this_process();
-        let (mut contest, turn) = match self.enter_until(process, deadline, site).await? {
+        let (process, deadline) = (this_process(), endurance.deadline());
+        let (mut contest, turn) = match self.enter_until(process, &mut endurance, site).await? {
             Entered::Inherits(guard) => return Ok(guard.told()),
             Entered::Contends(contest, turn) => (contest.asked_at(site), turn),
             Entered::TooLate => {
@@ -493,10 +540,14 @@ impl AsyncFileLock {
                     return Err(self.timed_out(deadline, busy.holder));
                 }
                 Tried::Busy(_, turn) => turn,
+                Tried::Hindered(error, turn) => {
+                    endurance.outlast(error)?;
+                    turn
+                }
             }
         };
         // On the heap: who need not wait should not carry what waiting takes.
-        Box::pin(self.wait_for(contest, turn, deadline)).await
+        Box::pin(self.wait_for(contest, turn, endurance)).await
     }
 
     /// Look each time there is a reason to.
@@ -504,8 +555,11 @@ impl AsyncFileLock {
         &self,
         mut contest: Contest,
         mut turn: Turn,
-        deadline: Option<Deadline>,
+        mut endurance: Endurance,
     ) -> Result<LockGuard, Error> {
+        contest.must_be_possible().await?;
+        endurance.wait_begins();
+        let deadline = endurance.deadline();
         let mut pause = contest.pause();
         loop {
             // Before the look that is relied on.
@@ -515,7 +569,7 @@ impl AsyncFileLock {
             let obstacle = if !is_last && !is_due {
                 Obstacle::precedence()
             } else {
-                let busy = match contest.try_once(turn, is_last).await? {
+                match contest.try_once(turn, is_last).await? {
                     Tried::Acquired(guard) => {
                         pause.end();
                         return Ok(guard.contended().told());
@@ -525,14 +579,18 @@ impl AsyncFileLock {
                     }
                     Tried::Busy(busy, again) => {
                         turn = again;
-                        busy
+                        tracing::trace!(path = %self.path().display(), ?busy, "busy");
+                        if let Some(holder) = &busy.holder {
+                            waits_for(format_args!("{holder}"));
+                        }
+                        obstacle(busy)
                     }
-                };
-                tracing::trace!(path = %self.path().display(), ?busy, "busy");
-                if let Some(holder) = &busy.holder {
-                    waits_for(format_args!("{holder}"));
+                    Tried::Hindered(error, again) => {
+                        turn = again;
+                        endurance.outlast(error)?;
+                        Obstacle::unseen(self.inner.options.retry_period)
+                    }
                 }
-                obstacle(busy)
             };
             contest.prepare();
             pause.show(contest.ready());
@@ -548,14 +606,16 @@ impl AsyncFileLock {
     async fn enter_until(
         &self,
         process: ProcessKey,
-        deadline: Option<Deadline>,
+        endurance: &mut Endurance,
         site: Site,
     ) -> Result<Entered, Error> {
+        let deadline = endurance.deadline();
         let Some((path, queue)) = self.inner.path.as_ref().zip(self.busy_queue(process)) else {
-            let contest = self.contest_of(process).await?;
+            let contest = self.contest_within(process, endurance).await?;
             let turn = Deadline::limit(deadline, contest.queue().next_turn()).await;
             return Ok(Entered::of(contest, turn));
         };
+        endurance.wait_begins();
         if let Some(site) = queue.last_site() {
             waits_for(format_args!("this process, asked for at {site}"));
         }
@@ -566,7 +626,7 @@ impl AsyncFileLock {
             Ok(guard) => return Ok(Entered::Inherits(guard)),
             Err(turn) => turn,
         };
-        let contest = self.contest_of(process).await?;
+        let contest = self.contest_within(process, endurance).await?;
         if turn.is_of(&contest.queue()) {
             return Ok(Entered::Contends(contest, turn));
         }
@@ -606,6 +666,26 @@ impl AsyncFileLock {
         // All else may be done in one poll; so a loop of this must yield here.
         consume_budget().await;
         self.contest_of(this_process()).await
+    }
+
+    /// Where the directory can be looked at, perhaps only after a while.
+    async fn contest_within(
+        &self,
+        process: ProcessKey,
+        endurance: &mut Endurance,
+    ) -> Result<Contest, Error> {
+        loop {
+            match self.contest_of(process).await {
+                Err(error) => endurance.outlast(error)?,
+                Ok(contest) => {
+                    if contest.queue().is_busy(process) {
+                        endurance.wait_begins();
+                    }
+                    return Ok(contest);
+                }
+            }
+            endurance.pause().await;
+        }
     }
 
     async fn contest_of(&self, process: ProcessKey) -> Result<Contest, Error> {

@@ -52,7 +52,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return self.replace(),
             Err(error) => return Err(self.cannot_open(error)),
         };
-        self.refuse_irregular(&opened)?;
+        self.refuse_irregular(opened.inode)?;
         let opened = if proof::is_on(Mutant::TakeOverUnlocked) {
             Locked { disk: self.disk.clone(), opened: Some(opened) }
         } else {

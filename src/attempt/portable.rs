@@ -240,9 +240,11 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 
     /// What a claim holds, and whether only this machine can have it mounted.
     fn read_claim(&self, path: &Path) -> Result<Option<(Inode, Contents, bool)>, Stop> {
-        let failed = |error| Error::io("opening", path, error);
-        let Some(opened) = self.open(path, Access::Read).map_err(failed)? else {
-            return Ok(None);
+        let opened = match self.open(path, Access::Read) {
+            Ok(Some(opened)) => opened,
+            Ok(None) => return Ok(None),
+            Err(Errno::ACCESS) => return Err(self.may_not_read(path)),
+            Err(error) => return Err(Error::io("opening", path, error).into()),
         };
         let contents = match self.read(&opened.file) {
             Err(Stop::Failed(Error::NotALockFile { found, .. })) => {

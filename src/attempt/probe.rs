@@ -1,6 +1,6 @@
 //! Who has the lock, without trying to get it and without a lasting effect.
 
-use super::{Attempt, ROUNDS, Stop, Surroundings};
+use super::{Attempt, Busy, ROUNDS, Stop, Surroundings};
 use crate::disk::{Disk, Flock};
 use crate::error::Error;
 use crate::holder::{Evidence, Holder, Status};
@@ -18,6 +18,14 @@ pub(crate) struct Found {
     pub(crate) inode: Option<u64>,
 }
 
+impl Found {
+    /// By whom is not known.
+    fn held(busy: Busy) -> Self {
+        let holder = *busy.holder.expect("BUG: busy, and nothing is known of why");
+        Self { status: Status::Held(holder), token: None, proof: None, inode: busy.inode }
+    }
+}
+
 impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// Look. A pinned record alone cannot answer, so its lock is tried in
     /// shared mode and given back at once; a contender that is refused for
@@ -30,15 +38,14 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
                 Err(Stop::FromTheTop) => is_gone = None,
                 Err(Stop::GoneFromServer(error)) => is_gone = Some(error),
                 Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Busy(busy)) => return Ok(Found::held(busy)),
                 Err(_) => unreachable!("BUG: a probe only reads"),
             }
         }
-        if let Some(error) = is_gone {
-            return Err(error);
+        match is_gone {
+            Some(error) => Err(error),
+            None => Ok(Found::held(Self::never_still())),
         }
-        let why = "the file changes faster than it can be looked at".to_owned();
-        let status = Status::Held(Holder::nobody(Evidence::Unknown(why)));
-        Ok(Found { status, token: None, proof: None, inode: None })
     }
 
     fn probe_once(&self) -> Result<Found, Stop> {

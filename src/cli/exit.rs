@@ -4,8 +4,8 @@
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
 
-use super::text::rounded;
 use crate::Error;
+use crate::error::rounded;
 
 /// `status`: somebody holds one of the locks. `break`: a holder lives.
 pub(super) const HELD: u8 = 1;
@@ -86,12 +86,9 @@ pub(super) fn message_of(error: &Error) -> String {
             format!("{holder} ({evidence})", evidence = holder.evidence)
         });
         let path = path.display();
-        return match rounded(*waited) {
-            waited if waited.is_zero() => format!("{path} is held by {holder}"),
-            waited => {
-                let waited = humantime::format_duration(waited);
-                format!("{path} was not free within {waited}: held by {holder}")
-            }
+        return match waited.as_millis() {
+            0 => format!("{path} is held by {holder}"),
+            _ => format!("{path} was not free within {}: held by {holder}", rounded(*waited)),
         };
     }
     let mut message = error.to_string();

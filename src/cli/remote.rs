@@ -13,8 +13,9 @@ use tokio::time::{sleep, timeout};
 use super::exit::{self, Failure};
 use super::run::{abort_on_panic, attend, code};
 use super::signals::Signals;
-use super::text::{rounded, tell};
+use super::text::tell;
 use super::{OnLost, Run, command, duration};
+use crate::error::rounded;
 use crate::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteOptions};
 
 /// How long a daemon may take to hear that nobody waits, or holds, any more.
@@ -188,13 +189,11 @@ pub(super) fn failure_of(error: &RemoteError) -> Failure {
 fn message_of(error: &RemoteError) -> String {
     if let RemoteError::Timeout { server, resource, waited, holder } = error {
         let holder = holder.as_deref().unwrap_or("somebody");
-        return match rounded(*waited) {
-            waited if waited < UNTOLD => format!("{resource:?} at {server} is held by {holder}"),
-            waited => {
-                let waited = humantime::format_duration(waited);
-                format!("{resource:?} at {server} was not free within {waited}: held by {holder}")
-            }
-        };
+        if *waited < UNTOLD {
+            return format!("{resource:?} at {server} is held by {holder}");
+        }
+        let waited = rounded(*waited);
+        return format!("{resource:?} at {server} was not free within {waited}: held by {holder}");
     }
     let mut message = error.to_string();
     let mut cause = error.source();

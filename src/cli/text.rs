@@ -3,7 +3,6 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::time::Duration;
 
 /// `text` on one line, with what could steer a terminal or turn its text
 /// around written as an escape.
@@ -32,13 +31,6 @@ pub(super) fn tell(message: impl Display) {
 /// A line on standard output, which a closed pipe does not make a failure.
 pub(super) fn print(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
-}
-
-/// To the millisecond, and to the tenth of a second above one.
-pub(super) fn rounded(time: Duration) -> Duration {
-    let step = if time < Duration::from_secs(1) { 1 } else { 100 };
-    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    Duration::from_millis(millis / step * step)
 }
 
 #[cfg(test)]

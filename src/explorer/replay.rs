@@ -119,7 +119,7 @@ fn inode(op: Op) -> Result<Inode, Errno> {
         Answer::Inode(number) => {
             let kind = FileType::RegularFile;
             let (identity, is_mount) = ((1, number.into()), Some(false));
-            Ok(Inode { identity, kind, owner: 0, links: 1, is_mount })
+            Ok(Inode { identity, kind, owner: 0, mode: 0o644, links: 1, is_mount })
         }
         Answer::Failed(error) => Err(Errno::from_raw_os_error(error)),
         other => unreachable!("BUG: {other:?}"),

@@ -29,7 +29,7 @@ use rustix::fs::FileType;
 use super::call::{self, Claim, Sharing};
 use super::file::{OpenFile, PosixUse};
 use super::options::Primitive;
-use super::site::{Site, Terms, no_directory};
+use super::site::{Site, Terms};
 use crate::disk::{Errno, Inode};
 use crate::error::Error;
 
@@ -221,7 +221,14 @@ pub(super) fn check_kind(terms: &Terms, kind: FileType) -> Result<(), Error> {
 pub(super) fn cannot_open(terms: &Terms, error: Errno) -> Error {
     let path = terms.path.path().to_owned();
     match error {
-        Errno::NOENT | Errno::NOTDIR => no_directory(&terms.path, error),
+        Errno::NOENT | Errno::NOTDIR => Error::of_directory(&path, error),
+        Errno::ACCESS | Errno::PERM => match call::look_at(&path) {
+            Ok(Some(Inode { owner, mode, .. })) => {
+                Error::MayNotOpen { path, owner, mode, source: error.into() }
+            }
+            // It may not be made.
+            _ => Error::io("opening", &path, error),
+        },
         Errno::LOOP => Error::NotALockFile { path, found: "a symbolic link".to_owned() },
         Errno::NXIO => Error::NotALockFile { path, found: "a socket".to_owned() },
         error => Error::io("opening", &path, error),

@@ -42,6 +42,11 @@ use crate::wait::{Listening, Turn, Waiters};
 /// the guard is released or dropped (but not a POSIX lock). Do not unlock it;
 /// with [`Primitive::Posix`] do not even duplicate it and close the copy.
 ///
+/// A guard that is dropped by a panic releases the lock like any other, and tells
+/// nobody: see [`LockGuard`](crate::LockGuard#panics-of-the-holder). A kernel lock has
+/// no record, so its next holder is told of no death either. Where it must know, write
+/// into the file that work has begun, and remove that before the release.
+///
 /// A guard cannot be released twice, nor used afterwards:
 ///
 /// ```compile_fail

@@ -19,9 +19,10 @@ use super::site::{SHARE_MAX, Site, Source, Stay, Terms};
 use crate::debug_events::{self, Acquiring};
 use crate::error::Error;
 use crate::holder::{Holder, Status};
+use crate::options::Options;
 use crate::path::LockPath;
 use crate::place::Place;
-use crate::wait::{Deadline, Turn};
+use crate::wait::{Deadline, Endurance, Turn};
 
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -196,7 +197,36 @@ impl AsyncKernelLock {
     }
 
     /// Wait for the lock, for oneself alone, at most for
-    /// [`KernelOptions::timeout`], for ever without it.
+    /// [`KernelOptions::timeout`], for ever without it. A wait outlasts a shortage of
+    /// descriptors and a directory that is away, as
+    /// [`AsyncFileLock::acquire`](crate::AsyncFileLock::acquire) does.
+    ///
+    /// # Keep the future
+    /// Each call waits from the end of the line. A `select!` loop that calls this
+    /// anew in each round gives its place up each time, and beside processes that
+    /// are busy with the lock it hardly ever gets in. Pin one future before the loop,
+    /// and poll it by `&mut` in each round:
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lockkeeper::Error> {
+    /// # let directory = std::env::temp_dir().join(format!("lockkeeper-keep-kernel-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&directory).unwrap();
+    /// # let lock = lockkeeper::AsyncKernelLock::new(directory.join("job.lock"));
+    /// # fn report_progress() {}
+    /// let acquiring = lock.acquire();
+    /// tokio::pin!(acquiring);
+    /// let mut tick = tokio::time::interval(std::time::Duration::from_millis(10));
+    /// let guard = loop {
+    ///     tokio::select! {
+    ///         acquired = &mut acquiring => break acquired?,
+    ///         _ = tick.tick() => report_progress(),
+    ///     }
+    /// };
+    /// # guard.release().await?;
+    /// # std::fs::remove_dir_all(directory).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     /// The future can be dropped at any point and leaves no lock and no place
@@ -206,6 +236,8 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// [`Error::Timeout`], or what is wrong with the path, the file or the system.
+    /// [`Error::MayNotOpen`] at once if this process may not open the file: the kernel
+    /// locks open files, so there is nothing that could be waited for.
     #[track_caller]
     pub fn acquire(&self) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
         self.contend(Sharing::Exclusive, self.limit(), Location::caller())
@@ -342,11 +374,9 @@ impl AsyncKernelLock {
     /// As [`acquire`](Self::acquire).
     #[track_caller]
     pub fn blocking_acquire(&self) -> Result<KernelGuard, Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Error::io("starting a timer to wait for", self.path(), error))?;
-        runtime.block_on(self.acquire())
+        let deadline = self.limit().and_then(Deadline::after);
+        let runtime = self.endurance(deadline).runtime(self.path())?;
+        runtime.block_on(self.contend_by(Sharing::Exclusive, deadline, Location::caller()))
     }
 
     /// Who has the lock, `None` if nobody has: for POSIX locks and `flock` with
@@ -385,6 +415,15 @@ impl AsyncKernelLock {
             _ => site.place.clone(),
         };
         place.run((terms, site), move |(terms, site)| holder::status(&terms, &site, claim)).await
+    }
+
+    fn endurance(&self, deadline: Option<Deadline>) -> Endurance {
+        Endurance::until(deadline, self.retry_period())
+    }
+
+    fn retry_period(&self) -> Duration {
+        let options = self.inner.terms.as_ref().map(|terms| &terms.options.shared);
+        options.map_or_else(|| Options::default().retry_period, |options| options.retry_period)
     }
 
     fn limit(&self) -> Option<Duration> {
@@ -433,6 +472,7 @@ impl AsyncKernelLock {
                 }
                 Ok(None)
             }
+            Ended::Hindered(_, error, _) => Err(error),
         }
     }
 
@@ -442,31 +482,39 @@ impl AsyncKernelLock {
         limit: Option<Duration>,
         asked_at: Source,
     ) -> Result<KernelGuard, Error> {
+        self.contend_by(sharing, limit.and_then(Deadline::after), asked_at).await
+    }
+
+    async fn contend_by(
+        &self,
+        sharing: Sharing,
+        deadline: Option<Deadline>,
+        asked_at: Source,
+    ) -> Result<KernelGuard, Error> {
         if debug_events::are_wanted() {
-            return Box::pin(self.contend_shown(sharing, limit, asked_at)).await;
+            return Box::pin(self.contend_shown(sharing, deadline, asked_at)).await;
         }
-        self.contend_within(sharing, limit, asked_at).await
+        self.contend_within(sharing, deadline, asked_at).await
     }
 
     /// On the heap: where nobody watches, nothing of this is carried.
     async fn contend_shown(
         &self,
         sharing: Sharing,
-        limit: Option<Duration>,
+        deadline: Option<Deadline>,
         asked_at: Source,
     ) -> Result<KernelGuard, Error> {
         let holder = async { self.holder().await.ok().flatten().map(|holder| holder.to_string()) };
-        let contend = self.contend_within(sharing, limit, asked_at);
+        let contend = self.contend_within(sharing, deadline, asked_at);
         debug_events::show(&self.path().display(), contend, holder).await
     }
 
     async fn contend_within(
         &self,
         sharing: Sharing,
-        limit: Option<Duration>,
+        deadline: Option<Deadline>,
         asked_at: Source,
     ) -> Result<KernelGuard, Error> {
-        let deadline = limit.and_then(Deadline::after);
         let end = deadline.and_then(|deadline| deadline.end.checked_add(ANSWER));
         // Not made before it is known where it stays: it is large to move.
         let Some(end) = end else {
@@ -527,13 +575,15 @@ impl AsyncKernelLock {
         let share_is_over = contest.share_is_over(&turn);
         let has_looked = !share_is_over && contest.first_right(false) == Right::Full;
         if has_looked {
-            match contest.attempt(Right::Full).run(carrier.take())? {
-                Tried::Locked(file) => {
+            match contest.attempt(Right::Full).run(carrier.take()) {
+                Ok(Tried::Locked(file)) => {
                     let guard = contest.hold(file, turn);
                     self.notice(&guard);
                     return Ok(Some(guard));
                 }
-                Tried::Busy(file) => carrier = Some(file),
+                Ok(Tried::Busy(file)) => carrier = Some(file),
+                Err(error) if error.hindrance().is_some() => reached.hindered = Some(error),
+                Err(error) => return Err(error),
             }
         }
         reached.contest = Some(contest);
@@ -549,17 +599,24 @@ impl AsyncKernelLock {
         deadline: Option<Deadline>,
         asked_at: Source,
     ) -> Result<KernelGuard, Error> {
-        let Reached { contest, turn, has_looked, is_last } = reached;
+        let Reached { contest, turn, has_looked, hindered, is_last } = reached;
+        let mut endurance = self.endurance(deadline);
+        if let Some(error) = hindered {
+            endurance.outlast(error)?;
+        }
         let mut contest = match contest {
             Some(contest) => contest,
             None => {
-                let (terms, site) = self.enter().await?;
+                let (terms, site) = self.enter_within(&mut endurance).await?;
                 Contest { claim: claim(&terms, sharing), terms, site, asked_at }
             }
         };
         let (mut turn, mut carrier, share_is_over) = match turn {
             Some(turn) => turn,
             None => {
+                if contest.site.station.is_busy() {
+                    endurance.wait_begins();
+                }
                 let Some((turn, left)) = contest.site.station.turn_until(deadline).await else {
                     return Err(Box::pin(self.too_late(deadline)).await);
                 };
@@ -587,6 +644,10 @@ impl AsyncKernelLock {
                     Ended::Busy(again, file, kept) => {
                         (contest, carrier, turn) = (again, Some(file), kept);
                     }
+                    Ended::Hindered(again, error, kept) => {
+                        endurance.outlast(error)?;
+                        (contest, turn) = (again, kept);
+                    }
                 }
             }
         }
@@ -595,7 +656,7 @@ impl AsyncKernelLock {
             return Err(Box::pin(self.too_late(deadline)).await);
         }
         // On the heap: who need not wait should not carry what waiting takes.
-        Box::pin(self.wait_for(contest, turn, carrier, deadline)).await
+        Box::pin(self.wait_for(contest, turn, carrier, endurance)).await
     }
 
     /// Look each time there is a reason to.
@@ -604,9 +665,10 @@ impl AsyncKernelLock {
         mut contest: Contest,
         mut turn: Turn,
         mut carrier: Option<Carrier>,
-        deadline: Option<Deadline>,
+        mut endurance: Endurance,
     ) -> Result<KernelGuard, Error> {
-        let sharing = contest.claim.sharing;
+        endurance.wait_begins();
+        let (sharing, deadline) = (contest.claim.sharing, endurance.deadline());
         let mut pause = Pause::new(&contest.terms, &contest.site, sharing);
         loop {
             // Before the look that is relied on; the first try costs no listening.
@@ -625,14 +687,24 @@ impl AsyncKernelLock {
                         return Ok(guard.contended(presence));
                     }
                     Ended::Busy(again, file, kept) => {
+                        tracing::trace!(path = %self.path().display(), "busy");
                         (contest, carrier, turn) = (again, Some(file), kept);
+                    }
+                    Ended::Hindered(again, error, kept) => {
+                        endurance.outlast(error)?;
+                        (contest, turn) = (again, kept);
                     }
                 }
                 if is_last {
                     break;
                 }
             }
-            contest.wait(&mut pause, carrier.as_mut(), right, deadline).await;
+            let was_hindered = right != Right::None && carrier.is_none();
+            let next_look = contest.wait(&mut pause, carrier.as_mut(), right, deadline);
+            match was_hindered {
+                true => drop(timeout(self.retry_period(), next_look).await),
+                false => next_look.await,
+            }
         }
         // Those who let us pass look again when our file is closed, and must
         // not see us wait then.
@@ -650,6 +722,20 @@ impl AsyncKernelLock {
         let (holder, path) = (holder.map(Box::new), self.path().to_owned());
         let waited = Deadline::waited(deadline);
         Error::Timeout { path, waited, holder }
+    }
+
+    /// Where the directory can be looked at, perhaps only after a while.
+    async fn enter_within(
+        &self,
+        endurance: &mut Endurance,
+    ) -> Result<(Arc<Terms>, Arc<Site>), Error> {
+        loop {
+            match self.enter().await {
+                Err(error) => endurance.outlast(error)?,
+                entered => return entered,
+            }
+            endurance.pause().await;
+        }
     }
 
     async fn enter(&self) -> Result<(Arc<Terms>, Arc<Site>), Error> {
@@ -699,8 +785,9 @@ struct Reached {
     contest: Option<Contest>,
     /// Whether its share is over is asked once, when it begins.
     turn: Option<(Turn, Option<Carrier>, bool)>,
-    /// And somebody else had the lock.
+    /// And somebody else had the lock, or it could not be told.
     has_looked: bool,
+    hindered: Option<Error>,
     /// The deadline had come before that look.
     is_last: bool,
 }
@@ -713,10 +800,12 @@ struct Contest {
     asked_at: Source,
 }
 
-/// How a try ended. Busy gives everything back for the next.
+/// How a try ended. What does not end a wait gives everything back for the next.
 enum Ended {
     Acquired(KernelGuard),
     Busy(Contest, Carrier, Turn),
+    /// By something that may pass by itself, see [`Error::hindrance`].
+    Hindered(Contest, Error, Turn),
 }
 
 impl Contest {
@@ -793,10 +882,12 @@ impl Contest {
     }
 
     fn try_here(self, turn: Turn, carrier: Option<Carrier>, right: Right) -> Result<Ended, Error> {
-        Ok(match self.attempt(right).run(carrier)? {
-            Tried::Busy(carrier) => Ended::Busy(self, carrier, turn),
-            Tried::Locked(carrier) => Ended::Acquired(self.hold(carrier, turn)),
-        })
+        match self.attempt(right).run(carrier) {
+            Ok(Tried::Busy(carrier)) => Ok(Ended::Busy(self, carrier, turn)),
+            Ok(Tried::Locked(carrier)) => Ok(Ended::Acquired(self.hold(carrier, turn))),
+            Err(error) if error.hindrance().is_some() => Ok(Ended::Hindered(self, error, turn)),
+            Err(error) => Err(error),
+        }
     }
 
     fn attempt(&self, right: Right) -> Attempt<'_> {

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use super::file::{OpenFile, Register};
 use super::idle;
 use super::options::{KernelOptions, Primitive};
-use crate::disk::{Errno, directory_identity};
+use crate::disk::directory_identity;
 use crate::error::Error;
 use crate::fork::{ProcessKey, this_process};
 use crate::held::LOOK_LASTS;
@@ -78,7 +78,8 @@ impl Site {
         prepare(process);
         let directory = terms.path.directory();
         let found = Place::of(directory, terms.options.shared.offload).await;
-        let (place, identity) = found.map_err(|error| no_directory(&terms.path, error))?;
+        let failed = |error| Error::of_directory(terms.path.path(), error);
+        let (place, identity) = found.map_err(failed)?;
         let entry = Entry { process, directory: identity, path: Arc::clone(&terms.turns) };
         let (directory, register) = (identity, Register::of(process, identity.0));
         let (station, seen) = (Station::of(entry), Seen::now());
@@ -127,18 +128,6 @@ impl Site {
     /// The same at the place where calls are made.
     pub(super) fn waiters_there(&self, terms: &Terms) -> Option<Arc<Waiters>> {
         self.station.open_waiters(&terms.label)
-    }
-}
-
-pub(super) fn no_directory(path: &LockPath, error: Errno) -> Error {
-    let path = path.path();
-    match error {
-        Errno::NOENT => Error::NoDirectory { path: path.to_owned() },
-        Errno::NOTDIR => Error::BadPath {
-            path: path.to_owned(),
-            why: "a part of it is not a directory".to_owned(),
-        },
-        error => Error::io("looking at the directory of", path, error),
     }
 }
 
@@ -276,6 +265,11 @@ impl Station {
     pub(super) fn has_stood_back(&self, now: Instant, took: Duration) {
         let pause = STAND_BACK_PERIOD.max(took * STAND_BACK_SHARE);
         *lock(&self.stands_back) = Some(now + pause);
+    }
+
+    /// Whether a task of this process has the turn.
+    pub(super) fn is_busy(&self) -> bool {
+        self.queue.is_busy(self.key.process)
     }
 
     /// Whether a guard of this process has it.

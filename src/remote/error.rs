@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::error::rounded;
+
 /// Why a daemon's lock could not be had, kept or given back.
 ///
 /// Every variant but [`InvalidOption`](RemoteError::InvalidOption) names the
@@ -12,7 +14,7 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum RemoteError {
     /// Somebody else had the lock until the limit. Try later, or tell the user who has it.
-    #[error("{resource:?} at {server} was not free within {waited:?}{}", held_by(holder.as_deref()))]
+    #[error("{resource:?} at {server} was not free within {}{}", rounded(*waited), held_by(holder.as_deref()))]
     Timeout {
         /// The daemon's URL.
         server: String,
@@ -35,7 +37,7 @@ pub enum RemoteError {
 
     /// The daemon did not answer for as long as
     /// [`reconnect`](crate::RemoteOptions::reconnect) says. Start it, or correct the URL.
-    #[error("{doing} {resource:?}: {server} could not be reached for {tried:?}")]
+    #[error("{doing} {resource:?}: {server} could not be reached for {}", rounded(*tried))]
     Unreachable {
         /// The daemon's URL.
         server: String,

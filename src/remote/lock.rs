@@ -128,6 +128,11 @@ impl AsyncRemoteLock {
     /// of it. While the daemon cannot be reached it is tried again, for as long
     /// as [`RemoteOptions::reconnect`] says.
     ///
+    /// Each call waits from the end of the daemon's queue. In a `select!` loop keep one
+    /// future instead of making it anew in each round: `tokio::pin!` it before the
+    /// loop, and poll it by `&mut`, as [`AsyncFileLock::acquire`](crate::AsyncFileLock::acquire)
+    /// shows.
+    ///
     /// # Cancel safety
     /// The future can be dropped at any point. Its place in the daemon's queue
     /// goes with its connection, and a grant that was on its way is given back,

@@ -2,6 +2,7 @@
 //! again.
 
 mod deadline;
+mod endurance;
 mod lapse;
 mod line;
 mod pause;
@@ -10,6 +11,7 @@ mod ticket;
 mod watch;
 
 pub(crate) use deadline::Deadline;
+pub(crate) use endurance::Endurance;
 pub(crate) use line::Line;
 pub(crate) use pause::{Obstacle, Pause, jittered, put_away_later};
 pub(crate) use queue::{Entry, Queue, Site, Turn};

@@ -76,7 +76,13 @@ pub(crate) struct Obstacle {
 impl Obstacle {
     /// Somebody who came earlier and goes first.
     pub(crate) fn precedence() -> Self {
-        Self { token: None, inode: None, process: None, was_seen: false, at_most: Some(DEFERENCE) }
+        Self::unseen(DEFERENCE)
+    }
+
+    /// Something that is no holder, as far as is known. To be looked for again then.
+    pub(crate) fn unseen(at_most: Duration) -> Self {
+        let at_most = Some(at_most);
+        Self { token: None, inode: None, process: None, was_seen: false, at_most }
     }
 }
 

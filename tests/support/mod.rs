@@ -2,16 +2,17 @@
 
 #![allow(dead_code, unreachable_pub)]
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid, geteuid, setgid, setgroups, setuid};
 use tempfile::TempDir;
 use tracing::subscriber::{DefaultGuard, NoSubscriber, set_default};
 use tracing::{Dispatch, Subscriber};
@@ -61,6 +62,15 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// [`eventually`] beside other tasks of this thread.
+pub async fn eventually_async(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + VERY_LONG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// What `/proc/locks` says of this file's locks of one kind, word by word.
 pub fn kernel_locks(path: &Path, kind: &str) -> Vec<Vec<String>> {
     let inode = std::fs::metadata(path).expect("a file").ino();
@@ -107,6 +117,92 @@ pub fn subscribe(subscriber: impl Subscriber + Send + Sync + 'static) -> Default
     static SECOND: OnceLock<Dispatch> = OnceLock::new();
     SECOND.get_or_init(|| Dispatch::new(NoSubscriber::new()));
     set_default(subscriber)
+}
+
+/// What this crate tells through `tracing`.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn subscriber(&self) -> impl Subscriber + Send + Sync + 'static + use<> {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
+        subscriber.with_writer(move || log.clone()).with_ansi(false).finish()
+    }
+
+    /// Of all threads of this process, from now on.
+    pub fn listen() -> Self {
+        let log = Self::default();
+        tracing::subscriber::set_global_default(log.subscriber()).expect("the only one");
+        log
+    }
+
+    /// Of this thread alone.
+    pub fn of_this_thread() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let guard = subscribe(log.subscriber());
+        (log, guard)
+    }
+
+    /// How often it was warned of a wait that goes on though it cannot look.
+    pub fn warnings(&self) -> usize {
+        self.count("WARN", "the wait goes on")
+    }
+
+    /// How often a waiter looked at a lock and found it busy.
+    pub fn looks(&self) -> usize {
+        self.count("TRACE", " busy path=")
+    }
+
+    fn count(&self, level: &str, words: &str) -> usize {
+        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        text.lines().filter(|line| line.contains(level) && line.contains(words)).count()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The overflow user id: it owns nothing.
+pub const NOBODY: u32 = 65534;
+
+/// Become another user, who may not do all that root may.
+pub fn become_user(id: u32) {
+    if geteuid().is_root() {
+        setgroups(&[]).unwrap();
+        setgid(Gid::from_raw(id)).unwrap();
+        setuid(Uid::from_raw(id)).unwrap();
+        // Else /proc/self is root's.
+        nix::sys::prctl::set_dumpable(true).unwrap();
+    }
+}
+
+/// Set the permission bits, whatever the umask is.
+pub fn chmod(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// A fresh directory on tmpfs with these permission bits.
+pub fn with_mode(mode: u32) -> TempDir {
+    let directory = on_tmpfs();
+    chmod(directory.path(), mode);
+    directory
+}
+
+/// Whether a test that needs other users, so root, can be made; says so if not.
+pub fn has_two_users() -> bool {
+    if !geteuid().is_root() {
+        println!("skipped: without root there is only one user");
+    }
+    geteuid().is_root()
 }
 
 const ROLE: &str = "LOCKKEEPER_TEST_ROLE";

@@ -307,7 +307,14 @@ impl State {
 
     fn inspect(&self, inode: u64) -> Inode {
         let (identity, kind) = ((1, inode), FileType::RegularFile);
-        Inode { identity, kind, owner: 0, links: self.links(inode), is_mount: Some(false) }
+        Inode {
+            identity,
+            kind,
+            owner: 0,
+            mode: 0o644,
+            links: self.links(inode),
+            is_mount: Some(false),
+        }
     }
 
     fn named(&self, path: &Path) -> Result<u64, Errno> {
