@@ -194,6 +194,7 @@ pub(crate) struct Attempt<'a, D: Disk, S: Surroundings> {
     options: &'a Options,
     sightings: &'a mut Sightings,
     candidate: Option<Candidate<D>>,
+    looks_first: bool,
     tells: bool,
     /// What the path named when it was last opened.
     last_inode: Cell<Option<u64>>,
@@ -205,13 +206,6 @@ pub(crate) struct Attempt<'a, D: Disk, S: Surroundings> {
 pub(crate) struct Candidate<D: Disk> {
     opened: Opened<D::File>,
     record: Box<Record>,
-}
-
-impl<D: Disk> Candidate<D> {
-    /// The file and the number of its inode.
-    pub(crate) fn file(&self) -> (&D::File, u64) {
-        (&self.opened.file, self.opened.inode.identity.1)
-    }
 }
 
 /// A regular file that was opened.
@@ -290,13 +284,28 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
         options: &'a Options,
         sightings: &'a mut Sightings,
     ) -> Self {
-        let (candidate, last_inode) = (None, Cell::new(None));
-        Self { disk, surroundings, path, options, sightings, candidate, tells: true, last_inode }
+        Self {
+            disk,
+            surroundings,
+            path,
+            options,
+            sightings,
+            candidate: None,
+            looks_first: false,
+            tells: true,
+            last_inode: Cell::new(None),
+        }
     }
 
     /// With a candidate that was made while there was time.
     pub(crate) fn with_candidate(self, candidate: Option<Candidate<D>>) -> Self {
         Self { candidate, ..self }
+    }
+
+    /// For one who has no reason to think that the lock is free: what is there is looked
+    /// at before the candidate is linked. To link is to write, also where it is refused.
+    pub(crate) fn looking_first(self) -> Self {
+        Self { looks_first: true, ..self }
     }
 
     /// The candidate, if it was not used.

@@ -2,9 +2,10 @@
 //! and the short delays inside one try. Waiting between tries is not here.
 
 use std::ffi::OsString;
-use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -27,11 +28,71 @@ use crate::place::Place;
 use crate::real_time::sleep;
 use crate::surroundings::OsSurroundings;
 use crate::tenure::{Inheritance, Tenure};
-use crate::wait::{self, Entry, Pause, Queue, Ready, Site, Turn, prepare};
+use crate::wait::{self, Entry, Pause, Queue, Site, Turn, prepare};
 
 /// How often one try looks again when another contender's look may have been
 /// in its way.
 const DOUBTS_MAX: u32 = 3;
+
+/// A file system that was written so recently is most probably not frozen; a holder that
+/// wants the lock again has its candidate in time. A longer time is a longer chance to
+/// be held up by a freeze.
+const JUST: Duration = Duration::from_secs(1);
+
+/// Candidates that a process has ready. They save the next holder a tenth of a
+/// hand-over, and each is an open file.
+const CANDIDATES_MAX: usize = 8;
+
+static CANDIDATES: AtomicUsize = AtomicUsize::new(0);
+
+/// The right to have one of [`CANDIDATES_MAX`].
+struct Seat;
+
+impl Seat {
+    fn take() -> Option<Self> {
+        let more = |taken: usize| (taken < CANDIDATES_MAX).then_some(taken + 1);
+        CANDIDATES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        CANDIDATES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A candidate that is kept for the next attempt.
+struct Kept {
+    candidate: Option<Candidate<OsDisk>>,
+    seat: Option<Seat>,
+}
+
+impl Kept {
+    /// `None`, and the candidate is dropped, if too many are kept.
+    fn new(candidate: Candidate<OsDisk>, seat: Option<Seat>) -> Option<Self> {
+        let seat = Some(seat.or_else(Seat::take)?);
+        Some(Self { candidate: Some(candidate), seat })
+    }
+
+    fn into_parts(mut self) -> (Candidate<OsDisk>, Option<Seat>) {
+        let candidate = self.candidate.take().expect("BUG: a candidate was taken twice");
+        (candidate, self.seat.take())
+    }
+}
+
+/// Of a wait that ended without the lock. To close an unnamed file is to write, too, and
+/// by now the file system may be frozen: a thread is held up by that and nobody else.
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let kept = (self.candidate.take(), self.seat.take());
+        if kept.0.is_some() {
+            // If there is no thread to be had, it is done here with the closure.
+            let thread = thread::Builder::new().name("lockkeeper".to_owned());
+            let _ = thread.spawn(move || drop(kept));
+        }
+    }
+}
 
 /// One contender.
 pub(crate) struct Contest {
@@ -44,7 +105,9 @@ pub(crate) struct Contest {
 #[derive(Default)]
 struct Memory {
     sightings: Sightings,
-    candidate: Option<Candidate<OsDisk>>,
+    candidate: Option<Kept>,
+    /// Somebody was just heard to remove or move a lock file in the directory.
+    has_heard_a_write: bool,
 }
 
 /// What stays the same over the tries.
@@ -229,23 +292,28 @@ impl Contest {
         attempted
     }
 
-    /// Do what can be done of the next attempt while there is time. Where calls
-    /// are made elsewhere there are no unnamed files.
-    pub(crate) fn prepare(&mut self) {
-        if let Place::Here { .. } = self.terms.place {
-            let Memory { sightings, candidate } = &mut self.memory;
-            let mut attempt = self.terms.on(sightings).with_candidate(candidate.take());
-            attempt.prepare_candidate();
-            *candidate = attempt.into_candidate();
-        }
+    /// Whether somebody was just heard to remove or move a lock file in the directory: the
+    /// lock is probably free then, and its file system can be written.
+    pub(crate) fn has_heard_a_write(&mut self, has_heard: bool) {
+        self.memory.has_heard_a_write = has_heard;
     }
 
-    /// What [`prepare`](Self::prepare) made.
-    pub(crate) fn ready(&self) -> Option<Ready> {
-        let (file, inode) = self.memory.candidate.as_ref()?.file();
-        let process = self.terms.surroundings.process().pid;
-        let descriptor = u32::try_from(file.as_raw_fd()).ok()?;
-        Some(Ready { process, descriptor, inode })
+    /// Do what can be done of the next attempt while there is time, where nobody has to
+    /// fear that it takes any: a file system that is frozen lets those wait who write,
+    /// and cannot be asked. So it was just written by this process, or by another as was
+    /// heard. Where calls are made elsewhere there are no unnamed files.
+    pub(crate) fn prepare(&mut self) {
+        if self.memory.candidate.is_some() || !matches!(self.terms.place, Place::Here { .. }) {
+            return;
+        }
+        if self.memory.has_heard_a_write || self.queue.held_within(JUST) {
+            let mut attempt = self.terms.on(&mut self.memory.sightings);
+            if let Some(seat) = Seat::take() {
+                attempt.prepare_candidate();
+                let candidate = attempt.into_candidate();
+                self.memory.candidate = candidate.and_then(|made| Kept::new(made, Some(seat)));
+            }
+        }
     }
 
     /// Whether this process could have the lock at all: who may neither make a file
@@ -291,8 +359,12 @@ impl Terms {
         if let Some(held) = Inheritance::of(&mut turn).and_then(|left| self.inherit(*left)) {
             return Ok(Attempted::Acquired(self.guard(held, turn, None)));
         }
-        let Memory { sightings, candidate } = memory;
-        let mut attempt = self.on(sightings).with_candidate(candidate.take());
+        let Memory { sightings, candidate, has_heard_a_write } = memory;
+        let (kept, seat) = candidate.take().map(Kept::into_parts).unzip();
+        let mut attempt = self.on(sightings).with_candidate(kept);
+        if !*has_heard_a_write {
+            attempt = attempt.looking_first();
+        }
         if !tells {
             attempt = attempt.without_telling();
         }
@@ -302,7 +374,7 @@ impl Terms {
             }
             outcome => outcome?,
         };
-        *candidate = attempt.into_candidate();
+        *candidate = attempt.into_candidate().and_then(|unused| Kept::new(unused, seat.flatten()));
         let (acquired, delay) = match outcome {
             Outcome::Busy(busy) => return Ok(Attempted::Busy(busy, turn)),
             Outcome::Acquired(acquired) => (acquired, None),

@@ -17,7 +17,7 @@ use crate::holder::Holder;
 use crate::place::Place;
 use crate::record::Proof;
 use crate::tenure::Tenure;
-use crate::wait::{Listening, Turn};
+use crate::wait::{Listening, Presence, Turn};
 
 /// A held lock. Dropping it gives the lock back.
 ///
@@ -47,6 +47,8 @@ pub struct LockGuard {
     recovered_from: Option<Box<Holder>>,
     retry_period: Duration,
     watch: Mutex<Option<Watch>>,
+    /// Of its time in the line; it ends after the hold at the latest.
+    presence: Option<Presence>,
 }
 
 /// A task that cancels a token when the lock is lost.
@@ -61,7 +63,8 @@ impl LockGuard {
         recovered_from: Option<Box<Holder>>,
         retry_period: Duration,
     ) -> Self {
-        Self { tenure, recovered_from, retry_period, watch: Mutex::new(None) }
+        let (watch, presence) = (Mutex::new(None), None);
+        Self { tenure, recovered_from, retry_period, watch, presence }
     }
 
     /// Give the lock back and say how that went.
@@ -75,7 +78,10 @@ impl LockGuard {
     /// could not be deleted; it is marked as released, so that the next holder
     /// is not told of a recovery. [`Error::Forked`] in a forked child.
     pub async fn release(self) -> Result<(), Error> {
-        self.tenure.end().await
+        let Self { tenure, presence, .. } = self;
+        let outcome = tenure.end().await;
+        drop(presence);
+        outcome
     }
 
     /// Resolves when the lock is, or should be, no longer ours: its file was
@@ -150,9 +156,9 @@ impl LockGuard {
     }
 
     /// It had to be waited for: others may want it as well.
-    pub(crate) fn contended(self) -> Self {
+    pub(crate) fn contended(self, presence: Option<Presence>) -> Self {
         self.tenure.held().contended();
-        self
+        Self { presence, ..self }
     }
 
     /// The user has it now, and is told of a dead holder.

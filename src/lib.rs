@@ -46,14 +46,22 @@
 //!   a debugger still holds. Only its end ends that.
 //! * **Waiting is asleep.** A release or a death wakes the next process at
 //!   once, and within it one task: first in, first out. Of those that wait behind
-//!   it, two wake as well, to be ready, and no more, however many there are. A
-//!   task on the runtime of who waits listens, from the first wait there on.
+//!   it, two wake as well, to be ready, and no more, however many there are. That
+//!   is so among processes that may look at each other below `/proc`, as those of one
+//!   user and pid namespace do. A waiter that may not look at the two before it
+//!   wakes at each release. A task on the runtime of who waits listens, from the first
+//!   wait there on.
+//! * **Waiting costs few descriptors**, however many locks a process waits for: one
+//!   for each directory, one for each process that is waited for (on each runtime), one
+//!   by which others hear of this process, and at most eight for files that are ready to
+//!   become lock files. An [`AsyncKernelLock`] has its file open as well. Afterwards
+//!   none of these is left.
 //! * **Taking turns.** Tasks of a process are served first in, first out, and
 //!   pass the held file on for [`Options::local_share`] while others wait;
-//!   processes in the order in which they began to wait, except that one which
-//!   does not make use of its turn for ten milliseconds is passed over. Where
-//!   the first two do nothing, being stopped, the third finds that out within
-//!   about [`Options::retry_period`].
+//!   processes in the order in which they began to wait, at any uptime and in any
+//!   time namespace, except that one which does not make use of its turn for ten
+//!   milliseconds is passed over. Where the first two do nothing, being stopped, the
+//!   third finds that out within about [`Options::retry_period`].
 //! * **Cancelled means gone.** A dropped future leaves no file, no lock and no
 //!   place in the queue.
 //! * **Nothing of yours is lost.** What cannot be a lock file is never written,

@@ -564,15 +564,16 @@ impl AsyncFileLock {
         loop {
             // Before the look that is relied on.
             let is_due = pause.is_due();
+            contest.has_heard_a_write(pause.has_heard_a_write());
             // Before the try, so that the last try is at the deadline and not before.
             let is_last = deadline.is_some_and(|deadline| deadline.is_over());
             let obstacle = if !is_last && !is_due {
-                Obstacle::precedence()
+                pause.precedence()
             } else {
                 match contest.try_once(turn, is_last).await? {
                     Tried::Acquired(guard) => {
-                        pause.end();
-                        return Ok(guard.contended().told());
+                        let presence = pause.end();
+                        return Ok(guard.contended(presence).told());
                     }
                     Tried::Busy(busy, _) if is_last => {
                         return Err(self.timed_out(deadline, busy.holder));
@@ -593,7 +594,6 @@ impl AsyncFileLock {
                 }
             };
             contest.prepare();
-            pause.show(contest.ready());
             // A foreign file is watched for what other processes do to it.
             let _standing = obstacle.at_most.and_then(Standing::at_most);
             let next_look = pause.until_next_look(obstacle);

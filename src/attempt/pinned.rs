@@ -23,9 +23,9 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     }
 
     /// Steps 1 to 3: look, disturbing nobody. Whoever has a candidate at hand
-    /// tries to link it instead of looking whether it could.
+    /// tries to link it instead of looking whether it could, unless it is to look first.
     fn round(&mut self) -> Result<Outcome<D>, Stop> {
-        if self.candidate.is_some() {
+        if self.candidate.is_some() && !self.looks_first {
             match self.link_candidate() {
                 Err(Stop::FromTheTop) => {}
                 other => return other,

@@ -17,14 +17,13 @@ use super::apart;
 use super::attempt::Carrier;
 use super::call::{self, Claim, Sharing};
 use super::options::Primitive;
-use super::presence::Presence;
 use super::site::{SHARE_MAX, Site, Source, Stay, Terms};
 use crate::debug_events;
 use crate::disk::Errno;
 use crate::error::{Error, Lost, LostReason};
 use crate::give_way::let_next_run;
 use crate::place::Place;
-use crate::wait::{Listening, Turn, Waiters};
+use crate::wait::{Listening, Presence, Turn, Waiters};
 
 /// A held kernel lock with its open file. Dropping it gives the lock back: on a
 /// local file system on the spot, elsewhere by a thread of this crate

@@ -1,8 +1,7 @@
 //! Locks of the kernel's: `flock` and `fcntl`. `lock` is where tries
 //! (`attempt`) and waiting (`pause`) meet; `site` is what the contenders of one
-//! lock in a process share, `presence` what those who come later watch, `file`
-//! what must not be closed, `apart` a close that does no harm, `idle` closes what is not
-//! used, `call` the system calls.
+//! lock in a process share, `file` what must not be closed, `apart` a close that does no
+//! harm, `idle` closes what is not used, `call` the system calls.
 
 mod apart;
 mod attempt;
@@ -14,7 +13,6 @@ mod idle;
 mod lock;
 mod options;
 mod pause;
-mod presence;
 mod site;
 
 pub use guard::KernelGuard;

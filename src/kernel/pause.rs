@@ -11,13 +11,13 @@
 //!    time after twice as long.
 //! 4. An event may come before the lock is free: then there are echoes.
 //! 5. Who came earlier goes first. A writer lets earlier ones pass for
-//!    [`DEFERENCE`] after an event. A reader lets earlier writers pass as long
+//!    [a while](Line::deference) after an event. A reader lets earlier writers pass as long
 //!    as anybody has the lock, and so long after: readers who come all the time
 //!    cannot keep a writer out, and a writer that is stopped while it waits
 //!    cannot keep readers out.
 //! 6. Whoever comes after two writers or more is asleep until something becomes
 //!    of one of the last two, whose [`Presence`] it watches. It watches first and
-//!    looks then whether they are still there, and who goes gives up its ticket
+//!    looks then whether they still stand in line, and who goes gives up its ticket
 //!    before it ends its presence: so whoever wakes sees who is left, and the
 //!    first two of the line listen, or the one that is second now watches who was
 //!    first. Whoever has the lock has left the line before its user goes on, but ends
@@ -33,10 +33,9 @@ use tokio::time::sleep;
 use super::attempt::Carrier;
 use super::call::{Claim, Sharing};
 use super::holder;
-use super::presence::Presence;
 use super::site::{Site, Terms};
 use crate::place::Started;
-use crate::wait::{Ahead, Following, Line, Listening, Ticket, jittered, put_away_later};
+use crate::wait::{Ahead, Following, Line, Listening, Presence, Ticket, jittered, put_away_later};
 
 /// How many `retry_period`s may pass between two looks while events are heard.
 const FALLBACK_PERIODS: u32 = 30;
@@ -48,10 +47,6 @@ const FIRST_LOOK: Duration = Duration::from_millis(10);
 /// After an event the lock may not be free yet (4).
 const FIRST_ECHO: Duration = Duration::from_millis(1);
 const LAST_ECHO: Duration = Duration::from_millis(8);
-
-/// How long the lock may be free before who came later takes it (5): many
-/// times what a process needs to wake.
-const DEFERENCE: Duration = Duration::from_millis(10);
 
 /// What the next look may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +74,6 @@ pub(super) struct Pause {
     site: Arc<Site>,
     sharing: Sharing,
     ticket: Option<Ticket>,
-    /// Ends after the ticket (6).
-    presence: Option<Presence>,
     listening: Option<Listening>,
     line: Line,
     /// Nobody came earlier; that stays so.
@@ -109,7 +102,6 @@ impl Pause {
             site: Arc::clone(site),
             sharing,
             ticket: None,
-            presence: None,
             listening: None,
             line: Line::default(),
             is_first: false,
@@ -134,7 +126,9 @@ impl Pause {
             self.is_following = false;
         }
         if self.ticket.is_none() && self.listening.is_some() {
-            self.arrive();
+            self.ticket = Ticket::take_as(&self.terms.label, self.sharing);
+        } else if let Some(ticket) = &mut self.ticket {
+            ticket.show();
         }
         let has_heard = std::mem::take(&mut self.has_heard);
         if self.may_sleep() {
@@ -147,15 +141,6 @@ impl Pause {
             if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.terms.label)) {
                 (self.line, self.is_first) = (Line::default(), false);
             }
-        }
-    }
-
-    fn arrive(&mut self) {
-        self.ticket = Ticket::take_as(&self.terms.label, self.sharing);
-        self.presence = self.ticket.as_ref().and_then(|_| Presence::begin());
-        let ready = self.presence.as_ref().and_then(Presence::ready);
-        if let Some((ticket, ready)) = self.ticket.as_mut().zip(ready) {
-            ticket.show(ready);
         }
     }
 
@@ -177,9 +162,9 @@ impl Pause {
     /// hold (6).
     pub(super) fn end(mut self) -> Option<Presence> {
         let mut ticket = self.ticket.take()?;
-        let presence = self.presence.take();
         ticket.give_up();
-        put_away_later((ticket, presence.clone(), self.listening.take())); // (6)
+        let presence = ticket.presence();
+        put_away_later((ticket, self.listening.take())); // (6)
         presence
     }
 
@@ -224,16 +209,17 @@ impl Pause {
         }
         let shared = &self.terms.options.shared;
         let longest = shared.fallback_period;
+        let deference = self.line.deference(shared.retry_period);
         let Some(listening) = &self.listening else {
             let time = longest.unwrap_or(shared.retry_period);
-            let time = if is_passed { time.min(DEFERENCE) } else { time };
+            let time = if is_passed { time.min(deference) } else { time };
             self.is_quiet = is_passed;
             return sleep(jittered(time)).await;
         };
         let longest = longest.unwrap_or(shared.retry_period.saturating_mul(FALLBACK_PERIODS));
         let next_look = self.next_look.min(longest);
         let time = match self.echo {
-            _ if is_passed => DEFERENCE,
+            _ if is_passed => deference,
             Some(echo) => echo.min(next_look),
             None => next_look,
         };

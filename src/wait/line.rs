@@ -10,6 +10,15 @@ use std::time::Duration;
 use super::ticket::{Ahead, Neighbour, Ticket};
 use super::watch::Listening;
 
+/// How long a contender lets those who came earlier go first, once the lock may be free:
+/// many times what a process takes to wake. A longer time would be the price of each that
+/// is stopped in front.
+const DEFERENCE: Duration = Duration::from_millis(10);
+
+/// A line that changes under each of so many looks in a row moves on fast: who stands
+/// in it stays awake until the next event. More looks would delay that one.
+const LOOKS_MAX: usize = 3;
+
 /// A place behind others.
 #[derive(Default)]
 pub(crate) struct Line {
@@ -18,6 +27,8 @@ pub(crate) struct Line {
     wakeful: Option<[Neighbour; 2]>,
     /// The last that were seen to be just before it.
     behind: Option<[Neighbour; 2]>,
+    /// Two or more are, whose end cannot be heard of.
+    is_far: bool,
 }
 
 /// Until something becomes of one of two neighbours.
@@ -44,15 +55,39 @@ impl Line {
 
     /// Who came earlier. If others will look before this one needs to, and that
     /// will be heard, it is asleep now.
+    ///
+    /// 1. The contender sees who came just before.
+    /// 2. One of those gives up its ticket, and then has its pipe tell of that.
+    /// 3. The contender watches the pipes, which hear of other ends only.
+    ///
+    /// So it looks again once it watches, and sleeps if it sees the same two.
     pub(crate) fn look(&mut self, ticket: &Ticket, listening: &mut Listening) -> Ahead {
-        let before = self.sleep.take().map(|sleep| sleep.neighbours);
-        let ahead = ticket.ahead(before);
-        if let Ahead::More(neighbours) = ahead {
-            if !self.must_stay_awake(neighbours) && listening.turn_to(neighbours) {
-                self.sleep = Some(Sleep { neighbours, looks: 0 });
+        (self.sleep, self.is_far) = (None, false);
+        let mut ahead = ticket.ahead();
+        for _ in 0..LOOKS_MAX {
+            let Ahead::More(neighbours) = ahead else { break };
+            if self.must_stay_awake(neighbours) {
+                break;
             }
+            if !listening.turn_to(neighbours) {
+                self.is_far = true;
+                break;
+            }
+            let now_ahead = ticket.ahead();
+            if now_ahead == ahead {
+                self.sleep = Some(Sleep { neighbours, looks: 0 });
+                break;
+            }
+            ahead = now_ahead;
         }
         ahead
+    }
+
+    /// How long those who came earlier may leave the lock free. The first two have each
+    /// other to see to that; whoever is behind them and awake, as processes of other users
+    /// are, has no reason to be woken once more after each release.
+    pub(crate) fn deference(&self, period: Duration) -> Duration {
+        if self.is_far { period.max(DEFERENCE) } else { DEFERENCE }
     }
 
     fn must_stay_awake(&mut self, neighbours: [Neighbour; 2]) -> bool {

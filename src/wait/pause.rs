@@ -7,7 +7,8 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::runtime::Handle;
 
 use super::line::Line;
-use super::ticket::{Ready, Ticket};
+use super::presence::Presence;
+use super::ticket::Ticket;
 use super::watch::{Following, Heard, Listening};
 use crate::path::LockPath;
 use crate::record::Token;
@@ -35,7 +36,7 @@ pub(crate) fn put_away_later(what: impl Send + 'static) {
 /// of time.
 ///
 /// Who came first looks at each event of the lock's directory, and so does the
-/// second, who goes on if the first does not for [`DEFERENCE`]. Whoever comes
+/// second, who goes on if the first does not [in time](Line::deference). Whoever comes
 /// after them is asleep until one of the two just before it gets the lock or
 /// goes away, so that a release wakes three processes, however many wait.
 pub(crate) struct Pause {
@@ -56,10 +57,6 @@ pub(crate) struct Pause {
     last_token: Option<String>,
 }
 
-/// How long a contender lets those who came earlier go first, once the lock
-/// may be free: many times what a process takes to wake.
-const DEFERENCE: Duration = Duration::from_millis(10);
-
 /// What is known of the holder that is waited for.
 pub(crate) struct Obstacle {
     pub(crate) token: Option<String>,
@@ -74,11 +71,6 @@ pub(crate) struct Obstacle {
 }
 
 impl Obstacle {
-    /// Somebody who came earlier and goes first.
-    pub(crate) fn precedence() -> Self {
-        Self::unseen(DEFERENCE)
-    }
-
     /// Something that is no holder, as far as is known. To be looked for again then.
     pub(crate) fn unseen(at_most: Duration) -> Self {
         let at_most = Some(at_most);
@@ -120,6 +112,8 @@ impl Pause {
         }
         if self.ticket.is_none() && self.listening.is_some() {
             self.ticket = Ticket::take(&self.path);
+        } else if let Some(ticket) = &mut self.ticket {
+            ticket.show();
         }
         if self.may_barge && self.line.is_asleep() {
             if self.line.sleeps_on() {
@@ -161,19 +155,29 @@ impl Pause {
         !self.is_first
     }
 
-    /// The lock was acquired: somebody else is next at once.
-    pub(crate) fn end(mut self) {
-        if let Some(mut ticket) = self.ticket.take() {
-            ticket.give_up();
-            put_away_later((ticket, self.listening.take()));
-        }
+    /// Those who came earlier, and go first. They see to what an event may have been too
+    /// early for.
+    pub(crate) fn precedence(&mut self) -> Obstacle {
+        self.echo = None;
+        let at_most = Some(self.line.deference(self.retry_period));
+        Obstacle { token: None, inode: None, process: None, was_seen: false, at_most }
     }
 
-    /// Those who come later can see this file.
-    pub(crate) fn show(&mut self, ready: Option<Ready>) {
-        if let Some((ticket, ready)) = self.ticket.as_mut().zip(ready) {
-            ticket.show(ready);
-        }
+    /// The lock was acquired: somebody else is next at once, and hears of it when this
+    /// thread has time. What is to end with the hold, as then at the latest.
+    pub(crate) fn end(mut self) -> Option<Presence> {
+        let mut ticket = self.ticket.take()?;
+        ticket.give_up();
+        let presence = ticket.presence();
+        put_away_later((ticket, self.listening.take()));
+        presence
+    }
+
+    /// Whether this contender's turn is near, and somebody was just heard to remove or
+    /// move a lock file in the directory.
+    pub(crate) fn has_heard_a_write(&self) -> bool {
+        let listening = self.listening.as_ref().filter(|_| !self.line.is_asleep());
+        listening.is_some_and(Listening::has_heard_a_write)
     }
 
     /// Until it is worth looking again.

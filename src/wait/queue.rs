@@ -73,6 +73,8 @@ pub(crate) struct Queue {
     has_legacy: AtomicBool,
     /// The last hold of this process, and where in its source it was asked for.
     site: Mutex<Option<(Token, Site)>>,
+    /// Whether a turn since the last end of one became a hold.
+    was_held: AtomicBool,
 }
 
 /// A line of the program's source.
@@ -97,6 +99,8 @@ struct Slot {
 struct Chain {
     started: Option<Instant>,
     last_end: Option<Instant>,
+    /// The same for a hold.
+    last_hold_end: Option<Instant>,
 }
 
 /// A longer time without the lock begins a new chain: others could have had it.
@@ -164,7 +168,18 @@ impl Queue {
     }
 
     fn turn_ends(&self) {
-        lock(&self.chain).last_end = Some(Instant::now());
+        let now = Some(Instant::now());
+        let mut chain = lock(&self.chain);
+        chain.last_end = now;
+        if self.was_held.swap(false, Ordering::Relaxed) {
+            chain.last_hold_end = now;
+        }
+    }
+
+    /// Whether a hold of this process ended so recently.
+    pub(crate) fn held_within(&self, time: Duration) -> bool {
+        let last_end = lock(&self.chain).last_hold_end;
+        last_end.is_some_and(|end| end.elapsed() <= time)
     }
 
     fn take_legacy(&self) -> Option<Legacy> {
@@ -237,6 +252,7 @@ impl Queue {
             slot: Mutex::default(),
             has_legacy: AtomicBool::new(false),
             site: Mutex::default(),
+            was_held: AtomicBool::new(false),
         });
         queues.insert(entry, Arc::downgrade(&queue));
         queue
@@ -286,6 +302,7 @@ impl Turn {
 
     /// This turn became a hold, asked for there.
     pub(crate) fn holds(&self, token: Token, site: Site) {
+        self.queue.was_held.store(true, Ordering::Relaxed);
         *lock(&self.queue.site) = Some((token, site));
     }
 

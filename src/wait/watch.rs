@@ -19,14 +19,17 @@
 //!    go from the highest descriptor to the lowest, and letting go of an inotify
 //!    instance that has had watches takes milliseconds, for which its successor
 //!    would wait.
-//! 6. Who need not look before somebody else has looked listens to that one's
-//!    file instead of the directory, once: a file that gets a name, or is
-//!    closed, is an event of its own. What is reached through /proc is of this
-//!    process's pid namespace, so its inode is compared.
+//! 6. Who need not look before somebody else has looked listens to the
+//!    [pipe](super::presence) of that one's process instead of the directory, once.
+//!    One watch of a pipe is for all who wait behind that process, and its event ends
+//!    it for all of them. What is reached through /proc is of this process's pid
+//!    namespace, so its inode is compared.
 //! 7. Each runtime with a listener has a reader of its own, so that an event
 //!    costs one wake of one thread and nobody depends on a runtime that is busy
 //!    or going down. Whichever reads an event first tells everybody it concerns,
 //!    in the same poll: an event that was read is never lost.
+//! 8. A process is followed by one descriptor on each runtime, however many wait
+//!    for its end.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -38,7 +41,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
@@ -49,7 +52,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
-use super::ticket::{Neighbour, Ready};
+use super::presence::Ready;
+use super::ticket::Neighbour;
 use crate::fork::{ProcessKey, this_process};
 use crate::path::LockPath;
 
@@ -68,10 +72,10 @@ const CHANGES: WatchFlags = WatchFlags::CREATE.union(WatchFlags::MODIFY);
 /// The same, as it is told.
 const CHANGED: ReadFlags = ReadFlags::CREATE.union(ReadFlags::MODIFY);
 
-/// What is asked for of another contender's file, once: a name, or its end (6).
-const FILE_EVENTS: WatchFlags = WatchFlags::ATTRIB
+/// What is asked for of another process's pipe, once: that a contender has left, or that
+/// all are gone (6).
+const PIPE_EVENTS: WatchFlags = WatchFlags::ATTRIB
     .union(WatchFlags::CLOSE_WRITE)
-    .union(WatchFlags::DELETE_SELF)
     .union(WatchFlags::ONESHOT)
     // Not to change a watch that there is, should the number be a directory's by now.
     .union(WatchFlags::MASK_CREATE);
@@ -87,6 +91,9 @@ const MUTED: WatchFlags = WatchFlags::DELETE_SELF.union(WatchFlags::ONLYDIR);
 
 /// So many directories are remembered for the next time somebody listens.
 const DIRECTORIES_MAX: usize = 64;
+
+/// What a file system that is frozen has no events of.
+const WRITES: ReadFlags = ReadFlags::DELETE.union(ReadFlags::MOVED_TO).union(ReadFlags::MOVED_FROM);
 
 /// What concerns everybody who listens in a directory (3).
 const FOR_ALL: ReadFlags = ReadFlags::MOVE_SELF
@@ -111,17 +118,27 @@ struct Watch {
     state: Mutex<State>,
     /// Held by who has a runtime read: of two at once, one would end the other's.
     registering: Mutex<()>,
+    /// By the runtime that hears of their end, and id (8).
+    processes: Mutex<HashMap<(runtime::Id, u32), Weak<Followed>>>,
 }
 
 #[derive(Default)]
 struct State {
     /// By watch descriptor.
     directories: HashMap<i32, HashMap<u64, Arc<Ear>>>,
-    /// By watch descriptor (6).
-    files: HashMap<i32, Arc<Ear>>,
+    /// By watch descriptor: what ends with its first event.
+    files: HashMap<i32, Watched>,
+    /// The watches of other processes' pipes (6).
+    pipes: HashMap<Ready, i32>,
     last_listener: u64,
     /// The runtimes that were asked to read, and whether they do.
     readers: HashMap<runtime::Id, bool>,
+}
+
+/// A file or a pipe, and who listens to it.
+struct Watched {
+    pipe: Option<Ready>,
+    ears: HashMap<u64, Arc<Ear>>,
 }
 
 /// One who listens.
@@ -136,6 +153,8 @@ struct Ear {
     is_shaken: AtomicBool,
     /// It is told of acquisitions too.
     hears_changes: AtomicBool,
+    /// A name in the directory was removed or moved.
+    was_written: AtomicBool,
 }
 
 static WATCH: Mutex<Option<Arc<Watch>>> = Mutex::new(None);
@@ -179,7 +198,8 @@ pub(crate) fn prepare(process: ProcessKey) {
 impl Watch {
     fn new(process: ProcessKey) -> Result<Self, Errno> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        Ok(Self { process, inotify, state: Mutex::default(), registering: Mutex::default() })
+        let (state, registering, processes) = Default::default();
+        Ok(Self { process, inotify, state, registering, processes })
     }
 
     fn of_this_process() -> Option<Arc<Watch>> {
@@ -251,14 +271,16 @@ impl Watch {
             let ears = state.directories.values().flat_map(HashMap::values);
             let mut ears: Vec<_> = ears.cloned().collect();
             // What is lost may be the one event of a file.
-            for (file, ear) in state.files.drain() {
+            for (file, watched) in state.files.drain() {
                 let _ = inotify::remove_watch(&self.inotify, file);
-                ears.push(ear);
+                ears.extend(watched.ears.into_values());
             }
+            state.pipes.clear();
             return ears;
         }
-        if let Some(ear) = state.files.remove(&directory) {
-            return vec![ear];
+        if let Some(watched) = state.files.remove(&directory) {
+            watched.pipe.and_then(|pipe| state.pipes.remove(&pipe));
+            return watched.ears.into_values().collect();
         }
         let Some(ears) = state.directories.get(&directory) else {
             return Vec::new();
@@ -271,32 +293,55 @@ impl Watch {
         concerned
     }
 
-    /// `None` if the file is not shown, not the one that was shown, or has a name by now.
-    fn watch_file(&self, neighbour: Neighbour) -> Option<i32> {
-        let ready = neighbour.ready?;
+    /// The watch of this pipe for one more who listens. `None` if it is not there any
+    /// more, or cannot be seen.
+    fn watch_pipe(&self, state: &mut State, ready: Ready) -> Option<i32> {
+        if let Some(known) = state.pipes.get(&ready) {
+            return Some(*known);
+        }
         let path = format!("/proc/{}/fd/{}", ready.process, ready.descriptor);
         // What is there may be anybody's file, on a server that does not answer.
         if !is_still(ready, &path) {
             return None;
         }
-        let file = inotify::add_watch(&self.inotify, &path, FILE_EVENTS).ok()?;
+        let pipe = inotify::add_watch(&self.inotify, &path, PIPE_EVENTS).ok()?;
         // Listen first, then look.
         if !is_still(ready, &path) {
-            let _ = inotify::remove_watch(&self.inotify, file);
+            let _ = inotify::remove_watch(&self.inotify, pipe);
             return None;
         }
-        Some(file)
+        state.pipes.insert(ready, pipe);
+        state.files.insert(pipe, Watched { pipe: Some(ready), ears: HashMap::new() });
+        Some(pipe)
     }
 
-    fn forget_files(&self, state: &mut State, files: Vec<(Neighbour, i32)>) {
-        files.into_iter().for_each(|(_, file)| self.forget_file(state, file));
-    }
-
-    fn forget_file(&self, state: &mut State, file: i32) {
+    /// Whoever listens to this file does so no longer.
+    fn leave_file(&self, state: &mut State, file: i32, listener: u64) {
         // One that was heard of has ended by itself.
-        if state.files.remove(&file).is_some() {
+        let Some(watched) = state.files.get_mut(&file) else {
+            return;
+        };
+        watched.ears.remove(&listener);
+        if watched.ears.is_empty() {
+            watched.pipe.and_then(|pipe| state.pipes.remove(&pipe));
+            state.files.remove(&file);
             let _ = inotify::remove_watch(&self.inotify, file);
         }
+    }
+
+    /// This process, whose end is an event on this runtime (8).
+    fn process(&self, pid: u32) -> Result<Arc<Followed>, Errno> {
+        let runtime = Handle::try_current().map_err(|_| Errno::NOSYS)?.id();
+        let mut processes = lock(&self.processes);
+        let known = processes.get(&(runtime, pid)).and_then(Weak::upgrade);
+        // The id may be another's by now.
+        if let Some(known) = known.filter(|known| !known.has_ended.load(Ordering::Relaxed)) {
+            return Ok(known);
+        }
+        let process = Arc::new(Followed::new(pid)?);
+        processes.retain(|_, process| process.strong_count() > 0);
+        processes.insert((runtime, pid), Arc::downgrade(&process));
+        Ok(process)
     }
 
     /// Nobody listens in this directory any more. The watch is kept, since one
@@ -341,14 +386,13 @@ impl Deafened {
     }
 }
 
-/// Whether this is what was shown, and still without a name, which a pipe never
-/// gets. No server is asked.
+/// Whether this is the pipe that was shown. No server is asked.
 fn is_still(ready: Ready, path: &str) -> bool {
-    let wanted = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::TYPE;
+    let wanted = StatxFlags::INO | StatxFlags::TYPE;
     let found = statx(CWD, path, AtFlags::STATX_DONT_SYNC, wanted);
     found.is_ok_and(|found| {
         let is_pipe = FileType::from_raw_mode(found.stx_mode.into()) == FileType::Fifo;
-        ready.is_inode(found.stx_ino) && (is_pipe || found.stx_nlink == 0)
+        is_pipe && ready.is_inode(found.stx_ino)
     })
 }
 
@@ -411,6 +455,9 @@ impl Ear {
         if what.intersects(FOR_ALL | ReadFlags::QUEUE_OVERFLOW) {
             self.is_shaken.store(true, Ordering::Release);
         }
+        if what.intersects(WRITES) {
+            self.was_written.store(true, Ordering::Release);
+        }
         self.event.notify_one();
     }
 }
@@ -420,12 +467,13 @@ pub(crate) struct Listening {
     watch: Arc<Watch>,
     ear: Arc<Ear>,
     listener: u64,
-    /// The directory's watch, unless it is the files that are listened to.
+    /// The directory's watch, unless it is the pipes that are listened to.
     directory: Option<i32>,
-    files: Vec<(Neighbour, i32)>,
+    pipes: Vec<i32>,
     /// The file whose readers' closes are listened to, by device and inode (4).
     closing: Option<((u64, u64), i32)>,
-    process: Option<Followed>,
+    /// The process whose end is listened to, and whether that was heard.
+    process: Option<(Arc<Followed>, AtomicBool)>,
 }
 
 /// A process whose end is an event as well.
@@ -436,11 +484,16 @@ struct Followed {
 }
 
 impl Followed {
-    /// Resolves once: when the process has ended.
+    fn new(pid: u32) -> Result<Self, Errno> {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::INVAL)?;
+        let descriptor = pidfd_open(number, PidfdFlags::empty())?;
+        #[allow(deprecated, reason = "an OwnedFd is what AsyncFd::new is sound for")]
+        let descriptor = AsyncFd::with_interest(descriptor, Interest::READABLE);
+        let descriptor = descriptor.map_err(|_| Errno::NOMEM)?;
+        Ok(Self { pid, descriptor, has_ended: AtomicBool::new(false) })
+    }
+
     async fn end(&self) {
-        if self.has_ended.load(Ordering::Relaxed) {
-            return std::future::pending().await;
-        }
         // An error cannot be waited out either: it is a reason to look.
         let _ = self.descriptor.readable().await;
         self.has_ended.store(true, Ordering::Relaxed);
@@ -470,7 +523,11 @@ impl Listening {
     /// Not yet to anything. `None` where there are no events: then one has to
     /// look now and then.
     pub(crate) fn to_nothing(path: &Arc<LockPath>) -> Option<Self> {
-        let watch = Watch::of_this_process()?;
+        let watch = Watch::of_this_process().or_else(|| {
+            // There may have been too many open files.
+            prepare(this_process());
+            Watch::of_this_process()
+        })?;
         let ear = Arc::new(Ear {
             path: Arc::clone(path),
             closes: Mutex::default(),
@@ -478,6 +535,7 @@ impl Listening {
             was_closed: AtomicBool::new(false),
             is_shaken: AtomicBool::new(false),
             hears_changes: AtomicBool::new(false),
+            was_written: AtomicBool::new(false),
         });
         if !watch.is_read_here() {
             return None;
@@ -486,8 +544,8 @@ impl Listening {
         state.last_listener += 1;
         let listener = state.last_listener;
         drop(state);
-        let (directory, files, closing, process) = (None, Vec::new(), None, None);
-        Some(Self { watch, ear, listener, directory, files, closing, process })
+        let (directory, pipes, closing, process) = (None, Vec::new(), None, None);
+        Some(Self { watch, ear, listener, directory, pipes, closing, process })
     }
 
     /// To be called before each look (2): the directory that is listened to must
@@ -511,10 +569,10 @@ impl Listening {
         if !self.is_ours() || !self.watch.is_read_here() {
             return false;
         }
+        let watch = Arc::clone(&self.watch);
         let directory = self.ear.path.directory();
-        let mut state = lock(&self.watch.state);
-        let directory = match inotify::add_watch(&self.watch.inotify, directory, self.ear.events())
-        {
+        let mut state = lock(&watch.state);
+        let directory = match inotify::add_watch(&watch.inotify, directory, self.ear.events()) {
             Ok(directory) => directory,
             Err(error) => {
                 drop(state);
@@ -524,7 +582,7 @@ impl Listening {
                 return false;
             }
         };
-        self.watch.forget_files(&mut state, std::mem::take(&mut self.files));
+        self.leave_pipes(&mut state);
         // Also if it is the same: who reads drops a directory whose watch has ended.
         let ears = state.directories.entry(directory).or_default();
         ears.insert(self.listener, Arc::clone(&self.ear));
@@ -541,39 +599,42 @@ impl Listening {
         self.directory.is_some()
     }
 
-    /// Listen to what becomes of these contenders' files, and to the directory
-    /// no longer (6); whether that can be, as they are still waiting.
+    /// Listen to what becomes of these contenders, and to the directory no longer (6);
+    /// whether that can be. Afterwards one has to look whether they are still there.
     pub(crate) fn turn_to(&mut self, neighbours: [Neighbour; 2]) -> bool {
         if !self.is_ours() || !self.watch.is_read_here() {
             return false;
         }
         let watch = Arc::clone(&self.watch);
         let mut state = lock(&watch.state);
-        let mut files = Vec::new();
+        let last = std::mem::take(&mut self.pipes);
         for neighbour in neighbours {
-            let known = self.files.iter().find(|(known, _)| *known == neighbour);
-            let known = known.map(|(_, file)| *file).filter(|file| state.files.contains_key(file));
-            let Some(file) = known.or_else(|| watch.watch_file(neighbour)) else {
-                break;
-            };
-            state.files.insert(file, Arc::clone(&self.ear));
-            files.push((neighbour, file));
+            let pipe = neighbour.ready.and_then(|ready| watch.watch_pipe(&mut state, ready));
+            let watched = pipe.and_then(|pipe| Some((pipe, state.files.get_mut(&pipe)?)));
+            let Some((pipe, watched)) = watched else { break };
+            watched.ears.insert(self.listener, Arc::clone(&self.ear));
+            self.pipes.push(pipe);
         }
-        let is_turned = files.len() == neighbours.len();
+        let is_turned = self.pipes.len() == neighbours.len();
+        for pipe in last.into_iter().filter(|pipe| !self.pipes.contains(pipe)) {
+            watch.leave_file(&mut state, pipe, self.listener);
+        }
         let mut deafened = Deafened::default();
-        let mut left = std::mem::replace(&mut self.files, files);
-        left.retain(|file| !self.files.contains(file));
         if is_turned {
             deafened = self.leave(&mut state, self.directory);
             self.end_closing(&mut state);
             (self.directory, self.process) = (None, None);
         } else {
-            left.append(&mut self.files);
+            self.leave_pipes(&mut state);
         }
-        watch.forget_files(&mut state, left);
         drop(state);
         deafened.tell();
         is_turned
+    }
+
+    fn leave_pipes(&mut self, state: &mut State) {
+        let pipes = std::mem::take(&mut self.pipes).into_iter();
+        pipes.for_each(|pipe| self.watch.leave_file(state, pipe, self.listener));
     }
 
     /// Listen in this directory no longer.
@@ -595,6 +656,11 @@ impl Listening {
         self.ear.is_shaken.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether somebody was heard to remove or move the file since the last call.
+    pub(crate) fn has_heard_a_write(&self) -> bool {
+        self.ear.was_written.swap(false, Ordering::AcqRel)
+    }
+
     /// A forked child shares the inotify instance, and must not touch it.
     fn is_ours(&self) -> bool {
         self.watch.process == this_process()
@@ -614,26 +680,22 @@ impl Listening {
 
     /// Listen for the end of this process, and of no other any more.
     pub(crate) fn follow(&mut self, pid: Option<u32>) -> Following {
-        let followed = self.process.as_ref();
-        let has_ended = followed.is_some_and(|followed| followed.has_ended.load(Ordering::Relaxed));
-        if !has_ended && followed.map(|followed| followed.pid) == pid {
+        let is_heard_of = |(process, was_heard): &(Arc<Followed>, AtomicBool)| {
+            Some(process.pid) == pid && !was_heard.load(Ordering::Relaxed)
+        };
+        if self.process.as_ref().is_some_and(is_heard_of) {
             return Following::Told;
         }
         self.process = None;
-        let number = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-        let (Some(pid), Some(number)) = (pid, number) else {
+        let Some(pid) = pid else {
             return Following::Told;
         };
-        let descriptor = match pidfd_open(number, PidfdFlags::empty()) {
-            Ok(descriptor) => descriptor,
+        match self.watch.process(pid) {
+            Ok(process) => self.process = Some((process, AtomicBool::new(false))),
             Err(Errno::SRCH) => return Following::Gone,
             Err(_) => return Following::Untold,
-        };
-        #[allow(deprecated, reason = "an OwnedFd is what AsyncFd::new is sound for")]
-        let descriptor = AsyncFd::with_interest(descriptor, Interest::READABLE);
-        let followed = |descriptor| Followed { pid, descriptor, has_ended: AtomicBool::new(false) };
-        self.process = descriptor.ok().map(followed);
-        if self.process.is_some() { Following::Told } else { Following::Untold }
+        }
+        Following::Told
     }
 
     /// Listen to closes of this regular file by who could only read it, until one
@@ -655,14 +717,15 @@ impl Listening {
         let Ok(number) = inotify::add_watch(&watch.inotify, &path, CLOSES) else {
             return false;
         };
-        state.files.insert(number, Arc::clone(&self.ear));
+        let ears = HashMap::from([(self.listener, Arc::clone(&self.ear))]);
+        state.files.insert(number, Watched { pipe: None, ears });
         self.closing = Some((identity, number));
         true
     }
 
     fn end_closing(&mut self, state: &mut State) {
         if let Some((_, file)) = self.closing.take() {
-            self.watch.forget_file(state, file);
+            self.watch.leave_file(state, file, self.listener);
         }
     }
 
@@ -672,8 +735,11 @@ impl Listening {
         tokio::task::consume_budget().await;
         let end = async {
             match &self.process {
-                Some(followed) => followed.end().await,
-                None => std::future::pending().await,
+                Some((process, was_heard)) if !was_heard.load(Ordering::Relaxed) => {
+                    process.end().await;
+                    was_heard.store(true, Ordering::Relaxed);
+                }
+                _ => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -691,11 +757,12 @@ impl Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         if !self.is_ours() {
-            return;
+            // Its end would be one in the parent's runtime.
+            return std::mem::forget(self.process.take());
         }
         let watch = Arc::clone(&self.watch);
         let mut state = lock(&watch.state);
-        watch.forget_files(&mut state, std::mem::take(&mut self.files));
+        self.leave_pipes(&mut state);
         self.end_closing(&mut state);
         let deafened = self.leave(&mut state, self.directory);
         drop(state);
