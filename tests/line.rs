@@ -6,6 +6,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +18,10 @@ async fn wait_and_hold(role: &str, path: &Path) {
     let period = match role {
         "waits" => HOUR,
         "looks" => Duration::from_millis(100),
-        other => panic!("no role {other}"),
+        other => {
+            be_user(other.parse().expect("a user"));
+            HOUR
+        }
     };
     let options = Options::default().retry_period(period).fallback_period(HOUR);
     let lock = AsyncFileLock::with_options(path, options).unwrap();
@@ -26,6 +30,30 @@ async fn wait_and_hold(role: &str, path: &Path) {
     support::told();
     guard.release().await.unwrap();
     support::tell("released");
+}
+
+/// From now on nobody but root sees what this process has open.
+fn be_user(number: u32) {
+    nix::unistd::setgroups(&[]).unwrap();
+    nix::unistd::setgid(number.into()).unwrap();
+    nix::unistd::setuid(number.into()).unwrap();
+}
+
+/// Wait for both locks at once, and let each go at once.
+async fn wait_for_two(directory: &Path) {
+    let pass_on = |name: &'static str| {
+        let options = Options::default().retry_period(HOUR).fallback_period(HOUR);
+        let lock = AsyncFileLock::with_options(directory.join(name), options).unwrap();
+        tokio::spawn(async move {
+            lock.acquire().await.unwrap().release().await.unwrap();
+            support::tell(name);
+        })
+    };
+    let both = ["one.lock", "other.lock"].map(pass_on);
+    for one in both {
+        one.await.unwrap();
+    }
+    support::told();
 }
 
 async fn hold(path: &Path) -> LockGuard {
@@ -89,4 +117,55 @@ async fn who_is_stopped_in_the_line_does_not_hold_it_up() {
         let going = line.iter_mut().enumerate().filter(|(place, _)| !stopped.contains(place));
         all_hold(going.map(|(_, process)| process));
     }
+}
+
+/// Whoever waits for both locks listens to the same processes twice, each of which has
+/// one pipe: what becomes of one wait says nothing of the other.
+#[tokio::test]
+async fn who_waits_behind_the_same_processes_twice_hears_of_both() {
+    const TEST: &str = "who_waits_behind_the_same_processes_twice_hears_of_both";
+    if let Some((_, directory)) = support::role() {
+        return wait_for_two(&directory).await;
+    }
+    for dead in [[].as_slice(), &[1, 2], &[2, 3], &[0, 3]] {
+        let directory = support::on_tmpfs();
+        let [one, other] = ["one.lock", "other.lock"].map(|name| directory.path().join(name));
+        let (first, second) = (hold(&one).await, hold(&other).await);
+        let mut line = Vec::new();
+        for length in 1..=5 {
+            line.push(Process::play(TEST, "waits", directory.path()));
+            eventually("it has its places", || {
+                support::kernel_locks(directory.path(), "OFDLCK").len() == 4 * length
+            });
+        }
+        dead.iter().for_each(|place| line[*place].kill());
+        let living = || line.iter().enumerate().filter(|(place, _)| !dead.contains(place));
+        first.release().await.unwrap();
+        living().for_each(|(_, process)| process.expect("one.lock"));
+        second.release().await.unwrap();
+        living().for_each(|(_, process)| process.expect("other.lock"));
+    }
+}
+
+/// They cannot listen to each other, so all of them listen to the directory.
+#[tokio::test]
+async fn processes_of_many_users_are_one_line() {
+    const TEST: &str = "processes_of_many_users_are_one_line";
+    if let Some((role, path)) = support::role() {
+        return wait_and_hold(&role, &path).await;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("SKIPPED: only root can be many users");
+    }
+    let directory = support::on_tmpfs();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let path = directory.path().join("line.lock");
+    let guard = hold(&path).await;
+    let mut line = Vec::new();
+    ["61001", "61002", "61003", "61004", "61005"]
+        .iter()
+        .for_each(|user| support::join(&mut line, TEST, user, &path));
+    guard.release().await.unwrap();
+    all_hold(&mut line);
+    assert_eq!(support::names_in(directory.path()), Vec::<String>::new());
 }

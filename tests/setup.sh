@@ -1,5 +1,5 @@
 #!/bin/sh
-# Set up what the tests need besides the Rust toolchain: ps, flock, unshare,
+# Set up what the tests need besides the Rust toolchain: ps, flock, unshare, mkfs.ext4,
 # strace, FUSE, Chromium, Node with its xmlrpc package, one Python environment for
 # each version of openlock the tests run against, and one with a FUSE library.
 # Run it as often as you like; when all is there it takes a moment.
@@ -19,6 +19,7 @@ has_library() { # NAME
 look() {
     missing=
     need procps command -v ps
+    need e2fsprogs command -v mkfs.ext4
     need util-linux command -v flock
     need util-linux command -v unshare
     need strace command -v strace
