@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -10,9 +11,17 @@ use super::text::tell;
 
 /// `usual` is the level where nobody says otherwise.
 pub(super) fn to_stderr(usual: LevelFilter) {
+    to(std::io::stderr, usual);
+}
+
+/// The same by a writer that has a way of its own to standard error.
+pub(super) fn to<W>(writer: W, usual: LevelFilter)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::TRACE)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal())
         // Saying that standard error is closed, on standard error, panics.
         .log_internal_errors(false)

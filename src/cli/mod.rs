@@ -10,6 +10,8 @@ mod kernel;
 #[cfg(feature = "lockd-client")]
 mod lockcmd;
 mod log;
+#[cfg(feature = "lockd")]
+mod queued_log;
 #[cfg(feature = "lockd-client")]
 mod remote;
 mod run;
@@ -306,11 +308,12 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
     if let Verb::Run(Run { openlock_compat: true, .. }) = verb {
         run::be_visible()?;
     }
-    log::to_stderr(match verb {
+    match verb {
         #[cfg(feature = "lockd")]
-        Verb::Serve(_) => LevelFilter::INFO,
-        _ => LevelFilter::WARN,
-    });
+        // It has a log of its own.
+        Verb::Serve(_) => {}
+        _ => log::to_stderr(LevelFilter::WARN),
+    }
     match verb {
         Verb::Run(arguments) => match run_locked(arguments) {
             Err(failure) if arguments.quiet && failure.code == exit::NOT_IN_TIME => {

@@ -8,10 +8,13 @@ use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::LevelFilter;
 
 use super::exit::{self, Failure};
+use super::log;
+use super::queued_log::Log;
 use super::signals::Signals;
-use super::text::{print, tell};
+use super::text::print;
 use crate::lockd::{FaultStyle, OpenError, Server, ServerError, ServerOptions};
 
 pub(super) const EXAMPLES: &str = "\
@@ -83,13 +86,26 @@ enum Style {
 }
 
 pub(super) fn serve(arguments: &Serve) -> Result<u8, Failure> {
-    raise_file_limit();
-    let runtime = Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::system("starting the runtime", &error))?;
-    runtime.block_on(run(arguments))
+    let queued = Log::start(std::io::stderr());
+    let queued =
+        queued.map_err(|error| Failure::system("starting a thread for the log", &error))?;
+    log::to(queued.clone(), LevelFilter::INFO);
+    let code = serve_with(arguments, &queued).unwrap_or_else(|failure| {
+        queued.tell(failure.message);
+        failure.code
+    });
+    queued.flush();
+    Ok(code)
 }
 
-async fn run(arguments: &Serve) -> Result<u8, Failure> {
+fn serve_with(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
+    raise_file_limit(log);
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::system("starting the runtime", &error))?;
+    runtime.block_on(run(arguments, log))
+}
+
+async fn run(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
     let watched = Signals::watch();
     let signals = watched.map_err(|error| Failure::system("watching signals", &error))?;
     let server = Server::bind(options(arguments)).await.map_err(failure)?;
@@ -99,21 +115,21 @@ async fn run(arguments: &Serve) -> Result<u8, Failure> {
     let serving = server.serve(stop.clone());
     tokio::select! {
         served = serving => served.map(|()| 0).map_err(failure),
-        code = stop_on_signal(signals, stop) => Ok(code),
+        code = stop_on_signal(signals, stop, log) => Ok(code),
     }
 }
 
 /// The first signal stops the server; what the second one's exit code is.
-async fn stop_on_signal(mut signals: Signals, stop: CancellationToken) -> u8 {
+async fn stop_on_signal(mut signals: Signals, stop: CancellationToken, log: &Log) -> u8 {
     loop {
         let arrived = signals.next().await;
         let ends = [Signal::TERM, Signal::INT, Signal::QUIT].map(Signal::as_raw);
         if !ends.contains(&arrived.number) {
-            tell(format_args!("signal {} means nothing to a daemon", arrived.number));
+            log.tell(format_args!("signal {} means nothing to a daemon", arrived.number));
         } else if stop.is_cancelled() {
             return exit::by_signal(arrived.number);
         } else {
-            tell("stopping");
+            log.tell("stopping");
             stop.cancel();
         }
     }
@@ -138,11 +154,11 @@ fn options(arguments: &Serve) -> ServerOptions {
 }
 
 /// Each connection is an open file.
-fn raise_file_limit() {
+fn raise_file_limit(log: &Log) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tell(format_args!("the limit of open files could not be raised: {error}"));
+        log.tell(format_args!("the limit of open files could not be raised: {error}"));
     }
 }
 
