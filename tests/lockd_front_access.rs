@@ -436,6 +436,47 @@ fn what_is_wrong_with_a_file_is_said() {
     assert!(said(here().tls(&empty, &key)).contains("has no certificate"));
     assert!(said(here().tls(&certificate, &certificate)).contains("has no private key"));
     assert!(said(here().tls(&certificate, &other_key)).contains("cannot be used with the key"));
-    fs::set_permissions(&known.file, fs::Permissions::from_mode(0o666)).unwrap();
-    assert!(said(here().tokens(&known.file)).contains("chmod o-w"));
+}
+
+/// What others could change, or who reads the key.
+#[test]
+fn secrets_that_others_can_change_are_refused() {
+    let (directory, known) = (on_tmpfs(), known());
+    let (certificate, key) = certificate(known.file.parent().unwrap());
+    let here = || ServerOptions::new(directory.path()).listen(([127, 0, 0, 1], 0).into());
+    for (mode, is_refused) in [(0o666, true), (0o664, true), (0o602, true), (0o640, false)] {
+        for file in [Path::new(&key), &known.file] {
+            fs::set_permissions(file, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        for options in [here().tokens(&known.file), here().tls(&certificate, &key)] {
+            match bind(options).err() {
+                Some(error @ ServerError::File { .. }) if is_refused => {
+                    assert!(error.to_string().contains("chmod go-w"), "{error}");
+                }
+                None if !is_refused => {}
+                other => panic!("{mode:o}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn of_a_key_that_everybody_can_read_the_log_warns() {
+    let (directory, home, log) = (on_tmpfs(), on_tmpfs(), Log::default());
+    let (certificate, key) = certificate(home.path());
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logged = subscriber.set_default();
+    let said = |mode| {
+        log.0.lock().unwrap().clear();
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let options = ServerOptions::new(directory.path()).listen(([127, 0, 0, 1], 0).into());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(Server::bind(options.tls(&certificate, &key))).unwrap();
+        String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+    };
+    let warned = said(0o644);
+    assert!(warned.contains("WARN") && warned.contains("everybody") && warned.contains(&key));
+    assert!(!said(0o640).contains("WARN"));
 }

@@ -115,8 +115,8 @@ impl ServerOptions {
     /// `printf %s "$TOKEN" | sha256sum`. A token has 32 characters or more and
     /// is made by chance, as by `openssl rand -hex 32`: nothing shorter is ever
     /// accepted. `clients` are the names it may use; one that ends in `*` is
-    /// the start of a name. An administrator may force. Default: none, and on
-    /// loopback nobody needs one.
+    /// the start of a name. An administrator may force. A file that its group or
+    /// others can write is refused. Default: none, and on loopback nobody needs one.
     #[must_use]
     pub fn tokens(mut self, file: impl AsRef<Path>) -> Self {
         self.tokens = Some(file.as_ref().to_owned());
@@ -125,7 +125,8 @@ impl ServerOptions {
 
     /// Speak TLS, with these PEM files: the certificate with those that vouch
     /// for it, and its private key. They are read once, when the server is
-    /// bound. Default: none.
+    /// bound. A key that its group or others can write is refused; of one that
+    /// everybody can read the log warns. Default: none.
     #[must_use]
     pub fn tls(mut self, certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         self.tls = Some((certificates.as_ref().to_owned(), key.as_ref().to_owned()));

@@ -1,6 +1,8 @@
 //! TLS for connections, with a certificate and a key from files.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,8 +33,14 @@ impl Tls {
         if chain.is_empty() {
             return Err(why(certificates, "certificate", &PemError::NoItemsFound));
         }
-        let private =
-            PrivateKeyDer::from_pem_file(key).map_err(|error| why(key, "private key", &error))?;
+        let file =
+            File::open(key).map_err(|error| why(key, "private key", &PemError::Io(error)))?;
+        if is_writable_by_others(&file, key)? {
+            let why = "can be changed by others, who could read what is sent: chmod go-w";
+            return Err(FileError { path: key.to_owned(), why: why.to_owned() });
+        }
+        let private = PrivateKeyDer::from_pem_reader(&file)
+            .map_err(|error| why(key, "private key", &error))?;
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .and_then(|it| it.with_no_client_auth().with_single_cert(chain, private));
@@ -43,6 +51,22 @@ impl Tls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self(TlsAcceptor::from(Arc::new(config))))
     }
+}
+
+/// Group and others may not write a file of secrets or rights.
+pub(crate) const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Others may not read a key. Its group may: `ssl-cert` on Debian, a pod's.
+const READABLE_BY_ALL: u32 = 0o004;
+
+/// Warns of what is less: mounted secrets are readable by all in many containers.
+fn is_writable_by_others(key: &File, path: &Path) -> Result<bool, FileError> {
+    let mode = key.metadata().map_err(|error| why(path, "private key", &PemError::Io(error)))?;
+    let mode = mode.mode();
+    if mode & READABLE_BY_ALL != 0 {
+        tracing::warn!(key = %path.display(), "everybody on this machine can read it: chmod o-r");
+    }
+    Ok(mode & WRITABLE_BY_OTHERS != 0)
 }
 
 /// What is wrong with a file, and what to do.

@@ -6,7 +6,8 @@
 //! everybody could make the daemon compute. So that nobody uses a password, a
 //! token of less than [`TOKEN_MIN_BYTES`] is never accepted.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
-use super::tls::FileError;
+use super::tls::{FileError, WRITABLE_BY_OTHERS};
 use crate::lockd::name;
 
 /// 128 bits in hexadecimal digits.
@@ -23,9 +24,6 @@ pub(crate) const TOKEN_MIN_BYTES: usize = 32;
 
 /// A token is compared whole; nobody has one of this length.
 const TOKEN_MAX_BYTES: usize = 1024;
-
-/// Others may not change the file.
-const WRITABLE_BY_OTHERS: u32 = 0o002;
 
 /// The tokens that are known.
 #[derive(Debug)]
@@ -69,11 +67,14 @@ impl Tokens {
     pub(crate) fn from_file(path: &Path) -> Result<Self, FileError> {
         let wrong = |why: String| FileError { path: path.to_owned(), why };
         let unread = |error: std::io::Error| wrong(format!("cannot be read: {error}"));
-        let mode = fs::metadata(path).map_err(unread)?.mode();
-        if mode & WRITABLE_BY_OTHERS != 0 {
-            return Err(wrong("can be changed by everybody: chmod o-w".to_owned()));
+        let mut file = File::open(path).map_err(unread)?;
+        if file.metadata().map_err(unread)?.mode() & WRITABLE_BY_OTHERS != 0 {
+            let why = "can be changed by others, who could make themselves administrators";
+            return Err(wrong(format!("{why}: chmod go-w")));
         }
-        Self::parse(&fs::read(path).map_err(unread)?).map_err(wrong)
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(unread)?;
+        Self::parse(&text).map_err(wrong)
     }
 
     fn parse(text: &[u8]) -> Result<Self, String> {
