@@ -530,3 +530,21 @@ fn the_page_comes_back_when_the_daemon_does() {
     browser.wait_for("document.querySelector('#link.live')");
     browser.wait_for("document.querySelectorAll('#rows tr').length === 2");
 }
+
+#[test]
+fn the_page_works_below_a_path() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let settings = "public=http://localhost/team/locks";
+    let (_directory, daemon, url) = start("the_page_works_below_a_path", settings);
+    lock(&daemon, "below", "c", None);
+    let browser = Browser::start();
+    browser.show(1200, 800, "light");
+    for path in ["team/locks", "team/locks/"] {
+        browser.open(&format!("{url}{path}"));
+        browser.wait_for("document.querySelector('#link.live')");
+        browser.wait_for("document.querySelectorAll('#rows tr').length === 1");
+    }
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+}

@@ -65,9 +65,15 @@ pub(super) struct Serve {
     #[arg(long)]
     insecure: bool,
 
-    /// A further name by which clients call this daemon; may be given again
+    /// A further name by which clients call this daemon, without scheme and port; may be given
+    /// again
     #[arg(long, value_name = "NAME")]
     host: Vec<String>,
+
+    /// Where browsers and clients find this daemon behind a proxy: a URL, with a path if it has one.
+    /// Without --tokens nobody can force then, since every request may come from elsewhere
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
 
     /// Do not wait for the disk. kill -9 loses nothing all the same, a power cut
     /// the last moments
@@ -144,6 +150,9 @@ fn options(arguments: &Serve) -> ServerOptions {
             Style::Py2 => FaultStyle::Python2,
             Style::Py3 => FaultStyle::Python3,
         });
+    if let Some(url) = &arguments.public_url {
+        options = options.public_url(url);
+    }
     if let Some(file) = &arguments.tokens {
         options = options.tokens(file);
     }
@@ -165,7 +174,9 @@ fn raise_file_limit(log: &Log) {
 fn failure(error: ServerError) -> Failure {
     let code = match error {
         ServerError::Directory(OpenError::InUse { .. }) => exit::NOT_IN_TIME,
-        ServerError::Insecure { .. } => exit::USAGE,
+        ServerError::Insecure { .. } | ServerError::Host { .. } | ServerError::PublicUrl { .. } => {
+            exit::USAGE
+        }
         _ => exit::SYSTEM,
     };
     let mut message = error.to_string();

@@ -13,7 +13,7 @@ use super::http::auth::Gate;
 use super::http::json::Api;
 use super::http::limits::{BodyReader, Limits};
 use super::http::live::Live;
-use super::http::origin::Hosts;
+use super::http::origin::{Hosts, PublicUrl};
 use super::http::seats::Seats;
 use super::http::tls::{FileError, Tls};
 use super::http::tokens::Tokens;
@@ -32,6 +32,7 @@ pub struct ServerOptions {
     tls: Option<(PathBuf, PathBuf)>,
     is_insecure: bool,
     hosts: Vec<String>,
+    public_url: Option<String>,
     waiting: usize,
     waiting_per_peer: usize,
 }
@@ -49,6 +50,7 @@ impl ServerOptions {
             tls: None,
             is_insecure: false,
             hosts: Vec::new(),
+            public_url: None,
             waiting: 8192,
             waiting_per_peer: 512,
         }
@@ -147,10 +149,21 @@ impl ServerOptions {
     /// requests; without a port. Other names are refused, so that no page can
     /// have a name of its own lead a browser here. Known without this:
     /// `localhost`, addresses (at loopback only those of loopback) and, at other
-    /// addresses, the machine's own name.
+    /// addresses, the machine's own name. One that no `Host` can have, as with a
+    /// port, a scheme or a star, is refused when the server is bound.
     #[must_use]
     pub fn host(mut self, name: impl Into<String>) -> Self {
         self.hosts.push(name.into());
+        self
+    }
+
+    /// The URL at which browsers and clients find this server, when a proxy stands
+    /// before it: its host is known, pages from there may ask, and its path, if
+    /// the proxy passes it on, is taken away. Without tokens nobody is an
+    /// administrator then, as every request may come from elsewhere. Default: none.
+    #[must_use]
+    pub fn public_url(mut self, url: impl Into<String>) -> Self {
+        self.public_url = Some(url.into());
         self
     }
 
@@ -183,9 +196,12 @@ impl ServerOptions {
             let (tokens, tls) = (self.tokens.is_some(), self.tls.is_some());
             tracing::warn!(address = %self.listen, tokens, tls, "serving other machines insecurely");
         }
+        let public = self.public_url.as_deref().map(PublicUrl::parse).transpose();
+        let public = public.map_err(|why| ServerError::PublicUrl { why })?;
         let tokens = self.tokens.as_deref().map(Tokens::from_file).transpose()?;
         let tls = self.tls.as_ref().map(|(chain, key)| Tls::from_files(chain, key)).transpose()?;
-        let hosts = Hosts::new(&self.hosts, is_local, tls.is_some());
+        let hosts = Hosts::new(&self.hosts, public, is_local, tls.is_some())
+            .map_err(|(name, why)| ServerError::Host { name, why })?;
         Ok((Gate::new(hosts, tokens), tls))
     }
 
@@ -227,6 +243,20 @@ pub enum ServerError {
     Insecure {
         /// The address.
         address: SocketAddr,
+    },
+    /// A name that no request can have in its `Host`.
+    #[error("{name:?} cannot be the host of a request: {why}")]
+    Host {
+        /// The name.
+        name: String,
+        /// What is wrong with it, and what to do.
+        why: &'static str,
+    },
+    /// The public URL is none. It is not repeated here, it may hold a password.
+    #[error("the public URL cannot be used: {why}")]
+    PublicUrl {
+        /// What is wrong with it.
+        why: &'static str,
     },
     /// A file of tokens, certificates or a key cannot be used.
     #[error("{} {why}", path.display())]

@@ -46,6 +46,7 @@ fn set(options: ServerOptions, setting: &str) -> ServerOptions {
         "py2" => options.fault_style(FaultStyle::Python2),
         "head" => options.head_time(seconds()),
         "body" => options.body_time(seconds()),
+        "public" => options.public_url(value),
         "grace" => options.grace(seconds()),
         "listen" => options.listen(value.parse().expect("an address")),
         "tokens" => options.tokens(value),

@@ -77,6 +77,11 @@ impl Gate {
         Self(Arc::new(Shared { hosts, tokens, failures, foreign }))
     }
 
+    /// What stands before the daemon's own paths.
+    pub(crate) fn prefix(&self) -> &str {
+        self.0.hosts.prefix()
+    }
+
     async fn answer(&self, request: Request, next: Next) -> Response {
         let (mut head, body) = request.into_parts();
         if let Err(foreign) = self.0.hosts.check(&head) {
@@ -111,7 +116,9 @@ impl Gate {
         let peer = peer(request);
         let group = PeerGroup::of(peer);
         let Some(tokens) = &self.0.tokens else {
-            return Ok(Caller { peer, is_administrator: group == PeerGroup::Here, bearer: None });
+            let is_direct = !self.0.hosts.is_public();
+            let is_administrator = is_direct && group == PeerGroup::Here;
+            return Ok(Caller { peer, is_administrator, bearer: None });
         };
         let Some(token) = presented(&request.headers) else {
             debug!(%peer, "a request without credentials");

@@ -21,15 +21,20 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 
 /// All that is served: the JSON API, the metrics and the page at their paths,
-/// and XML-RPC for what is left.
+/// and XML-RPC for what is left. The same again below the prefix, if there is one.
 pub(crate) fn router(api: json::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router {
     let others = rpc::router(rpc);
-    Router::new()
+    let prefix = gate.prefix().to_owned();
+    let all = Router::new()
         .merge(metrics::router(api.engine.clone(), api.stop.clone(), &others))
         .merge(page::router(&others))
         .merge(json::router(api))
         .fallback_service(others)
-        .layer(from_fn_with_state(gate, auth::admit))
+        .layer(from_fn_with_state(gate, auth::admit));
+    match prefix.as_str() {
+        "" => all,
+        prefix => Router::new().nest_service(prefix, all.clone()).fallback_service(all),
+    }
 }
 
 /// Which client names a request may use; an extension of the request. Without
