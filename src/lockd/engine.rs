@@ -237,6 +237,12 @@ impl Engine {
         self.0.changes.subscribe()
     }
 
+    /// Whether the disk takes locks, as far as it can be told without one.
+    pub(crate) fn has_storage(&self) -> bool {
+        let (directory, has_refused) = self.0.core().storage();
+        !has_refused && !directory.is_full()
+    }
+
     /// Counts since the start, and how many there are now.
     pub(crate) fn figures(&self) -> Figures {
         self.0.core().figures()

@@ -6,6 +6,7 @@ mod ending;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -17,6 +18,11 @@ use super::slot::{Outcome, Phase, Slot, Tenure, Ticket, TicketId, held_by_nobody
 use crate::clock::BootTime;
 use crate::lockd::name;
 use crate::lockd::store::{Change, Directory, Failure, Hold, Problem, Recovered, Syncs};
+
+/// How long a refusal of the disk counts while no other grant was tried: longer
+/// than between two probes of a balancer. One that sends nothing meanwhile would
+/// else never find out that the disk is well again.
+const DISK_MEMORY: Duration = Duration::from_secs(30);
 
 /// The books of one directory.
 pub(super) struct Core {
@@ -37,6 +43,8 @@ pub(super) struct Core {
     has_asked: bool,
     state: State,
     waiting_limit: usize,
+    /// When the disk refused a grant, and took none since.
+    refused_by_disk: Option<Instant>,
     figures: Figures,
     has_changed: bool,
     signals: Signals,
@@ -115,6 +123,7 @@ impl Core {
             has_asked: false,
             state: State::Serving,
             waiting_limit,
+            refused_by_disk: None,
             figures: Figures::default(),
             has_changed: false,
             signals,
@@ -198,6 +207,13 @@ impl Core {
         };
         held.waiting = slot.queue.iter().map(|id| self.tickets[id].waiter()).collect();
         Some(held)
+    }
+
+    /// The directory, and whether it refused a grant of late: a while later
+    /// nobody knows.
+    pub(super) fn storage(&self) -> (Arc<Directory>, bool) {
+        let has_refused = self.refused_by_disk.is_some_and(|at| at.elapsed() < DISK_MEMORY);
+        (Arc::clone(&self.directory), has_refused)
     }
 
     pub(super) fn figures(&self) -> Figures {

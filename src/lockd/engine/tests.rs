@@ -862,6 +862,13 @@ fn a_full_disk_is_told_and_leaves_nothing_behind() {
 
 async fn fill_the_disk(path: &Path, sync: bool) {
     let engine = open(path, sync).await;
+    // Before anybody asks for a lock, the file system says it.
+    let ballast = path.join("ballast");
+    assert!(engine.has_storage());
+    assert!(fs::write(&ballast, vec![1; 2 << 20]).is_err());
+    assert!(!engine.has_storage());
+    fs::remove_file(&ballast).unwrap();
+    assert!(engine.has_storage());
     let mut held = Vec::new();
     let client = "c".repeat(3000);
     let refusal = loop {
@@ -876,7 +883,6 @@ async fn fill_the_disk(path: &Path, sync: bool) {
     assert!(matches!(&refusal, Refusal::Storage { errno, .. } if *errno == enospc), "{refusal:?}");
     assert!(refusal.to_string().contains("free some space"), "{refusal}");
     // Fuller than the daemon can make it.
-    let ballast = path.join("ballast");
     let _ = fs::write(&ballast, vec![1; 1 << 20]);
     let name = format!("r{}", held.len());
     for _ in 0..3 {
@@ -896,7 +902,10 @@ async fn fill_the_disk(path: &Path, sync: bool) {
     }
     assert_eq!(files(path), BTreeMap::new());
     fs::remove_file(&ballast).unwrap();
+    // The last that was asked for was refused.
+    assert!(!engine.has_storage());
     let grant = engine.lock(request("r0", "c")).await.unwrap();
+    assert!(engine.has_storage());
     assert!(grant.token > held.last().unwrap().1);
     engine.unlock("r0", "c", None).await.unwrap();
     engine.close().await;

@@ -42,6 +42,9 @@ async fn healthz(State(Watched { engine, stop }): State<Watched>) -> Response {
         return text(StatusCode::SERVICE_UNAVAILABLE, plain, "stopping\n".to_owned());
     }
     match engine.failed().now_or_never() {
+        None if !engine.has_storage() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, plain, "storage\n".to_owned())
+        }
         None => text(StatusCode::OK, plain, "ok\n".to_owned()),
         // The reason has paths in it, and everybody may ask.
         Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, plain, "failed\n".to_owned()),

@@ -89,6 +89,15 @@ const OPEN_FLAGS: OFlags =
     OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 impl Directory {
+    /// Whether nothing can be written there, as the file system says.
+    pub(crate) fn is_full(&self) -> bool {
+        let Ok(room) = fs::fstatvfs(&self.descriptor) else { return false };
+        let is_root = rustix::process::geteuid().is_root();
+        let blocks = if is_root { room.f_bfree } else { room.f_bavail };
+        // Some file systems have no fixed number of files, and say 0 of 0.
+        blocks == 0 || (room.f_files > 0 && room.f_ffree == 0)
+    }
+
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let descriptor = retry_on_intr(|| fs::open(path, flags, Mode::empty()))?;

@@ -1,7 +1,7 @@
 //! What the store answers, and what follows from it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -62,6 +62,7 @@ impl Core {
             Changed::Granted(hold) => {
                 audit(Event::Granted, &hold, None);
                 self.figures.granted += 1;
+                self.refused_by_disk = None;
                 self.figures.held += 1;
                 self.hold(&resource, hold);
                 let grant = self.tenure(&resource).expect("BUG: it was just given").grant();
@@ -91,6 +92,7 @@ impl Core {
                 }
             }
             Changed::Failed(failure) | Changed::Broken(failure) => {
+                self.refused_by_disk = Some(Instant::now());
                 self.refuse_ticket(id, storage(&failure));
                 self.serve_next(&resource);
             }
