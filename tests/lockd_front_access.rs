@@ -480,3 +480,69 @@ fn of_a_key_that_everybody_can_read_the_log_warns() {
     assert!(warned.contains("WARN") && warned.contains("everybody") && warned.contains(&key));
     assert!(!said(0o640).contains("WARN"));
 }
+
+/// Where the directory is does not concern those who may only look.
+#[test]
+fn paths_are_shown_to_administrators_only() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let known = known();
+    let directory = on_tmpfs();
+    fs::write(directory.path().join("torn.resource.lock"), "").unwrap();
+    let settings = format!("tokens={}", known.file.display());
+    let daemon =
+        Daemon::start("paths_are_shown_to_administrators_only", &settings, directory.path());
+    let path = directory.path().display().to_string();
+    let ask = |token: &str, verb: &str, path: &str, body: &str| {
+        let bearer = format!("Bearer {token}");
+        request(&daemon, verb, path, &[JSON, ("Authorization", &bearer)], body).text()
+    };
+    for to in ["/v1/locks", "/v1/locks/torn"] {
+        let told = ask(&known.reader, "GET", to, "");
+        assert!(told.contains("torn.resource.lock: it is empty"), "{told}");
+        assert!(!told.contains(&path), "{told}");
+        assert!(ask(&known.ops, "GET", to, "").contains(&path));
+    }
+    let body = json!({ "client": "reader" }).to_string();
+    for verb in ["acquire", "release"] {
+        let refused = ask(&known.reader, "POST", &format!("/v1/locks/torn/{verb}"), &body);
+        assert!(refused.contains("torn.resource.lock") && !refused.contains(&path), "{refused}");
+    }
+    let fault = ask(&known.reader, "POST", "/RPC2", &call("lock", &["torn", "reader"]));
+    assert!(fault.contains("torn.resource.lock") && !fault.contains(&path), "{fault}");
+}
+
+#[test]
+fn each_token_waits_for_itself() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let known = known();
+    // One waiter of each, and all come from one address.
+    let settings = format!("waiting=100 tokens={}", known.file.display());
+    let (_directory, daemon) = start("each_token_waits_for_itself", &settings);
+    let bearer = |token: &str| format!("Bearer {token}");
+    let ops = bearer(&known.ops);
+    let held = json!({ "client": "holder" }).to_string();
+    let acquire = "/v1/locks/r/acquire";
+    let head = [JSON, ("Authorization", ops.as_str())];
+    assert_eq!(request(&daemon, "POST", acquire, &head, &held).status, 200);
+    let wait = |token: &str, client: &str| {
+        let body = json!({ "client": client, "wait_ms": null }).to_string();
+        let mut waiter = daemon.connect();
+        waiter.send(format!(
+            "POST {acquire} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.1\r\n\
+             Authorization: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            bearer(token),
+            body.len()
+        ));
+        waiter
+    };
+    let waiting = || request(&daemon, "GET", "/v1/locks", &head, "").text();
+    let _web = wait(&known.web, "web-1");
+    eventually("it waits", || waiting().contains("web-1"));
+    assert_eq!(wait(&known.web, "web-2").answer().status, 429);
+    let _reader = wait(&known.reader, "reader");
+    eventually("it waits", || waiting().contains("\"reader\""));
+}

@@ -328,6 +328,69 @@ fn both_apis_have_the_same_locks() {
 }
 
 #[test]
+fn what_is_wrong_with_a_request_is_called_so() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let (_directory, daemon) = start("what_is_wrong_with_a_request_is_called_so", "");
+    let acquire = "/v1/locks/r/acquire";
+    for (body, error) in [
+        (json!(["r", "c", null, null, null]), "invalid"),
+        (json!([null, "c"]), "invalid"),
+        (json!("c"), "invalid"),
+        (json!({ "client": "c", "lease_ms": 0 }), "invalid"),
+        (json!({ "client": "c", "request_id": "" }), "invalid"),
+        (json!({ "client": "a\u{0}b" }), "bad_name"),
+    ] {
+        let (status, refused) = ask(&daemon, acquire, &body);
+        assert_eq!((status, &refused["error"]), (400, &json!(error)), "{body}");
+    }
+    for (path, body) in [
+        ("/v1/locks/r/renew", json!([null, "c", "1"])),
+        ("/v1/locks/r/release", json!([null, "c", null])),
+        ("/v1/locks/r/force-release", json!([])),
+    ] {
+        assert_eq!(ask(&daemon, path, &body).1["error"], "invalid", "{path}");
+    }
+    assert_eq!(get(&daemon, "/v1/locks/r").0, 404);
+}
+
+/// Of many waiters the first are named, and how many there are.
+#[test]
+fn a_long_queue_says_how_long_it_is() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let (_directory, daemon) = start("a_long_queue_says_how_long_it_is", "");
+    ask(&daemon, "/v1/locks/r/acquire", &json!({ "client": "c" }));
+    let mut waiters: Vec<_> =
+        (0..100).map(|number| wait(&daemon, "r", &format!("w{number:03}"))).collect();
+    let in_all = || get(&daemon, "/v1/locks/r").1["waiting_in_all"].clone();
+    eventually("all wait", || in_all() == 100);
+    waiters.push(wait(&daemon, "r", "last"));
+    eventually("one more waits", || in_all() == 101);
+    assert_eq!(waiting(&daemon, "r").len(), 100);
+    // What is not named is found all the same.
+    assert_eq!(get(&daemon, "/v1/locks?search=last").1["matching"], 1);
+}
+
+/// Times are numbers that a browser's `Date`, and every reader of JSON, can have.
+#[test]
+fn no_time_is_longer_than_can_be_told() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let (_directory, daemon) = start("no_time_is_longer_than_can_be_told", "");
+    let long = json!({ "client": "c", "lease_ms": u64::MAX });
+    let (_, held) = ask(&daemon, "/v1/locks/r/acquire", &long);
+    const LONGEST: u64 = (1 << 53) - 1;
+    assert_eq!(held["lease_ms"], LONGEST);
+    let (_, shown) = get(&daemon, "/v1/locks/r");
+    assert_eq!(shown["lease"]["length_ms"], LONGEST);
+    assert!(shown["lease"]["remaining_ms"].as_u64().unwrap() <= LONGEST);
+}
+
+#[test]
 fn the_list_is_searched_and_limited() {
     if let Some((role, path)) = role() {
         return lockd_support::play(&role, &path);

@@ -548,3 +548,55 @@ fn the_page_works_below_a_path() {
     }
     assert_eq!(browser.complaints(), Vec::<String>::new());
 }
+
+/// What no button helps against has none; what is not shown is counted; and a time
+/// that no calendar has keeps nothing else from being shown.
+#[test]
+fn the_page_offers_and_shows_what_it_can() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let directory = on_tmpfs();
+    std::fs::create_dir(directory.path().join("stuck.resource.lock")).unwrap();
+    let future = directory.path().join("future.resource.lock");
+    std::fs::write(&future, "c").unwrap();
+    let far = std::time::UNIX_EPOCH + Duration::from_secs(100_000_000_000_000);
+    std::fs::File::options().write(true).open(&future).unwrap().set_modified(far).unwrap();
+    let daemon = Daemon::start("the_page_offers_and_shows_what_it_can", "", directory.path());
+    lock(&daemon, "long", "c", Some(u64::MAX));
+    let waiters: Vec<Client> = (0..102)
+        .map(|_| {
+            let body = json!({ "resource": "long", "client": "w", "wait_ms": null }).to_string();
+            let mut waiter = daemon.connect();
+            waiter.send(format!(
+                "POST /v1/acquire HTTP/1.1\r\nHost: localhost\r\n\
+                 Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ));
+            waiter
+        })
+        .collect();
+    let browser = Browser::start();
+    browser.show(1200, 800, "light");
+    browser.open(&format!("http://localhost:{}/", daemon.address.port()));
+    browser.wait_for("document.querySelector('details summary').innerText === '102 waiting'");
+    browser.eval("document.querySelector('details').open = true");
+    assert_eq!(browser.eval("document.querySelectorAll('details li').length"), 100);
+    assert_eq!(browser.eval("document.querySelector('details .more').innerText"), "and 2 more");
+    let rows = browser.eval(TABLE);
+    let row = |name: &str| {
+        let mut rows = rows.as_array().unwrap().iter().map(|row| row.as_str().unwrap());
+        rows.find(|row| row.starts_with(name))
+            .unwrap_or_else(|| panic!("{name}: {rows:?}"))
+            .to_owned()
+    };
+    assert!(row("long").contains("longer than a century"), "{rows}");
+    assert!(row("long").contains("Unlock") && row("future").contains("Unlock"), "{rows}");
+    assert!(!row("stuck").contains("Unlock"), "{rows}");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
+    browser.picture("offers");
+    browser.show(360, 800, "dark");
+    assert_eq!(browser.eval("document.documentElement.scrollWidth <= innerWidth"), true);
+    browser.picture("offers-narrow");
+    drop(waiters);
+}

@@ -2,8 +2,9 @@
 
 mod lockd_support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use flate2::Compression;
@@ -379,4 +380,91 @@ fn a_stop_does_not_wait_for_ever() {
     daemon.process.hang_up();
     daemon.process.expect("stopped");
     assert!(asking.is_closed());
+}
+
+/// Python's client keeps its connection. It asks again where that was closed in
+/// an orderly way, and raises where it was reset or cut.
+const PAUSING: &str = "\
+import socket, ssl, sys, time, xmlrpc.client
+server = xmlrpc.client.ServerProxy(sys.argv[1], allow_none=True, context=ssl._create_unverified_context())
+for pause in (0.9, 0.99, 1.0, 1.01, 1.1, 1.5, 3):
+    server.lock('r', 'c')
+    time.sleep(pause)
+    server.unlock('r', 'c')
+print('all unlocked')
+host, port = sys.argv[1].split('/')[2].split(':')
+# An end that TLS itself does not tell of is an error here.
+tls = ssl._create_unverified_context().wrap_socket(
+    socket.create_connection((host, int(port))), suppress_ragged_eofs=False)
+tls.sendall(b'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n')
+while tls.recv(4096): pass
+print('and told of the end')
+";
+
+#[test]
+fn a_client_over_tls_that_pauses_loses_no_unlock() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let home = on_tmpfs();
+    let [certificate, key] =
+        ["cert.pem", "key.pem"].map(|name| home.path().join(name).display().to_string());
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=localhost", "-keyout", &key])
+        .args(["-out", &certificate])
+        .output();
+    assert!(made.expect("openssl: run tests/setup.sh").status.success());
+    let settings = format!("tls={certificate},{key} head=1");
+    let (directory, daemon) = start("a_client_over_tls_that_pauses_loses_no_unlock", &settings);
+    let url = format!("https://127.0.0.1:{}/", daemon.address.port());
+    let output = Command::new("python3").args(["-c", PAUSING, &url]).output().expect("python3");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        said,
+        "all unlocked\nand told of the end\n",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(is_unlocked(&directory));
+}
+
+/// A request that was on its way when its connection was closed for being idle
+/// meets no reset: its sender reads an end, and knows that nothing was done.
+#[test]
+fn a_request_that_comes_too_late_meets_no_reset() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let test = "a_request_that_comes_too_late_meets_no_reset";
+    let (directory, daemon) = start(test, "head=1 connections=2");
+    let lock = call("lock", &["r", "c"]);
+    let list = call("system.listMethods", &[]);
+    let mut idle = daemon.connect();
+    assert_eq!(idle.post("/", &[], list.as_bytes()).status, 200);
+    // The end is there to be read, and is not read yet.
+    let is_ended = |client: &Client| {
+        client.stream.set_nonblocking(true).expect("a setting");
+        let peeked = client.stream.peek(&mut [0]);
+        client.stream.set_nonblocking(false).expect("a setting");
+        matches!(peeked, Ok(0))
+    };
+    eventually("it is closed", || is_ended(&idle));
+    idle.send(head(lock.len()) + &lock);
+    assert_eq!(idle.stream.read(&mut [0]).expect("an end, and no reset"), 0);
+    // The same where the connection had to make room.
+    let mut oldest = daemon.connect();
+    assert_eq!(oldest.post("/", &[], list.as_bytes()).status, 200);
+    let others: Vec<Client> = (0..2)
+        .map(|_| {
+            let mut client = daemon.connect();
+            assert_eq!(client.post("/", &[], list.as_bytes()).status, 200);
+            client
+        })
+        .collect();
+    eventually("it made room", || is_ended(&oldest));
+    oldest.send(head(lock.len()) + &lock);
+    assert_eq!(oldest.stream.read(&mut [0]).expect("an end, and no reset"), 0);
+    drop(others);
+    assert!(is_unlocked(&directory));
 }

@@ -75,6 +75,11 @@ pub(super) struct Serve {
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
 
+    /// How many requests of one address may wait for a lock at a time; with --tokens, of one token
+    /// at one address. More are told to try again later
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    waiters_per_address: usize,
+
     /// Do not wait for the disk. kill -9 loses nothing all the same, a power cut
     /// the last moments
     #[arg(long)]
@@ -90,6 +95,10 @@ enum Style {
     Py2,
     Py3,
 }
+
+/// How many requests may wait for a lock at a time, of all addresses: the
+/// library's default.
+const WAITERS: usize = 8192;
 
 pub(super) fn serve(arguments: &Serve) -> Result<u8, Failure> {
     let queued = Log::start(std::io::stderr());
@@ -146,6 +155,7 @@ fn options(arguments: &Serve) -> ServerOptions {
         .listen(arguments.listen)
         .insecure(arguments.insecure)
         .sync(!arguments.no_sync)
+        .waiting(WAITERS, arguments.waiters_per_address)
         .fault_style(match arguments.fault_style {
             Style::Py2 => FaultStyle::Python2,
             Style::Py3 => FaultStyle::Python3,

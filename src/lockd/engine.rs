@@ -7,11 +7,13 @@
 //!     overtakes one who waits.
 //! I3. Nothing is answered before the store has it (S1). The books are ahead
 //!     of the store; what it could not do is taken back.
-//! I4. A grant that nobody heard of is undone: whoever asked is gone, and with
-//!     it the place in the queue.
+//! I4. A grant that nobody heard of is undone: its client was gone before the
+//!     answer came there. A client that may have read the answer keeps it.
 //! I5. A request that is repeated by its id is one request: it has one place
 //!     in the queue and one grant, which is given once, and the lease of the
-//!     grant runs from the repetition.
+//!     grant runs from the repetition. A client that loses its connection while
+//!     it waits is passed over, and has its place again if it comes back soon
+//!     (`absent`).
 //! I6. A lease runs on `CLOCK_BOOTTIME` and from when it was granted or
 //!     renewed here, so never shorter than its holder counts, who began before.
 //!     After a restart it runs its whole length again.
@@ -20,6 +22,7 @@
 //!     batch, and now and then: to be told by events would be to be woken by
 //!     each change of one's own.
 
+mod absent;
 mod asked;
 mod audit;
 mod core;
@@ -42,9 +45,11 @@ use tokio_util::task::TaskTracker;
 
 use self::core::{Asked, Core, Signals};
 pub use asked::OpenError;
-pub(crate) use asked::{EngineOptions, Figures, Grant, Held, LockRequest, Refusal, Wait};
+pub(crate) use asked::{
+    EngineOptions, Figures, Grant, Held, LockRequest, Refusal, Survey, Wait, in_directory,
+};
 use lane::Lane;
-use slot::{Outcome, TicketId};
+use slot::{Leave, Outcome, TicketId};
 
 use super::store::{Failure, Recovered, Store, Unopened};
 use crate::clock::Alarm;
@@ -154,28 +159,52 @@ impl Engine {
     /// Ask for a lock, and wait for it as the request says. A limit that is
     /// reached while the grant is on its way to the disk is overrun by that.
     ///
+    ///
     /// # Cancel safety
-    /// Dropping the future leaves no place in the queue, and a grant that
-    /// nobody heard of is undone.
+    /// Dropping the future leaves nobody in the queue, and a grant that nobody
+    /// heard of is undone. A request with an id has its place again if it is
+    /// made again soon.
     pub(crate) async fn lock(&self, request: LockRequest) -> Result<Grant, Refusal> {
+        self.lock_for(request, std::future::pending()).await
+    }
+
+    /// [`lock`](Self::lock) for a client that may go meanwhile. Then it waits no
+    /// more, and is answered as if its limit were reached: it may still read.
+    pub(crate) async fn lock_for(
+        &self,
+        request: LockRequest,
+        gone: impl Future<Output = ()>,
+    ) -> Result<Grant, Refusal> {
         let wait = request.wait;
         let (ticket, receiver) = match self.0.core().ask(request)? {
             Asked::Decided(outcome) => return outcome,
             Asked::Waiting(ticket, receiver) => (ticket, receiver),
         };
-        let mut listening = Listening { inner: &self.0, ticket, receiver, is_heard: false };
-        if let Wait::Until(limit) = wait {
-            tokio::select! {
-                biased;
-                outcome = listening.outcome() => return outcome,
-                () = sleep(limit) => {}
-            }
-            let refusal = self.0.core().give_up(ticket);
-            if let Some(refusal) = refusal {
-                return Err(refusal);
-            }
+        let mut listening = Listening { inner: &self.0, ticket, receiver, leave: Leave::Gone };
+        let is_over = tokio::select! {
+            biased;
+            outcome = listening.outcome() => return outcome,
+            () = reached(wait) => true,
+            () = gone => false,
+        };
+        let refusal = self.0.core().give_up(ticket);
+        if let Some(refusal) = refusal {
+            listening.leave = if is_over { Leave::Over } else { Leave::Gone };
+            return Err(refusal);
         }
         listening.outcome().await
+    }
+
+    /// The refusal of this request came to its client after it had [gone](Self::lock_for):
+    /// it was told, and does not come back.
+    pub(crate) fn leave(&self, resource: &str, client: &str, request_id: &str) {
+        self.0.core().leave(resource, client, request_id);
+    }
+
+    /// An answer with this grant did not come to its client. If none did, the
+    /// grant is undone. (I4)
+    pub(crate) fn lose_answer(&self, resource: &str, token: u64) {
+        self.0.core().lose_answer(resource, token);
     }
 
     /// End a hold of this client. With a token, of this grant and no other; if
@@ -222,9 +251,28 @@ impl Engine {
         renewed
     }
 
+    /// What there is to list.
+    pub(crate) fn survey(&self) -> Survey {
+        self.0.core().survey()
+    }
+
+    /// What a name of a [survey](Self::survey) stands for, if it is still held and
+    /// there is a wanted name in it: its own, its holder's or a waiter's.
+    pub(crate) fn listed(&self, name: &str, is_wanted: impl Fn(&str) -> bool) -> Option<Held> {
+        self.0.core().listed(name, is_wanted)
+    }
+
+    /// How many of these names would be [listed](Self::listed). The books are open
+    /// meanwhile, so not for many names at a time.
+    pub(crate) fn count(&self, names: &[Arc<str>], is_wanted: impl Fn(&str) -> bool) -> usize {
+        let core = self.0.core();
+        names.iter().filter(|name| core.is_listed(name, &is_wanted)).count()
+    }
+
     /// All that is held, by name.
-    pub(crate) fn list(&self) -> Vec<Held> {
-        self.0.core().list()
+    #[cfg(test)]
+    fn list(&self) -> Vec<Held> {
+        self.survey().names.iter().filter_map(|name| self.listed(name, |_| true)).collect()
     }
 
     /// What is at one name, `None` if nothing is.
@@ -232,7 +280,7 @@ impl Engine {
         self.0.core().show(resource)
     }
 
-    /// A number that changes with every change of [`list`](Self::list).
+    /// A number that changes with every change of what is [listed](Self::listed).
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
@@ -351,20 +399,28 @@ struct Listening<'a> {
     inner: &'a Inner,
     ticket: TicketId,
     receiver: oneshot::Receiver<Outcome>,
-    is_heard: bool,
+    leave: Leave,
 }
 
 impl Listening<'_> {
     async fn outcome(&mut self) -> Outcome {
         let outcome = (&mut self.receiver).await;
-        self.is_heard = true;
+        self.leave = Leave::Heard;
         outcome.unwrap_or(Err(Refusal::ShuttingDown))
     }
 }
 
 impl Drop for Listening<'_> {
     fn drop(&mut self) {
-        self.inner.core().settle(self.ticket, self.is_heard);
+        self.inner.core().settle(self.ticket, self.leave);
+    }
+}
+
+/// The limit of a wait.
+async fn reached(wait: Wait) {
+    match wait {
+        Wait::Until(limit) => sleep(limit).await,
+        Wait::No | Wait::Forever => std::future::pending().await,
     }
 }
 

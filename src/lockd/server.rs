@@ -86,6 +86,14 @@ impl ServerOptions {
         self
     }
 
+    /// How long a client may take nothing of what it is sent; then its connection
+    /// is reset. Default: 30 s.
+    #[must_use]
+    pub fn write_time(mut self, time: Duration) -> Self {
+        self.limits.write_time = time;
+        self
+    }
+
     /// How many connections there may be at a time; the one that is idle
     /// longest makes room for a new one. Never more than the process may have
     /// files open, less 128. Default: 16 384.
@@ -168,11 +176,18 @@ impl ServerOptions {
     }
 
     /// How many requests may wait for a lock at a time, and how many of one
-    /// peer: an IPv4 address or an IPv6 network of 64 bits. This machine's own
-    /// count for the first only. Default: 8192 and 512.
+    /// address: IPv4, or an IPv6 network of 64 bits. Where tokens are needed,
+    /// each has its own count, so that machines behind one address share only
+    /// what they share a token for. A request that a proxy on this machine passed
+    /// on counts for the address that the proxy says (`X-Forwarded-For`,
+    /// `Forwarded`); this machine's own count for the first limit only. As many
+    /// connections as that may be open from one address, and as many again.
+    /// Default: 8192 and 512.
     #[must_use]
-    pub fn waiting(mut self, in_all: usize, per_peer: usize) -> Self {
-        (self.waiting, self.waiting_per_peer) = (in_all, per_peer);
+    pub fn waiting(mut self, in_all: usize, per_address: usize) -> Self {
+        (self.waiting, self.waiting_per_peer) = (in_all, per_address);
+        let connections = per_address.saturating_mul(2);
+        self.limits.connections_per_peer = connections.max(self.limits.connections_per_peer);
         self
     }
 
@@ -277,10 +292,10 @@ impl From<FileError> for ServerError {
     }
 }
 
-/// So many may watch at a time.
+/// So many may watch at a time: each is sent up to four lists a second.
 const VIEWERS: usize = 128;
 
-/// And of one peer.
+/// And of one address, or of one token at it.
 const VIEWERS_PER_PEER: usize = 16;
 
 /// A lock daemon that has its directory and its address.

@@ -46,6 +46,7 @@ fn set(options: ServerOptions, setting: &str) -> ServerOptions {
         "py2" => options.fault_style(FaultStyle::Python2),
         "head" => options.head_time(seconds()),
         "body" => options.body_time(seconds()),
+        "write" => options.write_time(seconds()),
         "public" => options.public_url(value),
         "grace" => options.grace(seconds()),
         "listen" => options.listen(value.parse().expect("an address")),
@@ -118,7 +119,10 @@ impl Answer {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("a connection");
+        Self::over(TcpStream::connect(address).expect("a connection"))
+    }
+
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("a setting");
         stream.set_read_timeout(Some(VERY_LONG)).expect("a setting");
         stream.set_write_timeout(Some(VERY_LONG)).expect("a setting");
@@ -161,6 +165,9 @@ impl Client {
         let head: BTreeMap<String, String> = fields
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
+        if head.get("transfer-encoding").is_some_and(|how| how == "chunked") {
+            return Some(Answer { status, head, body: self.chunks()? });
+        }
         let length =
             head.get("content-length").map_or(0, |length| length.parse().expect("a length"));
         while self.read.len() < length {
@@ -169,13 +176,48 @@ impl Client {
         Some(Answer { status, head, body: self.read.drain(..length).collect() })
     }
 
+    fn chunks(&mut self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let end = loop {
+                if let Some(end) = self.read.windows(2).position(|part| part == b"\r\n") {
+                    break end;
+                }
+                self.read_more()?;
+            };
+            let digits = String::from_utf8(self.read.drain(..end + 2).collect()).expect("digits");
+            let length = usize::from_str_radix(digits.trim(), 16).expect("a length");
+            while self.read.len() < length + 2 {
+                self.read_more()?;
+            }
+            body.extend(self.read.drain(..length + 2).take(length));
+            if length == 0 {
+                return Some(body);
+            }
+        }
+    }
+
     /// Read until the other side closes the connection.
     pub fn is_closed(&mut self) -> bool {
         while self.read_more().is_some() {}
         true
     }
 
-    fn read_more(&mut self) -> Option<()> {
+    /// Read until this text has come, and forget it.
+    #[track_caller]
+    pub fn read_until(&mut self, expected: &str) {
+        let expected = expected.as_bytes();
+        let end = loop {
+            let mut parts = self.read.windows(expected.len());
+            if let Some(start) = parts.position(|part| part == expected) {
+                break start + expected.len();
+            }
+            self.read_more().expect("more, before the connection is closed");
+        };
+        self.read.drain(..end);
+    }
+
+    pub fn read_more(&mut self) -> Option<()> {
         let mut bytes = [0; 4096];
         match self.stream.read(&mut bytes) {
             Ok(0) => None,

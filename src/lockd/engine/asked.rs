@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::lockd::store::Syncs;
@@ -61,10 +62,15 @@ pub(crate) struct Grant {
 /// Why a request was not fulfilled. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The name, the client or the lease is none that can be kept.
+    /// The name or the client is none that can be kept.
     BadName {
         /// What was given.
         name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The lease or the request id is none.
+    Invalid {
         /// What is wrong with it.
         why: String,
     },
@@ -120,6 +126,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::BadName { name, why } => write!(out, "{name:?} cannot be used: {why}"),
+            Self::Invalid { why } => out.write_str(why),
             Self::LockedBy { client } => write!(out, "already locked by {client:?}"),
             Self::NotYours { holder, client } => {
                 write!(out, "locked by {holder:?}, cannot be unlocked by {client:?}")
@@ -128,10 +135,10 @@ impl fmt::Display for Refusal {
             Self::WrongToken => out.write_str("the client has it by another grant"),
             Self::TimedOut { holder } => write!(out, "not free in time, locked by {holder:?}"),
             Self::RequestOver => out.write_str("the grant of this request is over"),
-            Self::Poisoned { path, why } => write!(out, "{}: {why}", path.display()),
+            Self::Poisoned { path, why } => write!(out, "{}: {why}", in_directory(path)),
             Self::Storage { path, errno, why } => {
                 let error = io::Error::from_raw_os_error(*errno);
-                write!(out, "{}: {why}: {error}", path.display())
+                write!(out, "{}: {why}: {error}", in_directory(path))
             }
             Self::TooMany { limit } => {
                 write!(out, "{limit} requests wait already: try again later")
@@ -139,6 +146,11 @@ impl fmt::Display for Refusal {
             Self::ShuttingDown => out.write_str("the daemon is stopping"),
         }
     }
+}
+
+/// The name of a file for clients: where its directory is does not concern them.
+pub(crate) fn in_directory(path: &Path) -> impl fmt::Display + '_ {
+    Path::new(path.file_name().unwrap_or(path.as_os_str())).display()
 }
 
 /// A lock that is held, or cannot be given because of what is in its place.
@@ -154,10 +166,38 @@ pub(crate) struct Held {
     pub(crate) since: SystemTime,
     /// The lease, if it has one.
     pub(crate) lease: Option<Lease>,
-    /// Who waits, in the order of their turns.
+    /// Who waits, in the order of their turns; of many, the first
+    /// [`WAITING_SHOWN`].
     pub(crate) waiting: Vec<Waiter>,
-    /// Why nobody can have it or unlock it, and what to do.
-    pub(crate) problem: Option<String>,
+    /// How many wait.
+    pub(crate) waiting_in_all: usize,
+    /// Why nobody can have it or unlock it.
+    pub(crate) problem: Option<Trouble>,
+}
+
+/// Of the waiters for one lock, so many are named: a client's name has up to
+/// 8 KiB, so what is told of one lock is less than a megabyte.
+pub(crate) const WAITING_SHOWN: usize = 100;
+
+/// What is in the place of a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trouble {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// What is wrong with it, and what to do.
+    pub(crate) why: String,
+    /// Whether an administrator can remove it by force.
+    pub(crate) is_removable: bool,
+}
+
+/// What there is to list, at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Survey {
+    /// In the order of the list.
+    pub(crate) names: Vec<Arc<str>>,
+    pub(crate) held: usize,
+    pub(crate) problems: usize,
+    pub(crate) waiting: usize,
 }
 
 /// A lease that runs.

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::asked::{Figures, Held, Refusal};
+use super::absent::{Absent, Place};
+use super::asked::{Figures, Held, Refusal, Survey, WAITING_SHOWN};
 use super::audit::{Event, audit};
 use super::lane::Lane;
 use super::over::{Over, RequestKey};
@@ -34,6 +35,7 @@ pub(super) struct Core {
     last_ticket: TicketId,
     requests: HashMap<RequestKey, Known>,
     over: Over,
+    absent: Absent,
     leases: BTreeSet<(BootTime, Arc<str>)>,
     /// Files that no client can ask for.
     unspeakable: Vec<(Arc<str>, Problem)>,
@@ -117,6 +119,7 @@ impl Core {
             last_ticket: 0,
             requests: HashMap::new(),
             over: Over::default(),
+            absent: Absent::default(),
             leases: BTreeSet::new(),
             unspeakable: Vec::new(),
             asked: Vec::new(),
@@ -136,7 +139,7 @@ impl Core {
         for (resource, hold) in recovered.held {
             self.requests.extend(request_key(&hold).map(|key| (key, Known::Held)));
             self.figures.held += 1;
-            self.hold(&resource, hold);
+            self.hold(&resource, hold, None);
         }
         for (resource, problem) in recovered.problems {
             tracing::warn!("{}: {}", problem.path.display(), problem.why);
@@ -187,12 +190,42 @@ impl Core {
         self.flush();
     }
 
-    pub(super) fn list(&self) -> Vec<Held> {
-        let mut list: Vec<Held> =
-            self.slots.iter().filter_map(|(resource, slot)| self.shown(resource, slot)).collect();
-        list.extend(self.unspeakable.iter().map(|(resource, it)| held_by_nobody(resource, it)));
-        list.sort_by(|one, other| one.resource.cmp(&other.resource));
-        list
+    pub(super) fn survey(&self) -> Survey {
+        let shown = self.slots.iter().filter(|(_, slot)| slot.is_shown());
+        let mut names: Vec<_> = shown.map(|(name, _)| Arc::clone(name)).collect();
+        let is_problem = |slot: &Slot| matches!(slot.phase, Phase::Problem(_));
+        let problems = self.slots.values().filter(|slot| is_problem(slot)).count();
+        let held = names.len() - problems;
+        names.extend(self.unspeakable.iter().map(|(name, _)| Arc::clone(name)));
+        names.sort_unstable();
+        names.dedup();
+        let waiting = self.slots.values().map(|slot| slot.queue.len()).sum();
+        Survey { names, held, problems: problems + self.unspeakable.len(), waiting }
+    }
+
+    pub(super) fn is_listed(&self, name: &str, is_wanted: impl Fn(&str) -> bool) -> bool {
+        match self.slots.get(name).filter(|slot| slot.is_shown()) {
+            Some(slot) => self.names_at(name, slot).any(is_wanted),
+            None => is_wanted(name) && self.unspeakable(name).is_some(),
+        }
+    }
+
+    pub(super) fn listed(&self, name: &str, is_wanted: impl Fn(&str) -> bool) -> Option<Held> {
+        if !self.is_listed(name, is_wanted) {
+            return None;
+        }
+        let unspeakable = || Some(held_by_nobody(name, self.unspeakable(name)?));
+        self.show(name).or_else(unspeakable)
+    }
+
+    fn unspeakable(&self, name: &str) -> Option<&Problem> {
+        self.unspeakable.iter().find(|(other, _)| **other == *name).map(|(_, problem)| problem)
+    }
+
+    /// The resource's, its holder's and its waiters'.
+    fn names_at<'a>(&'a self, name: &'a str, slot: &'a Slot) -> impl Iterator<Item = &'a str> {
+        let waiting = slot.queue.iter().map(|id| name::stripped(&self.tickets[id].client));
+        [name].into_iter().chain(slot.tenure().map(Tenure::holder)).chain(waiting)
     }
 
     pub(super) fn show(&self, resource: &str) -> Option<Held> {
@@ -201,11 +234,12 @@ impl Core {
 
     fn shown(&self, resource: &str, slot: &Slot) -> Option<Held> {
         let mut held = match &slot.phase {
-            Phase::Held(tenure) => tenure.held(),
             Phase::Problem(problem) => held_by_nobody(resource, problem),
-            Phase::Free | Phase::Granting(_) => slot.ending.as_ref()?.held(),
+            _ => slot.tenure()?.held(),
         };
-        held.waiting = slot.queue.iter().map(|id| self.tickets[id].waiter()).collect();
+        let waiting = slot.queue.iter().take(WAITING_SHOWN);
+        held.waiting = waiting.map(|id| self.tickets[id].waiter()).collect();
+        held.waiting_in_all = slot.queue.len();
         Some(held)
     }
 
@@ -249,11 +283,21 @@ impl Core {
     }
 
     /// It is held from now on, and so long.
-    fn hold(&mut self, resource: &Arc<str>, hold: Arc<Hold>) {
+    fn hold(&mut self, resource: &Arc<str>, hold: Arc<Hold>, place: Option<Place>) {
         let lease = hold.wanted.lease;
-        self.slot(resource).phase = Phase::Held(Tenure { hold, deadline: None });
+        // What an earlier daemon granted was answered by it.
+        let answers = u32::from(place.is_none());
+        let tenure = Tenure { hold, deadline: None, place, answers };
+        self.slot(resource).phase = Phase::Held(tenure);
         if let Some(lease) = lease {
             self.set_deadline(resource, BootTime::now().after(lease));
+        }
+    }
+
+    fn tenure_mut(&mut self, resource: &str) -> Option<&mut Tenure> {
+        match self.slots.get_mut(resource)?.phase {
+            Phase::Held(ref mut tenure) => Some(tenure),
+            _ => None,
         }
     }
 

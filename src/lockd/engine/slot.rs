@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::asked::{Grant, Held, Lease, Refusal, Waiter};
+use super::absent::Place;
+use super::asked::{Grant, Held, Lease, Refusal, Trouble, Waiter};
 use super::over::RequestKey;
 use crate::clock::BootTime;
 use crate::lockd::name;
@@ -38,6 +39,21 @@ pub(super) enum Phase {
 pub(super) struct Tenure {
     pub(super) hold: Arc<Hold>,
     pub(super) deadline: Option<BootTime>,
+    /// Where the request waited; of a hold of an earlier daemon nothing is known.
+    pub(super) place: Option<Place>,
+    /// How many answers with this grant may have come to its client. (I4)
+    pub(super) answers: u32,
+}
+
+/// How one who listened for the outcome of a request left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// With the outcome.
+    Heard,
+    /// Its limit was reached.
+    Over,
+    /// Its connection broke, or it closed it.
+    Gone,
 }
 
 pub(super) type TicketId = u64;
@@ -61,7 +77,29 @@ pub(super) struct Ticket {
     pub(super) is_heard: bool,
 }
 
+impl Slot {
+    /// What is held here, or was and has not ended yet.
+    pub(super) fn tenure(&self) -> Option<&Tenure> {
+        match &self.phase {
+            Phase::Held(tenure) => Some(tenure),
+            Phase::Free | Phase::Granting(_) => self.ending.as_ref(),
+            Phase::Problem(_) => None,
+        }
+    }
+
+    /// Whether it is in the list.
+    pub(super) fn is_shown(&self) -> bool {
+        matches!(self.phase, Phase::Problem(_)) || self.tenure().is_some()
+    }
+}
+
 impl Tenure {
+    /// Its client is about to be told.
+    pub(super) fn answered(&mut self) -> Grant {
+        self.answers = self.answers.saturating_add(1);
+        self.grant()
+    }
+
     pub(super) fn grant(&self) -> Grant {
         Grant { token: self.hold.token, lease: self.hold.wanted.lease }
     }
@@ -88,6 +126,7 @@ impl Tenure {
             since: self.hold.since(),
             lease: lease.map(|(length, end)| Lease { length, remaining: end.remaining() }),
             waiting: Vec::new(),
+            waiting_in_all: 0,
             problem: None,
         }
     }
@@ -132,6 +171,11 @@ pub(super) fn held_by_nobody(resource: &str, problem: &Problem) -> Held {
         since: SystemTime::UNIX_EPOCH,
         lease: None,
         waiting: Vec::new(),
-        problem: Some(format!("{}: {}", problem.path.display(), problem.why)),
+        waiting_in_all: 0,
+        problem: Some(Trouble {
+            path: problem.path.clone(),
+            why: problem.why.clone(),
+            is_removable: problem.is_removable,
+        }),
     }
 }

@@ -144,7 +144,7 @@ async fn no_name_leads_out_of_the_directory() {
         assert!(matches!(engine.lock(bad).await, Err(Refusal::BadName { .. })));
     }
     let no_lease = engine.lock(leased("r", "c", Duration::ZERO)).await;
-    assert!(matches!(no_lease, Err(Refusal::BadName { .. })));
+    assert!(matches!(no_lease, Err(Refusal::Invalid { .. })));
     for held in engine.list() {
         engine.unlock(&held.resource, "c", Some(held.token)).await.unwrap();
     }
@@ -368,6 +368,125 @@ async fn a_repeated_wait_keeps_its_place_while_anybody_waits() {
         behind.await.unwrap();
         engine.close().await;
     }
+}
+
+/// I5: whoever is away is passed over, and comes back to where it was.
+#[tokio::test]
+async fn a_wait_that_broke_off_has_its_place_again() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        engine.lock(request("r", "holder")).await.unwrap();
+        let ask = named("id", waiting("r", "first"));
+        let mut first = Box::pin(engine.lock(ask.clone()));
+        assert!(futures::poll!(&mut first).is_pending());
+        let since = engine.show("r").unwrap().waiting[0].since;
+        let mut second = Box::pin(engine.lock(waiting("r", "second")));
+        assert!(futures::poll!(&mut second).is_pending());
+        let mut third = Box::pin(engine.lock(waiting("r", "third")));
+        assert!(futures::poll!(&mut third).is_pending());
+        drop(first);
+        assert_eq!((engine.figures().waiting, engine.show("r").unwrap().waiting.len()), (2, 2));
+
+        // Its turn comes while it is away: it is not granted anything.
+        engine.unlock("r", "holder", None).await.unwrap();
+        second.await.unwrap();
+        let mut first = Box::pin(engine.lock(ask));
+        assert!(futures::poll!(&mut first).is_pending());
+        let waiting = engine.show("r").unwrap().waiting;
+        let waiting: Vec<_> = waiting.iter().map(|it| (&*it.client, it.since)).collect();
+        assert_eq!((waiting[0], waiting[1].0), (("first", since), "third"));
+        engine.unlock("r", "second", None).await.unwrap();
+        first.await.unwrap();
+        assert!(futures::poll!(&mut third).is_pending());
+        drop(third);
+        engine.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_kept_for_nobody_who_gave_up() {
+    let directory = directory();
+    let engine = open(directory.path(), false).await;
+    engine.lock(request("r", "holder")).await.unwrap();
+    let ask = named("id", waiting("r", "c"));
+    let mut behind = Box::pin(engine.lock(waiting("r", "behind")));
+    // Each way to give up, and then the request is made as if for the first time.
+    for way in ["limit", "told", "try"] {
+        let gone = std::future::ready(());
+        let refused = match way {
+            "limit" => {
+                let short = Wait::Until(Duration::from_millis(1));
+                engine.lock(LockRequest { wait: short, ..ask.clone() }).await
+            }
+            _ => engine.lock_for(ask.clone(), gone).await,
+        };
+        assert_eq!(refused, Err(Refusal::TimedOut { holder: "holder".to_owned() }));
+        match way {
+            "told" => engine.leave("r", "c", "id"),
+            "try" => {
+                let refused = engine.lock(named("id", request("r", "c"))).await;
+                assert_eq!(refused, locked_by("holder"));
+            }
+            _ => {}
+        }
+        assert!(futures::poll!(&mut behind).is_pending());
+        let mut again = Box::pin(engine.lock(ask.clone()));
+        assert!(futures::poll!(&mut again).is_pending());
+        let waiting = engine.show("r").unwrap().waiting;
+        assert_eq!(waiting.last().unwrap().client, "c", "{way}");
+        let refused = engine.lock(named("id", request("r", "c"))).await;
+        assert_eq!(refused, locked_by("holder"));
+        drop(again);
+        engine.leave("r", "c", "id");
+    }
+    // With no place kept, a free lock goes to whoever asks.
+    drop(behind);
+    engine.unlock("r", "holder", None).await.unwrap();
+    engine.lock(request("r", "other")).await.unwrap();
+    engine.close().await;
+}
+
+/// I4, where the answer was made but did not come.
+#[tokio::test]
+async fn a_grant_whose_every_answer_was_lost_is_undone() {
+    for sync in BOTH {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        let ask = named("id", request("r", "c"));
+        let grant = engine.lock(ask.clone()).await.unwrap();
+        assert_eq!(engine.lock(ask.clone()).await, Ok(grant));
+        engine.lose_answer("r", grant.token);
+        assert_eq!(engine.lock(request("r", "other")).await, locked_by("c"));
+        // The other answer did not come either.
+        engine.lose_answer("r", grant.token);
+        let other = engine.lock(waiting("r", "other")).await.unwrap();
+        engine.lose_answer("r", grant.token);
+        assert_eq!(engine.lock(ask.clone()).await, locked_by("other"));
+        engine.unlock("r", "other", Some(other.token)).await.unwrap();
+
+        // Whoever renews has the token from an answer.
+        let kept = engine.lock(ask).await.unwrap();
+        engine.renew("r", "c", kept.token).await.unwrap();
+        engine.lose_answer("r", kept.token);
+        assert_eq!(engine.lock(request("r", "other")).await, locked_by("c"));
+        engine.close().await;
+    }
+}
+
+/// What an earlier daemon answered is not counted again by the next.
+#[tokio::test]
+async fn a_grant_of_an_earlier_daemon_is_not_undone() {
+    let directory = directory();
+    let ask = named("id", request("r", "c"));
+    let engine = open(directory.path(), true).await;
+    let grant = engine.lock(ask.clone()).await.unwrap();
+    engine.close().await;
+    let engine = open(directory.path(), true).await;
+    assert_eq!(engine.lock(ask).await, Ok(grant));
+    engine.lose_answer("r", grant.token);
+    assert_eq!(engine.lock(request("r", "other")).await, locked_by("c"));
+    engine.close().await;
 }
 
 #[tokio::test]
@@ -701,7 +820,7 @@ fn ask_all_at_once(engine: &Engine) -> Vec<Listening<'_>> {
         else {
             panic!("it does not wait for the store");
         };
-        all.push(Listening { inner: &engine.0, ticket, receiver, is_heard: false });
+        all.push(Listening { inner: &engine.0, ticket, receiver, leave: Leave::Gone });
     }
     all
 }

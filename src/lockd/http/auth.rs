@@ -1,7 +1,8 @@
 //! Who may do what.
 //!
 //! A1. Without tokens everybody who reaches the daemon may use every client's
-//!     name, and who is on this machine may force. With tokens nobody may do
+//!     name, and a peer on this machine may force; not for others, as a proxy,
+//!     and not at all where a proxy stands before the daemon. With tokens nobody may do
 //!     anything without one, from wherever; but for the page, which says
 //!     nothing by itself, and whether the daemon is healthy.
 //! A2. A right token is never refused for the wrong ones of others: guessing is
@@ -23,10 +24,12 @@ use base64::engine::general_purpose::STANDARD;
 use tracing::{debug, warn};
 
 use super::failure::Failure;
-use super::listen::{Peer, PeerGroup};
+use super::listen::PeerGroup;
 use super::origin::{Hosts, one};
+use super::seats::Share;
+use super::socket::Peer;
 use super::tokens::{Bearer, Tokens};
-use super::{MayUse, limits};
+use super::{MayUse, limits, proxy};
 
 /// Failures of one peer that are answered and logged one by one.
 const FAILURES: u32 = 20;
@@ -52,6 +55,7 @@ struct Shared {
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     peer: SocketAddr,
+    group: PeerGroup,
     pub(crate) is_administrator: bool,
     /// `None`: it may use the names of all clients.
     bearer: Option<Bearer>,
@@ -64,6 +68,13 @@ impl Caller {
             Some(bearer) => bearer.name.to_string(),
             None => self.peer.to_string(),
         }
+    }
+
+    /// Whose places it takes, where these are limited: many of one address share
+    /// them, but each token has its own.
+    pub(crate) fn share(&self) -> Share {
+        let token = self.bearer.as_ref().map(|bearer| Arc::clone(&bearer.name));
+        Share { group: self.group, token }
     }
 
     pub(crate) fn may_use(&self, client: &str) -> bool {
@@ -87,7 +98,7 @@ impl Gate {
         if let Err(foreign) = self.0.hosts.check(&head) {
             let peer = peer(&head);
             // A page can send many of these.
-            if self.0.foreign.count(PeerGroup::of(peer)) != Count::TooMany {
+            if self.0.foreign.count(proxy::group(peer, &head.headers)) != Count::TooMany {
                 warn!(%peer, "refused: {foreign}");
             }
             limits::ignore(body);
@@ -114,11 +125,11 @@ impl Gate {
 
     fn caller(&self, request: &Parts) -> Result<Caller, Failure> {
         let peer = peer(request);
-        let group = PeerGroup::of(peer);
+        let group = proxy::group(peer, &request.headers);
         let Some(tokens) = &self.0.tokens else {
-            let is_direct = !self.0.hosts.is_public();
+            let is_direct = !self.0.hosts.is_public() && !proxy::is_passed_on(&request.headers);
             let is_administrator = is_direct && group == PeerGroup::Here;
-            return Ok(Caller { peer, is_administrator, bearer: None });
+            return Ok(Caller { peer, group, is_administrator, bearer: None });
         };
         let Some(token) = presented(&request.headers) else {
             debug!(%peer, "a request without credentials");
@@ -130,7 +141,7 @@ impl Gate {
         };
         if let Some(bearer) = tokens.bearer(&token) {
             let is_administrator = bearer.is_administrator;
-            return Ok(Caller { peer, is_administrator, bearer: Some(bearer.clone()) });
+            return Ok(Caller { peer, group, is_administrator, bearer: Some(bearer.clone()) });
         }
         Err(match self.0.failures.count(group) {
             Count::Some => {
@@ -151,10 +162,10 @@ impl Gate {
 }
 
 fn peer(request: &Parts) -> SocketAddr {
-    let Some(Peer(peer)) = request.extensions.get() else {
+    let Some(peer) = request.extensions.get::<Peer>() else {
         unreachable!("BUG: a request from nowhere");
     };
-    *peer
+    peer.address()
 }
 
 fn wrong_token() -> Failure {

@@ -39,6 +39,7 @@ impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let (status, error) = match &refusal {
             Refusal::BadName { .. } => (StatusCode::BAD_REQUEST, "bad_name"),
+            Refusal::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid"),
             Refusal::LockedBy { .. } => (StatusCode::CONFLICT, "locked"),
             Refusal::NotYours { .. } => (StatusCode::CONFLICT, "not_yours"),
             Refusal::NotLocked => (StatusCode::NOT_FOUND, "not_locked"),

@@ -1,25 +1,34 @@
 //! The JSON API: everything below `/v1/`.
+//!
+//! A client that closes its side for writing while it waits for a lock waits no
+//! more. It is answered at once, as if its limit were reached: with a grant that
+//! was on its way, or with `timeout`. If that answer does not reach it, it was a
+//! proxy that gave up: with a request id it has its place again for a while.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request, State};
-use axum::http::{StatusCode, Uri, header, request::Parts};
+use axum::http::{HeaderValue, StatusCode, Uri, header, request::Parts};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
+use futures_util::stream;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
 use super::failure::{self, Failure};
 use super::limits::{self, BodyReader};
-use super::listen::{Peer, PeerGroup};
+use super::listing::{Listing, Wanted, milliseconds, shown, since_epoch};
 use super::live::{self, Live};
 use super::origin::one;
 use super::seats::Seats;
-use crate::lockd::engine::{Engine, Held, LockRequest, Refusal, Wait};
+use super::socket::Peer;
+use crate::lockd::engine::{Engine, Grant, LockRequest, Refusal, Wait};
 
 /// What answers.
 #[derive(Clone)]
@@ -163,31 +172,46 @@ impl Api {
             ));
         }
         let body = self.bodies.read(&head.headers, body).await?;
+        // An array would be taken for the fields in the order of their declaration.
+        if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {
+            return Err(Failure::invalid("send a JSON object"));
+        }
         serde_json::from_slice(&body)
             .map_err(|error| Failure::invalid(format!("this is not what was expected: {error}")))
     }
 
-    async fn lock(&self, request: LockRequest, peer: Peer) -> Result<Response, Failure> {
+    async fn lock(
+        &self,
+        request: LockRequest,
+        caller: &Caller,
+        peer: &Peer,
+    ) -> Result<Response, Failure> {
         let _seat = match request.wait {
             Wait::No => None,
-            _ => Some(self.waiting.take(PeerGroup::of(peer.0)).ok_or_else(too_many_waiting)?),
+            _ => Some(self.waiting.take(caller.share()).ok_or_else(too_many_waiting)?),
         };
         let (resource, client) = (request.resource.clone(), request.client.clone());
+        let request_id = request.request_id.clone();
         let granted = tokio::select! {
             biased;
-            granted = self.engine.lock(request) => granted,
+            granted = self.engine.lock_for(request, peer.hangs_up()) => granted,
             () = self.stop.cancelled() => return Err(Failure::shutting_down()),
         };
-        let grant = granted.map_err(|refusal| self.refused(&resource, refusal))?;
-        Ok(failure::json(
-            StatusCode::OK,
-            &json!({
-                "resource": resource,
-                "client": client,
-                "token": grant.token.to_string(),
-                "lease_ms": grant.lease.map(milliseconds),
-            }),
-        ))
+        let engine = self.engine.clone();
+        match granted {
+            Ok(grant) => {
+                let answer = granted_answer(&resource, &client, grant);
+                peer.deliveries().expect_grant(engine, resource, grant.token);
+                Ok(answer)
+            }
+            Err(refusal) => {
+                let refused = self.refused(&resource, refusal);
+                if let Some(id) = request_id.filter(|_| peer.has_hung_up()) {
+                    peer.deliveries().expect_refusal(engine, resource, client, id);
+                }
+                Err(refused)
+            }
+        }
     }
 
     fn not_forced(&self, resource: &str, refusal: Refusal) -> Failure {
@@ -220,6 +244,18 @@ impl Api {
     }
 }
 
+fn granted_answer(resource: &str, client: &str, grant: Grant) -> Response {
+    failure::json(
+        StatusCode::OK,
+        &json!({
+            "resource": resource,
+            "client": client,
+            "token": grant.token.to_string(),
+            "lease_ms": grant.lease.map(milliseconds),
+        }),
+    )
+}
+
 fn is_json(head: &Parts) -> bool {
     let Ok(Some(kind)) = one(&head.headers, &header::CONTENT_TYPE) else { return false };
     let kind = kind.split(';').next().unwrap_or_default().trim();
@@ -230,7 +266,7 @@ fn too_many_waiting() -> Failure {
     Failure::new(
         StatusCode::TOO_MANY_REQUESTS,
         "too_many_waiting",
-        "too many requests of this peer, or of all, wait already: try again later",
+        "too many requests of this address or token, or of all, wait already: try again later",
     )
 }
 
@@ -259,7 +295,7 @@ async fn acquire(
     };
     let lease = lease_ms.map(Duration::from_millis);
     let request = LockRequest { resource, client, wait, lease, request_id };
-    api.lock(request, peer).await
+    api.lock(request, &caller, &peer).await
 }
 
 async fn renew(
@@ -320,7 +356,7 @@ async fn force_release(
     let token = token.map(|Token(token)| token);
     let held = api.engine.force_unlock(&resource, token, &caller.name()).await;
     let held = held.map_err(|refusal| api.not_forced(&resource, refusal))?;
-    Ok(failure::json(StatusCode::OK, &shown(&held)))
+    Ok(failure::json(StatusCode::OK, &shown(&held, true)))
 }
 
 async fn list(
@@ -329,91 +365,28 @@ async fn list(
     uri: Uri,
 ) -> Result<Response, Failure> {
     let wanted = Wanted::of(&uri)?;
-    let list = api.engine.list();
-    Ok(failure::json(StatusCode::OK, &wanted.select(&list, Duration::ZERO, &caller)))
+    let (at, survey) = (Instant::now(), Arc::new(api.engine.survey()));
+    let mut listing = Listing::new(api.engine, survey, at, wanted, caller.is_administrator);
+    let first = listing.next().unwrap_or_default();
+    let body = match listing.next() {
+        None => Body::from(first),
+        Some(second) => {
+            let pieces = [first, second].into_iter().chain(listing);
+            Body::from_stream(stream::iter(pieces.map(Ok::<_, std::convert::Infallible>)))
+        }
+    };
+    let mut response = Response::new(body);
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok(response)
 }
 
-async fn show(State(api): State<Api>, named: Resource) -> Result<Response, Failure> {
+async fn show(
+    State(api): State<Api>,
+    named: Resource,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Failure> {
     let resource = named.or(None)?;
     let held = api.engine.show(&resource).ok_or(Refusal::NotLocked)?;
-    Ok(failure::json(StatusCode::OK, &shown(&held)))
-}
-
-/// Which of the locks are to be shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// In the name of the resource, the holder or one who waits; lower case.
-    search: String,
-    limit: Option<usize>,
-}
-
-/// Of those who wait for one lock, so many are named.
-const WAITING_SHOWN: usize = 100;
-
-impl Wanted {
-    pub(crate) fn of(uri: &Uri) -> Result<Self, Failure> {
-        let mut wanted = Self::default();
-        for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
-            match &*name {
-                "search" => wanted.search = value.to_lowercase(),
-                "limit" => {
-                    let limit = value.parse().map_err(|_| Failure::invalid("limit is a number"))?;
-                    wanted.limit = Some(limit);
-                }
-                other => return Err(Failure::invalid(format!("there is no parameter {other:?}"))),
-            }
-        }
-        Ok(wanted)
-    }
-
-    /// The list as it is sent; it is so old.
-    pub(crate) fn select(&self, list: &[Held], age: Duration, caller: &Caller) -> Value {
-        let matching: Vec<&Held> = list.iter().filter(|held| self.is_wanted(held)).collect();
-        let problems = list.iter().filter(|held| held.problem.is_some()).count();
-        let locks = matching.iter().take(self.limit.unwrap_or(usize::MAX));
-        json!({
-            "now_ms": since_epoch(SystemTime::now() - age),
-            "held": list.len() - problems,
-            "problems": problems,
-            "waiting": list.iter().map(|held| held.waiting.len()).sum::<usize>(),
-            "matching": matching.len(),
-            "administrator": caller.is_administrator,
-            "locks": locks.map(|held| shown(held)).collect::<Vec<_>>(),
-        })
-    }
-
-    fn is_wanted(&self, held: &Held) -> bool {
-        let is_in = |name: &str| name.to_lowercase().contains(&self.search);
-        self.search.is_empty()
-            || is_in(&held.resource)
-            || is_in(&held.client)
-            || held.waiting.iter().any(|waiter| is_in(&waiter.client))
-    }
-}
-
-fn shown(held: &Held) -> Value {
-    let waiting = held.waiting.iter().take(WAITING_SHOWN);
-    let waiting = waiting
-        .map(|waiter| json!({ "client": waiter.client, "since_ms": since_epoch(waiter.since) }));
-    json!({
-        "resource": held.resource,
-        "client": held.client,
-        "token": held.token.to_string(),
-        "since_ms": since_epoch(held.since),
-        "lease": held.lease.map(|lease| json!({
-            "length_ms": milliseconds(lease.length),
-            "remaining_ms": milliseconds(lease.remaining),
-        })),
-        "waiting": waiting.collect::<Vec<_>>(),
-        "waiting_in_all": held.waiting.len(),
-        "problem": held.problem,
-    })
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn since_epoch(time: SystemTime) -> u64 {
-    milliseconds(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+    Ok(failure::json(StatusCode::OK, &shown(&held, caller.is_administrator)))
 }

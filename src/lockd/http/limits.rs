@@ -40,6 +40,8 @@ pub(crate) struct Limits {
     pub(crate) head_time: Duration,
     /// How long a body may take. Default: 10 s.
     pub(crate) body_time: Duration,
+    /// How long a peer may take nothing of what it is sent. Default: 30 s.
+    pub(crate) write_time: Duration,
     /// How long a head may be. Default: 16 KiB.
     pub(crate) head_bytes: usize,
     /// How long a body may be. Default: 1 MiB.
@@ -60,6 +62,7 @@ impl Default for Limits {
             connections_per_peer: 1024,
             head_time: Duration::from_secs(30),
             body_time: Duration::from_secs(10),
+            write_time: Duration::from_secs(30),
             head_bytes: 16 * 1024,
             body_bytes: 1024 * 1024,
             bodies_bytes: 32 * 1024 * 1024,

@@ -5,10 +5,14 @@
 //!     longest is closed; if none is idle, the one that has been sending its
 //!     request longest. One whose request is being answered never is.
 //! C3. Heads and bodies have a time within which they must come ([`Limits`]).
-//! C4. A connection's tasks end with it: an answer that nobody waits for any
-//!     more is not looked for.
+//! C4. A connection's tasks end with it. A peer that closes its side for writing
+//!     gets its answer; a request that waits for a lock watches for that itself
+//!     (see `socket`).
 //! C5. Who was refused before all it sent was read gets the answer (see `linger`),
 //!     unless the daemon stops or the place is needed.
+//! C6. A connection that is closed while it is idle is told so, in the words of
+//!     TLS too, and a request that was on its way meets no reset: clients that
+//!     keep connections take that for a sign to ask again.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -24,11 +28,11 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response};
+use futures_util::FutureExt;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::net::sockopt;
 use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -41,6 +45,7 @@ use tracing::{debug, warn};
 
 use super::limits::Limits;
 use super::linger;
+use super::socket::{self, Peer, Socket};
 
 /// Files that this process has open besides connections.
 const OTHER_FILES: usize = 128;
@@ -48,15 +53,12 @@ const OTHER_FILES: usize = 128;
 /// How long no connection is accepted after that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// So many of those for whom there is no room are told so at a time.
-const TURNED_AWAY: usize = 32;
+/// So many connections without a place of their own are told so at a time: those
+/// that find no room, and those that made room. Each is an open file.
+const LINGERING: usize = 32;
 
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
-
-/// Where a request comes from; every request has it as an extension.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// What makes a stream out of a connection: nothing, or TLS.
 pub(crate) trait Handshake: Clone + Send + Sync + 'static {
@@ -64,7 +66,7 @@ pub(crate) trait Handshake: Clone + Send + Sync + 'static {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// Makes it, within the time for a head.
-    fn handshake(&self, tcp: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    fn handshake(&self, socket: Socket) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
 /// No handshake.
@@ -72,10 +74,10 @@ pub(crate) trait Handshake: Clone + Send + Sync + 'static {
 pub(crate) struct Plain;
 
 impl Handshake for Plain {
-    type Stream = TcpStream;
+    type Stream = Socket;
 
-    async fn handshake(&self, tcp: TcpStream) -> io::Result<TcpStream> {
-        Ok(tcp)
+    async fn handshake(&self, socket: Socket) -> io::Result<Socket> {
+        Ok(socket)
     }
 }
 
@@ -91,7 +93,9 @@ pub(crate) async fn serve<H: Handshake>(
     let grace = limits.grace;
     let doors = Arc::new(Doors::new(limits));
     let tracker = TaskTracker::new();
-    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
+    if let Err(error) = socket::prepare(&listener) {
+        warn!(%error, "connections are without some settings");
+    }
     loop {
         let accepted = tokio::select! {
             biased;
@@ -102,14 +106,15 @@ pub(crate) async fn serve<H: Handshake>(
             Ok((tcp, peer)) => {
                 let Some(seat) = doors.admit(peer) else {
                     debug!(%peer, "no room for another connection");
-                    if let Ok(place) = Arc::clone(&turned_away).try_acquire_owned() {
+                    if let Some(place) = doors.linger() {
                         tokio::spawn(turn_away(tcp, place, stop.clone()));
                     }
                     continue;
                 };
+                let peer = Peer::new(tcp, peer);
                 let talk =
                     Talk { seat, peer, handshake: handshake.clone(), router: router.clone() };
-                tracker.spawn(talk.hold(tcp, stop.clone()));
+                tracker.spawn(talk.hold(stop.clone()));
             }
             Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection was lost"),
             Err(error) => {
@@ -135,15 +140,6 @@ async fn turn_away(mut tcp: TcpStream, place: OwnedSemaphorePermit, stop: Cancel
         stop.run_until_cancelled(linger::drain(tcp)).await;
     }
     drop(place);
-}
-
-/// A machine that went away without a word is found out in a minute, also by
-/// who only waits to answer it.
-fn watch_for_death(tcp: &TcpStream) -> rustix::io::Result<()> {
-    sockopt::set_socket_keepalive(tcp, true)?;
-    sockopt::set_tcp_keepidle(tcp, Duration::from_secs(30))?;
-    sockopt::set_tcp_keepintvl(tcp, Duration::from_secs(10))?;
-    sockopt::set_tcp_keepcnt(tcp, 3)
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -203,6 +199,7 @@ struct Doors {
     limits: Limits,
     started: Instant,
     open: Mutex<Open>,
+    lingering: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -247,7 +244,13 @@ impl Doors {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         limits.connections = limits.connections.min(files.saturating_sub(OTHER_FILES)).max(1);
-        Self { limits, started: Instant::now(), open: Mutex::default() }
+        let lingering = Arc::new(Semaphore::new(LINGERING));
+        Self { limits, started: Instant::now(), open: Mutex::default(), lingering }
+    }
+
+    /// A place to tell a connection that it has none.
+    fn linger(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.lingering).try_acquire_owned().ok()
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, Open> {
@@ -307,79 +310,104 @@ impl Drop for Seat {
 /// One connection, from its first byte to its end.
 struct Talk<H> {
     seat: Seat,
-    peer: SocketAddr,
+    peer: Peer,
     handshake: H,
     router: Router,
 }
 
 impl<H: Handshake> Talk<H> {
-    async fn hold(self, tcp: TcpStream, stop: CancellationToken) {
+    async fn hold(self, stop: CancellationToken) {
         let close = self.seat.connection.close.clone();
         let head_time = self.seat.doors.limits.head_time;
         tokio::select! {
             () = close.cancelled() => return,
             () = stop.cancelled() => return,
-            ready = timeout(head_time, tcp.readable()) => match ready {
+            ready = timeout(head_time, self.peer.tcp().readable()) => match ready {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) | Err(_) => return,
             },
         }
         // C1. Only now is anything more made for it.
-        let answering = Box::pin(self.answer(tcp, stop));
-        tokio::select! {
-            () = close.cancelled() => {}
-            () = answering => {}
-        }
+        Box::pin(self.answer(stop, close)).await;
     }
 
-    async fn answer(self, tcp: TcpStream, stop: CancellationToken) {
+    async fn answer(self, stop: CancellationToken, close: CancellationToken) {
         let limits = &self.seat.doors.limits;
-        let _ = tcp.set_nodelay(true);
-        let _ = watch_for_death(&tcp);
-        let Ok(Ok(stream)) = timeout(limits.head_time, self.handshake.handshake(tcp)).await else {
-            debug!(peer = %self.peer, "no handshake");
+        let socket = Socket::new(self.peer.clone(), limits.write_time);
+        let handshake = timeout(limits.head_time, self.handshake.handshake(socket));
+        let Some(Ok(Ok(stream))) = close.run_until_cancelled(handshake).await else {
+            debug!(peer = %self.peer.address(), "no handshake");
             return;
         };
         let service = Requests {
-            peer: self.peer,
+            peer: self.peer.clone(),
             connection: Arc::clone(&self.seat.connection),
             body_time: limits.body_time,
             router: self.router.clone(),
         };
         let mut conversation = http1::Builder::new()
             .timer(TokioTimer::new())
+            .half_close(true)
             .header_read_timeout(limits.head_time)
             .max_buf_size(limits.head_bytes.max(8 * 1024))
             .serve_connection(TokioIo::new(stream), service);
         let ended = tokio::select! {
             ended = poll_fn(|context| conversation.poll_without_shutdown(context)) => ended,
+            () = close.cancelled() => Ok(()),
             () = stop.cancelled() => {
                 Pin::new(&mut conversation).graceful_shutdown();
-                poll_fn(|context| conversation.poll_without_shutdown(context)).await
+                let rest = poll_fn(|context| conversation.poll_without_shutdown(context));
+                close.run_until_cancelled(rest).await.unwrap_or(Ok(()))
             }
         };
-        let mut stream = conversation.into_parts().io.into_inner();
-        let is_shut = poll_fn(|context| Pin::new(&mut stream).poll_shutdown(context)).await.is_ok();
-        if is_shut && self.may_be_sending(&ended) {
-            stop.run_until_cancelled(linger::drain(stream)).await;
-        }
+        let stream = conversation.into_parts().io.into_inner();
+        self.end(stream, &ended, &stop, &close).await;
         if let Err(error) = ended {
-            debug!(peer = %self.peer, %error, "a connection ended early");
+            debug!(peer = %self.peer.address(), %error, "a connection ended early");
         }
     }
 
-    /// Whether something was left unread. (C5)
+    async fn end(
+        &self,
+        mut stream: H::Stream,
+        ended: &hyper::Result<()>,
+        stop: &CancellationToken,
+        close: &CancellationToken,
+    ) {
+        let is_cut = close.is_cancelled();
+        if self.peer.deliveries().has_some() {
+            stop.run_until_cancelled(self.peer.deliveries().end(&self.peer, ended)).await;
+        }
+        let shutdown = poll_fn(|context| Pin::new(&mut stream).poll_shutdown(context));
+        let is_shut = if is_cut {
+            // Its place is needed: no more is said than goes at once.
+            shutdown.now_or_never().is_some_and(|shut| shut.is_ok())
+        } else {
+            close.run_until_cancelled(shutdown).await.is_some_and(|shut| shut.is_ok())
+        };
+        let place = if is_cut { self.seat.doors.linger() } else { None };
+        if is_shut && (place.is_some() || (!is_cut && self.may_be_sending(ended))) {
+            let drained = stop.run_until_cancelled(linger::drain(stream));
+            if is_cut {
+                drained.await;
+            } else {
+                close.run_until_cancelled(drained).await;
+            }
+        }
+    }
+
+    /// Whether something was left unread, or may be on its way. (C5, C6)
     fn may_be_sending(&self, ended: &hyper::Result<()>) -> bool {
         match ended {
             Ok(()) => self.seat.connection.is_unread.load(Ordering::Relaxed),
-            Err(error) => error.is_parse(),
+            Err(error) => error.is_parse() || error.is_timeout(),
         }
     }
 }
 
 /// The requests of one connection, on their way to the router.
 struct Requests {
-    peer: SocketAddr,
+    peer: Peer,
     connection: Arc<Connection>,
     body_time: Duration,
     router: Router,
@@ -393,8 +421,9 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let at_work = AtWork::on(&self.connection);
         self.connection.is_unread.store(false, Ordering::Relaxed);
+        self.peer.deliveries().ask_for_more(&self.peer);
         let (mut head, body) = request.into_parts();
-        head.extensions.insert(Peer(self.peer));
+        head.extensions.insert(self.peer.clone());
         let connection = Arc::clone(&self.connection);
         let body = Timed { body, time: self.body_time, limit: None, connection };
         let body =

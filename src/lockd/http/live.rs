@@ -1,7 +1,7 @@
 //! Who holds what, sent whenever that changes: server-sent events.
 //!
-//! However many watch and however much changes, the list is made at most four
-//! times a second.
+//! However many watch and however much changes, the books are gone through at
+//! most four times a second.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::Response;
 use futures_util::stream;
 use tokio::sync::watch;
@@ -18,30 +18,35 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
 use super::failure::Failure;
-use super::json::{Api, Wanted};
-use super::listen::{Peer, PeerGroup};
+use super::json::Api;
+use super::listing::{Listing, Wanted};
 use super::seats::Seat;
-use crate::lockd::engine::{Engine, Held};
+use super::socket::Peer;
+use crate::lockd::engine::{Engine, Survey};
 
 /// Between two lists.
 const SPACING: Duration = Duration::from_millis(250);
 
-/// A sign of life when nothing changes.
+/// Between two comments while nothing changes. Proxies end a connection on which
+/// nothing came for 30 to 60 seconds, and the page after 25.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// The last list that was made, for all who watch.
+/// Makes a proxy pass on what it has at once: nginx would wait for a full buffer.
+const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// The last survey that was made, for all viewers.
 #[derive(Clone)]
 pub(crate) struct Live {
     engine: Engine,
     last: Arc<Mutex<Option<Snapshot>>>,
 }
 
-/// The list as it was.
+/// What there was to list.
 #[derive(Clone)]
 struct Snapshot {
     version: u64,
     at: Instant,
-    list: Arc<Vec<Held>>,
+    survey: Arc<Survey>,
 }
 
 impl Live {
@@ -49,17 +54,17 @@ impl Live {
         Self { engine, last: Arc::default() }
     }
 
-    /// A list that is not older than [`SPACING`].
+    /// A survey that is not older than [`SPACING`].
     fn snapshot(&self, changes: &watch::Receiver<u64>) -> Snapshot {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = last.as_ref().filter(|last| last.at.elapsed() < SPACING);
         if let Some(fresh) = fresh {
             return fresh.clone();
         }
-        // The version before the list: what changes in between is sent again.
+        // The version before the survey: what changes in between is sent again.
         let version = *changes.borrow();
-        let list = Arc::new(self.engine.list());
-        let snapshot = Snapshot { version, at: Instant::now(), list };
+        let (at, survey) = (Instant::now(), Arc::new(self.engine.survey()));
+        let snapshot = Snapshot { version, at, survey };
         *last = Some(snapshot.clone());
         snapshot
     }
@@ -70,21 +75,38 @@ struct Viewer {
     live: Live,
     changes: watch::Receiver<u64>,
     sent: Option<u64>,
+    /// The event that is on its way.
+    listing: Option<Listing>,
     wanted: Wanted,
     caller: Caller,
+    peer: Peer,
     stop: CancellationToken,
     _seat: Seat,
 }
 
 impl Viewer {
-    /// The next event; `None` at the end of the daemon.
+    /// The next piece of an event; `None` at the end of the daemon, or when the
+    /// peer has closed its side: after the first event it wants no more.
     async fn next(&mut self) -> Option<String> {
-        let stop = self.stop.clone();
+        if let Some(piece) = self.piece() {
+            return Some(piece);
+        }
+        let (stop, peer, is_first) = (self.stop.clone(), self.peer.clone(), self.sent.is_none());
         tokio::select! {
             biased;
             () = stop.cancelled() => None,
             event = self.event() => event,
+            () = peer.hangs_up(), if !is_first => None,
         }
+    }
+
+    fn piece(&mut self) -> Option<String> {
+        let piece = self.listing.as_mut()?.next();
+        if piece.is_none() {
+            self.listing = None;
+            return Some("\n\n".to_owned());
+        }
+        piece
     }
 
     async fn event(&mut self) -> Option<String> {
@@ -98,11 +120,13 @@ impl Viewer {
             Ok(Err(_)) => return None,
             Err(_) => return Some(":\n\n".to_owned()),
         }
-        let snapshot = self.live.snapshot(&self.changes);
-        self.sent = Some(snapshot.version);
-        let list = self.wanted.select(&snapshot.list, snapshot.at.elapsed(), &self.caller);
+        let Snapshot { version, at, survey } = self.live.snapshot(&self.changes);
+        self.sent = Some(version);
+        let (engine, wanted) = (self.live.engine.clone(), self.wanted.clone());
+        let is_administrator = self.caller.is_administrator;
+        self.listing = Some(Listing::new(engine, survey, at, wanted, is_administrator));
         // JSON has no line ends of its own.
-        Some(format!("event: locks\ndata: {list}\n\n"))
+        Some("event: locks\ndata: ".to_owned())
     }
 }
 
@@ -110,23 +134,26 @@ impl Viewer {
 pub(crate) async fn events(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(peer): Extension<Peer>,
     uri: Uri,
 ) -> Result<Response, Failure> {
     let wanted = Wanted::of(&uri)?;
-    let seat = api.viewers.take(PeerGroup::of(peer)).ok_or_else(|| {
+    let seat = api.viewers.take(caller.share()).ok_or_else(|| {
         let text = "too many watch already: close a page";
         Failure::new(StatusCode::TOO_MANY_REQUESTS, "too_many_viewers", text)
     })?;
     let changes = api.engine.changes();
     let (live, stop) = (api.live, api.stop);
-    let viewer = Viewer { live, changes, sent: None, wanted, caller, stop, _seat: seat };
+    let (sent, listing) = (None, None);
+    let viewer = Viewer { live, changes, sent, listing, wanted, caller, peer, stop, _seat: seat };
     let events = stream::unfold(viewer, async |mut viewer| {
         let event = viewer.next().await?;
         Some((Ok::<_, std::convert::Infallible>(Bytes::from(event)), viewer))
     });
     let mut response = Response::new(Body::from_stream(events));
     let kind = HeaderValue::from_static("text/event-stream");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, kind);
+    headers.insert(BUFFERING, HeaderValue::from_static("no"));
     Ok(response)
 }

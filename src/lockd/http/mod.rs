@@ -1,17 +1,21 @@
 //! The daemon on the network: connections, and what is at which path.
 
 pub(crate) mod auth;
+pub(crate) mod delivery;
 mod failure;
 pub(crate) mod json;
 pub(crate) mod limits;
 mod linger;
 pub(crate) mod listen;
+mod listing;
 pub(crate) mod live;
 mod metrics;
 pub(crate) mod origin;
 mod page;
+mod proxy;
 pub(crate) mod rpc;
 pub(crate) mod seats;
+mod socket;
 pub(crate) mod tls;
 pub(crate) mod tokens;
 

@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, Method as Verb, Request, Response, StatusCode, hea
 
 use super::MayUse;
 use super::limits::{BodyError, BodyReader};
+use super::socket::Peer;
 use crate::lockd::engine::{Engine, LockRequest, Refusal, Wait};
 use crate::lockd::xmlrpc::{
     self, Answer, Call, FaultStyle, Method, NAMES, SIGNATURE, Shape, Value, fault,
@@ -46,7 +47,7 @@ async fn answer(State(rpc): State<Rpc>, request: Request<Body>) -> Response<Body
         Err(error) => return rpc.0.not_read(&error),
     };
     let answered = match xmlrpc::read(&body, &rpc.0.shape) {
-        Ok(call) => rpc.0.call(call, head.extensions.get()).await,
+        Ok(call) => rpc.0.call(call, head.extensions.get(), head.extensions.get()).await,
         Err(error) => Err(error.to_string()),
     };
     let document = match answered {
@@ -84,7 +85,12 @@ impl Parts {
     }
 
     /// What a call is answered with, or the text of its fault.
-    async fn call(&self, call: Call, may_use: Option<&MayUse>) -> Result<Answer, String> {
+    async fn call(
+        &self,
+        call: Call,
+        may_use: Option<&MayUse>,
+        peer: Option<&Peer>,
+    ) -> Result<Answer, String> {
         let named = call.method.as_deref();
         let method = named.and_then(Method::named).ok_or_else(|| fault::not_supported(named))?;
         let expected = method.arguments();
@@ -106,7 +112,7 @@ impl Parts {
                     _ => {}
                 }
                 match method {
-                    Method::Lock => self.lock(resource, client).await,
+                    Method::Lock => self.lock(resource, client, peer).await,
                     _ => self.unlock(&resource, client).await,
                 }
             }
@@ -116,7 +122,12 @@ impl Parts {
         }
     }
 
-    async fn lock(&self, resource: String, client: Value) -> Result<Answer, String> {
+    async fn lock(
+        &self,
+        resource: String,
+        client: Value,
+        peer: Option<&Peer>,
+    ) -> Result<Answer, String> {
         let client = match text(client, "the client") {
             Ok(client) => client,
             // As the original, look first who has it.
@@ -128,8 +139,14 @@ impl Parts {
         };
         let request =
             LockRequest { resource, client, wait: Wait::No, lease: None, request_id: None };
+        let resource = request.resource.clone();
         match self.engine.lock(request).await {
-            Ok(_) => Ok(Answer::Nil),
+            Ok(grant) => {
+                if let Some(peer) = peer {
+                    peer.deliveries().expect_grant(self.engine.clone(), resource, grant.token);
+                }
+                Ok(Answer::Nil)
+            }
             Err(Refusal::LockedBy { client } | Refusal::TimedOut { holder: client }) => {
                 Err(fault::already_locked(&client))
             }

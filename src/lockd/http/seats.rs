@@ -1,4 +1,4 @@
-//! How many requests may stay at a time, of one peer and of all.
+//! How many requests may stay at a time, of one address or token and of all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,41 +12,49 @@ pub(crate) struct Seats(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     in_all: usize,
-    per_peer: usize,
+    per_share: usize,
     taken: Mutex<Taken>,
+}
+
+/// What takes places together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Share {
+    pub(crate) group: PeerGroup,
+    /// The name of the token, where one is needed.
+    pub(crate) token: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
 struct Taken {
     in_all: usize,
-    by_peer: HashMap<PeerGroup, usize>,
+    by_share: HashMap<Share, usize>,
 }
 
 /// A place, free again when dropped.
 #[derive(Debug)]
 pub(crate) struct Seat {
     shared: Arc<Shared>,
-    group: PeerGroup,
+    share: Share,
 }
 
 impl Seats {
     /// This machine's own requests count for the limit of all only.
-    pub(crate) fn new(in_all: usize, per_peer: usize) -> Self {
-        Self(Arc::new(Shared { in_all, per_peer, taken: Mutex::default() }))
+    pub(crate) fn new(in_all: usize, per_share: usize) -> Self {
+        Self(Arc::new(Shared { in_all, per_share, taken: Mutex::default() }))
     }
 
     /// A place, if there is one.
-    pub(crate) fn take(&self, group: PeerGroup) -> Option<Seat> {
+    pub(crate) fn take(&self, share: Share) -> Option<Seat> {
         let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_peer = taken.by_peer.get(&group).copied().unwrap_or(0);
-        let is_full = group != PeerGroup::Here && of_peer >= self.0.per_peer;
+        let of_share = taken.by_share.get(&share).copied().unwrap_or(0);
+        let is_full = share.group != PeerGroup::Here && of_share >= self.0.per_share;
         if is_full || taken.in_all >= self.0.in_all {
             return None;
         }
         taken.in_all += 1;
-        taken.by_peer.insert(group, of_peer + 1);
+        taken.by_share.insert(share.clone(), of_share + 1);
         drop(taken);
-        Some(Seat { shared: Arc::clone(&self.0), group })
+        Some(Seat { shared: Arc::clone(&self.0), share })
     }
 }
 
@@ -54,10 +62,10 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut taken = self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.in_all -= 1;
-        if let Some(count) = taken.by_peer.get_mut(&self.group) {
+        if let Some(count) = taken.by_share.get_mut(&self.share) {
             *count -= 1;
             if *count == 0 {
-                taken.by_peer.remove(&self.group);
+                taken.by_share.remove(&self.share);
             }
         }
     }
@@ -70,14 +78,26 @@ mod tests {
     #[test]
     fn one_peer_does_not_take_all() {
         let seats = Seats::new(3, 1);
+        let take = |group| seats.take(Share { group, token: None });
         let (one, two) = (PeerGroup::V4([192, 0, 2, 1]), PeerGroup::V4([192, 0, 2, 2]));
-        let first = seats.take(one).unwrap();
-        assert!(seats.take(one).is_none());
-        let _second = seats.take(two).unwrap();
-        let _here = seats.take(PeerGroup::Here).unwrap();
-        assert!(seats.take(PeerGroup::Here).is_none());
+        let first = take(one).unwrap();
+        assert!(take(one).is_none());
+        let _second = take(two).unwrap();
+        let _here = take(PeerGroup::Here).unwrap();
+        assert!(take(PeerGroup::Here).is_none());
         drop(first);
-        let _again = seats.take(one).unwrap();
-        assert!(seats.take(PeerGroup::Here).is_none());
+        let _again = take(one).unwrap();
+        assert!(take(PeerGroup::Here).is_none());
+    }
+
+    #[test]
+    fn who_shares_an_address_has_places_by_token() {
+        let seats = Seats::new(9, 1);
+        let take = |token: &str| {
+            seats.take(Share { group: PeerGroup::V4([192, 0, 2, 1]), token: Some(token.into()) })
+        };
+        let _web = take("web").unwrap();
+        let _batch = take("batch").unwrap();
+        assert!(take("web").is_none());
     }
 }

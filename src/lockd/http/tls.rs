@@ -6,7 +6,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -15,6 +14,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::server::TlsStream;
 
 use super::listen::Handshake;
+use super::socket::Socket;
 
 /// Speaks TLS 1.2 or 1.3 as a server.
 #[derive(Clone)]
@@ -87,9 +87,9 @@ fn why(path: &Path, what: &str, error: &PemError) -> FileError {
 }
 
 impl Handshake for Tls {
-    type Stream = TlsStream<TcpStream>;
+    type Stream = TlsStream<Socket>;
 
-    async fn handshake(&self, tcp: TcpStream) -> io::Result<Self::Stream> {
-        self.0.accept(tcp).await
+    async fn handshake(&self, socket: Socket) -> io::Result<Self::Stream> {
+        self.0.accept(socket).await
     }
 }

@@ -7,9 +7,10 @@ use rustix::io::Errno;
 
 use super::{Core, Known, Purpose, State, Why, poisoned, request_key, storage};
 use crate::clock::BootTime;
+use crate::lockd::engine::absent::Place;
 use crate::lockd::engine::asked::{Held, Refusal};
 use crate::lockd::engine::audit::{Event, audit};
-use crate::lockd::engine::slot::{Outcome, Phase, Tenure, TicketId, held_by_nobody};
+use crate::lockd::engine::slot::{Leave, Outcome, Phase, Tenure, TicketId, held_by_nobody};
 use crate::lockd::name;
 use crate::lockd::store::{Changed, Failure, Problem};
 
@@ -64,22 +65,26 @@ impl Core {
                 self.figures.granted += 1;
                 self.refused_by_disk = None;
                 self.figures.held += 1;
-                self.hold(&resource, hold);
+                let place = Place { ticket: id, since: self.tickets[&id].since };
+                self.hold(&resource, hold, Some(place));
                 let grant = self.tenure(&resource).expect("BUG: it was just given").grant();
                 self.decide(id, Ok(grant));
             }
             Changed::Held(hold) => {
-                let deadline = slot.ending.take().and_then(|tenure| tenure.deadline);
-                self.hold(&resource, hold);
-                if let Some(deadline) = deadline {
-                    self.set_deadline(&resource, deadline);
+                let ended = slot.ending.take();
+                self.hold(&resource, hold, None);
+                if let (Some(ended), Some(tenure)) = (ended, self.tenure_mut(&resource)) {
+                    (tenure.place, tenure.answers) = (ended.place, ended.answers);
+                    if let Some(deadline) = ended.deadline {
+                        self.set_deadline(&resource, deadline);
+                    }
                 }
                 self.wait_on(id, &resource);
             }
             Changed::Adopted(hold) => {
                 audit(Event::Adopted, &hold, None);
                 self.figures.held += 1;
-                self.hold(&resource, hold);
+                self.hold(&resource, hold, None);
                 self.wait_on(id, &resource);
             }
             Changed::Poisoned(problem) => {
@@ -93,6 +98,8 @@ impl Core {
             }
             Changed::Failed(failure) | Changed::Broken(failure) => {
                 self.refused_by_disk = Some(Instant::now());
+                // The client is not told where the directory is.
+                tracing::warn!("{failure}");
                 self.refuse_ticket(id, storage(&failure));
                 self.serve_next(&resource);
             }
@@ -108,7 +115,7 @@ impl Core {
             self.slot(resource).queue.insert(id);
             if self.tickets[&id].unsettled == 0 {
                 self.tickets.get_mut(&id).expect("BUG: it was just there").unsettled = 1;
-                self.settle(id, false);
+                self.settle(id, Leave::Gone);
             }
         } else {
             let client = self.holder_of(resource);
@@ -189,7 +196,7 @@ impl Core {
             slot.ending = Some(Tenure { deadline, ..tenure });
         }
         let refusal = storage(failure);
-        tracing::warn!("{refusal}");
+        tracing::warn!("{failure}");
         match why {
             Why::Unlocked(reply) => drop(reply.send(Err(refusal))),
             Why::Forced { reply, .. } => drop(reply.send(Err(refusal))),

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Asked, Core, Known, Purpose, Why, poisoned};
+use super::{Asked, Core, Known, Purpose, State, Why, poisoned, request_key};
+use crate::lockd::engine::absent::Place;
 use crate::lockd::engine::asked::{LockRequest, Refusal, Wait};
 use crate::lockd::engine::over::RequestKey;
-use crate::lockd::engine::slot::{Phase, Tenure, Ticket, TicketId};
+use crate::lockd::engine::slot::{Leave, Phase, Slot, Ticket, TicketId};
 use crate::lockd::name::{self, REQUEST_ID_MAX_BYTES};
 use crate::lockd::store::{Change, Found, Wanted};
 
@@ -29,6 +30,7 @@ impl Core {
                 return Ok(asked);
             }
         }
+        let place = key.as_ref().and_then(|key| self.absent.take(key));
         let is_literal = self.look_at(&resource)?;
         let is_free =
             self.slots.get(&resource).is_none_or(|slot| matches!(slot.phase, Phase::Free));
@@ -42,13 +44,24 @@ impl Core {
             return Err(self.refuse(Refusal::BadName { name: resource.to_string(), why }));
         }
         let ticket = Ticket::new(&resource, client, request.lease, key, may_wait);
-        Ok(self.open_ticket(ticket, is_free.then_some(is_literal)))
+        Ok(self.open_ticket(ticket, place, is_free.then_some(is_literal)))
     }
 
-    /// A new request: it is served, with a file that is called so, or queued.
-    pub(super) fn open_ticket(&mut self, ticket: Ticket, served: Option<bool>) -> Asked {
-        self.last_ticket += 1;
-        let id = self.last_ticket;
+    /// A new request, or one that comes back to its place: it is served, with a
+    /// file that is called so, or queued.
+    pub(super) fn open_ticket(
+        &mut self,
+        mut ticket: Ticket,
+        place: Option<Place>,
+        served: Option<bool>,
+    ) -> Asked {
+        let id = if let Some(Place { ticket: id, since }) = place {
+            ticket.since = since;
+            id
+        } else {
+            self.last_ticket += 1;
+            self.last_ticket
+        };
         let resource = Arc::clone(&ticket.resource);
         self.requests.extend(ticket.key.clone().map(|key| (key, Known::Asked(id))));
         self.tickets.insert(id, ticket);
@@ -88,7 +101,8 @@ impl Core {
             }
             Some(Known::Held) => {
                 self.renew_deadline(&key.resource);
-                let grant = self.tenure(&key.resource).map(Tenure::grant);
+                let tenure = self.tenure_mut(&key.resource);
+                let grant = tenure.map(|tenure| tenure.answered());
                 Ok(grant.map(|grant| Asked::Decided(Ok(grant))))
             }
         }
@@ -97,7 +111,7 @@ impl Core {
     pub(super) fn listen(&mut self, id: TicketId) -> Asked {
         let ticket = self.tickets.get_mut(&id).expect("BUG: a request was lost");
         if let Some(outcome) = ticket.outcome.clone() {
-            self.settle(id, true);
+            self.settle(id, Leave::Heard);
             return Asked::Decided(outcome);
         }
         let (sender, receiver) = oneshot::channel();
@@ -105,13 +119,22 @@ impl Core {
         Asked::Waiting(id, receiver)
     }
 
-    /// One who listened is gone; whether it heard the outcome. (I4)
-    pub(in crate::lockd::engine) fn settle(&mut self, id: TicketId, is_heard: bool) {
+    /// One who listened is gone. (I4)
+    pub(in crate::lockd::engine) fn settle(&mut self, id: TicketId, leave: Leave) {
         let Some(ticket) = self.tickets.get_mut(&id) else {
             return;
         };
         ticket.unsettled -= 1;
-        ticket.is_heard |= is_heard;
+        if leave == Leave::Heard {
+            ticket.is_heard = true;
+            if let Some(Slot { phase: Phase::Held(tenure), .. }) =
+                self.slots.get_mut(&ticket.resource)
+            {
+                if ticket.outcome == Some(Ok(tenure.grant())) {
+                    tenure.answered();
+                }
+            }
+        }
         if ticket.unsettled > 0 {
             return;
         }
@@ -124,10 +147,54 @@ impl Core {
         }
         if slot.queue.remove(&id) {
             self.figures.waiting -= 1;
+            if leave == Leave::Gone {
+                self.keep_place(id);
+            }
             self.changed();
         }
         self.forget_ticket(id);
         self.flush();
+    }
+
+    /// For when the request is made again. (I5)
+    fn keep_place(&mut self, id: TicketId) {
+        let ticket = &self.tickets[&id];
+        if let Some(key) = ticket.key.clone() {
+            self.absent.keep(key, Place { ticket: id, since: ticket.since });
+        }
+    }
+
+    /// A request that was refused is not made again: its place goes.
+    pub(in crate::lockd::engine) fn leave(&mut self, resource: &str, client: &str, id: &str) {
+        self.absent.take(&RequestKey {
+            resource: resource.into(),
+            client: name::stripped(client).into(),
+            id: id.into(),
+        });
+    }
+
+    /// An answer with this grant did not come to its client. (I4)
+    pub(in crate::lockd::engine) fn lose_answer(&mut self, resource: &str, token: u64) {
+        if self.state != State::Serving {
+            return;
+        }
+        let Some(tenure) = self.tenure_mut(resource).filter(|it| it.hold.token == token) else {
+            return;
+        };
+        tenure.answers = tenure.answers.saturating_sub(1);
+        if tenure.answers == 0 {
+            self.undo(&resource.into());
+            self.flush();
+        }
+    }
+
+    /// Nobody heard of the grant. Its request comes back to where it waited. (I4)
+    fn undo(&mut self, resource: &Arc<str>) {
+        let tenure = self.tenure(resource).expect("BUG: what is undone is held");
+        if let (Some(key), Some(place)) = (request_key(&tenure.hold), tenure.place) {
+            self.absent.keep(key, place);
+        }
+        self.end(resource, Why::Undone);
     }
 
     /// The last who listened is gone, or there was none.
@@ -148,7 +215,7 @@ impl Core {
             }
         }
         if is_held && !is_heard {
-            self.end(&ticket.resource, Why::Undone);
+            self.undo(&ticket.resource);
         } else {
             self.tidy(&ticket.resource);
         }
@@ -230,11 +297,13 @@ fn check(request: &LockRequest) -> Result<(), Refusal> {
         return refuse(&request.client, why);
     }
     if request.lease.is_some_and(|lease| lease.is_zero()) {
-        return refuse(&request.client, "a lease must be longer than nothing".to_owned());
+        let why = "a lease must be longer than nothing".to_owned();
+        return Err(Refusal::Invalid { why });
     }
     match &request.request_id {
         Some(id) if id.is_empty() || id.len() > REQUEST_ID_MAX_BYTES => {
-            refuse(id, format!("a request id has 1 to {REQUEST_ID_MAX_BYTES} bytes"))
+            let why = format!("a request id has 1 to {REQUEST_ID_MAX_BYTES} bytes");
+            Err(Refusal::Invalid { why })
         }
         _ => Ok(()),
     }

@@ -70,7 +70,9 @@ impl Core {
         self.expire_if_over(&resource);
         self.may_end(&resource, client, Some(token))?;
         self.renew_deadline(&resource);
-        let tenure = self.tenure(&resource).expect("BUG: what may be ended is held");
+        let tenure = self.tenure_mut(&resource).expect("BUG: what may be ended is held");
+        // Whoever knows the token heard of the grant.
+        tenure.answered();
         Ok(tenure.hold.wanted.lease.unwrap_or(Duration::MAX))
     }
 

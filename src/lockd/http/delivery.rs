@@ -1,0 +1,147 @@
+//! Answers that must come to their clients, and what is done if they do not.
+//!
+//! A grant that its client never heard of would be held for ever. What became of
+//! an answer shows when its connection ends:
+//!
+//! 1. The kernel did not get all of it: it was lost.
+//! 2. The peer's machine has acknowledged all: it came. Whether its client read
+//!    it nobody can know, as with a client that dies a moment later.
+//! 3. The peer closed its side before it acknowledged all, and then refused the
+//!    rest: its client was gone before the answer came, so it was lost. A client
+//!    that only sends no more acknowledges the answer.
+//! 4. The peer refused it without closing first. It may have read the answer, as
+//!    proxies do that end connections by a reset. A grant that its client may
+//!    know of is left alone.
+
+use std::error::Error as _;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt;
+use tokio::time::sleep;
+
+use super::socket::Peer;
+use crate::lockd::engine::Engine;
+
+/// What is done once it is known whether the answer came: `true` if it may have.
+type Then = Box<dyn FnOnce(bool) + Send>;
+
+/// The first pause between two looks at what became of an answer; doubled after each.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// After so many looks, some eight seconds, it is not known.
+const LOOKS: u32 = 13;
+
+/// The answers on one connection of which it is not known yet.
+#[derive(Default)]
+pub(crate) struct Deliveries {
+    has_some: AtomicBool,
+    unknown: Mutex<Vec<Delivery>>,
+}
+
+struct Delivery {
+    is_handed_over: bool,
+    then: Then,
+}
+
+impl Deliveries {
+    /// A grant is about to be answered.
+    pub(crate) fn expect_grant(&self, engine: Engine, resource: String, token: u64) {
+        self.expect(move |may_have_come| {
+            if !may_have_come {
+                engine.lose_answer(&resource, token);
+            }
+        });
+    }
+
+    /// A client that hung up is about to be refused. If it hears that, it gave up;
+    /// else its proxy did, and it may come back to its place.
+    pub(crate) fn expect_refusal(
+        &self,
+        engine: Engine,
+        resource: String,
+        client: String,
+        request_id: String,
+    ) {
+        self.expect(move |may_have_come| {
+            if may_have_come {
+                engine.leave(&resource, &client, &request_id);
+            }
+        });
+    }
+
+    fn expect(&self, then: impl FnOnce(bool) + Send + 'static) {
+        let delivery = Delivery { is_handed_over: false, then: Box::new(then) };
+        self.unknown().push(delivery);
+        self.has_some.store(true, Ordering::Relaxed);
+    }
+
+    /// The kernel has all that was answered so far.
+    pub(super) fn hand_over(&self) {
+        if self.has_some() {
+            self.unknown().iter_mut().for_each(|it| it.is_handed_over = true);
+        }
+    }
+
+    /// The client asks for more: what came before that is settled.
+    pub(super) fn ask_for_more(&self, peer: &Peer) {
+        if self.has_some() && peer.has_acknowledged() {
+            self.settle(true);
+        }
+    }
+
+    pub(super) fn has_some(&self) -> bool {
+        self.has_some.load(Ordering::Relaxed)
+    }
+
+    /// The connection has ended so. Nothing was said of that yet: the peer could
+    /// refuse such words too, where only answers count.
+    pub(super) async fn end(&self, peer: &Peer, ended: &hyper::Result<()>) {
+        let cause = ended.as_ref().err().and_then(|error| error.source());
+        let kind = cause.and_then(|cause| cause.downcast_ref()).map(io::Error::kind);
+        let is_refused = match kind {
+            None => is_refused(peer).await,
+            Some(kind) => kind == io::ErrorKind::BrokenPipe && !peer.has_acknowledged(),
+        };
+        self.settle(!is_refused);
+    }
+
+    fn settle(&self, may_have_come: bool) {
+        let unknown = std::mem::take(&mut *self.unknown());
+        self.has_some.store(false, Ordering::Relaxed);
+        for Delivery { is_handed_over, then } in unknown {
+            then(is_handed_over && may_have_come);
+        }
+    }
+
+    fn unknown(&self) -> std::sync::MutexGuard<'_, Vec<Delivery>> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that was dropped in the middle.
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        self.settle(true);
+    }
+}
+
+/// Whether the peer closed its side and refuses what it was sent. No event tells
+/// that something was acknowledged, so this looks a few times.
+async fn is_refused(peer: &Peer) -> bool {
+    let mut pause = PAUSE;
+    for _ in 0..LOOKS {
+        match sockopt::socket_error(peer.tcp()) {
+            // The kernel's word for a reset that came behind the peer's own end.
+            Ok(Err(Errno::PIPE)) => return !peer.has_acknowledged(),
+            Ok(Ok(())) if peer.has_hung_up() && !peer.has_acknowledged() => {}
+            _ => return false,
+        }
+        sleep(pause).await;
+        pause *= 2;
+    }
+    false
+}

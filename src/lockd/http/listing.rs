@@ -1,0 +1,182 @@
+//! Who holds what, as it is sent: piece by piece, so that a client that reads
+//! slowly, or not at all, costs the daemon one piece and a list of names.
+//!
+//! The pieces are of different moments. A lock that ended before its piece was
+//! made is left out; the counts are those of the start.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::http::Uri;
+use serde_json::{Value, json};
+
+use super::failure::Failure;
+use crate::lockd::engine::{Engine, Held, Survey, in_directory};
+
+/// A piece is sent when it has this length; one lock more may be in it.
+const PIECE_BYTES: usize = 32 * 1024;
+
+/// So many names are counted before the books are closed for a moment.
+const COUNTED: usize = 256;
+
+/// The latest moment that a browser's `Date` can show, in milliseconds since 1970.
+const LATEST_MS: u64 = 8_640_000_000_000_000;
+
+/// The largest integer that every reader of JSON has without loss: 2⁵³ − 1.
+const LONGEST_MS: u64 = 9_007_199_254_740_991;
+
+/// Which of the locks are to be shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// In the name of the resource, the holder or a waiter; lower case.
+    search: String,
+    limit: Option<usize>,
+}
+
+impl Wanted {
+    pub(crate) fn of(uri: &Uri) -> Result<Self, Failure> {
+        let mut wanted = Self::default();
+        for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+            match &*name {
+                "search" => wanted.search = value.to_lowercase(),
+                "limit" => {
+                    let limit = value.parse().map_err(|_| Failure::invalid("limit is a number"))?;
+                    wanted.limit = Some(limit);
+                }
+                other => return Err(Failure::invalid(format!("there is no parameter {other:?}"))),
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn is_in(&self, name: &str) -> bool {
+        self.search.is_empty() || name.to_lowercase().contains(&self.search)
+    }
+}
+
+/// A list on its way: an iterator over its pieces, which together are JSON.
+pub(crate) struct Listing {
+    engine: Engine,
+    survey: Arc<Survey>,
+    at: Instant,
+    wanted: Wanted,
+    is_administrator: bool,
+    /// Names that were looked at.
+    position: usize,
+    shown: usize,
+    /// Names that match, of those that were looked at.
+    matching: usize,
+    is_over: bool,
+}
+
+impl Listing {
+    /// Of what the survey found at that moment.
+    pub(crate) fn new(
+        engine: Engine,
+        survey: Arc<Survey>,
+        at: Instant,
+        wanted: Wanted,
+        is_administrator: bool,
+    ) -> Self {
+        let (position, shown, matching, is_over) = (0, 0, 0, false);
+        Self { engine, survey, at, wanted, is_administrator, position, shown, matching, is_over }
+    }
+
+    /// The next lock that is to be shown.
+    fn next_lock(&mut self) -> Option<Held> {
+        while self.shown < self.wanted.limit.unwrap_or(usize::MAX) {
+            let name = self.survey.names.get(self.position)?;
+            self.position += 1;
+            let held = self.engine.listed(name, |name| self.wanted.is_in(name));
+            if held.is_some() {
+                self.shown += 1;
+                self.matching += 1;
+                return held;
+            }
+        }
+        None
+    }
+
+    /// What stands behind the locks.
+    fn end(&mut self) -> String {
+        let rest = &self.survey.names[self.position..];
+        if self.wanted.search.is_empty() {
+            self.matching += rest.len();
+        } else {
+            for names in rest.chunks(COUNTED) {
+                self.matching += self.engine.count(names, |name| self.wanted.is_in(name));
+            }
+        }
+        let figures = json!({
+            "now_ms": since_epoch(SystemTime::now() - self.at.elapsed()),
+            "held": self.survey.held,
+            "problems": self.survey.problems,
+            "waiting": self.survey.waiting,
+            "matching": self.matching,
+            "administrator": self.is_administrator,
+        });
+        // As one object with what came before.
+        figures.to_string().replacen('{', "],", 1)
+    }
+}
+
+impl Iterator for Listing {
+    type Item = String;
+
+    fn next(&mut self) -> Option<String> {
+        if self.is_over {
+            return None;
+        }
+        let mut piece = String::new();
+        if self.position == 0 {
+            piece.push_str("{\"locks\":[");
+        }
+        while piece.len() < PIECE_BYTES {
+            let Some(held) = self.next_lock() else {
+                self.is_over = true;
+                piece.push_str(&self.end());
+                break;
+            };
+            let comma = if self.shown > 1 { "," } else { "" };
+            write!(piece, "{comma}{}", shown(&held, self.is_administrator))
+                .expect("BUG: a string was not written");
+        }
+        Some(piece)
+    }
+}
+
+/// One lock.
+pub(crate) fn shown(held: &Held, is_administrator: bool) -> Value {
+    let waiting = held
+        .waiting
+        .iter()
+        .map(|waiter| json!({ "client": waiter.client, "since_ms": since_epoch(waiter.since) }));
+    // Where the directory is concerns those only who can do something about it.
+    let problem = held.problem.as_ref().map(|it| match is_administrator {
+        true => format!("{}: {}", it.path.display(), it.why),
+        false => format!("{}: {}", in_directory(&it.path), it.why),
+    });
+    json!({
+        "resource": held.resource,
+        "client": held.client,
+        "token": held.token.to_string(),
+        "since_ms": since_epoch(held.since),
+        "lease": held.lease.map(|lease| json!({
+            "length_ms": milliseconds(lease.length),
+            "remaining_ms": milliseconds(lease.remaining),
+        })),
+        "waiting": waiting.collect::<Vec<_>>(),
+        "waiting_in_all": held.waiting_in_all,
+        "problem": problem,
+        "may_be_forced": held.problem.as_ref().is_none_or(|problem| problem.is_removable),
+    })
+}
+
+pub(crate) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(LONGEST_MS)
+}
+
+pub(crate) fn since_epoch(time: SystemTime) -> u64 {
+    milliseconds(time.duration_since(UNIX_EPOCH).unwrap_or_default()).min(LATEST_MS)
+}

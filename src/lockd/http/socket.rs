@@ -1,0 +1,206 @@
+//! The socket of a connection: read and written by the connection, watched by
+//! the request that is being answered.
+//!
+//! K1. A peer that closes its side is noticed whatever it sent before, and
+//!     nothing is read for that: the kernel says so (`EPOLLRDHUP`).
+//! K2. A peer that takes nothing for [`Limits::write_time`] is cut off: what is
+//!     on the way to it is dropped, here and in the kernel.
+//! K3. Of what is written, the kernel keeps [`SEND_BYTES`] for each peer.
+//! K4. What the peer's machine has acknowledged came there, whatever came after.
+//!
+//! [`Limits::write_time`]: super::limits::Limits::write_time
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use rustix::net::{RecvFlags, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Sleep, sleep};
+
+use super::delivery::Deliveries;
+
+/// What the kernel keeps for a peer that reads slowly. Without a bound it is up
+/// to 4 MiB for each connection. The kernel doubles the number for its own needs.
+const SEND_BYTES: usize = 128 * 1024;
+
+/// How long a machine may be away without a word, in milliseconds: as long as
+/// the keep-alive needs, also while an answer is on its way there.
+const SILENCE_MS: u32 = 60_000;
+
+/// Where a request comes from; every request has it as an extension.
+#[derive(Clone)]
+pub(crate) struct Peer(Arc<Parts>);
+
+struct Parts {
+    address: SocketAddr,
+    tcp: TcpStream,
+    deliveries: Deliveries,
+}
+
+impl Peer {
+    pub(super) fn new(tcp: TcpStream, address: SocketAddr) -> Self {
+        Self(Arc::new(Parts { address, tcp, deliveries: Deliveries::default() }))
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    pub(crate) fn deliveries(&self) -> &Deliveries {
+        &self.0.deliveries
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.0.tcp
+    }
+
+    /// Resolves when the peer has closed its side, or the connection is broken.
+    /// The peer may still read. (K1)
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn hangs_up(&self) {
+        // This interest has no readiness that bytes bring, only that of the end:
+        // for urgent data the socket is not registered.
+        let _ = self.0.tcp.ready(Interest::PRIORITY).await;
+    }
+
+    /// The same, at this moment.
+    pub(super) fn has_hung_up(&self) -> bool {
+        self.hangs_up().now_or_never().is_some()
+    }
+
+    /// Whether the peer's machine has all that was written. (K4)
+    pub(super) fn has_acknowledged(&self) -> bool {
+        unacknowledged(&self.0.tcp).is_ok_and(|bytes| bytes == 0)
+    }
+}
+
+/// Bytes that were written and not acknowledged, tcp(7).
+#[allow(unsafe_code, reason = "no safe call of the crates in use asks for this number")]
+fn unacknowledged(tcp: &TcpStream) -> rustix::io::Result<i32> {
+    type OutQueue = rustix::ioctl::Getter<{ nix::libc::TIOCOUTQ as rustix::ioctl::Opcode }, i32>;
+    // SAFETY: for a TCP socket the kernel writes one `int` there.
+    unsafe { rustix::ioctl::ioctl(tcp, OutQueue::new()) }
+}
+
+/// Settings that every connection takes over from its listener.
+pub(super) fn prepare(listener: &TcpListener) -> rustix::io::Result<()> {
+    sockopt::set_tcp_nodelay(listener, true)?;
+    sockopt::set_socket_send_buffer_size(listener, SEND_BYTES)?;
+    // A machine that went away without a word is found out in a minute, also by
+    // a request that only waits.
+    sockopt::set_socket_keepalive(listener, true)?;
+    sockopt::set_tcp_keepidle(listener, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(listener, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(listener, 3)?;
+    sockopt::set_tcp_user_timeout(listener, SILENCE_MS)
+}
+
+/// What a connection reads and writes.
+pub(crate) struct Socket {
+    peer: Peer,
+    write_time: Duration,
+    /// Runs while the peer takes nothing.
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl Socket {
+    pub(super) fn new(peer: Peer, write_time: Duration) -> Self {
+        Self { peer, write_time, stall: None }
+    }
+
+    fn poll_written(
+        &mut self,
+        context: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        while self.peer.tcp().poll_write_ready(context)?.is_ready() {
+            match write(self.peer.tcp()) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => {
+                    self.stall = None;
+                    return Poll::Ready(written);
+                }
+            }
+        }
+        let time = self.write_time;
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(time)));
+        ready!(stall.as_mut().poll(context));
+        // It stays over: nothing more is written.
+        let _ = sockopt::set_socket_linger(self.peer.tcp(), Some(Duration::ZERO));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let tcp = self.peer.tcp();
+        loop {
+            ready!(tcp.poll_read_ready(context))?;
+            let bytes = buffer.initialize_unfilled();
+            let mut length = None;
+            let read = tcp.try_io(Interest::READABLE, || {
+                let (received, _) = rustix::net::recv(tcp, &mut *bytes, RecvFlags::empty())?;
+                length = Some(received);
+                // Less than there was room for is all that there was: with edges
+                // for events, another look would only be told so.
+                let is_all = 0 < received && received < bytes.len();
+                if is_all { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            match (length, read) {
+                (Some(length), _) => {
+                    buffer.advance(length);
+                    return Poll::Ready(Ok(()));
+                }
+                (None, Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_written(context, |tcp| tcp.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_written(context, |tcp| tcp.try_write_vectored(parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What is above has nothing left by now, and the kernel has all of it.
+        self.peer.deliveries().hand_over();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = rustix::net::shutdown(self.peer.tcp(), rustix::net::Shutdown::Write);
+        Poll::Ready(ended.map_err(Into::into))
+    }
+}
