@@ -30,8 +30,13 @@
 //!   graceful stop only its journal is synced. It puts the files right.
 //! * Files beside the locks that are called `.lockkeeper-…` are the daemon's own.
 //!   A few of them are files of locks that ended, kept for the same client's next.
-//! * One idle or slow connection holds up nobody.
+//! * One idle or slow connection holds up nobody, and a client that is gone holds
+//!   and waits for nothing.
+//!
+//! How it stands behind nginx or HAProxy is in [`behind_a_proxy`].
 
+#[doc = include_str!("behind_a_proxy.md")]
+pub mod behind_a_proxy {}
 pub(crate) mod engine;
 pub(crate) mod http;
 pub(crate) mod name;
