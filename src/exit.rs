@@ -20,22 +20,26 @@ const TRIES: u32 = 1000;
 /// Remove this file if the process exits while it is held.
 pub(crate) fn remove_at_exit(held: &Arc<Held<OsDisk>>) {
     static REGISTERED: Once = Once::new();
-    REGISTERED.call_once(register);
+    REGISTERED.call_once(|| {
+        if !at_exit(remove_held_files) {
+            tracing::warn!("no exit handler could be registered: held lock files will stay");
+        }
+    });
     let mut list = HELD.lock().unwrap_or_else(PoisonError::into_inner);
     list.retain(|held| held.strong_count() > 0);
     list.push(Arc::downgrade(held));
 }
 
+/// Have this run in `exit`; whether that could be arranged. A forked child has the
+/// handlers of its parent.
 // std offers no exit handler; C's is given a function and cannot fail but for
-// want of memory, in which case the files stay as with AtExit::Leave.
+// want of memory.
 #[allow(unsafe_code)]
-fn register() {
+pub(crate) fn at_exit(handler: extern "C" fn()) -> bool {
     unsafe extern "C" {
         safe fn atexit(handler: extern "C" fn()) -> std::ffi::c_int;
     }
-    if atexit(remove_held_files) != 0 {
-        tracing::warn!("no exit handler could be registered: held lock files will stay");
-    }
+    atexit(handler) == 0
 }
 
 /// `release` compares the process first: a forked child that exits removes nothing.

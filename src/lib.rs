@@ -162,6 +162,8 @@ mod clock;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "lockd-client")]
+mod lease;
 #[cfg(feature = "lockd")]
 pub mod lockd;
 #[cfg(feature = "lockd-client")]

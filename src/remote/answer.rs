@@ -1,5 +1,7 @@
 //! What the daemon's answers say.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,6 +16,22 @@ const SHOWN: usize = 200;
 pub(super) struct Granted {
     /// The fencing token, in decimal digits: a number of JSON may lose some.
     pub(super) token: String,
+    #[serde(flatten)]
+    pub(super) renewed: Renewed,
+}
+
+/// A lease begins anew.
+#[derive(Deserialize)]
+pub(super) struct Renewed {
+    #[serde(default)]
+    lease_ms: Option<u64>,
+}
+
+impl Renewed {
+    /// How long it lasts: as the daemon says, else as it was asked for.
+    pub(super) fn lease(&self, asked: Option<Duration>) -> Option<Duration> {
+        self.lease_ms.map(Duration::from_millis).or(asked)
+    }
 }
 
 /// An answer whose contents do not matter.
@@ -44,9 +62,10 @@ pub(super) fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Refusal> {
     serde_json::from_slice(&answer.body).map_err(|_| Refusal::read(answer))
 }
 
-/// Whether somebody else has what was asked for.
-pub(super) fn is_busy(answer: &Answer) -> bool {
-    read::<Granted>(answer).is_err_and(|refusal| refusal.is_busy())
+/// Whether the same request may fare better soon: statuses of proxies and of what
+/// is not ready. From 520 on are those of networks that stand before a proxy.
+pub(crate) fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 429 | 502..=504 | 520..=530)
 }
 
 /// Whether this says what became of a request for a lock, however often it was made.
@@ -96,9 +115,14 @@ impl Refusal {
     }
 
     /// The daemon is stopping or has no room, or what stands before it does not
-    /// reach it; it may be well soon.
+    /// reach it or lost its patience; it may be well soon.
     pub(super) fn is_passing(&self) -> bool {
-        matches!(self.status, 429 | 502..=504)
+        is_passing(self.status)
+    }
+
+    /// So nothing is known of what the daemon did.
+    pub(super) fn is_of_a_proxy(&self) -> bool {
+        self.code.is_none()
     }
 
     pub(super) fn is_forbidden(&self) -> bool {

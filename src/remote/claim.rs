@@ -1,29 +1,28 @@
 //! What every request is about: a daemon, a resource, and who asks.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::answer::Refusal;
 use super::connection::Answer;
 use super::error::{RemoteError, RemoteLost, RemoteLostReason};
 use super::options::RemoteOptions;
-use super::server::{Failure, Server};
+use super::server::{Failure, Outlook, Server};
 use super::socket::Line;
+use crate::debug_events;
+use crate::lease::{Outstanding, Patience, PerProcess, io};
 use crate::real_time::Standing;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-
-/// Between the first two tries to reach a daemon; doubled after each.
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// Between two tries at most: a daemon that is back is found soon.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 pub(super) struct Claim {
     pub(super) server: Server,
@@ -31,8 +30,14 @@ pub(super) struct Claim {
     pub(super) client: String,
     pub(super) options: RemoteOptions,
     /// What goes on after its caller has gone.
-    pub(super) background: TaskTracker,
+    background: PerProcess<TaskTracker>,
     pub(super) hand_over: HandOver,
+}
+
+/// That something goes on in the background: `flush` waits for it, and an exit a moment.
+pub(super) struct Scheduled {
+    _flush: TaskTrackerToken,
+    _exit: Option<Outstanding>,
 }
 
 impl Claim {
@@ -42,11 +47,68 @@ impl Claim {
         client: String,
         options: RemoteOptions,
     ) -> Self {
-        let background = TaskTracker::new();
-        // It can be waited for; tasks are taken all the same.
-        background.close();
-        let hand_over = HandOver::default();
-        Self { server, resource, client, options, background, hand_over }
+        Self {
+            server,
+            resource,
+            client,
+            options,
+            background: PerProcess::new(),
+            hand_over: HandOver::default(),
+        }
+    }
+
+    pub(super) fn background(&self) -> &TaskTracker {
+        let made = self.background.get_or_make(|| {
+            let background = TaskTracker::new();
+            // It can be waited for; tasks are taken all the same.
+            background.close();
+            Ok::<_, Infallible>(background)
+        });
+        match made {
+            Ok(background) => background,
+            Err(never) => match never {},
+        }
+    }
+
+    /// From now on, until what is returned is dropped.
+    pub(super) fn schedule(&self) -> Scheduled {
+        let exit = io().ok().map(|io| io.outstanding());
+        Scheduled { _flush: self.background().token(), _exit: exit }
+    }
+
+    /// Do this in the background.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub(super) fn start<F>(&self, work: F) -> io::Result<JoinHandle<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let scheduled = self.schedule();
+        let work = async move {
+            let done = work.await;
+            drop(scheduled);
+            done
+        };
+        Ok(io()?.spawn(work))
+    }
+
+    /// What the user should know, though there is no error.
+    pub(super) fn tell(self: &Arc<Self>, error: io::Error, what: &'static str) {
+        let claim = Arc::clone(self);
+        log(move || {
+            let (server, resource) = (claim.server.url(), &claim.resource);
+            tracing::warn!(server, resource, %error, "{what}");
+        });
+    }
+
+    /// For those who want to see it.
+    pub(super) fn tell_release(self: &Arc<Self>) {
+        if debug_events::are_wanted() {
+            let claim = Arc::clone(self);
+            log(move || debug_events::released(&claim.name()));
+        }
     }
 
     /// `verb` is what is asked for, as the daemon calls it.
@@ -60,22 +122,8 @@ impl Claim {
         self.server.call(&path, JSON, body.to_string(), line).await
     }
 
-    /// The same where nobody makes the daemon wait: it answers within `limit`, by its
-    /// clock and by a paused one of ours.
-    pub(super) async fn ask_now(
-        &self,
-        verb: &str,
-        body: &Value,
-        line: &Line,
-        limit: Duration,
-    ) -> Result<Answer, Failure> {
-        let _standing = Standing::at_most(limit);
-        let asked = timeout(limit, self.ask(verb, body, line)).await;
-        asked.unwrap_or_else(|_| Err(Failure::silence()))
-    }
-
     pub(super) fn patience(&self) -> Patience {
-        Patience { limit: self.options.reconnect, since: None, pause: PAUSE }
+        Patience::new(self.options.reconnect)
     }
 
     /// The lock, for people.
@@ -113,9 +161,14 @@ impl Claim {
         RemoteError::Unreachable { server, resource, doing, tried, source }
     }
 
-    pub(super) fn untrusted(&self, doing: &'static str, source: io::Error) -> RemoteError {
+    /// No other try would fare better.
+    pub(super) fn hopeless(&self, doing: &'static str, failure: Failure) -> RemoteError {
         let (server, resource) = self.names();
-        RemoteError::Untrusted { server, resource, doing, source }
+        let Failure { error: source, outlook, .. } = failure;
+        match outlook {
+            Outlook::Foreign => self.strange(doing, source.to_string()),
+            _ => RemoteError::Untrusted { server, resource, doing, source },
+        }
     }
 
     pub(super) fn strange(&self, doing: &'static str, found: String) -> RemoteError {
@@ -132,6 +185,12 @@ impl Claim {
             Some(code) => RemoteError::Refused { server, resource, doing, code, message },
             None => RemoteError::NotADaemon { server, resource, doing, found: message },
         }
+    }
+}
+
+fn log(tell: impl FnOnce() + Send + 'static) {
+    if let Ok(io) = io() {
+        io.log(tell);
     }
 }
 
@@ -170,43 +229,6 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         (state.0, state.1) = (state.0 - 1, None);
-    }
-}
-
-/// How much longer a daemon that does not answer is asked again.
-pub(super) struct Patience {
-    limit: Duration,
-    since: Option<Instant>,
-    pause: Duration,
-}
-
-/// Patience is at an end.
-pub(super) struct Exhausted {
-    pub(super) tried: Duration,
-    pub(super) error: io::Error,
-}
-
-impl Patience {
-    /// The daemon was there.
-    pub(super) fn renew(&mut self) {
-        (self.since, self.pause) = (None, PAUSE);
-    }
-
-    /// Wait before the next try.
-    pub(super) async fn pause(&mut self, error: io::Error) -> Result<(), Exhausted> {
-        let now = Instant::now();
-        let since = *self.since.get_or_insert(now);
-        let tried = now - since;
-        if tried >= self.limit {
-            return Err(Exhausted { tried, error });
-        }
-        sleep(self.pause.min(self.limit - tried)).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        Ok(())
-    }
-
-    pub(super) fn is_first(&self) -> bool {
-        self.since.is_none()
     }
 }
 

@@ -9,28 +9,18 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::{Handle, Id};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::socket::Socket;
+use super::tls::Tls;
 
 /// Longer answers are none of a lock daemon's.
 const ANSWER_BYTES: usize = 1 << 20;
-
-/// How to make what is sent unreadable to others, and know the other side.
-#[derive(Clone)]
-pub(super) struct Tls {
-    pub(super) connector: TlsConnector,
-    pub(super) name: ServerName<'static>,
-}
 
 /// An open connection; closed when dropped.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     pub(super) socket: Socket,
-    home: Id,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -46,7 +36,7 @@ impl Connection {
         let Some(tls) = tls else {
             return Self::over(socket.clone(), socket).await;
         };
-        let stream = tls.connector.connect(tls.name.clone(), socket.clone()).await?;
+        let stream = tls.connect(socket.clone()).await?;
         Self::over(stream, socket).await
     }
 
@@ -62,12 +52,12 @@ impl Connection {
             }
         };
         let driver = AbortOnDropHandle::new(tokio::spawn(drive));
-        Ok(Self { sender, socket, home: Handle::current().id(), _driver: driver })
+        Ok(Self { sender, socket, _driver: driver })
     }
 
-    /// Whether another request can be made of it, from this runtime.
+    /// Whether another request can be made of it.
     pub(super) async fn is_usable(&mut self) -> bool {
-        self.home == Handle::current().id() && self.sender.ready().await.is_ok()
+        self.sender.ready().await.is_ok()
     }
 
     pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> io::Result<Answer> {
@@ -80,6 +70,10 @@ impl Connection {
 
 /// With what lies behind it: hyper's own words do not say it.
 fn other(error: hyper::Error) -> io::Error {
+    if error.is_parse() {
+        let text = "what answers there speaks no HTTP: with TLS the URL begins with https://";
+        return io::Error::new(io::ErrorKind::InvalidData, format!("{text} ({error})"));
+    }
     match error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
         Some(cause) => io::Error::new(cause.kind(), format!("{error}: {cause}")),
         None => io::Error::other(error),

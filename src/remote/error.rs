@@ -13,7 +13,8 @@ use crate::error::rounded;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RemoteError {
-    /// Somebody else had the lock until the limit. Try later, or tell the user who has it.
+    /// Somebody else had the lock until the limit, as the daemon says. Try later, or tell
+    /// the user who has it.
     #[error("{resource:?} at {server} was not free within {}{}", rounded(*waited), held_by(holder.as_deref()))]
     Timeout {
         /// The daemon's URL.
@@ -36,7 +37,8 @@ pub enum RemoteError {
     },
 
     /// The daemon did not answer for as long as
-    /// [`reconnect`](crate::RemoteOptions::reconnect) says. Start it, or correct the URL.
+    /// [`reconnect`](crate::RemoteOptions::reconnect) says, or up to the limit of the
+    /// wait: nothing is known of the lock. Start it, or correct the URL.
     #[error("{doing} {resource:?}: {server} could not be reached for {}", rounded(*tried))]
     Unreachable {
         /// The daemon's URL.
@@ -53,9 +55,7 @@ pub enum RemoteError {
 
     /// The daemon's certificate, or what stands for it, cannot be trusted.
     /// Name its authority with [`ca_file`](crate::RemoteOptions::ca_file).
-    #[error(
-        "{doing} {resource:?}: {server} cannot be trusted: if it has an authority of its own, name that"
-    )]
+    #[error("{doing} {resource:?}: {server} cannot be trusted")]
     Untrusted {
         /// The daemon's URL.
         server: String,
@@ -95,7 +95,8 @@ pub enum RemoteError {
         message: String,
     },
 
-    /// What answered does not speak this daemon's language. Correct the URL.
+    /// What answered does not speak this daemon's language, or speaks TLS where the URL
+    /// says that it does not, or the other way round. Correct the URL.
     #[error("{doing} {resource:?}: what answers at {server} is no lock daemon: {found}")]
     NotADaemon {
         /// The URL.
@@ -176,6 +177,8 @@ pub enum RemoteLostReason {
     /// The daemon says that we do not hold it: an administrator ended the hold,
     /// its lock file was removed, or the lease had run out there.
     Ended,
+    /// It is held by the process from which this one was forked, and only there.
+    Forked,
 }
 
 impl fmt::Display for RemoteLostReason {
@@ -183,6 +186,7 @@ impl fmt::Display for RemoteLostReason {
         out.write_str(match self {
             Self::Expired => "its lease was not renewed in time",
             Self::Ended => "the daemon has ended it",
+            Self::Forked => "it is that of the process from which this one was forked",
         })
     }
 }

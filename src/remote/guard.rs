@@ -3,20 +3,24 @@
 use std::fmt;
 
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::error::{RemoteError, RemoteLost};
 use super::tenure::Hold;
 
 /// A daemon's lock that is held. Dropping it gives the lock back.
 ///
-/// While it lives, a task on the runtime that the lock was acquired on renews
-/// the lease; without that runtime the lease runs out.
+/// While it lives, a thread of this crate (`lockkeeper-io`, one for the process)
+/// renews the lease. No runtime of the user's is needed for that, and one that is
+/// blocked or gone changes nothing.
 ///
-/// The drop schedules the release on that runtime, and
-/// [`AsyncRemoteLock::flush`](crate::AsyncRemoteLock::flush) waits for it. A
-/// process that ends first leaves the lock to the end of its lease; one without
-/// a lease stays held, until somebody unlocks it by force.
+/// The drop schedules the release on that thread, and
+/// [`AsyncRemoteLock::flush`](crate::AsyncRemoteLock::flush) waits for it. A process
+/// that returns from `main` or calls `exit` waits for such releases too, at most for
+/// one second. A process that ends otherwise leaves the lock to the end of its lease;
+/// one without a lease stays held, until it is unlocked by force.
+///
+/// A forked child has lost the lock: it is its parent's. Dropping the child's copy of
+/// the guard does nothing.
 ///
 /// No clock can stop a process that was suspended inside and goes on, and the
 /// clock of a virtual machine may stand still while its host does not run it.
@@ -24,14 +28,12 @@ use super::tenure::Hold;
 /// [`token`](Self::token) that is smaller than one it has seen.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct RemoteGuard {
-    // First: a renewal that comes after the release would be in vain.
-    _renewing: AbortOnDropHandle<()>,
     hold: Hold,
 }
 
 impl RemoteGuard {
-    pub(super) fn new(renewing: AbortOnDropHandle<()>, hold: Hold) -> Self {
-        Self { _renewing: renewing, hold }
+    pub(super) fn new(hold: Hold) -> Self {
+        Self { hold }
     }
 
     /// Give the lock back and say how that went. While the daemon cannot be
@@ -46,19 +48,18 @@ impl RemoteGuard {
     /// been inside. [`RemoteError::Unreachable`] if the daemon could not be
     /// told: the lock is held there until its lease ends.
     pub async fn release(self) -> Result<(), RemoteError> {
-        let Self { _renewing, hold } = self;
-        drop(_renewing);
-        hold.release().await
+        self.hold.release().await
     }
 
     /// Resolves when the lock is lost: its lease could not be renewed in time,
     /// or the daemon says that it is not held any more. Else it never resolves.
     ///
-    /// The lease counts from when the last renewal that was answered was sent,
-    /// less a tenth, on a clock that runs while the machine is suspended. So
-    /// this resolves before the daemon can give the lock to another, if this
-    /// process runs; if it was stopped, as soon as it runs again. What an
-    /// administrator ended is noticed at the next renewal.
+    /// A lease of the length T may be relied on for T × 10/11 − 0.25 s, counted from
+    /// before the last request was sent that was answered, on a clock that runs while
+    /// the machine is suspended. (Below 1.1 s a quarter is kept back instead of 0.25 s.)
+    /// So this resolves before the daemon can give the lock to another, though the
+    /// caller's runtime is blocked; if the process was stopped, as soon as it runs
+    /// again. What an administrator ended is noticed at the next renewal.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -77,7 +78,7 @@ impl RemoteGuard {
     /// cancelled when the guard is released.
     #[must_use]
     pub fn lost_token(&self) -> CancellationToken {
-        self.hold.tenure.gone().child_token()
+        self.hold.tenure.lease.lost_token()
     }
 
     /// The fencing token: greater than that of every earlier grant of this

@@ -1,25 +1,25 @@
 //! The lock as its users name it.
 
 use std::fmt;
-use std::io;
+use std::mem;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::claim::Claim;
+use super::claim::{Claim, Scheduled};
 use super::error::RemoteError;
 use super::guard::RemoteGuard;
 use super::options::RemoteOptions;
 use super::petition::{Decided, Outcome, Petition, Wait};
-use super::server::Server;
+use super::server::{ANSWER, Server};
 use crate::debug_events::{self, Acquiring};
-
-/// How much later than its limit a wait may end: the daemon has the last word.
-const OVERRUN: Duration = Duration::from_secs(1);
+use crate::fork::{ProcessKey, this_process};
+use crate::lease::io;
+use crate::real_time::{Standing, is_paused};
 
 /// Shorter waits are not shown: until a daemon answers, a free lock looks the same.
 const UNTOLD: Duration = Duration::from_millis(100);
@@ -34,7 +34,9 @@ const UNTOLD: Duration = Duration::from_millis(100);
 /// Every request survives a restart of the daemon: it is sent again, under the
 /// same id, and granted once. Who was waiting joins the queue anew then.
 ///
-/// It needs a Tokio runtime with I/O and time.
+/// Connections, renewals and releases belong to a thread of this crate, one for the
+/// process. A lock may be used from several runtimes, at once and one after the other.
+/// A forked child makes a thread and connections of its own.
 ///
 /// ```no_run
 /// use lockkeeper::AsyncRemoteLock;
@@ -126,7 +128,8 @@ impl AsyncRemoteLock {
     /// Wait for the lock, at most for [`RemoteOptions::timeout`], for ever
     /// without it. Who waits is served in the order in which the daemon heard
     /// of it. While the daemon cannot be reached it is tried again, for as long
-    /// as [`RemoteOptions::reconnect`] says.
+    /// as [`RemoteOptions::reconnect`] says since its last answer, and not longer
+    /// than up to the limit.
     ///
     /// Each call waits from the end of the daemon's queue. In a `select!` loop keep one
     /// future instead of making it anew in each round: `tokio::pin!` it before the
@@ -138,11 +141,9 @@ impl AsyncRemoteLock {
     /// goes with its connection, and a grant that was on its way is given back,
     /// both in the background: see [`flush`](Self::flush).
     ///
-    /// # Panics
-    /// Outside a Tokio runtime.
-    ///
     /// # Errors
-    /// [`RemoteError`].
+    /// [`RemoteError::Timeout`] if the daemon said that somebody else has the lock, and
+    /// [`RemoteError::Unreachable`] if it said nothing; else the rest of [`RemoteError`].
     pub async fn acquire(&self) -> Result<RemoteGuard, RemoteError> {
         self.contend(self.claim.options.timeout).await
     }
@@ -151,9 +152,6 @@ impl AsyncRemoteLock {
     /// free may come up to a second later. `Duration::ZERO` is one try.
     ///
     /// # Cancel safety
-    /// As [`acquire`](Self::acquire).
-    ///
-    /// # Panics
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
@@ -166,9 +164,6 @@ impl AsyncRemoteLock {
     /// token covers only the wait: a guard that was had stays valid.
     ///
     /// # Cancel safety
-    /// As [`acquire`](Self::acquire).
-    ///
-    /// # Panics
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
@@ -188,9 +183,6 @@ impl AsyncRemoteLock {
     /// tried again as by [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
-    /// As [`acquire`](Self::acquire).
-    ///
-    /// # Panics
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
@@ -215,7 +207,14 @@ impl AsyncRemoteLock {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn flush(&self) {
-        self.claim.background.wait().await;
+        let _standing = Standing::at_most(ANSWER);
+        self.claim.background().wait().await;
+    }
+
+    /// As [`try_acquire`](Self::try_acquire), but [`RemoteError::Timeout`] says who has it.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn acquire_at_once(&self) -> Result<RemoteGuard, RemoteError> {
+        self.had(Instant::now(), self.ask(Wait::No).await?)
     }
 
     async fn contend(&self, limit: Option<Duration>) -> Result<RemoteGuard, RemoteError> {
@@ -231,47 +230,85 @@ impl AsyncRemoteLock {
 
     async fn contend_within(&self, limit: Option<Duration>) -> Result<RemoteGuard, RemoteError> {
         let started = Instant::now();
-        let deadline = limit.and_then(|limit| started.checked_add(limit));
-        let end = deadline.and_then(|deadline| deadline.checked_add(OVERRUN));
-        let outcome = match deadline.zip(end) {
-            // So late a limit is none.
+        let outcome = match limit {
+            _ if is_paused() => self.ask_by_a_paused_clock(limit).await?,
             None => self.ask(Wait::Forever).await?,
-            Some((deadline, end)) => match timeout_at(end, self.ask(Wait::Until(deadline))).await {
-                Ok(outcome) => outcome?,
-                Err(_) => Outcome::Busy(None),
-            },
+            // So late a limit is none.
+            Some(limit) => {
+                let deadline = std::time::Instant::now().checked_add(limit);
+                self.ask(deadline.map_or(Wait::Forever, Wait::Until)).await?
+            }
         };
+        self.had(started, outcome)
+    }
+
+    fn had(&self, started: Instant, outcome: Outcome) -> Result<RemoteGuard, RemoteError> {
         match outcome {
             Outcome::Granted(guard) => Ok(guard),
             Outcome::Busy(holder) => Err(self.claim.timed_out(started.elapsed(), holder)),
         }
     }
 
+    /// A paused clock would be at any limit before the daemon answers, whose clock is
+    /// not. So the daemon is asked without waiting first, and once more at the limit.
+    async fn ask_by_a_paused_clock(&self, limit: Option<Duration>) -> Decided {
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let at_once = self.ask(Wait::No).await;
+        if !matches!(at_once, Ok(Outcome::Busy(_))) {
+            return at_once;
+        }
+        let waiting = self.claim.hand_over.wait();
+        let (end, ended) = oneshot::channel();
+        let mut asking = pin!(self.request(Petition::new(&self.claim, Wait::UntilTold(ended))?));
+        let Some(deadline) = deadline else {
+            return asking.await;
+        };
+        match timeout_at(deadline, &mut asking).await {
+            Ok(decided) => decided,
+            Err(_) => {
+                drop(waiting);
+                let _standing = Standing::at_most(ANSWER);
+                let _ = end.send(());
+                asking.await
+            }
+        }
+    }
+
     async fn ask(&self, wait: Wait) -> Decided {
+        let _standing = matches!(wait, Wait::No).then(|| Standing::at_most(ANSWER));
+        self.request(Petition::new(&self.claim, wait)?).await
+    }
+
+    async fn request(&self, petition: Petition) -> Decided {
+        let failed = |error| self.claim.unreachable("locking", Duration::ZERO, error);
+        let io = io().map_err(failed)?;
         let (outcome, decided) = oneshot::channel();
         let (leave, gone) = oneshot::channel();
-        tokio::spawn(Petition::new(Arc::clone(&self.claim), wait)?.run(outcome, gone));
-        let mut interest = Interest { claim: &self.claim, leave: Some(leave) };
-        let decided = decided.await;
+        drop(io.spawn(petition.run(outcome, gone)));
+        let process = this_process();
+        let mut interest = Interest { claim: &self.claim, process, leave: Some(leave) };
+        let decided = decided.await.expect("BUG: a request was given up");
         interest.leave = None;
-        decided.unwrap_or_else(|_| {
-            let source = io::Error::other("the runtime has gone down");
-            Err(self.claim.unreachable("locking", Duration::ZERO, source))
-        })
+        decided
     }
 }
 
 /// That somebody wants the outcome. Dropped before there is one, it says so.
 struct Interest<'a> {
     claim: &'a Claim,
-    leave: Option<oneshot::Sender<TaskTrackerToken>>,
+    process: ProcessKey,
+    leave: Option<oneshot::Sender<Scheduled>>,
 }
 
 impl Drop for Interest<'_> {
     fn drop(&mut self) {
+        if self.process != this_process() {
+            // The request is the parent's. (R7)
+            return mem::forget(self.leave.take());
+        }
         if let Some(leave) = self.leave.take() {
-            // From this moment on `flush` waits for it.
-            let _ = leave.send(self.claim.background.token());
+            // From this moment on `flush` waits for it, and an exit.
+            let _ = leave.send(self.claim.schedule());
         }
     }
 }

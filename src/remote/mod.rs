@@ -2,9 +2,7 @@
 //!
 //! R1. What is held is known by a clock, not by hope. A lease counts here from
 //!     before the request that began or renewed it was sent, and there from
-//!     when that request came: so it ends here first. Both clocks run while
-//!     their machine is suspended, and a tenth of the lease is kept back for
-//!     clocks that do not run alike.
+//!     when that request came: so it ends here first (`lease::renewal`).
 //! R2. A request for a lock has one id, however often it is sent: it is granted
 //!     once.
 //! R3. Nobody is left holding. Whoever stops asking closes the connection for
@@ -13,6 +11,10 @@
 //! R4. Every request can be repeated: a lock by its id, the rest by the token.
 //!     So whatever is not answered is sent again.
 //! R5. What is lost stays lost, whatever the daemon says later.
+//! R6. Requests, renewals, deadlines and releases belong to the thread of
+//!     `lease::io`, never to the runtime of a user's.
+//! R7. A forked child holds nothing of its parent's and touches none of its
+//!     connections; it makes its own.
 
 mod answer;
 mod claim;
@@ -25,6 +27,7 @@ mod petition;
 mod server;
 mod socket;
 mod tenure;
+mod tls;
 
 pub use error::{RemoteError, RemoteLost, RemoteLostReason};
 pub use guard::RemoteGuard;
@@ -32,6 +35,8 @@ pub use lock::AsyncRemoteLock;
 pub use options::RemoteOptions;
 #[cfg(feature = "cli")]
 pub(crate) use {
+    answer::is_passing,
+    connection::Answer,
     server::{ANSWER, Server},
     socket::Line,
 };

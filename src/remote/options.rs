@@ -65,7 +65,8 @@ impl RemoteOptions {
 
     /// How long the lock is held without a sign of life from this process. It
     /// is renewed in the background each third of this, and counts as lost
-    /// after nine tenths. At least 100 ms. With `None` the lock is held until
+    /// somewhat earlier than it ends: see [`RemoteGuard::lost`](crate::RemoteGuard::lost).
+    /// At least 100 ms. With `None` the lock is held until
     /// it is given back, also if this process dies. Default: 30 s.
     #[must_use]
     pub fn lease(mut self, lease: Option<Duration>) -> Self {
@@ -74,7 +75,9 @@ impl RemoteOptions {
     }
 
     /// How long a daemon that cannot be reached is tried again, as while it is
-    /// restarted. Default: 30 s.
+    /// restarted. While a lock is waited for, every answer begins that time anew,
+    /// whatever its status: a wait outlives any number of restarts, and a proxy that
+    /// gives up or says that its daemon is away. Default: 30 s.
     #[must_use]
     pub fn reconnect(mut self, time: Duration) -> Self {
         self.reconnect = time;
@@ -89,10 +92,8 @@ impl RemoteOptions {
         self
     }
 
-    /// A file with the certificates, in PEM, that the daemon's must be signed
-    /// by. It may be the daemon's own, if that signs itself and is not marked
-    /// as an authority (`basicConstraints=CA:FALSE`). Default: those the system
-    /// trusts.
+    /// A file with certificates in PEM: the daemon's must be one of them, or signed
+    /// by one of them. Default: those the system trusts.
     #[must_use]
     pub fn ca_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(file.into());

@@ -3,34 +3,41 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::task::AbortOnDropHandle;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::answer::{self, Granted};
-use super::claim::{Claim, Exhausted, Patience};
+use super::claim::{Claim, Scheduled};
 use super::connection::Answer;
 use super::error::RemoteError;
 use super::guard::RemoteGuard;
 use super::server::{ANSWER, Failure};
 use super::socket::Line;
-use super::tenure::{Hold, Renewal, Tenure};
+use super::tenure::{Hold, Tenure};
 use crate::clock::BootTime;
+use crate::lease::{Exhausted, Patience, Renewal};
 use crate::random;
-use crate::real_time::is_paused;
 
 const DOING: &str = "locking";
 
+/// How much later than its limit a wait may end: the daemon has the last word. If
+/// longer, a daemon that is stalled keeps its callers longer than they asked for.
+const OVERRUN: Duration = Duration::from_secs(1);
+
+/// A connection that lasted longer before it broke was to something that was there.
+const WAS_THERE: Duration = Duration::from_secs(1);
+
 /// How long somebody wants to wait.
-#[derive(Clone, Copy, Debug)]
 pub(super) enum Wait {
     No,
-    Until(Instant),
+    Until(StdInstant),
     Forever,
+    /// As the caller's clock says, which is not the daemon's.
+    UntilTold(oneshot::Receiver<()>),
 }
 
 /// How a request ended.
@@ -43,7 +50,7 @@ pub(super) enum Outcome {
 pub(super) type Decided = Result<Outcome, RemoteError>;
 
 /// Who asked is gone. What it leaves behind counts as scheduled by this.
-pub(super) type Gone = oneshot::Receiver<TaskTrackerToken>;
+pub(super) type Gone = oneshot::Receiver<Scheduled>;
 
 pub(super) struct Petition {
     claim: Arc<Claim>,
@@ -66,24 +73,22 @@ enum Tried {
 impl Petition {
     /// # Errors
     /// There are no random bits for its name.
-    pub(super) fn new(claim: Arc<Claim>, wait: Wait) -> Result<Self, RemoteError> {
-        let line = Arc::new(Line::default());
+    pub(super) fn new(claim: &Arc<Claim>, wait: Wait) -> Result<Self, RemoteError> {
         let id = new_id();
         let id = id.map_err(|error| claim.unreachable(DOING, Duration::ZERO, error))?;
+        let (claim, line) = (Arc::clone(claim), Arc::new(Line::default()));
         Ok(Self { claim, id, wait, line, may_be_granted: false })
     }
 
     /// Ask under another name: the daemon has settled what had the last one.
     fn again(&mut self) -> Tried {
-        match self.rename() {
-            Ok(()) => Tried::Again,
+        match new_id() {
+            Ok(id) => {
+                self.id = id;
+                Tried::Again
+            }
             Err(error) => Tried::Later(error),
         }
-    }
-
-    fn rename(&mut self) -> io::Result<()> {
-        self.id = new_id()?;
-        Ok(())
     }
 
     /// Ask until there is an outcome, or whoever wants it is gone.
@@ -113,17 +118,22 @@ impl Petition {
     }
 
     async fn persist(&mut self) -> Decided {
-        let mut patience = self.claim.patience();
+        let deadline = match self.wait {
+            Wait::Until(point) => Some(Instant::from_std(point)),
+            _ => None,
+        };
+        let mut patience = self.claim.patience().until(deadline);
         loop {
-            match self.try_once(&mut patience).await {
+            let begun = Instant::now();
+            match self.try_once(&mut patience, begun).await {
                 Tried::Decided(decided) => return decided,
                 Tried::Again => {}
                 Tried::Later(error) => {
-                    if patience.is_first() {
-                        let (server, resource) = (self.claim.server.url(), &self.claim.resource);
-                        tracing::warn!(server, resource, %error, "no answer, it is asked again");
+                    if patience.is_trouble() {
+                        let error = io::Error::new(error.kind(), error.to_string());
+                        self.claim.tell(error, "no answer, it is asked again");
                     }
-                    if let Err(Exhausted { tried, error }) = patience.pause(error).await {
+                    if let Err(Exhausted { tried, error }) = patience.pause(begun, error).await {
                         return Err(self.claim.unreachable(DOING, tried, error));
                     }
                 }
@@ -134,37 +144,35 @@ impl Petition {
         }
     }
 
-    async fn try_once(&mut self, patience: &mut Patience) -> Tried {
+    async fn try_once(&mut self, patience: &mut Patience, begun: Instant) -> Tried {
         let sent = BootTime::now();
-        let begun = Instant::now();
-        let asked = match self.wait {
-            Wait::Until(_) | Wait::Forever if is_paused() => self.ask_by_a_paused_clock().await,
-            wait => self.ask(wait).await,
+        let asked = self.ask().await;
+        let lasted = begun.elapsed();
+        let was_there = match &asked {
+            Ok(_) => true,
+            Err(failure) => failure.may_have_come && lasted > WAS_THERE,
         };
+        if was_there && !matches!(self.wait, Wait::No) {
+            patience.renew(lasted);
+        }
         match asked {
             Ok(answer) => self.heard(&answer, sent).await,
-            Err(Failure { error, is_final: true, .. }) => {
-                Tried::Decided(Err(self.claim.untrusted(DOING, error)))
+            Err(failure) if failure.is_final() => {
+                Tried::Decided(Err(self.claim.hopeless(DOING, failure)))
             }
             Err(Failure { was_reused: true, .. }) => Tried::Again,
-            Err(failure) => {
-                if failure.may_have_come && begun.elapsed() > Duration::from_secs(1) {
-                    // It was there all the while.
-                    patience.renew();
-                }
-                Tried::Later(failure.error)
-            }
+            Err(failure) => Tried::Later(failure.error),
         }
     }
 
-    async fn ask(&mut self, wait: Wait) -> Result<Answer, Failure> {
-        let wait_ms = match wait {
+    async fn ask(&mut self) -> Result<Answer, Failure> {
+        let wait_ms = match self.wait {
             Wait::No => Some(0),
             Wait::Until(point) => {
-                let left = point.saturating_duration_since(Instant::now());
+                let left = point.saturating_duration_since(StdInstant::now());
                 Some(u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
             }
-            Wait::Forever => None,
+            Wait::Forever | Wait::UntilTold(_) => None,
         };
         let lease = self.claim.options.lease;
         let body = json!({
@@ -173,12 +181,8 @@ impl Petition {
             "lease_ms": lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
             "request_id": self.id,
         });
-        let line = Arc::clone(&self.line);
         let knew = std::mem::replace(&mut self.may_be_granted, true);
-        let asked = match wait {
-            Wait::No => self.claim.ask_now("acquire", &body, &line, ANSWER).await,
-            Wait::Until(_) | Wait::Forever => self.claim.ask("acquire", &body, &line).await,
-        };
+        let asked = self.exchange(&body).await.unwrap_or_else(|_| Err(Failure::silence()));
         self.may_be_granted = match &asked {
             Ok(answer) => knew && !answer::decides(answer),
             Err(failure) => knew || failure.may_have_come,
@@ -186,25 +190,27 @@ impl Petition {
         asked
     }
 
-    /// A paused clock would be at any limit before the daemon answers, whose clock is
-    /// not. So the daemon is asked without waiting first, and once more at the limit.
-    async fn ask_by_a_paused_clock(&mut self) -> Result<Answer, Failure> {
-        let asked = self.ask(Wait::No).await;
-        if !asked.as_ref().is_ok_and(answer::is_busy) {
-            return asked;
-        }
-        // The request with the last one is over.
-        self.rename().map_err(Failure::before)?;
-        let claim = Arc::clone(&self.claim);
-        let waiting = claim.hand_over.wait();
-        let Wait::Until(limit) = self.wait else {
-            return self.ask(self.wait).await;
+    async fn exchange(&mut self, body: &Value) -> Result<Result<Answer, Failure>, Elapsed> {
+        let line = Arc::clone(&self.line);
+        let mut asking = pin!(self.claim.ask("acquire", body, &line));
+        let ended = match &mut self.wait {
+            Wait::No => return timeout(ANSWER, asking).await,
+            Wait::Until(point) => match point.checked_add(OVERRUN) {
+                Some(end) => return timeout_at(Instant::from_std(end), asking).await,
+                None => return Ok(asking.await),
+            },
+            Wait::Forever => return Ok(asking.await),
+            Wait::UntilTold(end) => end,
         };
-        if let Ok(asked) = timeout_at(limit, self.ask(self.wait)).await {
-            return asked;
+        tokio::select! {
+            biased;
+            asked = &mut asking => return Ok(asked),
+            Ok(()) = ended => {}
         }
-        drop(waiting);
-        self.ask(Wait::No).await
+        // What was granted meanwhile is heard now, or told to the next try.
+        line.hang_up();
+        (self.wait, self.line) = (Wait::No, Arc::default());
+        timeout(ANSWER, asking).await
     }
 
     async fn heard(&mut self, answer: &Answer, sent: BootTime) -> Tried {
@@ -213,9 +219,7 @@ impl Petition {
             Err(refusal) if refusal.is_busy() => {
                 return Tried::Decided(Ok(Outcome::Busy(refusal.holder)));
             }
-            Err(refusal) if refusal.is_over() => {
-                return self.again();
-            }
+            Err(refusal) if refusal.is_over() => return self.again(),
             Err(refusal) if refusal.is_passing() => {
                 return Tried::Later(io::Error::other(refusal.message));
             }
@@ -225,49 +229,53 @@ impl Petition {
             let found = format!("its token is {:?}", granted.token);
             return Tried::Decided(Err(self.claim.strange(DOING, found)));
         };
-        let tenure = Tenure::new(Arc::clone(&self.claim), token, sent);
+        let lease = granted.renewed.lease(self.claim.options.lease);
+        let tenure = Tenure::new(Arc::clone(&self.claim), token, sent, lease);
         self.enter(Hold::new(tenure), sent).await
     }
 
     /// A grant that was waited for may be older than its lease here. (R1)
-    async fn enter(&mut self, hold: Hold, mut sent: BootTime) -> Tried {
+    async fn enter(&mut self, mut hold: Hold, mut sent: BootTime) -> Tried {
         if hold.tenure.is_aged(sent) {
-            let (mut patience, mut again) = (self.claim.patience(), BootTime::now());
-            loop {
-                match hold.tenure.renew(true).await {
-                    Renewal::Renewed => break,
+            let mut patience = self.claim.patience();
+            sent = loop {
+                let (begun, again) = (Instant::now(), BootTime::now());
+                match hold.tenure.renew().await {
+                    Renewal::Renewed(lease) => {
+                        hold.tenure.lease.begin_anew(again, lease);
+                        break again;
+                    }
                     Renewal::NotHeld => {
                         hold.forget();
                         return self.again();
                     }
                     Renewal::Failed(error) => {
-                        if let Err(Exhausted { tried, error }) = patience.pause(error).await {
+                        if let Err(Exhausted { tried, error }) = patience.pause(begun, error).await
+                        {
                             let error = self.claim.unreachable(DOING, tried, error);
                             return Tried::Decided(Err(error));
                         }
-                        again = BootTime::now();
                     }
                 }
-            }
-            sent = again;
+            };
         }
-        let keeping = Arc::clone(&hold.tenure).keep(sent);
-        let renewing = AbortOnDropHandle::new(tokio::spawn(keeping));
-        Tried::Decided(Ok(Outcome::Granted(RemoteGuard::new(renewing, hold))))
+        hold.keep(sent);
+        Tried::Decided(Ok(Outcome::Granted(RemoteGuard::new(hold))))
     }
 
     /// Nobody wants it any more, and it is not known whether it was granted:
     /// ask once more, without waiting, and give back what comes. (R3)
     async fn settle(mut self) {
-        self.line = Arc::new(Line::default());
+        (self.wait, self.line) = (Wait::No, Arc::default());
         let mut patience = self.claim.patience();
         loop {
-            let error = match self.ask(Wait::No).await {
+            let begun = Instant::now();
+            let error = match self.ask().await {
                 Ok(answer) => match answer::read::<Granted>(&answer) {
                     Ok(granted) => {
                         if let Ok(token) = granted.token.parse() {
-                            let now = BootTime::now();
-                            drop(Hold::new(Tenure::new(Arc::clone(&self.claim), token, now)));
+                            let claim = Arc::clone(&self.claim);
+                            drop(Hold::new(Tenure::new(claim, token, BootTime::now(), None)));
                         }
                         return;
                     }
@@ -276,10 +284,8 @@ impl Petition {
                 },
                 Err(failure) => failure.error,
             };
-            if let Err(Exhausted { error, .. }) = patience.pause(error).await {
-                let (server, resource) = (self.claim.server.url(), &self.claim.resource);
-                tracing::warn!(server, resource, %error, "a lock that nobody wants may be held");
-                return;
+            if let Err(Exhausted { error, .. }) = patience.pause(begun, error).await {
+                return self.claim.tell(error, "a lock that nobody wants may be held");
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The daemon, as its clients know it: where it is, and how to talk to it.
 
+use std::convert::Infallible;
 use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -11,15 +11,13 @@ use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use hyper::http::Uri;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 
-use super::connection::{Answer, Connection, Tls};
+use super::connection::{Answer, Connection};
 use super::error::RemoteError;
 use super::options::RemoteOptions;
 use super::socket::Line;
+use super::tls::{self, Tls};
+use crate::lease::PerProcess;
 
 /// How long a daemon may take for a connection, and for an answer that nobody
 /// makes it wait for.
@@ -41,7 +39,7 @@ pub(crate) struct Server {
     prefix: String,
     authority: HeaderValue,
     authorization: Option<HeaderValue>,
-    idle: Mutex<Vec<Connection>>,
+    idle: PerProcess<Mutex<Vec<Connection>>>,
 }
 
 /// Why there was no answer.
@@ -49,18 +47,29 @@ pub(crate) struct Failure {
     pub(crate) error: io::Error,
     /// The daemon may have the request.
     pub(crate) may_have_come: bool,
-    /// Another try would fare as badly.
-    pub(crate) is_final: bool,
+    pub(crate) outlook: Outlook,
     /// The connection was an old one, so nothing is said of the daemon.
     pub(crate) was_reused: bool,
+}
+
+/// How another try would fare.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    /// Perhaps better.
+    Open,
+    /// As badly: the other side cannot be trusted.
+    Untrusted,
+    /// As badly: what is there speaks another language.
+    Foreign,
 }
 
 impl Server {
     /// # Errors
     /// [`RemoteError::InvalidOption`].
     pub(crate) fn new(url: &str, options: &RemoteOptions) -> Result<Self, RemoteError> {
-        let wrong = |why: &str| invalid("server", format!("{url:?}: {why}"));
-        let uri: Uri = url.parse().map_err(|_| wrong("this is no URL"))?;
+        // Without the URL: it may have a password in it.
+        let wrong = |why: &str| invalid("server", why.to_owned());
+        let uri: Uri = url.parse().map_err(|_| wrong("what is given is no URL"))?;
         let is_secret = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => true,
@@ -68,11 +77,18 @@ impl Server {
         };
         let authority = uri.authority().ok_or_else(|| wrong("the host is missing"))?;
         if authority.as_str().contains('@') || uri.query().is_some() {
-            return Err(wrong("only a host, a port and a path belong here"));
+            return Err(wrong(
+                "only a host, a port and a path belong into its URL, no name, password or query",
+            ));
         }
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let port = uri.port_u16().unwrap_or(if is_secret { 443 } else { 80 });
-        let tls = is_secret.then(|| tls(&host, options.ca_file.as_deref())).transpose()?;
+        let host = authority.host();
+        let port = match authority.as_str().strip_prefix(host).unwrap_or_default() {
+            "" if is_secret => 443,
+            "" => 80,
+            port => port[1..].parse().map_err(|_| wrong("the port is no number"))?,
+        };
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let tls = is_secret.then(|| Tls::new(&host, options.ca_file.as_deref())).transpose()?;
         let authorization = options.bearer_token.as_deref().map(bearer).transpose()?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
@@ -83,7 +99,7 @@ impl Server {
             authority: HeaderValue::from_str(authority.as_str())
                 .map_err(|_| wrong("the host has characters that no host has"))?,
             authorization,
-            idle: Mutex::new(Vec::new()),
+            idle: PerProcess::new(),
         })
     }
 
@@ -91,10 +107,10 @@ impl Server {
         &self.url
     }
 
-    /// Where XML-RPC is answered: the URL's own path, or the usual one.
+    /// Where XML-RPC is answered, below what the URL has; it may say so itself.
     #[cfg(feature = "cli")]
     pub(crate) fn rpc_path(&self) -> &'static str {
-        if self.prefix.is_empty() { "/RPC2" } else { "" }
+        if self.prefix.ends_with("/RPC2") { "" } else { "/RPC2" }
     }
 
     /// Ask for something, and hear the answer. The line can be hung up meanwhile.
@@ -123,7 +139,11 @@ impl Server {
                 self.keep(connection, line);
                 Ok(answer)
             }
-            Err(error) => Err(Failure { error, may_have_come: true, is_final: false, was_reused }),
+            Err(error) => {
+                let is_foreign = error.kind() == io::ErrorKind::InvalidData && !was_reused;
+                let outlook = if is_foreign { Outlook::Foreign } else { Outlook::Open };
+                Err(Failure { error, may_have_come: true, outlook, was_reused })
+            }
         }
     }
 
@@ -144,7 +164,10 @@ impl Server {
         let opening = Connection::open(&self.host, self.port, self.tls.as_ref());
         match timeout(ANSWER, opening).await {
             Ok(opened) => opened.map_err(Failure::before),
-            Err(_) => Err(Failure::before(io::ErrorKind::TimedOut.into())),
+            Err(_) => {
+                let text = "no connection was made in time";
+                Err(Failure::before(io::Error::new(io::ErrorKind::TimedOut, text)))
+            }
         }
     }
 
@@ -165,62 +188,29 @@ impl Server {
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        match self.idle.get_or_make(|| Ok::<_, Infallible>(Mutex::default())) {
+            Ok(idle) => idle.lock().unwrap_or_else(PoisonError::into_inner),
+            Err(never) => match never {},
+        }
     }
 }
 
 impl Failure {
-    pub(super) fn before(error: io::Error) -> Self {
-        // What rustls finds wrong with the other side, it finds again.
-        let is_final = error.kind() == io::ErrorKind::InvalidData;
-        Self { error, may_have_come: false, is_final, was_reused: false }
+    /// Another try would fare as badly.
+    pub(crate) fn is_final(&self) -> bool {
+        self.outlook != Outlook::Open
+    }
+
+    fn before(error: io::Error) -> Self {
+        let (outlook, error) = tls::explained(error);
+        Self { error, may_have_come: false, outlook, was_reused: false }
     }
 
     /// No answer came in time.
     pub(crate) fn silence() -> Self {
         let error = io::Error::new(io::ErrorKind::TimedOut, "no answer came");
-        Self { error, may_have_come: true, is_final: false, was_reused: false }
+        Self { error, may_have_come: true, outlook: Outlook::Open, was_reused: false }
     }
-}
-
-fn tls(host: &str, ca_file: Option<&Path>) -> Result<Tls, RemoteError> {
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|error| invalid("server", format!("{host:?}: {error}")))?;
-    let roots = match ca_file {
-        Some(file) => roots_in(file)?,
-        None => roots_of_the_system(),
-    };
-    let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("BUG: ring has no protocol version")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Tls { connector: TlsConnector::from(Arc::new(config)), name })
-}
-
-fn roots_in(file: &Path) -> Result<RootCertStore, RemoteError> {
-    let wrong = |why: String| invalid("ca_file", format!("{}: {why}", file.display()));
-    let mut roots = RootCertStore::empty();
-    let certificates =
-        CertificateDer::pem_file_iter(file).map_err(|error| wrong(error.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        roots.add(certificate).map_err(|error| wrong(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong("there is no certificate in it".to_owned()));
-    }
-    Ok(roots)
-}
-
-fn roots_of_the_system() -> RootCertStore {
-    let found = rustls_native_certs::load_native_certs();
-    for error in found.errors {
-        tracing::warn!(%error, "reading the certificates that the system trusts");
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    roots
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, RemoteError> {
@@ -230,6 +220,6 @@ fn bearer(token: &str) -> Result<HeaderValue, RemoteError> {
     Ok(value)
 }
 
-fn invalid(option: &'static str, why: String) -> RemoteError {
+pub(super) fn invalid(option: &'static str, why: String) -> RemoteError {
     RemoteError::InvalidOption { option, why }
 }

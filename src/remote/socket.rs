@@ -1,6 +1,8 @@
 //! A connection to the daemon that can be hung up by somebody else than its user.
 
+use std::future::pending;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -8,7 +10,9 @@ use std::time::Duration;
 
 use rustix::net::{Shutdown, shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// A peer that is silent this long is asked whether it is there.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -19,6 +23,14 @@ const QUESTION: Duration = Duration::from_secs(5);
 /// As many go unanswered.
 const QUESTIONS: u32 = 3;
 
+/// The same for what was sent and is not acknowledged, in milliseconds: without this
+/// the kernel goes on for a quarter of an hour, and answers no question meanwhile.
+const UNHEARD_MS: u32 = 25_000;
+
+/// An address that is silent so long is not waited for alone: the next one is tried
+/// beside it. As RFC 8305 recommends; if longer, a dead address holds all callers up.
+const HEAD_START: Duration = Duration::from_millis(250);
+
 /// One end of a TCP connection.
 #[derive(Clone)]
 pub(super) struct Socket(Arc<TcpStream>);
@@ -27,18 +39,46 @@ impl Socket {
     /// A daemon whose machine is gone is noticed in half a minute, though one
     /// who waits says nothing.
     pub(super) async fn connect(host: &str, port: u16) -> io::Result<Self> {
-        let tcp = TcpStream::connect((host, port)).await?;
+        let tcp = connect_to_one_of(lookup_host((host, port)).await?.collect()).await?;
         sockopt::set_tcp_nodelay(&tcp, true)?;
         sockopt::set_socket_keepalive(&tcp, true)?;
         sockopt::set_tcp_keepidle(&tcp, SILENCE)?;
         sockopt::set_tcp_keepintvl(&tcp, QUESTION)?;
         sockopt::set_tcp_keepcnt(&tcp, QUESTIONS)?;
+        sockopt::set_tcp_user_timeout(&tcp, UNHEARD_MS)?;
         Ok(Self(Arc::new(tcp)))
     }
 
     fn end_writing(&self) {
         // It may be closed already.
         let _ = shutdown(&*self.0, Shutdown::Write);
+    }
+}
+
+/// The first that answers, of those that the host has.
+async fn connect_to_one_of(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut tries = JoinSet::new();
+    let mut addresses = addresses.into_iter();
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    loop {
+        match addresses.next() {
+            Some(address) => drop(tries.spawn(TcpStream::connect(address))),
+            None if tries.is_empty() => return Err(failed),
+            None => {}
+        }
+        let head_start = async {
+            if addresses.len() == 0 {
+                return pending().await;
+            }
+            sleep(HEAD_START).await;
+        };
+        tokio::select! {
+            Some(tried) = tries.join_next() => match tried.map_err(io::Error::other).and_then(|tried| tried) {
+                Ok(connected) => return Ok(connected),
+                Err(error) => failed = error,
+            },
+            () = head_start => {}
+        }
     }
 }
 

@@ -1,243 +1,165 @@
 //! A hold, and what is known of it.
 
-use std::future::pending;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::runtime::Handle;
-use tokio_util::sync::CancellationToken;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
 
-use super::answer::{self, Done};
-use super::claim::{Claim, Exhausted};
+use super::answer::{self, Done, Renewed};
+use super::claim::Claim;
+use super::connection::Answer;
 use super::error::{RemoteError, RemoteLost, RemoteLostReason};
-use super::server::ANSWER;
+use super::server::{ANSWER, Failure};
 use super::socket::Line;
-use crate::clock::{Alarm, BootTime};
+use crate::clock::BootTime;
 use crate::debug_events;
+use crate::lease::{Exhausted, Lease, Over, RENEWED_AFTER, Renewal};
+use crate::real_time::Standing;
 
-/// A lease is renewed when this part of it has passed.
-const RENEWED_AFTER: u32 = 3;
-
-/// This part of a lease is kept back. (R1)
-const MARGIN: u32 = 10;
-
-/// A hold without a lease is looked at as often.
-const LOOK: Duration = Duration::from_secs(10);
-
-/// As many tries to renew fit between two renewals.
-const TRIES: u32 = 10;
+/// A grant that was waited for longer than this part of its lease is renewed before
+/// it is relied on.
+const AGED: u32 = 10;
 
 /// What was granted.
 pub(super) struct Tenure {
     pub(super) claim: Arc<Claim>,
     pub(super) token: u64,
-    vitals: Mutex<Vitals>,
-    /// Cancelled when the hold is lost.
-    gone: CancellationToken,
-}
-
-struct Vitals {
-    /// `None` without a lease.
-    valid_until: Option<BootTime>,
-    lost: Option<RemoteLostReason>,
-}
-
-/// What the daemon says of a hold.
-pub(super) enum Renewal {
-    Renewed,
-    /// It does not hold, or not any more.
-    NotHeld,
-    Failed(io::Error),
+    pub(super) lease: Lease,
+    /// As it was granted.
+    length: Option<Duration>,
 }
 
 impl Tenure {
-    /// `sent`: when the request was sent that was granted.
-    pub(super) fn new(claim: Arc<Claim>, token: u64, sent: BootTime) -> Arc<Self> {
-        let valid_until = claim.options.lease.map(|lease| end(sent, lease));
-        let vitals = Mutex::new(Vitals { valid_until, lost: None });
-        Arc::new(Self { claim, token, vitals, gone: CancellationToken::new() })
+    /// `sent`: when the request was sent that was granted, for this long.
+    pub(super) fn new(
+        claim: Arc<Claim>,
+        token: u64,
+        sent: BootTime,
+        length: Option<Duration>,
+    ) -> Arc<Self> {
+        Arc::new(Self { claim, token, lease: Lease::new(sent, length), length })
     }
 
-    fn vitals(&self) -> MutexGuard<'_, Vitals> {
-        self.vitals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Why the hold is lost, if it is, by the clock of now. (R5)
+    /// Why the hold is lost, if it is, by the clock of now.
     pub(super) fn look(&self) -> Option<RemoteLostReason> {
-        let mut vitals = self.vitals();
-        if vitals.lost.is_none() && vitals.valid_until.is_some_and(BootTime::is_past) {
-            vitals.lost = Some(RemoteLostReason::Expired);
-            self.gone.cancel();
-        }
-        vitals.lost
+        self.lease.over().map(reason)
     }
 
-    fn lose(&self, reason: RemoteLostReason) {
-        self.vitals().lost.get_or_insert(reason);
-        self.gone.cancel();
-    }
-
-    pub(super) fn gone(&self) -> &CancellationToken {
-        &self.gone
-    }
-
-    fn valid_until(&self) -> Option<BootTime> {
-        self.vitals().valid_until
-    }
-
-    /// Resolves when the hold is lost, whoever renews it or does not.
+    /// Resolves when the hold is lost.
     pub(super) async fn lost(&self) -> RemoteLost {
-        let alarm = Alarm::new();
-        loop {
-            if let Some(reason) = self.look() {
-                return self.claim.lost(reason);
-            }
-            let until = self.valid_until();
-            tokio::select! {
-                () = self.gone.cancelled() => {}
-                () = ring(&alarm, until) => {}
-            }
-        }
+        let reason = reason(self.lease.lost().await);
+        self.claim.lost(reason)
     }
 
     /// Whether so much of the lease passed while the grant was waited for that
     /// it should be renewed before it is relied on.
     pub(super) fn is_aged(&self, sent: BootTime) -> bool {
-        self.claim.options.lease.is_some_and(|lease| sent.after(lease / MARGIN).is_past())
+        self.length.is_some_and(|length| sent.after(length / AGED).is_past())
     }
 
-    /// Once, and at most for as long as an answer may take. `young` is a hold
-    /// that nobody relies on yet: its lease may count from now though it seems over.
-    pub(super) async fn renew(&self, young: bool) -> Renewal {
-        let lease = self.claim.options.lease;
-        let limit = lease.map_or(ANSWER, |lease| ANSWER.min(lease / RENEWED_AFTER));
-        let body = json!({ "client": self.claim.client, "token": self.token.to_string() });
-        let (line, sent) = (Line::default(), BootTime::now());
-        let answer = match self.claim.ask_now("renew", &body, &line, limit).await {
+    /// Once, and at most for as long as an answer may take.
+    pub(super) async fn renew(&self) -> Renewal {
+        let limit = self.length.map_or(ANSWER, |length| ANSWER.min(length / RENEWED_AFTER));
+        let asked = timeout(limit, self.ask_to_renew()).await;
+        let answer = match asked.unwrap_or_else(|_| Err(Failure::silence())) {
             Ok(answer) => answer,
             Err(failure) => return Renewal::Failed(failure.error),
         };
-        match answer::read::<Done>(&answer) {
-            Ok(Done {}) => {
-                self.renewed(sent, young);
-                Renewal::Renewed
-            }
+        match answer::read::<Renewed>(&answer) {
+            Ok(renewed) => Renewal::Renewed(renewed.lease(self.claim.options.lease)),
             Err(refusal) if refusal.is_not_held() => Renewal::NotHeld,
             Err(refusal) => Renewal::Failed(io::Error::other(refusal.message)),
         }
     }
 
-    fn renewed(&self, sent: BootTime, young: bool) {
-        // R5: what was over before this came is over.
-        if young || self.look().is_none() {
-            let until = self.claim.options.lease.map(|lease| end(sent, lease));
-            self.vitals().valid_until = until;
+    async fn ask_to_renew(&self) -> Result<Answer, Failure> {
+        let body = json!({ "client": self.claim.client, "token": self.token.to_string() });
+        loop {
+            match self.claim.ask("renew", &body, &Line::default()).await {
+                Err(failure) if failure.was_reused => {}
+                asked => return asked,
+            }
         }
     }
 
     /// Renew until the hold is lost.
-    pub(super) async fn keep(self: Arc<Self>, sent: BootTime) {
-        let alarm = Alarm::new();
-        let lease = self.claim.options.lease;
-        let period = lease.map_or(LOOK, |lease| lease / RENEWED_AFTER);
-        let (mut next, mut is_told) = (sent.after(period), false);
-        while self.look().is_none() {
-            let until = self.valid_until();
-            if !next.is_past() {
-                ring(&alarm, Some(until.map_or(next, |until| until.min(next)))).await;
-                continue;
-            }
-            let begun = BootTime::now();
-            let renewal = tokio::select! {
-                biased;
-                () = ring(&alarm, until) => continue,
-                renewal = self.renew(false) => renewal,
-            };
-            match renewal {
-                Renewal::Renewed => (next, is_told) = (begun.after(period), false),
-                Renewal::NotHeld => return self.lose(RemoteLostReason::Ended),
-                Renewal::Failed(error) => {
-                    if !std::mem::replace(&mut is_told, true) {
-                        let (server, resource) = (self.claim.server.url(), &self.claim.resource);
-                        tracing::warn!(server, resource, %error, "a lock could not be renewed yet");
-                    }
-                    next = BootTime::now().after(period / TRIES);
-                }
-            }
-        }
+    fn keep(self: &Arc<Self>, sent: BootTime) -> AbortHandle {
+        let tenure = Arc::clone(self);
+        let keeping = async move {
+            let renew = || tenure.renew();
+            let tell = |error| tenure.claim.tell(error, "a lock could not be renewed yet");
+            tenure.lease.keep(sent, renew, tell).await;
+        };
+        // Of the thread that this runs on.
+        tokio::spawn(keeping).abort_handle()
     }
 
+    /// Tell the daemon, again and again if need be. (R4)
     async fn give_back(&self) -> Result<(), RemoteError> {
-        self.tell_daemon().await?;
-        debug_events::released(&self.claim.name());
-        Ok(())
-    }
-
-    /// Again and again if need be. (R4)
-    async fn tell_daemon(&self) -> Result<(), RemoteError> {
         const DOING: &str = "unlocking";
         let claim = &self.claim;
         let body = json!({ "client": claim.client, "token": self.token.to_string() });
-        claim.hand_over.begin();
+        // Whether one that was sent in time may have been carried out.
         let (mut patience, mut may_be_done) = (claim.patience(), false);
         loop {
-            let line = Line::default();
-            let error = match claim.ask_now("release", &body, &line, ANSWER).await {
+            let (line, begun, in_time) = (Line::default(), Instant::now(), self.look().is_none());
+            let asked = timeout(ANSWER, claim.ask("release", &body, &line)).await;
+            let error = match asked.unwrap_or_else(|_| Err(Failure::silence())) {
                 Ok(answer) => match answer::read::<Done>(&answer) {
                     Ok(Done {}) => return Ok(()),
                     Err(refusal) if refusal.is_not_held() && may_be_done => return Ok(()),
                     Err(refusal) if refusal.is_not_held() => {
-                        return Err(claim.lost(RemoteLostReason::Ended).into());
+                        let reason = self.look().unwrap_or(RemoteLostReason::Ended);
+                        return Err(claim.lost(reason).into());
                     }
-                    Err(refusal) if refusal.is_passing() => io::Error::other(refusal.message),
+                    Err(refusal) if refusal.is_passing() => {
+                        may_be_done |= refusal.is_of_a_proxy() && in_time;
+                        io::Error::other(refusal.message)
+                    }
                     Err(refusal) => return Err(claim.refused(DOING, refusal)),
                 },
                 Err(failure) => {
-                    may_be_done |= failure.may_have_come;
+                    may_be_done |= failure.may_have_come && in_time;
                     if failure.was_reused {
                         continue;
                     }
                     failure.error
                 }
             };
-            if let Err(Exhausted { tried, error }) = patience.pause(error).await {
+            if let Err(Exhausted { tried, error }) = patience.pause(begun, error).await {
                 return Err(claim.unreachable(DOING, tried, error));
             }
         }
     }
 }
 
-/// The last moment at which a lease surely runs. (R1)
-fn end(sent: BootTime, lease: Duration) -> BootTime {
-    sent.after(lease - lease / MARGIN)
-}
-
-/// At this point, or never. Without an alarm of its own, as when no more files
-/// can be opened, by Tokio's clock, which a suspend delays.
-async fn ring(alarm: &io::Result<Alarm>, point: Option<BootTime>) {
-    let Some(point) = point else {
-        return pending().await;
-    };
-    match alarm {
-        Ok(alarm) if alarm.ring_at(Some(point)).await.is_ok() => {}
-        _ => tokio::time::sleep(point.remaining()).await,
+fn reason(over: Over) -> RemoteLostReason {
+    match over {
+        Over::Expired => RemoteLostReason::Expired,
+        Over::Ended => RemoteLostReason::Ended,
+        Over::Forked => RemoteLostReason::Forked,
     }
 }
 
 /// A hold that somebody must give back; dropping this does.
 pub(super) struct Hold {
     pub(super) tenure: Arc<Tenure>,
-    runtime: Handle,
+    renewing: Option<AbortHandle>,
     is_given_back: bool,
 }
 
 impl Hold {
-    /// # Panics
-    /// Outside a Tokio runtime.
     pub(super) fn new(tenure: Arc<Tenure>) -> Self {
-        Self { tenure, runtime: Handle::current(), is_given_back: false }
+        Self { tenure, renewing: None, is_given_back: false }
+    }
+
+    /// From when its lease was begun or renewed.
+    pub(super) fn keep(&mut self, sent: BootTime) {
+        self.renewing = Some(self.tenure.keep(sent));
     }
 
     /// The daemon says that there is nothing to give back.
@@ -246,33 +168,56 @@ impl Hold {
     }
 
     pub(super) async fn release(mut self) -> Result<(), RemoteError> {
-        let claim = &self.tenure.claim;
-        if let Some(reason) = self.tenure.look() {
-            // What the daemon may still hold for us, the drop gives back.
-            return Err(claim.lost(reason).into());
-        }
         let tenure = Arc::clone(&self.tenure);
-        let giving = async move { tenure.give_back().await };
-        let given = self.runtime.spawn(claim.background.track_future(giving));
-        self.is_given_back = true;
-        let claim = Arc::clone(claim);
-        given.await.unwrap_or_else(|error| {
-            Err(claim.unreachable("unlocking", Duration::ZERO, io::Error::other(error)))
-        })
+        if let Some(reason) = tenure.look() {
+            // What the daemon may still hold for us, the drop gives back.
+            return Err(tenure.claim.lost(reason).into());
+        }
+        let failed = |error| Err(tenure.claim.unreachable("unlocking", Duration::ZERO, error));
+        self.stop_renewing();
+        tenure.claim.hand_over.begin();
+        let _standing = Standing::at_most(ANSWER);
+        let giving = Arc::clone(&tenure);
+        match tenure.claim.start(async move { giving.give_back().await }) {
+            Ok(given) => {
+                self.is_given_back = true;
+                given.await.unwrap_or_else(|error| failed(io::Error::other(error)))?;
+                debug_events::released(&tenure.claim.name());
+                Ok(())
+            }
+            Err(error) => failed(error),
+        }
+    }
+
+    /// A renewal that comes after the release would be in vain.
+    fn stop_renewing(&mut self) {
+        if let Some(renewing) = self.renewing.take() {
+            renewing.abort();
+        }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
+        if !self.tenure.lease.is_of_this_process() {
+            // It is the parent's, down to its memory. (R7)
+            mem::forget((self.renewing.take(), Arc::clone(&self.tenure)));
+            return;
+        }
+        self.stop_renewing();
         if self.is_given_back || self.tenure.look() == Some(RemoteLostReason::Ended) {
             return;
         }
         let tenure = Arc::clone(&self.tenure);
+        tenure.claim.hand_over.begin();
         let giving = async move {
-            if let Err(error) = tenure.give_back().await {
-                tracing::warn!("{error}");
+            match tenure.give_back().await {
+                Ok(()) => tenure.claim.tell_release(),
+                Err(error) => {
+                    tenure.claim.tell(io::Error::other(error), "a lock was not given back");
+                }
             }
         };
-        drop(self.runtime.spawn(self.tenure.claim.background.track_future(giving)));
+        drop(self.tenure.claim.start(giving));
     }
 }

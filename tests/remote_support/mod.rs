@@ -7,8 +7,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
@@ -52,6 +52,17 @@ impl Daemon {
     pub fn kill(&mut self) {
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it ends");
+    }
+
+    /// Start one that listens where this URL says.
+    pub fn start_at(directory: &Path, url: &str) -> Self {
+        Self::start_with(directory, &[], url)
+    }
+
+    /// The same, with these flags.
+    pub fn start_with(directory: &Path, flags: &[String], url: &str) -> Self {
+        let (_, address) = url.split_once("://").expect("a URL");
+        Self::listening(directory, flags.to_vec(), address.parse().expect("an address"))
     }
 
     /// Start it again where it was.
@@ -205,20 +216,100 @@ fn carry(mut from: TcpStream, mut to: TcpStream, is_answer: bool, weather: &Atom
 
 /// A certificate that vouches for itself, for 127.0.0.1, and its key.
 pub fn certificate(directory: &Path) -> (PathBuf, PathBuf) {
+    let extensions = ["subjectAltName=IP:127.0.0.1", "basicConstraints=critical,CA:FALSE"];
+    certificate_with(directory, &extensions)
+}
+
+/// One that `openssl req -x509` makes with these extensions.
+pub fn certificate_with(directory: &Path, extensions: &[&str]) -> (PathBuf, PathBuf) {
     let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
     let mut command = Command::new("openssl");
     command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]);
-    command.args(["-nodes", "-days", "2", "-subj", "/CN=locks", "-addext"]);
-    command
-        .args([
-            "subjectAltName=IP:127.0.0.1",
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-            "-keyout",
-        ])
-        .arg(&key)
-        .arg("-out");
+    command.args(["-nodes", "-days", "2", "-subj", "/CN=locks"]);
+    command.args(extensions.iter().flat_map(|extension| ["-addext", *extension]));
+    command.arg("-keyout").arg(&key).arg("-out");
     let made = command.arg(&certificate).stderr(Stdio::null()).status().expect("openssl");
     assert!(made.success(), "no certificate was made");
     (certificate, key)
+}
+
+/// A server that does as it is told: what it answers to each request, numbered from
+/// zero, with the connection closed behind `None`.
+pub struct Scripted {
+    pub url: String,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Scripted {
+    pub fn start(script: impl Fn(usize) -> Option<String> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("an address");
+        let url = format!("http://{}", listener.local_addr().expect("its address"));
+        let (requests, script) = (Arc::new(Mutex::default()), Arc::new(script));
+        let heard = Arc::clone(&requests);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (heard, script) = (Arc::clone(&heard), Arc::clone(&script));
+                std::thread::spawn(move || answer(stream, &heard, &*script));
+            }
+        });
+        Self { url, requests }
+    }
+
+    /// The first lines of what was asked.
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().expect("no panic").clone()
+    }
+}
+
+fn answer(
+    mut stream: TcpStream,
+    heard: &Mutex<Vec<String>>,
+    script: &dyn Fn(usize) -> Option<String>,
+) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a copy"));
+    while let Some(line) = read_request(&mut reader) {
+        let number = {
+            let mut heard = heard.lock().expect("no panic");
+            heard.push(line);
+            heard.len() - 1
+        };
+        let Some(answer) = script(number) else { return };
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Its first line.
+fn read_request(reader: &mut impl BufRead) -> Option<String> {
+    let (mut first, mut length) = (None, 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let line = line.trim_end();
+        if let Some((_, value)) =
+            line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        {
+            length = value.parse().expect("a length");
+        }
+        if line.is_empty() {
+            reader.read_exact(&mut vec![0; length]).ok()?;
+            return first;
+        }
+        first.get_or_insert(line.to_owned());
+    }
+}
+
+/// An answer with this status line and body.
+pub fn http(status: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// A server that neither takes nor refuses connections.
+pub fn stalled() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("an address");
+    let url = format!("http://{}", listener.local_addr().expect("its address"));
+    (listener, url)
 }

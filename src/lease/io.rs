@@ -1,0 +1,102 @@
+//! The thread of (L1).
+
+use std::future::Future;
+use std::io;
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::per_process::PerProcess;
+use crate::exit;
+
+/// How long the exit of a process waits for what is outstanding. A daemon that is
+/// there answers in a millisecond; if longer, a process beside a dead one seems to hang.
+const EXIT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Between two looks of an exit that waits. If longer, each such exit takes longer.
+const EXIT_LOOK: Duration = Duration::from_micros(100);
+
+static IO: PerProcess<Io> = PerProcess::new();
+
+/// The thread of this process, which is made now if there is none.
+///
+/// # Errors
+/// What the system refused: a thread or a descriptor.
+pub(crate) fn io() -> io::Result<&'static Io> {
+    IO.get_or_make(Io::start)
+}
+
+/// The runtime of that thread.
+pub(crate) struct Io {
+    runtime: Handle,
+    /// What an exit waits for.
+    outstanding: AtomicUsize,
+    /// The thread ends when this is dropped.
+    _end: oneshot::Sender<()>,
+}
+
+impl Io {
+    fn start() -> io::Result<Self> {
+        static AT_EXIT: Once = Once::new();
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel();
+        let work = move || {
+            let _ = runtime.block_on(ended);
+            // A resolver that hangs is not waited for.
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("lockkeeper-io".to_owned()).spawn(work)?;
+        AT_EXIT.call_once(|| {
+            if !exit::at_exit(wait_for_outstanding) {
+                tracing::warn!("no exit handler could be registered: releases may be cut short");
+            }
+        });
+        Ok(Self { runtime: handle, outstanding: AtomicUsize::new(0), _end: end })
+    }
+
+    /// Run this on the thread. It must not block.
+    pub(crate) fn spawn<F>(&self, work: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.runtime.spawn(work)
+    }
+
+    /// An exit waits until this is dropped, for at most [`EXIT_LIMIT`].
+    pub(crate) fn outstanding(&'static self) -> Outstanding {
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        Outstanding(self)
+    }
+
+    /// Log from a thread of its own: where the log goes may be stuck, and that must
+    /// hold up no renewal and no deadline.
+    pub(crate) fn log(&self, tell: impl FnOnce() + Send + 'static) {
+        drop(self.runtime.spawn_blocking(tell));
+    }
+}
+
+/// Something that the server has yet to hear.
+pub(crate) struct Outstanding(&'static Io);
+
+impl Drop for Outstanding {
+    fn drop(&mut self) {
+        self.0.outstanding.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// The thread goes on while the handlers run. In a forked child there is nothing
+/// outstanding: what there is, is its parent's.
+extern "C" fn wait_for_outstanding() {
+    let Some(io) = IO.get() else { return };
+    let deadline = Instant::now() + EXIT_LIMIT;
+    while io.outstanding.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+        thread::sleep(EXIT_LOOK);
+    }
+}

@@ -1,0 +1,234 @@
+//! A lease, and how it is kept up.
+//!
+//! A server counts a lease of the length T from when the request came that began or
+//! renewed it. Here it counts from before that request was sent, and may be relied on
+//! for T × 10/11 − 0.25 s: up to D. The eleventh is for clocks whose rates differ by a
+//! tenth; the quarter of a second for a thread that is not run at once, without which
+//! a short lease leaves some milliseconds. Both clocks run while their machine is
+//! suspended.
+
+use std::future::{Future, pending};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Alarm, BootTime};
+use crate::fork::{ProcessKey, this_process};
+
+/// A lease is renewed when this part of it has passed.
+pub(crate) const RENEWED_AFTER: u32 = 3;
+
+/// This part of a lease is kept back for clocks that do not run alike.
+const DRIFT: u32 = 11;
+
+/// And this much for a thread that runs late; of a lease so short that it would be
+/// more, a quarter of what is left. If larger, short leases are lost without need.
+const LATENESS: Duration = Duration::from_millis(250);
+
+/// A hold without a lease is looked at as often.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// As many tries to renew fit between two renewals.
+const TRIES: u32 = 10;
+
+/// What this process knows of a lease.
+pub(crate) struct Lease {
+    process: ProcessKey,
+    state: Mutex<State>,
+    /// Cancelled when the lease is over.
+    lost: CancellationToken,
+}
+
+struct State {
+    /// As the server granted it; `None` is for ever.
+    length: Option<Duration>,
+    /// D.
+    deadline: Option<BootTime>,
+    over: Option<Over>,
+}
+
+/// Why a lease cannot be relied on any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// D has passed.
+    Expired,
+    /// The server says so.
+    Ended,
+    /// It is that of the process from which this one was forked.
+    Forked,
+}
+
+/// What a request to renew came to.
+pub(crate) enum Renewal {
+    /// For so long, from when it was sent.
+    Renewed(Option<Duration>),
+    /// There is no such lease, or not any more.
+    NotHeld,
+    Failed(io::Error),
+}
+
+impl Lease {
+    /// `sent`: before the request was sent that was granted.
+    pub(crate) fn new(sent: BootTime, length: Option<Duration>) -> Self {
+        let state = State { length, deadline: deadline(sent, length), over: None };
+        let (process, lost) = (this_process(), CancellationToken::new());
+        Self { process, state: Mutex::new(state), lost }
+    }
+
+    /// (L2) Before anything that a thread of the parent may have locked.
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.process == this_process()
+    }
+
+    /// Why it is over, if it is, by the clock of now. (L4)
+    pub(crate) fn over(&self) -> Option<Over> {
+        if !self.is_of_this_process() {
+            return Some(Over::Forked);
+        }
+        let mut state = self.state();
+        if state.over.is_none() && state.deadline.is_some_and(BootTime::is_past) {
+            state.over = Some(Over::Expired);
+            self.lost.cancel();
+        }
+        state.over
+    }
+
+    /// Resolves when it is over; [`keep`](Self::keep) sees to that.
+    pub(crate) async fn lost(&self) -> Over {
+        loop {
+            if let Some(over) = self.over() {
+                return over;
+            }
+            self.lost.cancelled().await;
+        }
+    }
+
+    /// Cancelled when it is over.
+    pub(crate) fn lost_token(&self) -> CancellationToken {
+        match self.over() {
+            // (L2)
+            Some(_) => {
+                let cancelled = CancellationToken::new();
+                cancelled.cancel();
+                cancelled
+            }
+            None => self.lost.child_token(),
+        }
+    }
+
+    /// Nobody relies on it yet, so it may begin though it seems over by the clock.
+    pub(crate) fn begin_anew(&self, sent: BootTime, length: Option<Duration>) {
+        let mut state = self.state();
+        (state.length, state.deadline) = (length, deadline(sent, length));
+    }
+
+    /// The server counts from `sent`. (L4)
+    fn renewed(&self, sent: BootTime, length: Option<Duration>) {
+        if self.over().is_none() {
+            self.begin_anew(sent, length);
+        }
+    }
+
+    fn end(&self) {
+        self.state().over.get_or_insert(Over::Ended);
+        self.lost.cancel();
+    }
+
+    /// Renew until it is over. It runs on the thread of (L1).
+    pub(crate) async fn keep<R, F>(&self, sent: BootTime, mut renew: R, tell: impl Fn(io::Error))
+    where
+        R: FnMut() -> F,
+        F: Future<Output = Renewal>,
+    {
+        let alarm = Alarm::new();
+        let (mut next, mut is_told) = (sent.after(self.period()), false);
+        while self.over().is_none() {
+            let deadline = self.state().deadline;
+            if !next.is_past() {
+                ring(&alarm, Some(deadline.map_or(next, |deadline| deadline.min(next)))).await;
+                continue;
+            }
+            let begun = BootTime::now();
+            let renewal = tokio::select! {
+                biased;
+                () = ring(&alarm, deadline) => continue,
+                renewal = renew() => renewal,
+            };
+            match renewal {
+                Renewal::Renewed(length) => {
+                    self.renewed(begun, length);
+                    (next, is_told) = (begun.after(self.period()), false);
+                }
+                Renewal::NotHeld => return self.end(),
+                Renewal::Failed(error) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        tell(error);
+                    }
+                    next = BootTime::now().after(self.period() / TRIES);
+                }
+            }
+        }
+    }
+
+    fn period(&self) -> Duration {
+        self.state().length.map_or(LOOK, |length| length / RENEWED_AFTER)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// D.
+fn deadline(sent: BootTime, length: Option<Duration>) -> Option<BootTime> {
+    length.map(|length| sent.after(relied_on(length)))
+}
+
+fn relied_on(length: Duration) -> Duration {
+    let left = length - length / DRIFT;
+    left - LATENESS.min(left / 4)
+}
+
+/// At this point, or never. Without an alarm of its own, as when no more files
+/// can be opened, by Tokio's clock, which a suspend delays.
+async fn ring(alarm: &io::Result<Alarm>, point: Option<BootTime>) {
+    let Some(point) = point else {
+        return pending().await;
+    };
+    match alarm {
+        Ok(alarm) if alarm.ring_at(Some(point)).await.is_ok() => {}
+        _ => tokio::time::sleep(point.remaining()).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_drift_and_a_quarter_of_a_second_are_kept_back() {
+        let relied_on = |millis| relied_on(Duration::from_millis(millis)).as_micros();
+        assert_eq!(relied_on(11_000), 9_750_000);
+        assert_eq!(relied_on(30_000), 27_022_727);
+        // The shortest with the whole quarter of a second, and shorter ones.
+        assert_eq!(relied_on(1_100), 750_000);
+        assert_eq!(relied_on(550), 375_000);
+        assert_eq!(relied_on(110), 75_000);
+        assert!(super::relied_on(Duration::MAX) < Duration::MAX);
+    }
+
+    #[test]
+    fn what_is_over_stays_over() {
+        let lease = Lease::new(BootTime::now(), Some(Duration::ZERO));
+        let token = lease.lost.child_token();
+        assert_eq!(lease.over(), Some(Over::Expired));
+        assert!(token.is_cancelled());
+        let length = Some(Duration::from_secs(3600));
+        lease.renewed(BootTime::now(), length);
+        assert_eq!(lease.over(), Some(Over::Expired));
+        lease.end();
+        assert_eq!(lease.over(), Some(Over::Expired));
+    }
+}
