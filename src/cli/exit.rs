@@ -30,7 +30,8 @@ Exit codes:
   run     that of CMD as it is; 128+n if signal n killed CMD or ended the wait;
            64  bad usage
            65  what is at LOCK is not a lock file; it was not touched
-           69  the system refused something, such as a file in that directory
+           69  the system refused something, such as a file in that directory, or
+               the daemon could not be reached: nothing is known of the lock
            73  the lock was not had in time (--timeout, --try)
            74  the lock was lost while CMD ran
           126  CMD is there, but could not be started

@@ -1,6 +1,10 @@
 //! `lockkeeper lock` and `lockkeeper unlock`: one call of XML-RPC, which
-//! gocept.lockd's own daemon answers as well. It is made once: a lock that was
-//! given though its answer was lost stays held.
+//! gocept.lockd's own daemon answers as well. It is made once, or with `--reconnect`
+//! until it is answered. A call has no id: a lock that was given though its answer was
+//! lost stays held, and asking again is told so.
+
+use std::io;
+use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use quick_xml::Reader;
@@ -8,10 +12,12 @@ use quick_xml::escape::escape;
 use quick_xml::events::{BytesRef, Event};
 
 use clap::Args;
+use tokio::time::{Instant, timeout};
 
 use super::exit::{self, Failure};
 use super::remote::{Credentials, failure_of};
-use crate::remote::{Line, Server};
+use crate::lease::Patience;
+use crate::remote::{ANSWER, Answer, Line, Server, is_passing};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +32,9 @@ Exit codes:
    69  the daemon could not be asked";
 
 const XML: HeaderValue = HeaderValue::from_static("text/xml");
+
+/// What the daemon says to who unlocks what is unlocked.
+const NOT_LOCKED: &str = "Resource not locked";
 
 /// Longer texts of an answer that is none are not shown.
 const SHOWN: usize = 200;
@@ -55,30 +64,61 @@ pub(super) fn call(method: &str, arguments: &Call) -> Result<u8, Failure> {
     let options = arguments.credentials.options()?;
     let server = Server::new(&arguments.server, &options).map_err(|error| failure_of(&error))?;
     let document = document(method, [&arguments.resource, &arguments.client]);
-    let line = Line::default();
-    let asking = server.call(server.rpc_path(), XML, document, &line);
-    let answer = super::runtime()?
-        .block_on(async { tokio::time::timeout(crate::remote::ANSWER, asking).await });
+    let reconnect = arguments.credentials.reconnect.unwrap_or_default();
+    let asked = super::runtime()?.block_on(ask(&server, document, reconnect));
     let unheard = |why: String| {
         let (url, verb) = (server.url(), method);
         Failure { code: exit::SYSTEM, message: format!("{url}: {verb}ing: {why}") }
     };
-    let answer = match answer {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(failure)) => return Err(unheard(failure.error.to_string())),
-        Err(_) => return Err(unheard("no answer came".to_owned())),
-    };
+    let Heard { answer, was_unclear } = asked.map_err(unheard)?;
     let text = String::from_utf8_lossy(&answer.body);
     match meaning(&text) {
         Some(Meaning::Done) => Ok(0),
-        Some(Meaning::Fault(text)) => Err(Failure { code: exit::HELD, message: said(&text) }),
+        Some(Meaning::Fault(text)) => match (said(&text), method, was_unclear) {
+            (text, "unlock", true) if text == NOT_LOCKED => Ok(0),
+            (text, "lock", true) => {
+                let message = format!("{text} (perhaps by a try whose answer was lost)");
+                Err(Failure { code: exit::HELD, message })
+            }
+            (message, ..) => Err(Failure { code: exit::HELD, message }),
+        },
         None if matches!(answer.status.as_u16(), 401 | 403) => {
             Err(unheard(format!("these credentials are refused: {}", text.trim())))
         }
-        None => {
-            let start: String = text.trim().chars().take(SHOWN).collect();
-            Err(unheard(format!("this is no answer of a lock daemon: {}: {start}", answer.status)))
-        }
+        None => Err(unheard(strange(&answer))),
+    }
+}
+
+fn strange(answer: &Answer) -> String {
+    let text = String::from_utf8_lossy(&answer.body);
+    let start: String = text.trim().chars().take(SHOWN).collect();
+    format!("this is no answer of a lock daemon: {}: {start}", answer.status)
+}
+
+struct Heard {
+    answer: Answer,
+    /// An earlier try may have been carried out.
+    was_unclear: bool,
+}
+
+/// # Errors
+/// Why there is no answer.
+async fn ask(server: &Server, document: String, reconnect: Duration) -> Result<Heard, String> {
+    let (mut patience, mut was_unclear) = (Patience::new(reconnect), false);
+    loop {
+        let (line, begun) = (Line::default(), Instant::now());
+        let asking = server.call(server.rpc_path(), XML, document.clone(), &line);
+        let (may_be_done, error) = match timeout(ANSWER, asking).await {
+            Ok(Ok(answer)) if is_passing(answer.status.as_u16()) => {
+                (true, io::Error::other(strange(&answer)))
+            }
+            Ok(Ok(answer)) => return Ok(Heard { answer, was_unclear }),
+            Ok(Err(failure)) if failure.is_final() => return Err(failure.error.to_string()),
+            Ok(Err(failure)) => (failure.may_have_come, failure.error),
+            Err(_) => (true, io::Error::new(io::ErrorKind::TimedOut, "no answer came")),
+        };
+        was_unclear |= may_be_done;
+        patience.pause(begun, error).await.map_err(|exhausted| exhausted.error.to_string())?;
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct Remote {
     client: Option<String>,
 
     /// With --server: how long the lock is held without a sign of life from us;
-    /// it is renewed each third of that, and counts as lost after nine tenths
+    /// it is renewed each third of that, and counts as lost a little before its end
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "server",
         default_value = "30s")]
     lease: Duration,
@@ -59,10 +59,16 @@ pub(super) struct Credentials {
     #[arg(long, value_name = "FILE", requires = "server")]
     token_file: Option<PathBuf>,
 
-    /// A file with the certificates, in PEM, that the daemon's must be signed by
-    /// [default: those the system trusts]
+    /// A file with certificates in PEM: the daemon's must be one of them, or signed by
+    /// one [default: those the system trusts]
     #[arg(long, value_name = "FILE", requires = "server")]
     ca: Option<PathBuf>,
+
+    /// How long a daemon that cannot be reached is tried again. A wait begins that time
+    /// anew with each answer, so it outlives any number of restarts [default: 30s; with
+    /// --try, and for lock and unlock: one try]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "server")]
+    pub(super) reconnect: Option<Duration>,
 }
 
 impl Credentials {
@@ -76,6 +82,9 @@ impl Credentials {
         }
         if let Some(file) = &self.ca {
             options = options.ca_file(file);
+        }
+        if let Some(time) = self.reconnect {
+            options = options.reconnect(time);
         }
         Ok(options)
     }
@@ -94,7 +103,10 @@ fn lock(arguments: &Run) -> Result<AsyncRemoteLock, Failure> {
         code: exit::USAGE,
         message: format!("{}: a resource is named in UTF-8", arguments.lock.display()),
     })?;
-    let options = remote.credentials.options()?.timeout(arguments.timeout);
+    let mut options = remote.credentials.options()?.timeout(arguments.timeout);
+    if arguments.only_try && remote.credentials.reconnect.is_none() {
+        options = options.reconnect(Duration::ZERO);
+    }
     let options = options.lease(Some(remote.lease));
     let client = remote.client.clone().unwrap_or_else(own_name);
     let lock = AsyncRemoteLock::with_options(url, resource, client, options);
@@ -126,7 +138,7 @@ async fn run_locked(arguments: &Run, lock: &AsyncRemoteLock) -> Result<u8, Failu
 
 async fn acquire(arguments: &Run, lock: &AsyncRemoteLock) -> Result<RemoteGuard, RemoteError> {
     if arguments.only_try {
-        return lock.acquire_timeout(Duration::ZERO).await;
+        return lock.acquire_at_once().await;
     }
     let mut acquiring = std::pin::pin!(lock.acquire());
     tokio::select! {
