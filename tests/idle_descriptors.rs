@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use lockkeeper::{AsyncFileLock, AsyncKernelLock, KernelOptions, Offload, Options, Primitive};
+use rustix::fs::{FlockOperation, flock};
 use support::{Process, VERY_LONG, block_on, eventually, on_tmpfs};
 use tokio::time::timeout;
 
@@ -83,7 +84,7 @@ async fn a_kernel_lock_that_was_tried_in_vain_keeps_nothing_open() {
     let locks = kernel_locks(directory.path());
     for lock in locks.iter().filter(|lock| is_flock(lock)) {
         let holder = fs::File::create(lock.path()).unwrap();
-        holder.lock().unwrap();
+        flock(&holder, FlockOperation::LockExclusive).unwrap();
         assert!(lock.try_acquire().await.unwrap().is_none());
     }
     expect_nothing_open(directory.path());
