@@ -187,16 +187,13 @@ impl Ticket {
         self.shown = shown.filter(|(start, length)| self.directory.lock(*start, *length).is_some());
     }
 
-    /// All but what others hear of it, and the close of a file, which can wait: it ends
-    /// nothing as long as a forked child has a copy, and that child must not end it.
+    /// Stand in line no longer. What is shown, what others hear of and the close of a file
+    /// can wait: that ends nothing as long as a forked child has a copy, and such a child
+    /// must not end anything.
     pub(crate) fn give_up(&mut self) {
-        if std::mem::replace(&mut self.is_given_up, true) || !self.directory.is_ours() {
-            return;
+        if !std::mem::replace(&mut self.is_given_up, true) && self.directory.is_ours() {
+            self.directory.end(self.offset());
         }
-        if let Some((start, length)) = self.shown.take() {
-            self.directory.unlock(start, length);
-        }
-        self.directory.end(self.offset());
     }
 
     /// What others hear of once it ends, at the latest with the ticket.
@@ -241,6 +238,10 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.give_up();
+        let shown = self.shown.take().filter(|_| self.directory.is_ours());
+        if let Some((start, length)) = shown {
+            self.directory.unlock(start, length);
+        }
     }
 }
 
