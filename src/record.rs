@@ -191,11 +191,13 @@ impl Contents {
         let text = match std::str::from_utf8(text) {
             Ok(text) => text,
             // Cut within a character.
-            Err(error) if is_torn && error.error_len().is_none() => {
+            Err(error) if error.error_len().is_none() => {
                 std::str::from_utf8(&text[..error.valid_up_to()]).expect("BUG: valid up to there")
             }
             Err(_) => return Err("its content is not text".to_owned()),
         };
+        // The last line may have been cut anywhere if it has no end.
+        let is_cut = is_torn || !text.ends_with('\n');
         let mut lines = text.lines();
         let pid = lines.next().and_then(parse_pid).ok_or("its first line is not a process id")?;
         let Some(name) = lines.next() else {
@@ -209,9 +211,7 @@ impl Contents {
         match rest.first() {
             None if is_torn => Ok(Contents::Torn { pid, name }),
             None => Ok(Contents::OpenLock { pid, name }),
-            Some(third)
-                if third.starts_with("token:") || is_torn && "token:".starts_with(third) =>
-            {
+            Some(third) if third.starts_with("token:") || is_cut && "token:".starts_with(third) => {
                 Ok(match parse_fields(pid, &name, &rest) {
                     Some(record) if !is_torn => Contents::Ours(record),
                     _ => Contents::Torn { pid, name },
@@ -368,6 +368,8 @@ mod tests {
             let is_lock_file =
                 matches!(read, Ok(Contents::Torn { .. } | Contents::BarePid(_) | Contents::Empty));
             assert!(is_lock_file, "cut at {cut}: {read:?}");
+            let short = Contents::parse(&bytes[..cut]);
+            assert!(short.is_ok(), "{cut} bytes: {short:?}");
         }
     }
 
