@@ -302,8 +302,10 @@ async fn it_does_not_pass_to_another_path_of_the_file() {
         std::os::unix::fs::symlink(&first, &link).unwrap();
         let guard = AsyncKernelLock::new(first.join("table")).acquire().await.unwrap();
         let next = waiter(&AsyncKernelLock::new(link.join("table")), false).await;
-        fs::remove_file(&link).unwrap();
-        std::os::unix::fs::symlink(&second, &link).unwrap();
+        // In one step: a path that leads nowhere when a wait begins is an error.
+        let turned = directory.path().join("turned");
+        std::os::unix::fs::symlink(&second, &turned).unwrap();
+        fs::rename(&turned, &link).unwrap();
         guard.release().await.unwrap();
         let guard = had(next).await;
         assert!(!is_free(&link.join("table")));
