@@ -162,7 +162,10 @@ pub(crate) enum Survival {
 
 /// What a contender has seen of foreign files, over several attempts.
 #[derive(Debug, Default)]
-pub(crate) struct Sightings(Option<Sighting>);
+pub(crate) struct Sightings(
+    /// On the heap: hardly any contender sees one, and each carries its memory along.
+    Option<Box<Sighting>>,
+);
 
 #[derive(Debug)]
 struct Sighting {
@@ -179,7 +182,8 @@ impl Sightings {
                 now.saturating_duration_since(last.since)
             }
             _ => {
-                self.0 = Some(Sighting { identity, contents: contents.clone(), since: now });
+                let contents = contents.clone();
+                self.0 = Some(Box::new(Sighting { identity, contents, since: now }));
                 Duration::ZERO
             }
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::consume_budget;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 
@@ -471,11 +471,16 @@ impl AsyncFileLock {
         if debug_events::are_wanted() {
             return Box::pin(self.contend_shown(endurance, site)).await;
         }
-        self.contend_within(endurance, site).await
+        // Not made before it is known where it stays: it is large to move.
+        match self.end_of(&endurance) {
+            None => self.contend_until(endurance, site).await,
+            Some(end) => self.contend_within(end, endurance, site).await,
+        }
     }
 
     /// On the heap: where nobody watches, nothing of this is carried.
     async fn contend_shown(&self, endurance: Endurance, site: Site) -> Result<LockGuard, Error> {
+        let path = self.path().display();
         let holder = async {
             let holder = self.holder().await.ok().flatten();
             // Then it may be the file of this very acquisition, which is watched first.
@@ -483,26 +488,31 @@ impl AsyncFileLock {
             let holder = holder.filter(|holder| !may_be_mine || holder.acquired_at.is_none());
             holder.map(|holder| holder.to_string())
         };
-        let contend = self.contend_within(endurance, site);
-        debug_events::show(&self.path().display(), contend, holder).await
+        let span = tracing::debug_span!("acquire", %path, %site, holder = field::Empty);
+        let contend = async {
+            match self.end_of(&endurance) {
+                None => self.contend_until(endurance, site).await,
+                Some(end) => self.contend_within(end, endurance, site).await,
+            }
+        };
+        debug_events::show(&path, contend.instrument(span), holder).await
     }
 
-    async fn contend_within(&self, endurance: Endurance, site: Site) -> Result<LockGuard, Error> {
+    /// When a network file system that does not answer is given up. `None` without a
+    /// limit, and so late a limit is none.
+    fn end_of(&self, endurance: &Endurance) -> Option<Instant> {
+        endurance.deadline().and_then(|deadline| deadline.end.checked_add(self.overrun()))
+    }
+
+    async fn contend_within(
+        &self,
+        end: Instant,
+        endurance: Endurance,
+        site: Site,
+    ) -> Result<LockGuard, Error> {
         let deadline = endurance.deadline();
-        let end = deadline.and_then(|deadline| deadline.end.checked_add(self.overrun()));
-        let path = self.path().display();
-        let span = tracing::debug_span!("acquire", %path, %site, holder = field::Empty);
-        // Not made before it is known where it stays: it is large to move.
-        let contend = || self.contend_until(endurance, site).instrument(span);
-        let Some(end) = end else {
-            // So late a limit is none.
-            return contend().await;
-        };
-        match timeout_at(end, contend()).await {
-            Ok(outcome) => outcome,
-            // A network file system does not answer.
-            Err(_) => Err(self.timed_out(deadline, None)),
-        }
+        let contend = timeout_at(end, self.contend_until(endurance, site));
+        contend.await.unwrap_or_else(|_| Err(self.timed_out(deadline, None)))
     }
 
     fn endurance(&self, deadline: Option<Deadline>) -> Endurance {

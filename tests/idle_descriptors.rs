@@ -95,14 +95,26 @@ fn is_flock(lock: &AsyncKernelLock) -> bool {
 }
 
 #[tokio::test]
-async fn a_kernel_lock_that_is_to_be_kept_open_keeps_its_file_and_no_directory() {
+async fn kernel_locks_that_are_to_be_kept_open_keep_their_files_and_one_directory() {
     let directory = on_tmpfs();
     let options = KernelOptions::default().keep_open(true);
-    let lock = AsyncKernelLock::with_options(directory.path().join("lock"), options).unwrap();
-    contend(&lock).await;
-    eventually("only the file is open", || open_in(directory.path()) == [lock.path()]);
-    lock.acquire().await.unwrap().release().await.unwrap();
-    eventually("only the file is open", || open_in(directory.path()) == [lock.path()]);
+    let names = ["a", "b", "c"].map(|name| directory.path().join(name));
+    let lock = |path| AsyncKernelLock::with_options(path, options.clone()).unwrap();
+    let locks = names.each_ref().map(lock);
+    let expected = [&[directory.path().to_owned()], &names[..]].concat();
+    for _ in 0..2 {
+        for lock in &locks {
+            contend(lock).await;
+            lock.acquire().await.unwrap().release().await.unwrap();
+        }
+        eventually("the files and their directory are open", || {
+            let mut open = open_in(directory.path());
+            open.sort();
+            open == expected
+        });
+    }
+    drop(locks);
+    expect_nothing_open(directory.path());
 }
 
 #[tokio::test]

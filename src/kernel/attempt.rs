@@ -32,6 +32,7 @@ use super::options::Primitive;
 use super::site::{Site, Terms};
 use crate::disk::{Errno, Inode};
 use crate::error::Error;
+use crate::wait::Waiters;
 
 /// How often the path may name another file after the lock was had, before
 /// this counts as one look. Each time somebody else got further.
@@ -61,6 +62,14 @@ impl Carrier {
         match self {
             Carrier::Open(file) => file.inode,
             Carrier::Posix(file) => file.inode,
+        }
+    }
+
+    /// The directory, where the last release asked there who waits.
+    pub(super) fn waiters(&self) -> Option<&Waiters> {
+        match self {
+            Carrier::Open(file) => file.waiters.as_deref(),
+            Carrier::Posix(_) => None,
         }
     }
 

@@ -39,6 +39,7 @@ use super::call::{self, Claim, Sharing};
 use super::options::{Primitive, Range};
 use crate::disk::Inode;
 use crate::fork::{ProcessKey, forks, this_process};
+use crate::wait::Waiters;
 
 /// Device and inode.
 type Identity = (u64, u64);
@@ -122,7 +123,7 @@ impl Register {
         let index = posix.kept.iter().position(is_fit)?;
         let ((file, origin), inode) = (posix.kept.swap_remove(index), posix.inode);
         drop(inodes);
-        Some(OpenFile { file: Some(file), origin, inode, register })
+        Some(OpenFile { file: Some(file), origin, inode, register, waiters: None })
     }
 }
 
@@ -137,6 +138,9 @@ pub(super) struct OpenFile {
     origin: Origin,
     pub(super) inode: Inode,
     register: Arc<Register>,
+    /// The directory, where its last release asked who waits. The next asks there, for
+    /// less than at the station's desk, and it stays open no longer than the file.
+    pub(super) waiters: Option<Arc<Waiters>>,
 }
 
 impl OpenFile {
@@ -150,7 +154,7 @@ impl OpenFile {
         // Should this fail, there is no identity to keep it by.
         let inode = call::inspect(&file)?;
         let register = register.of_file(inode.identity);
-        Ok(Self { file: Some(file), origin, inode, register })
+        Ok(Self { file: Some(file), origin, inode, register, waiters: None })
     }
 
     /// A user had it.

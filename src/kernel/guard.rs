@@ -426,7 +426,7 @@ impl Hold {
                         drop(file);
                         true
                     }
-                    false => self.site.station.leave(file, stay, || self.wakes()),
+                    false => self.site.station.leave(file, stay, |known| self.wakes_any(known)),
                 }
             }
             Carrier::Posix(file) => {
@@ -447,16 +447,29 @@ impl Hold {
         outcome
     }
 
-    /// Whether somebody elsewhere is to be woken, as far as is known.
+    /// Whether a waiter elsewhere is to be woken, as far as is known.
     fn wakes(&self) -> bool {
-        let are_any = |waiters: Arc<Waiters>| match self.claim.primitive {
+        self.wakes_any(&mut None)
+    }
+
+    /// The same by asking what is `known`, or will be.
+    fn wakes_any(&self, known: &mut Option<Arc<Waiters>>) -> bool {
+        let are_any = |waiters: &Waiters| match self.claim.primitive {
             Primitive::Flock => waiters.are_any(),
             // Whoever waits for other bytes that these are among has another name.
             Primitive::Ofd | Primitive::Posix => waiters.are_any_by_any_name(),
         };
         let (site, terms) = (&self.site, &*self.terms);
-        site.place.is_local()
-            && (!site.is_in_place_now(terms) || site.waiters_there(terms).is_none_or(are_any))
+        if !site.place.is_local() {
+            return false;
+        }
+        if !site.is_in_place_now(terms) {
+            return true;
+        }
+        if known.is_none() {
+            *known = site.waiters_there(terms);
+        }
+        known.as_deref().is_none_or(are_any)
     }
 
     /// (6) of [`attempt`](super::attempt): closing is all that may be done.

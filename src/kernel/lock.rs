@@ -240,7 +240,7 @@ impl AsyncKernelLock {
     /// locks open files, so there is nothing that could be waited for.
     #[track_caller]
     pub fn acquire(&self) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
-        self.contend(Sharing::Exclusive, self.limit(), Location::caller())
+        self.contend(Sharing::Exclusive, starting(self.limit()), Location::caller())
     }
 
     /// Wait for the lock, shared with others who want it shared, as
@@ -253,7 +253,7 @@ impl AsyncKernelLock {
     /// As [`acquire`](Self::acquire).
     #[track_caller]
     pub fn acquire_shared(&self) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
-        self.contend(Sharing::Shared, self.limit(), Location::caller())
+        self.contend(Sharing::Shared, starting(self.limit()), Location::caller())
     }
 
     /// [`acquire`](Self::acquire), at most this long. There is always one last
@@ -273,7 +273,7 @@ impl AsyncKernelLock {
         &self,
         limit: Duration,
     ) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
-        self.contend(Sharing::Exclusive, Some(limit), Location::caller())
+        self.contend(Sharing::Exclusive, starting(Some(limit)), Location::caller())
     }
 
     /// [`acquire_shared`](Self::acquire_shared), at most this long.
@@ -291,7 +291,7 @@ impl AsyncKernelLock {
         &self,
         limit: Duration,
     ) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
-        self.contend(Sharing::Shared, Some(limit), Location::caller())
+        self.contend(Sharing::Shared, starting(Some(limit)), Location::caller())
     }
 
     /// [`acquire`](Self::acquire) until `token` is cancelled. The token covers
@@ -376,7 +376,7 @@ impl AsyncKernelLock {
     pub fn blocking_acquire(&self) -> Result<KernelGuard, Error> {
         let deadline = self.limit().and_then(Deadline::after);
         let runtime = self.endurance(deadline).runtime(self.path())?;
-        runtime.block_on(self.contend_by(Sharing::Exclusive, deadline, Location::caller()))
+        runtime.block_on(self.contend(Sharing::Exclusive, || deadline, Location::caller()))
     }
 
     /// Who has the lock, `None` if nobody has: for POSIX locks and `flock` with
@@ -457,8 +457,9 @@ impl AsyncKernelLock {
             Ok(guard) => return Ok(Some(guard)),
             Err(turn) => turn,
         };
-        let right = contest.first_right(false).at_last(sharing);
-        match contest.try_once(turn, left.map(Carrier::Open), right).await? {
+        let carrier = left.map(Carrier::Open);
+        let right = contest.first_right(false, carrier.as_ref()).at_last(sharing);
+        match contest.try_once(turn, carrier, right).await? {
             Ended::Acquired(guard) => {
                 self.notice(&guard);
                 Ok(Some(guard))
@@ -468,7 +469,7 @@ impl AsyncKernelLock {
                 if let Carrier::Open(file) = carrier {
                     let keep_open = contest.terms.options.keep_open;
                     let stay = if keep_open { Stay::Always } else { Stay::Awhile };
-                    contest.site.station.leave(file, stay, || false);
+                    contest.site.station.leave(file, stay, |_| false);
                 }
                 Ok(None)
             }
@@ -476,25 +477,27 @@ impl AsyncKernelLock {
         }
     }
 
+    /// `deadline` is asked for when the wait begins.
     async fn contend(
         &self,
         sharing: Sharing,
-        limit: Option<Duration>,
+        deadline: impl FnOnce() -> Option<Deadline>,
         asked_at: Source,
     ) -> Result<KernelGuard, Error> {
-        self.contend_by(sharing, limit.and_then(Deadline::after), asked_at).await
-    }
-
-    async fn contend_by(
-        &self,
-        sharing: Sharing,
-        deadline: Option<Deadline>,
-        asked_at: Source,
-    ) -> Result<KernelGuard, Error> {
+        let deadline = deadline();
         if debug_events::are_wanted() {
             return Box::pin(self.contend_shown(sharing, deadline, asked_at)).await;
         }
-        self.contend_within(sharing, deadline, asked_at).await
+        // As in `enter`.
+        consume_budget().await;
+        // Before the try, so that the last try is at the deadline and not before.
+        let is_last = deadline.is_some_and(Deadline::is_over);
+        let mut reached = Reached { is_last, ..Reached::default() };
+        if let Some(guard) = self.acquire_at_once(sharing, asked_at, &mut reached)? {
+            return Ok(guard);
+        }
+        // On the heap: who has it at once should not carry what all else takes.
+        Box::pin(self.contend_within(reached, sharing, deadline, asked_at)).await
     }
 
     /// On the heap: where nobody watches, nothing of this is carried.
@@ -505,44 +508,27 @@ impl AsyncKernelLock {
         asked_at: Source,
     ) -> Result<KernelGuard, Error> {
         let holder = async { self.holder().await.ok().flatten().map(|holder| holder.to_string()) };
-        let contend = self.contend_within(sharing, deadline, asked_at);
+        let contend = self.contend_within(Reached::default(), sharing, deadline, asked_at);
         debug_events::show(&self.path().display(), contend, holder).await
     }
 
     async fn contend_within(
         &self,
+        reached: Reached,
         sharing: Sharing,
         deadline: Option<Deadline>,
         asked_at: Source,
     ) -> Result<KernelGuard, Error> {
-        let end = deadline.and_then(|deadline| deadline.end.checked_add(ANSWER));
-        // Not made before it is known where it stays: it is large to move.
-        let Some(end) = end else {
+        match deadline.and_then(|deadline| deadline.end.checked_add(ANSWER)) {
             // So late a limit is none.
-            return self.contend_until(sharing, None, asked_at).await;
-        };
-        match timeout_at(end, self.contend_until(sharing, deadline, asked_at)).await {
-            Ok(outcome) => outcome,
-            // A network file system does not answer.
-            Err(_) => Err(self.timed_out(deadline, None)),
+            None => self.contend_further(reached, sharing, None, asked_at).await,
+            // A network file system that does not answer is given up.
+            Some(end) => {
+                timeout_at(end, self.contend_further(reached, sharing, deadline, asked_at))
+                    .await
+                    .unwrap_or_else(|_| Err(self.timed_out(deadline, None)))
+            }
         }
-    }
-
-    async fn contend_until(
-        &self,
-        sharing: Sharing,
-        deadline: Option<Deadline>,
-        asked_at: Source,
-    ) -> Result<KernelGuard, Error> {
-        // As in `enter`.
-        consume_budget().await;
-        // Before the try, so that the last try is at the deadline and not before.
-        let is_last = deadline.is_some_and(Deadline::is_over);
-        let mut reached = Reached { is_last, ..Reached::default() };
-        if let Some(guard) = self.acquire_at_once(sharing, asked_at, &mut reached)? {
-            return Ok(guard);
-        }
-        self.contend_further(reached, sharing, deadline, asked_at).await
     }
 
     /// What nearly always suffices, apart from all else: the cost of an acquisition
@@ -573,7 +559,8 @@ impl AsyncKernelLock {
         };
         let mut carrier = left.map(Carrier::Open);
         let share_is_over = contest.share_is_over(&turn);
-        let has_looked = !share_is_over && contest.first_right(false) == Right::Full;
+        let has_looked =
+            !share_is_over && contest.first_right(false, carrier.as_ref()) == Right::Full;
         if has_looked {
             match contest.attempt(Right::Full).run(carrier.take()) {
                 Ok(Tried::Locked(file)) => {
@@ -633,7 +620,7 @@ impl AsyncKernelLock {
             if share_is_over && contest.site.station.is_to_stand_back(Instant::now()) {
                 Box::pin(contest.stand_back(deadline)).await;
             }
-            let right = contest.first_right(share_is_over);
+            let right = contest.first_right(share_is_over, carrier.as_ref());
             let right = if is_last { right.at_last(sharing) } else { right };
             if right != Right::None {
                 match contest.try_once(turn, carrier.take(), right).await? {
@@ -774,6 +761,11 @@ impl AsyncKernelLock {
     }
 }
 
+/// The deadline of a wait that begins now.
+fn starting(limit: Option<Duration>) -> impl FnOnce() -> Option<Deadline> {
+    move || limit.and_then(Deadline::after)
+}
+
 fn claim(terms: &Terms, sharing: Sharing) -> Claim {
     let (primitive, range) = (terms.options.primitive, terms.options.range);
     Claim { primitive, range, sharing }
@@ -824,14 +816,16 @@ impl Contest {
 
     /// A writer goes first unless this process has had the lock for long and
     /// others wait; a reader, unless a writer waits.
-    fn first_right(&self, share_is_over: bool) -> Right {
+    fn first_right(&self, share_is_over: bool, carrier: Option<&Carrier>) -> Right {
         let sharing = self.claim.sharing;
-        let must_ask = sharing == Sharing::Shared || share_is_over;
-        let waiters = || self.site.waiters(&self.terms);
-        if must_ask && waiters().is_some_and(|others| others.precede(sharing)) {
-            return Right::None;
+        if sharing == Sharing::Exclusive && !share_is_over {
+            return Right::Full;
         }
-        Right::Full
+        let precede = match carrier.and_then(Carrier::waiters) {
+            Some(known) => known.precede(sharing),
+            None => self.site.waiters(&self.terms).is_some_and(|found| found.precede(sharing)),
+        };
+        if precede { Right::None } else { Right::Full }
     }
 
     /// Threads that sleep in the kernel for a lock have no ticket, and a process that

@@ -111,7 +111,8 @@ impl KernelOptions {
     /// hides who waits, so nothing is kept open there. Copies of the guard's file
     /// share their position with that of later guards, and a child that has one
     /// shares their lock: make none. The file is closed when
-    /// the last clone of the lock is dropped. Not for [`Primitive::Posix`], nor
+    /// the last clone of the lock is dropped, and until then its directory is open as
+    /// well, once for all such locks in it. Not for [`Primitive::Posix`], nor
     /// with [`delete_on_release`](Self::delete_on_release).
     ///
     /// Without it a lock that nobody holds or waits for has nothing open, some two

@@ -331,12 +331,12 @@ impl Station {
     /// elsewhere. Whether it is closed.
     pub(super) fn leave(
         self: &Arc<Self>,
-        file: OpenFile,
+        mut file: OpenFile,
         stay: Stay,
-        wakes: impl FnOnce() -> bool,
+        wakes: impl FnOnce(&mut Option<Arc<Waiters>>) -> bool,
     ) -> bool {
         let is_awaited = self.waiting.load(Ordering::Acquire) > 0;
-        if stay == Stay::No && !is_awaited || wakes() {
+        if stay == Stay::No && !is_awaited || wakes(&mut file.waiters) {
             drop(file);
             return true;
         }
@@ -490,12 +490,12 @@ mod tests {
         let is_there = || lock(&station.desk).left.is_some();
         for stay in [Stay::No, Stay::Awhile, Stay::Always] {
             let waiting = Waiting::begin(&station);
-            assert!(!station.leave(open(), stay, || false) && is_there());
+            assert!(!station.leave(open(), stay, |_| false) && is_there());
             drop(waiting);
             assert_eq!(is_there(), stay != Stay::No);
             drop(station.take_left());
         }
-        assert!(station.leave(open(), Stay::Always, || true), "somebody elsewhere waits");
+        assert!(station.leave(open(), Stay::Always, |_| true), "somebody elsewhere waits");
     }
 
     #[test]
@@ -510,7 +510,7 @@ mod tests {
         let is_there = || lock(&station.desk).left.is_some();
         for stay in [Stay::Awhile, Stay::Always] {
             assert!(station.open_waiters(&path).is_some());
-            station.leave(open(), stay, || false);
+            station.leave(open(), stay, |_| false);
             assert!(station.close_unused(), "it was used");
             station.was_used.store(false, Ordering::Relaxed);
             let waiting = Waiting::begin(&station);

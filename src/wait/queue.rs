@@ -171,7 +171,9 @@ impl Queue {
         let now = Some(Instant::now());
         let mut chain = lock(&self.chain);
         chain.last_end = now;
-        if self.was_held.swap(false, Ordering::Relaxed) {
+        // Only the turn that ends has to do with it; and a look costs less than a swap.
+        if self.was_held.load(Ordering::Relaxed) {
+            self.was_held.store(false, Ordering::Relaxed);
             chain.last_hold_end = now;
         }
     }
