@@ -102,7 +102,7 @@ fn every_call_on_files_is_made_again_when_a_signal_interrupts_it() {
         process.expect("ready");
         let trace = directory.path().join("trace");
         // Every other one, so that each fails once.
-        let faults = Faults::of(&process, &trace, call, "error=EINTR:when=1+2");
+        let faults = Faults::of(process.id(), &trace, call, "error=EINTR:when=1+2");
         process.tell("go");
         assert_eq!(process.next(), "done", "{call}");
         assert!(process.wait().success(), "{call}");

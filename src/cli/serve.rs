@@ -85,6 +85,16 @@ pub(super) struct Serve {
     #[arg(long)]
     no_sync: bool,
 
+    /// Start though the journal is damaged, and go on without what is lost. Not for a
+    /// unit file: what is damaged is told only without it
+    #[arg(long)]
+    accept_damage: bool,
+
+    /// Give no fencing token up to N: for a directory that was restored from a copy
+    /// that is older than what was given since
+    #[arg(long, value_name = "N")]
+    tokens_above: Option<u64>,
+
     /// How XML-RPC faults name their type: as a server on Python 2 or on Python 3
     #[arg(long, value_enum, default_value_t = Style::Py3)]
     fault_style: Style,
@@ -155,11 +165,15 @@ fn options(arguments: &Serve) -> ServerOptions {
         .listen(arguments.listen)
         .insecure(arguments.insecure)
         .sync(!arguments.no_sync)
+        .accept_damage(arguments.accept_damage)
         .waiting(WAITERS, arguments.waiters_per_address)
         .fault_style(match arguments.fault_style {
             Style::Py2 => FaultStyle::Python2,
             Style::Py3 => FaultStyle::Python3,
         });
+    if let Some(token) = arguments.tokens_above {
+        options = options.tokens_above(token);
+    }
     if let Some(url) = &arguments.public_url {
         options = options.public_url(url);
     }
@@ -184,9 +198,10 @@ fn raise_file_limit(log: &Log) {
 fn failure(error: ServerError) -> Failure {
     let code = match error {
         ServerError::Directory(OpenError::InUse { .. }) => exit::NOT_IN_TIME,
-        ServerError::Insecure { .. } | ServerError::Host { .. } | ServerError::PublicUrl { .. } => {
-            exit::USAGE
-        }
+        ServerError::Insecure { .. }
+        | ServerError::Host { .. }
+        | ServerError::PublicUrl { .. }
+        | ServerError::TokensAbove { .. } => exit::USAGE,
         _ => exit::SYSTEM,
     };
     let mut message = error.to_string();

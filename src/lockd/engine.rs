@@ -51,7 +51,7 @@ pub(crate) use asked::{
 use lane::Lane;
 use slot::{Leave, Outcome, TicketId};
 
-use super::store::{Failure, Recovered, Store, Unopened};
+use super::store::{Failure, Recovered, Store, StoreOptions, Unopened};
 use crate::clock::Alarm;
 use crate::{AsyncFileLock, Error, LockGuard, Lost, Options};
 
@@ -108,10 +108,12 @@ impl Engine {
             source,
         })?;
         let guard = take_directory(path).await?;
-        let (sync, directory) = (options.sync, path.to_owned());
-        let open = move || Store::open(&directory, boot, sync);
+        let directory = path.to_owned();
+        let EngineOptions { sync, accept_damage, tokens_above, .. } = options;
+        let how = StoreOptions { sync, accept_damage, tokens_above };
+        let open = move || Store::open(&directory, boot, how);
         let opened = tokio::task::spawn_blocking(open).await.expect("BUG: opening panicked");
-        let (store, recovered) = opened.map_err(OpenError::from)?;
+        let (store, recovered) = opened.map_err(|unopened| not_opened(path, unopened))?;
         Self::start(store, recovered, &options, alarm, guard)
     }
 
@@ -502,15 +504,15 @@ fn this_boot() -> [u8; 36] {
     boot.trim().as_bytes().try_into().unwrap_or([0; 36])
 }
 
-impl From<Unopened> for OpenError {
-    fn from(unopened: Unopened) -> Self {
-        match unopened {
-            Unopened::Failed(failure) => {
-                let advice = failure.advice();
-                let Failure { path, doing, errno } = failure;
-                OpenError::Unusable { path, doing, advice, source: errno.into() }
-            }
-            Unopened::Damaged { path, why } => OpenError::Journal { path, why },
+fn not_opened(directory: &Path, unopened: Unopened) -> OpenError {
+    match unopened {
+        Unopened::Failed(failure) => {
+            let advice = failure.advice();
+            let Failure { path, doing, errno } = failure;
+            OpenError::Unusable { path, doing, advice, source: errno.into() }
+        }
+        Unopened::Damaged { found, remedy } => {
+            OpenError::Damaged { directory: directory.to_owned(), found, remedy }
         }
     }
 }

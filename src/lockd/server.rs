@@ -18,6 +18,7 @@ use super::http::seats::Seats;
 use super::http::tls::{FileError, Tls};
 use super::http::tokens::Tokens;
 use super::http::{self, listen, rpc};
+use super::store::TOKENS_ABOVE_MAX;
 use super::xmlrpc::FaultStyle;
 
 /// What a [`Server`] serves, and how.
@@ -26,6 +27,8 @@ pub struct ServerOptions {
     directory: PathBuf,
     listen: SocketAddr,
     sync: bool,
+    accept_damage: bool,
+    tokens_above: Option<u64>,
     fault_style: FaultStyle,
     limits: Limits,
     tokens: Option<PathBuf>,
@@ -44,6 +47,8 @@ impl ServerOptions {
             directory: directory.as_ref().to_owned(),
             listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
             sync: true,
+            accept_damage: false,
+            tokens_above: None,
             fault_style: FaultStyle::default(),
             limits: Limits::default(),
             tokens: None,
@@ -68,6 +73,26 @@ impl ServerOptions {
     #[must_use]
     pub fn sync(mut self, sync: bool) -> Self {
         self.sync = sync;
+        self
+    }
+
+    /// Whether to go on without what a damaged journal has lost: what of it can be
+    /// read counts, and the files of the locks. Leases and request ids may be
+    /// forgotten, and what is damaged is kept beside what is new. Fencing tokens go on
+    /// above all that were given. Default: false, and damage is
+    /// [`OpenError::Damaged`].
+    #[must_use]
+    pub fn accept_damage(mut self, accept: bool) -> Self {
+        self.accept_damage = accept;
+        self
+    }
+
+    /// Give no fencing token up to this one. A directory that is a copy needs it, if
+    /// locks were given elsewhere since. It is synced before the first grant, and may be given at every start. At most half of what a `u64` holds.
+    /// Default: none.
+    #[must_use]
+    pub fn tokens_above(mut self, token: u64) -> Self {
+        self.tokens_above = Some(token);
         self
     }
 
@@ -259,6 +284,14 @@ pub enum ServerError {
         /// The address.
         address: SocketAddr,
     },
+    /// The fencing tokens cannot go on above this one.
+    #[error("fencing tokens cannot go on above {token}: {most} is the most, or they could run out")]
+    TokensAbove {
+        /// What was asked for.
+        token: u64,
+        /// The greatest that is allowed.
+        most: u64,
+    },
     /// A name that no request can have in its `Host`.
     #[error("{name:?} cannot be the host of a request: {why}")]
     Host {
@@ -314,11 +347,16 @@ impl Server {
     /// # Errors
     /// [`ServerError`] says what to do.
     pub async fn bind(options: ServerOptions) -> Result<Self, ServerError> {
+        if let Some(token) = options.tokens_above.filter(|&token| token > TOKENS_ABOVE_MAX) {
+            return Err(ServerError::TokensAbove { token, most: TOKENS_ABOVE_MAX });
+        }
         let (gate, tls) = options.security()?;
         let not_there = |source| ServerError::Listen { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(not_there)?;
         let address = listener.local_addr().map_err(not_there)?;
-        let settings = EngineOptions { sync: options.sync, ..EngineOptions::default() };
+        let ServerOptions { sync, accept_damage, tokens_above, .. } = options;
+        let settings =
+            EngineOptions { sync, accept_damage, tokens_above, ..EngineOptions::default() };
         let engine = Engine::open(&options.directory, settings).await?;
         Ok(Self { engine, listener, address, options, gate, tls })
     }

@@ -11,8 +11,15 @@
 //!     as on the disk.
 //! S4. A grant whose file could not get its name is withdrawn in the journal, and
 //!     synced, before the refusal is answered.
-//! S5. When the journal could not be written or synced, nothing is written
-//!     any more: nobody knows what the disk has.
+//! S5. When the journal could not be written or synced, it is written again
+//!     whole in its other file, and counts there. When that fails as well,
+//!     nothing is written any more: nobody knows what the disk has.
+//! S6. What failed so is taken back before it is refused: the journal says
+//!     nothing of a grant, and an end has its file again. So a daemon that starts
+//!     afterwards shows nothing that was refused.
+//! S7. A directory in which something is missing is not served, and nothing in
+//!     it is changed, until the loss is accepted. What is damaged is kept beside
+//!     what is new. (`past`, T3)
 //!
 //! Steps of a batch: files of grants prepared, files of ends removed (S2, S3),
 //! all records written and synced at once (J1), files of grants published
@@ -21,11 +28,14 @@
 mod directory;
 mod hold;
 mod journal;
+mod past;
 mod record;
 mod recovery;
 mod spares;
 mod tokens;
 
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;
 
@@ -39,12 +49,14 @@ use rustix::io::Errno;
 use directory::Prepared;
 pub(crate) use directory::{Directory, Found};
 pub(crate) use hold::{Hold, Wanted};
-use journal::{Files, JOURNALS, Journal};
+use journal::{JOURNALS, Journal};
 pub(crate) use journal::{SYNC_BOUNDS, Syncs};
+use past::{Damage, Files, Past};
 use record::{ENDED_BYTES, Record, granted_bytes};
 pub(crate) use recovery::{Problem, Recovered};
 use spares::Spares;
-use tokens::{TOKENS, Tokens};
+pub(crate) use tokens::TOKENS_ABOVE_MAX;
+use tokens::{Bound, FIRST, TOKENS, Tokens};
 
 /// The locks on the disk. One thread at a time uses it.
 #[derive(Debug)]
@@ -114,11 +126,25 @@ enum Step {
     Done(Changed),
 }
 
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoreOptions {
+    pub(crate) sync: bool,
+    /// Go on without what the journal has lost. (S7)
+    pub(crate) accept_damage: bool,
+    /// No token up to this one is given.
+    pub(crate) tokens_above: Option<u64>,
+}
+
 /// Why a store could not be opened.
 #[derive(Debug)]
 pub(crate) enum Unopened {
     Failed(Failure),
-    Damaged { path: PathBuf, why: String },
+    /// S7.
+    Damaged {
+        found: String,
+        remedy: String,
+    },
 }
 
 impl Store {
@@ -126,32 +152,63 @@ impl Store {
     pub(crate) fn open(
         path: &Path,
         boot: [u8; 36],
-        sync: bool,
+        options: StoreOptions,
     ) -> Result<(Self, Recovered), Unopened> {
         let failed =
             |doing| move |errno| Unopened::Failed(Failure { path: path.into(), doing, errno });
+        let of_file = |doing| {
+            move |(name, errno): (&str, Errno)| {
+                Unopened::Failed(Failure { path: path.join(name), doing, errno })
+            }
+        };
         let directory = Directory::open(path).map_err(failed("opening the directory"))?;
-        let files = Files::open(&directory).map_err(failed("opening the journal"))?;
-        let past = files.past().map_err(|()| damaged(&directory, JOURNALS))?;
+        let (files, bound) = found(&directory).map_err(of_file("reading the file"))?;
+        let is_new = match bound {
+            Bound::Missing => files.are_missing(),
+            Bound::Known(bound) => bound == FIRST && files.say_nothing(),
+            Bound::Damaged => false,
+        };
+        let (files, bound) = if is_new {
+            create(&directory, bound, boot).map_err(of_file("making the file"))?;
+            found(&directory).map_err(of_file("reading the file"))?
+        } else {
+            (files, bound)
+        };
+        let (past, damage) = files.past(&directory, boot);
+        let has_damage = !damage.is_empty();
+        accept(&directory, damage, bound, past.as_ref(), options)?;
+        if let Some(past) = &past {
+            past.report(&directory, boot);
+        }
+        let next = next_token(past.as_ref().filter(|_| !has_damage), bound, options.tokens_above);
+        let next = past.as_ref().map_or(next, |past| next.max(past.next_token));
+        let mut tokens = Tokens::open(&directory, next)
+            .map_err(|errno| of_file("writing the token counter")((TOKENS, errno)))?;
         let files_count = past.as_ref().is_none_or(|past| {
             past.is_closed || (past.header.boot == boot && boot != UNKNOWN_BOOT)
         });
-        let (from_journal, at_least) = match &past {
-            Some(past) if files_count => (Some(past.next_token), past.next_token),
-            Some(past) => (None, past.next_token),
-            None => (None, 1),
-        };
-        let mut tokens = match Tokens::open(&directory, from_journal, at_least) {
-            Err(Errno::BADMSG) => return Err(damaged(&directory, [TOKENS, JOURNALS[0]])),
-            tokens => tokens.map_err(failed("writing the token counter"))?,
-        };
         let recovered = recovery::recover(&directory, past.as_ref(), files_count, &mut tokens)
             .map_err(failed("bringing the files in line with the journal"))?;
         let held = recovered.held.clone();
         let held_bytes = held.values().map(|hold| granted_bytes(&hold.wanted)).sum();
-        let journal = files
-            .begin(&directory, past.as_ref(), boot, tokens.peek(), held.values(), sync)
-            .map_err(failed("writing the journal"))?;
+        let files = past::open(&directory).map_err(of_file("opening the journal"))?;
+        let sync = options.sync;
+        let mut journal = Journal::begin(
+            &directory,
+            files,
+            past.as_ref(),
+            boot,
+            tokens.peek(),
+            held.values(),
+            sync,
+        )
+        .map_err(failed("writing the journal"))?;
+        if has_damage {
+            // Nothing is left of it in either file.
+            journal
+                .begin_generation(&directory, tokens.peek(), held.values())
+                .map_err(failed("writing the journal"))?;
+        }
         let (spares, is_broken) = (Spares::default(), false);
         let store = Self { directory, journal, spares, tokens, held, held_bytes, is_broken };
         Ok((store, recovered))
@@ -171,20 +228,57 @@ impl Store {
     /// first.
     pub(crate) fn commit(&mut self, changes: Vec<Change>) -> Vec<Changed> {
         if self.is_broken {
-            return changes.iter().map(|_| self.broken(Errno::IO)).collect();
+            return changes.iter().map(|_| self.broken(Errno::IO, true)).collect();
         }
         let mut steps: Vec<Step> = changes.into_iter().map(|change| self.begin(change)).collect();
-        let recorded = self.record(&mut steps);
+        if let Err(errno) = self.record(&mut steps) {
+            return self.take_back(steps, errno);
+        }
         let mut undoing = Vec::new();
-        let changed: Vec<Changed> = match recorded {
-            Ok(()) => steps.into_iter().map(|step| self.finish(step, &mut undoing)).collect(),
-            Err(errno) => return steps.iter().map(|_| self.broken(errno)).collect(),
-        };
+        let mut changed: Vec<Changed> =
+            steps.into_iter().map(|step| self.finish(step, &mut undoing)).collect();
         // S4.
         if let Err(errno) = self.append(&undoing) {
-            return changed.iter().map(|_| self.broken(errno)).collect();
+            let is_taken_back = self.journal.take_back(&undoing).is_ok();
+            // What was recorded before is so.
+            let is_done = |it: &Changed| matches!(it, Changed::Granted(_) | Changed::Ended { .. });
+            for changed in changed.iter_mut().filter(|it| !is_done(it)) {
+                *changed = self.broken(errno, is_taken_back);
+            }
         }
         changed
+    }
+
+    /// Nothing of this was recorded. (S6)
+    fn take_back(&mut self, steps: Vec<Step>, errno: Errno) -> Vec<Changed> {
+        let mut held = Vec::new();
+        let mut is_taken_back = true;
+        for step in &steps {
+            if let Step::Record(hold, changed) = step {
+                if *changed == (Changed::Ended { had_file: true }) {
+                    is_taken_back &= self.put_back(hold);
+                }
+                self.remember(hold);
+                held.push(Record::Granted(Arc::clone(hold)));
+            }
+        }
+        is_taken_back &= self.journal.take_back(&held).is_ok();
+        let refused = steps.into_iter().map(|step| match step {
+            Step::Done(changed) => changed,
+            Step::Publish(..) | Step::Record(..) => self.broken(errno, is_taken_back),
+        });
+        refused.collect()
+    }
+
+    /// The file of a lock whose end failed; whether it is there again.
+    fn put_back(&mut self, hold: &Hold) -> bool {
+        let prepared = self.spares.prepare(&self.directory, &hold.wanted.client);
+        let put_back = prepared.and_then(|file| file.publish(&hold.wanted.file_name()));
+        if let Err(error) = put_back {
+            let path = self.directory.path_of(&*hold.wanted.file_name());
+            tracing::error!("{}: making the file again failed: {error}", path.display());
+        }
+        put_back.is_ok()
     }
 
     /// Make none of these changes.
@@ -195,9 +289,12 @@ impl Store {
     }
 
     /// S5.
-    fn broken(&mut self, errno: Errno) -> Changed {
-        let doing = "writing the journal";
-        let path = self.directory.path_of(JOURNALS[0]);
+    fn broken(&mut self, errno: Errno, is_taken_back: bool) -> Changed {
+        let doing = match is_taken_back {
+            true => "writing the journal",
+            false => "writing the journal, and taking back what may be in it,",
+        };
+        let path = self.directory.path_of(self.journal.name());
         if !std::mem::replace(&mut self.is_broken, true) {
             tracing::error!(
                 "{}: {doing} failed, so nothing is changed any more: {errno}",
@@ -313,13 +410,24 @@ impl Store {
             Record::Granted(hold) => granted_bytes(&hold.wanted),
             _ => ENDED_BYTES,
         });
-        if !self.journal.fits(bytes.sum()) {
-            self.journal.begin_generation(
-                &self.directory,
-                self.tokens.peek(),
-                self.held.values(),
-            )?;
-        }
+        let tried = match self.journal.fits(bytes.sum()) {
+            true => self.journal.append(records),
+            false => self.append_to_next(records),
+        };
+        let Err(errno) = tried else { return Ok(()) };
+        // S5.
+        let path = self.directory.path_of(self.journal.name());
+        tracing::warn!(
+            "{}: writing the journal failed, so it is written anew: {errno}",
+            path.display()
+        );
+        self.append_to_next(records)
+    }
+
+    /// In a generation of their own.
+    fn append_to_next(&mut self, records: &[Record]) -> Result<(), Errno> {
+        let next_token = self.tokens.peek();
+        self.journal.begin_generation(&self.directory, next_token, self.held.values())?;
         self.journal.append(records)
     }
 
@@ -385,6 +493,9 @@ impl Failure {
             Errno::ACCESS | Errno::PERM => "let the daemon's user write there",
             Errno::MFILE | Errno::NFILE => "too many files are open: raise the limit",
             Errno::AGAIN => "somebody else works in the directory: try again",
+            Errno::ISDIR | Errno::LOOP | Errno::SPIPE | Errno::NXIO => {
+                "it is no file: move it away, and start again"
+            }
             _ => "look at what the kernel has logged",
         };
         advice.to_owned()
@@ -398,11 +509,107 @@ impl std::fmt::Display for Failure {
     }
 }
 
-fn damaged(directory: &Directory, [name, other]: [&str; 2]) -> Unopened {
-    let path = directory.path_of(name);
-    let why = format!(
-        "is damaged: if the lock files in the directory are right as they are, move it and {other} \
-         away and start again; leases and request ids are forgotten then"
-    );
-    Unopened::Damaged { path, why }
+/// What a directory has of the daemon's own.
+fn found(directory: &Directory) -> Result<(Files, Bound), (&'static str, Errno)> {
+    let files = Files::read(directory)?;
+    let bound = Bound::read(directory).map_err(|errno| (TOKENS, errno))?;
+    Ok((files, bound))
+}
+
+/// Make a directory one in which nothing was given. (T3)
+fn create(
+    directory: &Arc<Directory>,
+    bound: Bound,
+    boot: [u8; 36],
+) -> Result<(), (&'static str, Errno)> {
+    if bound == Bound::Missing {
+        Tokens::create(directory).map_err(|errno| (TOKENS, errno))?;
+    }
+    let files = past::open(directory)?;
+    Journal::create(directory, files, boot, FIRST).map_err(|errno| (JOURNALS[0], errno))
+}
+
+/// The smallest token that may be given, by a journal that is whole. (T2)
+fn next_token(past: Option<&Past>, bound: Bound, above: Option<u64>) -> u64 {
+    let of_journal = past.filter(|past| past.is_closed).map(|past| past.next_token);
+    let of_bound = match bound {
+        Bound::Known(bound) => bound,
+        // Then `above` was given.
+        Bound::Missing | Bound::Damaged => FIRST,
+    };
+    of_journal.unwrap_or(of_bound).max(above.map_or(FIRST, |above| above.saturating_add(1)))
+}
+
+/// Whether the store may be opened in spite of this; what is damaged is kept aside
+/// then. (S7)
+fn accept(
+    directory: &Arc<Directory>,
+    of_journal: Vec<Damage>,
+    bound: Bound,
+    past: Option<&Past>,
+    options: StoreOptions,
+) -> Result<(), Unopened> {
+    let greatest = past.map_or(0, |past| past.next_token.saturating_sub(1));
+    let of_tokens = match bound {
+        Bound::Missing => Some((None, "is missing".to_owned())),
+        Bound::Damaged => Some((Some(0), "has no number that can be read".to_owned())),
+        Bound::Known(bound) if bound <= greatest => {
+            let what =
+                format!("is older than the journal: {greatest} was given, not below {bound}");
+            Some((Some(0), what))
+        }
+        Bound::Known(_) => None,
+    };
+    let of_tokens = of_tokens.map(|(at, what)| Damage {
+        name: TOKENS,
+        path: directory.path_of(TOKENS),
+        at,
+        what,
+    });
+    let needs_accept = !of_journal.is_empty() && !options.accept_damage;
+    let needs_tokens = of_tokens.is_some() && options.tokens_above.is_none();
+    let found: Vec<Damage> = of_journal.into_iter().chain(of_tokens.clone()).collect();
+    if needs_accept || needs_tokens {
+        let remedy = remedy(directory.path(), &found, of_tokens.is_some(), greatest);
+        let found: Vec<String> = found.iter().map(Damage::to_string).collect();
+        return Err(Unopened::Damaged { found: found.join("; "), remedy });
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    for damage in &found {
+        tracing::warn!("{damage}: accepted");
+        if damage.at.is_some() && !kept.contains(&damage.name) {
+            kept.push(damage.name);
+            let aside = directory.keep_aside(damage.name).map_err(|errno| {
+                let (path, doing) = (damage.path.clone(), "keeping a copy of the damaged file");
+                Unopened::Failed(Failure { path, doing, errno })
+            })?;
+            let (path, aside) = (damage.path.display(), directory.path_of(aside));
+            tracing::warn!("{path}: the damaged file is kept as {}", aside.display());
+        }
+    }
+    Ok(())
+}
+
+/// What the operator is to do.
+fn remedy(path: &Path, found: &[Damage], needs_tokens: bool, greatest: u64) -> String {
+    let of_journal = found.iter().any(|damage| damage.name != TOKENS);
+    let mut flags = String::new();
+    let mut means = String::new();
+    if of_journal {
+        flags += " --accept-damage";
+        means += "; the files of the locks count then, and leases and request ids may be forgotten";
+    }
+    if needs_tokens {
+        flags += " --tokens-above N";
+        means += &format!(
+            "; N is no less than any fencing token that was ever given: the journal has none \
+             above {greatest}, but there may have been more"
+        );
+    }
+    let path = path.display();
+    format!(
+        "nothing was changed. Restore the directory from a backup, or go on without what is lost: \
+         lockkeeper serve --dir {path}{flags} (and the options it had){means}. What is damaged is \
+         kept beside what is new"
+    )
 }

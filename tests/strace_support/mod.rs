@@ -5,8 +5,6 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::Process;
-
 /// Whether strace can trace here; else that is said.
 pub fn is_there() -> bool {
     let tried = Command::new("strace").args(["-o", "/dev/null", "true"]).output();
@@ -37,9 +35,9 @@ pub struct Faults(Child);
 
 impl Faults {
     /// Which calls strace saw goes to the file `trace`.
-    pub fn of(process: &Process, trace: &std::path::Path, calls: &str, fault: &str) -> Self {
+    pub fn of(process: u32, trace: &std::path::Path, calls: &str, fault: &str) -> Self {
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-p", &process.id().to_string(), "-o"]).arg(trace);
+        strace.args(["-f", "-p", &process.to_string(), "-o"]).arg(trace);
         strace.arg("-e").arg(format!("trace={calls}"));
         strace.arg("-e").arg(format!("inject={calls}:{fault}"));
         let mut child = strace.stderr(Stdio::piped()).spawn().expect("strace");

@@ -13,13 +13,17 @@ use crate::lockd::store::Syncs;
 pub(crate) struct EngineOptions {
     /// Whether an answer waits until the disk has what it says. Default: yes.
     pub(crate) sync: bool,
+    /// Whether to go on without what a damaged journal has lost. Default: no.
+    pub(crate) accept_damage: bool,
+    /// No token up to this one is given. Default: none.
+    pub(crate) tokens_above: Option<u64>,
     /// How many requests may wait at a time. Default: 100 000.
     pub(crate) waiting_limit: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { sync: true, waiting_limit: 100_000 }
+        Self { sync: true, accept_damage: false, tokens_above: None, waiting_limit: 100_000 }
     }
 }
 
@@ -263,13 +267,15 @@ pub enum OpenError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The journal is not one, or damaged.
-    #[error("{} {why}", path.display())]
-    Journal {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it, and what to do.
-        why: String,
+    /// The directory's journal or its counter of tokens has lost something.
+    #[error("{found}: {remedy}")]
+    Damaged {
+        /// The directory.
+        directory: PathBuf,
+        /// What was found, in which file, and at which byte.
+        found: String,
+        /// What to do.
+        remedy: String,
     },
     /// The directory's own lock could not be had.
     #[error("the directory's own lock could not be had")]

@@ -516,7 +516,9 @@ async fn held_locks_survive_a_restart() {
         assert_eq!(engine.lock(ask).await, Ok(grant));
         assert_eq!(engine.lock(request("plain", "x")).await, locked_by(""));
         let next = engine.lock(request("gone", "d")).await.unwrap();
-        assert_eq!(next.token, gone.token + 1);
+        // What a killed daemon gave last could be missing from its journal. (T2)
+        assert!(next.token > gone.token);
+        assert_eq!(next.token == gone.token + 1, is_closed);
         engine.unlock("a/b", "c", Some(grant.token)).await.unwrap();
         engine.unlock("plain", "", None).await.unwrap();
         engine.close().await;
@@ -728,7 +730,7 @@ async fn bad_directories_are_refused() {
     assert!(open(&missing).await.contains("name a directory"));
     let journal = directory.path().join(".lockkeeper-journal-a");
     fs::write(&journal, "my notes").unwrap();
-    assert!(open(directory.path()).await.contains("is damaged"));
+    assert!(open(directory.path()).await.contains("is damaged at byte 0"));
     assert_eq!(fs::read(&journal).unwrap(), b"my notes");
 }
 

@@ -196,6 +196,18 @@ impl Directory {
         retry_on_intr(|| fs::openat(&self.descriptor, name, flags | OPEN_FLAGS, FILE_MODE))
     }
 
+    /// Copy a file of the daemon's own beside it, and sync the copy; what it is
+    /// called.
+    pub(crate) fn keep_aside(self: &Arc<Self>, name: &str) -> Result<String, Errno> {
+        let kept = self.prepare(&read(&self.open_own(name, OFlags::RDONLY)?, usize::MAX)?)?;
+        kept.sync()?;
+        let aside = (1..).map(|number| format!("{name}.damaged-{number}"));
+        let aside = aside.into_iter().find(|aside| !self.has(aside)).ok_or(Errno::EXIST)?;
+        kept.publish(&aside)?;
+        self.sync()?;
+        Ok(aside)
+    }
+
     /// Unlink; whether there was something.
     pub(crate) fn remove(&self, name: &str) -> Result<bool, Errno> {
         match fs::unlinkat(&self.descriptor, name, AtFlags::empty()) {
@@ -286,6 +298,15 @@ impl Prepared {
     /// A file that [`Directory::is_as_new`].
     pub(crate) fn from_spare(directory: &Arc<Directory>, spare: String) -> Self {
         Self { origin: Origin::Spare(spare), directory: Arc::clone(directory) }
+    }
+
+    /// Make the contents durable. A spare's are from before.
+    pub(crate) fn sync(&self) -> Result<(), Errno> {
+        match &self.origin {
+            Origin::Unnamed(file) => retry_on_intr(|| fs::fsync(file)),
+            Origin::Draft(name) => self.directory.sync_file(name),
+            Origin::Spare(_) | Origin::Published => Ok(()),
+        }
     }
 
     /// Give the file its name, where none may be: `EEXIST`.

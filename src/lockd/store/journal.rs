@@ -8,18 +8,28 @@
 //! J3. Before a generation forgets an end, the removal of the file is synced.
 //! J4. Both files have their size from the start, and so much of it is free
 //!     that every lock can be ended on a full disk.
+//! J5. A batch is written only once the one before is whole, and synced where
+//!     that was asked for. Each record says where its batch began. So a bad
+//!     record with whole ones of a later batch behind it is damage, and so is
+//!     one before the mark, which is moved on with the batches. A bad record
+//!     with nothing behind it is what a crash in a write leaves. What was not
+//!     synced may be missing in any order after a power cut.
+//! J6. Both files are as long as their generations say, and have a header from
+//!     the start. A sector is written whole or not at all, so a bad header is
+//!     damage.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{OFlags, fdatasync, ftruncate};
+use rustix::fs::{fdatasync, fstat, ftruncate};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::directory::{Directory, read, write_all};
+use super::directory::{Directory, write_all};
 use super::hold::Hold;
-use super::record::{HEADER_BYTES, Header, Record};
+use super::past::Past;
+use super::record::{HEADER_BYTES, Header, MARK_PLACE, Record};
 
 /// The journal, open for writing.
 #[derive(Debug)]
@@ -30,30 +40,18 @@ pub(crate) struct Journal {
     header: Header,
     /// Where the next record goes.
     end: usize,
+    /// The mark of the generation. (J5)
+    marked: usize,
     /// How long both files are.
     capacity: usize,
     /// It is made longer than it must be when so much is needed: not at every
     /// grant on a disk that is full.
     next_growth: usize,
     sync: bool,
+    /// What of each file was written last, and may be on the disk or not: the
+    /// write or the sync failed.
+    unsure: [Range<usize>; 2],
     pub(crate) syncs: Syncs,
-}
-
-/// What a journal says.
-#[derive(Debug)]
-pub(crate) struct Past {
-    pub(crate) header: Header,
-    /// What was held at its end, by token: in the order in which it was given.
-    pub(crate) held: BTreeMap<u64, Arc<Hold>>,
-    /// What it says was ended.
-    pub(crate) ended: Vec<Arc<Hold>>,
-    /// Tokens of what was granted last: the files may not have been made.
-    pub(crate) last: Vec<u64>,
-    /// The smallest token that was not given.
-    pub(crate) next_token: u64,
-    /// Whether all files were synced at its end.
-    pub(crate) is_closed: bool,
-    active: usize,
 }
 
 pub(crate) const JOURNALS: [&str; 2] = [".lockkeeper-journal-a", ".lockkeeper-journal-b"];
@@ -62,107 +60,244 @@ pub(crate) const JOURNALS: [&str; 2] = [".lockkeeper-journal-a", ".lockkeeper-jo
 const CAPACITY_MIN: usize = 128 * 1024;
 
 /// The place of a batch is a 32-bit number.
-const CAPACITY_MAX: usize = 1 << 31;
+pub(crate) const CAPACITY_MAX: usize = 1 << 31;
 
 /// Left for the ends of locks (J4).
 const RESERVE: usize = 8 * 1024;
 
-/// The files of a journal, before it is known what they say.
-#[derive(Debug)]
-pub(crate) struct Files {
-    files: [OwnedFd; 2],
-    bytes: [Vec<u8>; 2],
-}
+/// The mark is moved on after so many bytes: a block of a file system. With more,
+/// more at the end of a journal could be blanked unseen.
+const MARK_PERIOD: usize = 4096;
 
-impl Files {
-    pub(crate) fn open(directory: &Directory) -> Result<Self, Errno> {
-        let open = |name| directory.open_own(name, OFlags::RDWR | OFlags::CREATE);
-        let files = [open(JOURNALS[0])?, open(JOURNALS[1])?];
-        let bytes = [read(&files[0], CAPACITY_MAX)?, read(&files[1], CAPACITY_MAX)?];
-        Ok(Self { files, bytes })
-    }
+const NOTHING: Range<usize> = 0..0;
 
-    /// What they say; `None` for new files, the error for damaged ones.
-    pub(crate) fn past(&self) -> Result<Option<Past>, ()> {
-        let pasts = [0, 1].map(|active| Past::read(&self.bytes[active], active));
-        let newest = pasts.into_iter().flatten().max_by_key(|past| past.header.generation);
-        let is_blank = self.bytes.iter().flatten().all(|&byte| byte == 0);
-        match newest {
-            None if !is_blank => Err(()),
-            newest => Ok(newest),
-        }
+impl Journal {
+    /// Two empty generations, synced with their names, in files that may be there.
+    /// (J6)
+    pub(crate) fn create(
+        directory: &Directory,
+        files: [OwnedFd; 2],
+        boot: [u8; 36],
+        next_token: u64,
+    ) -> Result<(), Errno> {
+        let mut journal = Self::over(files, None, boot, next_token, true);
+        journal.grow(CAPACITY_MIN)?;
+        journal.begin_generation(directory, next_token, [].into_iter())?;
+        journal.begin_generation(directory, next_token, [].into_iter())?;
+        directory.sync()
     }
 
     /// Begin a generation with what is held now.
     pub(crate) fn begin<'a>(
-        self,
         directory: &Directory,
+        files: [OwnedFd; 2],
         past: Option<&Past>,
         boot: [u8; 36],
         next_token: u64,
         held: impl Iterator<Item = &'a Arc<Hold>> + Clone,
         sync: bool,
-    ) -> Result<Journal, Errno> {
-        let header =
-            Header { generation: past.map_or(0, |past| past.header.generation), boot, next_token };
-        let capacity = self.bytes.iter().map(Vec::len).min().unwrap_or(0);
-        let active = past.map_or(0, |past| past.active);
-        let (syncs, files) = (Syncs::default(), self.files);
-        let (end, next_growth, sync_now) = (0, 0, true);
-        let mut journal =
-            Journal { files, active, header, end, capacity, next_growth, sync: sync_now, syncs };
+    ) -> Result<Self, Errno> {
+        let mut journal = Self::over(files, past, boot, next_token, sync);
         let live = held.clone().map(|hold| super::record::granted_bytes(&hold.wanted)).sum();
         if !journal.admits(live, 0) {
             return Err(Errno::NOSPC);
         }
         // Once at the start it is synced in any case, names and all.
+        journal.sync = true;
         journal.begin_generation(directory, next_token, held)?;
         journal.sync = sync;
         Ok(journal)
     }
+
+    fn over(
+        files: [OwnedFd; 2],
+        past: Option<&Past>,
+        boot: [u8; 36],
+        next_token: u64,
+        sync: bool,
+    ) -> Self {
+        let (generation, salt, is_synced) =
+            (past.map_or(0, |past| past.header.generation), 0, sync);
+        let capacity = files.iter().map(length).min().unwrap_or(0);
+        let header = Header { generation, salt, capacity: 0, is_synced, boot, next_token };
+        let active = past.map_or(0, |past| past.active);
+        let (end, marked, next_growth, syncs) = (0, 0, 0, Syncs::default());
+        let unsure = [NOTHING, NOTHING];
+        Self { files, active, header, end, marked, capacity, next_growth, sync, unsure, syncs }
+    }
+
+    /// Whether so much more may be granted when so much is held: it must be
+    /// possible to end it all. (J4)
+    pub(crate) fn admits(&mut self, held: usize, granted: usize) -> bool {
+        let needed = HEADER_BYTES + held + granted + RESERVE;
+        if 2 * needed > self.capacity && needed >= self.next_growth {
+            self.next_growth = needed + needed / 4;
+            self.try_to_grow(4 * needed);
+        }
+        for times in [2, 1] {
+            if needed > self.capacity {
+                self.try_to_grow(times * needed);
+            }
+        }
+        needed <= self.capacity
+    }
+
+    fn try_to_grow(&mut self, needed: usize) {
+        let capacity = needed.next_multiple_of(CAPACITY_MIN).min(CAPACITY_MAX);
+        if let Err(error) = self.grow(capacity) {
+            tracing::debug!("the journal could not grow to {capacity} bytes: {error}");
+        }
+    }
+
+    /// Zeros, so that the disk has the room and a later write changes no sizes.
+    fn grow(&mut self, capacity: usize) -> Result<(), Errno> {
+        if capacity <= self.capacity {
+            return Ok(());
+        }
+        let lengths = [length(&self.files[0]), length(&self.files[1])];
+        let zeros = vec![0; 1 << 16];
+        for (file, length) in self.files.iter().zip(lengths) {
+            let mut place = length;
+            while place < capacity {
+                let part = zeros.len().min(capacity - place);
+                if let Err(error) = write_all(file, &zeros[..part], place as u64) {
+                    self.shrink_back(lengths);
+                    return Err(error);
+                }
+                place += part;
+            }
+        }
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    fn shrink_back(&self, lengths: [usize; 2]) {
+        for (file, length) in self.files.iter().zip(lengths) {
+            let _ = ftruncate(file, length as u64);
+        }
+    }
+
+    /// The file that is written.
+    pub(crate) fn name(&self) -> &'static str {
+        JOURNALS[self.active]
+    }
+
+    /// Whether so many bytes of records fit into this generation, which is as long
+    /// as its header says. (J6)
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        self.end + bytes <= self.header.capacity as usize
+            && self.header.capacity == self.capacity as u64
+    }
+
+    /// Begin the next generation. (J2, J3)
+    pub(crate) fn begin_generation<'a>(
+        &mut self,
+        directory: &Directory,
+        next_token: u64,
+        held: impl Iterator<Item = &'a Arc<Hold>>,
+    ) -> Result<(), Errno> {
+        let mut salt = [0; 8];
+        crate::random::fill(&mut salt)?;
+        let (generation, salt) = (self.header.generation + 1, u64::from_le_bytes(salt));
+        let (capacity, boot, is_synced) =
+            (self.capacity as u64, self.header.boot, self.header.is_synced);
+        let header = Header { generation, salt, capacity, is_synced, boot, next_token };
+        let mut bytes = header.encode().to_vec();
+        for hold in held {
+            Record::Granted(Arc::clone(hold)).encode(salt, 0, &mut bytes);
+        }
+        let complete = bytes.len();
+        Record::Begun.encode(salt, 0, &mut bytes);
+        if self.sync {
+            directory.sync()?;
+        }
+        let next = 1 - self.active;
+        self.unsure[next] = complete..bytes.len();
+        write_all(&self.files[next], &bytes, 0)?;
+        self.sync(next)?;
+        self.unsure = [NOTHING, NOTHING];
+        (self.active, self.header, self.end, self.marked) = (next, header, bytes.len(), 0);
+        Ok(())
+    }
+
+    /// Add records as one batch. (J1, J5)
+    pub(crate) fn append(&mut self, records: &[Record]) -> Result<(), Errno> {
+        let bytes = self.batch(records);
+        let end = self.end + bytes.len();
+        self.unsure[self.active] = self.end..end;
+        self.move_mark()?;
+        write_all(&self.files[self.active], &bytes, self.end as u64)?;
+        self.sync(self.active)?;
+        (self.unsure[self.active], self.end) = (NOTHING, end);
+        Ok(())
+    }
+
+    fn batch(&self, records: &[Record]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let batch = u32::try_from(self.end).expect("BUG: a journal is too long");
+        for record in records {
+            record.encode(self.header.salt, batch, &mut bytes);
+        }
+        bytes
+    }
+
+    fn move_mark(&mut self) -> Result<(), Errno> {
+        if self.end - self.marked.min(self.end) < MARK_PERIOD {
+            return Ok(());
+        }
+        let mark = self.header.encode_mark(self.end);
+        write_all(&self.files[self.active], &mark, MARK_PLACE as u64)?;
+        self.marked = self.end;
+        Ok(())
+    }
+
+    /// Where a change failed, write over all that may be on the disk of it: with
+    /// these records, or with nothing. A generation that may have begun has not.
+    /// Nothing is added afterwards.
+    pub(crate) fn take_back(&mut self, records: &[Record]) -> Result<(), Errno> {
+        let [one, other] = self.unsure.clone();
+        let (unsure, of_next) = if self.active == 0 { (one, other) } else { (other, one) };
+        let mut bytes = self.batch(records);
+        let fits = self.end + bytes.len() <= self.capacity;
+        if !fits {
+            bytes.clear();
+        }
+        bytes.resize(bytes.len().max(unsure.len()), 0);
+        let zeros = vec![0; of_next.len()];
+        // Both, though the first may fail.
+        let next = self.write_over(1 - self.active, of_next.start, &zeros);
+        let active = self.write_over(self.active, self.end, &bytes);
+        next.and(active).and(if fits { Ok(()) } else { Err(Errno::NOSPC) })
+    }
+
+    fn write_over(&mut self, file: usize, place: usize, bytes: &[u8]) -> Result<(), Errno> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        write_all(&self.files[file], bytes, place as u64)?;
+        self.sync(file)
+    }
+
+    /// Say that all files were synced, for good.
+    pub(crate) fn close(mut self) -> Result<(), Errno> {
+        self.sync = true;
+        self.append(&[Record::Closed])
+    }
+
+    fn sync(&mut self, file: usize) -> Result<(), Errno> {
+        if !self.sync {
+            return Ok(());
+        }
+        let start = Instant::now();
+        retry_on_intr(|| fdatasync(&self.files[file]))?;
+        self.syncs.count(start.elapsed());
+        Ok(())
+    }
 }
 
-impl Past {
-    fn read(bytes: &[u8], active: usize) -> Option<Self> {
-        let header = Header::decode(bytes)?;
-        let (next_token, is_closed) = (header.next_token, false);
-        let (held, ended, last) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let mut past = Self { header, held, ended, last, next_token, is_closed, active };
-        let mut place = HEADER_BYTES;
-        let mut has_begun = false;
-        let mut batch_of_last = 0;
-        while let Some((record, length, batch)) =
-            Record::decode(past.header.generation, &bytes[place..])
-        {
-            if has_begun && batch != batch_of_last {
-                past.last.clear();
-                batch_of_last = batch;
-            }
-            match record {
-                Record::Begun => has_begun = true,
-                Record::Closed => past.is_closed = true,
-                record => past.replay(record, has_begun),
-            }
-            place += length;
-        }
-        // The body of a generation that was never finished counts for nothing. (J2)
-        has_begun.then_some(past)
-    }
-
-    fn replay(&mut self, record: Record, has_begun: bool) {
-        match record {
-            Record::Granted(hold) => {
-                self.next_token = self.next_token.max(hold.token.saturating_add(1));
-                if has_begun {
-                    self.last.push(hold.token);
-                }
-                self.held.insert(hold.token, hold);
-            }
-            Record::Ended(token) => self.ended.extend(self.held.remove(&token)),
-            Record::Withdrawn(token) => drop(self.held.remove(&token)),
-            Record::Begun | Record::Closed => {}
-        }
-    }
+/// How long a file is; what cannot be looked at has nothing.
+fn length(file: &OwnedFd) -> usize {
+    fstat(file).ok().and_then(|stat| usize::try_from(stat.st_size).ok()).unwrap_or(0)
 }
 
 /// How long the journal's syncs took.
@@ -197,113 +332,5 @@ impl Syncs {
         for (within, bound) in self.within.iter_mut().zip(SYNC_BOUNDS) {
             *within += u64::from(took <= bound);
         }
-    }
-}
-
-impl Journal {
-    /// Whether so much more may be granted when so much is held: it must be
-    /// possible to end it all. (J4)
-    pub(crate) fn admits(&mut self, held: usize, granted: usize) -> bool {
-        let needed = HEADER_BYTES + held + granted + RESERVE;
-        if 2 * needed > self.capacity && needed >= self.next_growth {
-            self.next_growth = needed + needed / 4;
-            self.try_to_grow(4 * needed);
-        }
-        for times in [2, 1] {
-            if needed > self.capacity {
-                self.try_to_grow(times * needed);
-            }
-        }
-        needed <= self.capacity
-    }
-
-    fn try_to_grow(&mut self, needed: usize) {
-        let capacity = needed.next_multiple_of(CAPACITY_MIN).min(CAPACITY_MAX);
-        if let Err(error) = self.grow(capacity) {
-            tracing::debug!("the journal could not grow to {capacity} bytes: {error}");
-        }
-    }
-
-    /// Zeros, so that the disk has the room and a later write changes no sizes.
-    fn grow(&mut self, capacity: usize) -> Result<(), Errno> {
-        if capacity <= self.capacity {
-            return Ok(());
-        }
-        let zeros = vec![0; 1 << 16];
-        for file in &self.files {
-            let mut place = self.capacity;
-            while place < capacity {
-                let part = zeros.len().min(capacity - place);
-                if let Err(error) = write_all(file, &zeros[..part], place as u64) {
-                    self.shrink_back();
-                    return Err(error);
-                }
-                place += part;
-            }
-        }
-        self.capacity = capacity;
-        Ok(())
-    }
-
-    fn shrink_back(&self) {
-        for file in &self.files {
-            let _ = ftruncate(file, self.capacity as u64);
-        }
-    }
-
-    /// Whether so many bytes of records fit into this generation.
-    pub(crate) fn fits(&self, bytes: usize) -> bool {
-        self.end + bytes <= self.capacity
-    }
-
-    /// Begin the next generation. (J2, J3)
-    pub(crate) fn begin_generation<'a>(
-        &mut self,
-        directory: &Directory,
-        next_token: u64,
-        held: impl Iterator<Item = &'a Arc<Hold>>,
-    ) -> Result<(), Errno> {
-        let generation = self.header.generation + 1;
-        let header = Header { generation, boot: self.header.boot, next_token };
-        let mut bytes = header.encode().to_vec();
-        for hold in held {
-            Record::Granted(Arc::clone(hold)).encode(generation, 0, &mut bytes);
-        }
-        Record::Begun.encode(generation, 0, &mut bytes);
-        if self.sync {
-            directory.sync()?;
-        }
-        let next = 1 - self.active;
-        write_all(&self.files[next], &bytes, 0)?;
-        (self.active, self.header, self.end) = (next, header, bytes.len());
-        self.sync()
-    }
-
-    /// Add records as one batch. (J1)
-    pub(crate) fn append(&mut self, records: &[Record]) -> Result<(), Errno> {
-        let mut bytes = Vec::new();
-        let batch = u32::try_from(self.end).expect("BUG: a journal is too long");
-        for record in records {
-            record.encode(self.header.generation, batch, &mut bytes);
-        }
-        write_all(&self.files[self.active], &bytes, self.end as u64)?;
-        self.end += bytes.len();
-        self.sync()
-    }
-
-    /// Say that all files were synced, for good.
-    pub(crate) fn close(mut self) -> Result<(), Errno> {
-        self.sync = true;
-        self.append(&[Record::Closed])
-    }
-
-    fn sync(&mut self) -> Result<(), Errno> {
-        if !self.sync {
-            return Ok(());
-        }
-        let start = Instant::now();
-        retry_on_intr(|| fdatasync(&self.files[self.active]))?;
-        self.syncs.count(start.elapsed());
-        Ok(())
     }
 }

@@ -1,13 +1,14 @@
 //! The bytes of a journal: its header and its records.
 //!
-//! Every record carries the checksum of itself and of the generation it was
-//! written in, so that what an older generation left in the file is no record
-//! of this one.
+//! Every record carries the checksum of itself and of the salt of its generation.
+//! So what an older generation left in the file is no record of this one, torn or
+//! whole.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::hold::{Hold, Wanted};
+use crate::lockd::name::CLIENT_MAX_BYTES;
 
 /// One step of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,47 +30,92 @@ pub(crate) enum Record {
 pub(crate) struct Header {
     /// Counts up with each generation; the valid file with the greater one counts.
     pub(crate) generation: u64,
+    /// By chance, for the checksums of the records.
+    pub(crate) salt: u64,
+    /// How long the file is at least.
+    pub(crate) capacity: u64,
+    /// Whether every batch was synced before the next.
+    pub(crate) is_synced: bool,
     /// `boot_id` of the boot it was written in, as 36 bytes.
     pub(crate) boot: [u8; 36],
     /// The smallest token that was not given when it began.
     pub(crate) next_token: u64,
 }
 
-const MAGIC: [u8; 16] = *b"lockkeeper jrnl1";
+const MAGIC: [u8; 16] = *b"lockkeeper jrnl2";
+
+/// With its checksum. One sector at most, so that no crash tears it.
+const HEADER_LENGTH: usize = 92;
+
+/// Where the mark is: in a sector of its own.
+pub(crate) const MARK_PLACE: usize = 512;
+
+/// A place in the file, and its checksum.
+const MARK_BYTES: usize = 12;
 
 /// Where the records begin.
-pub(crate) const HEADER_BYTES: usize = 72;
+pub(crate) const HEADER_BYTES: usize = 1024;
 
 /// Length, checksum, where the batch began, kind.
 const FRAME_BYTES: usize = 4 + 4 + 4 + 1;
 
+/// Longer than any record, whose longest part is a client's name. Where a record
+/// is looked for at every byte, so much is read for each at most.
+const RECORD_MAX_BYTES: usize = 2 * CLIENT_MAX_BYTES;
+
 const NO_LEASE: u64 = u64::MAX;
 
 impl Header {
+    /// The bytes before the records. They have no mark.
     pub(crate) fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[..16].copy_from_slice(&MAGIC);
-        bytes[16..24].copy_from_slice(&self.generation.to_le_bytes());
-        bytes[24..32].copy_from_slice(&self.next_token.to_le_bytes());
-        bytes[32..68].copy_from_slice(&self.boot);
-        let checksum = crc32fast::hash(&bytes[..68]);
-        bytes[68..].copy_from_slice(&checksum.to_le_bytes());
+        let numbers = [self.generation, self.next_token, self.salt, self.capacity];
+        for (place, number) in (16..).step_by(8).zip(numbers) {
+            bytes[place..place + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        bytes[48] = u8::from(self.is_synced);
+        bytes[52..88].copy_from_slice(&self.boot);
+        let checksum = crc32fast::hash(&bytes[..88]);
+        bytes[88..HEADER_LENGTH].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields(bytes.get(..HEADER_BYTES)?);
+        let mut fields = Fields(bytes.get(..HEADER_LENGTH)?);
         let magic = fields.take(16)?;
         let (generation, next_token) = (fields.u64()?, fields.u64()?);
+        let (salt, capacity) = (fields.u64()?, fields.u64()?);
+        let is_synced = fields.u32()? != 0;
         let boot = fields.take(36)?.try_into().ok()?;
-        let is_whole = magic == MAGIC && fields.u32()? == crc32fast::hash(&bytes[..68]);
-        is_whole.then_some(Self { generation, boot, next_token })
+        let is_whole = magic == MAGIC && fields.u32()? == crc32fast::hash(&bytes[..88]);
+        is_whole.then_some(Self { generation, salt, capacity, is_synced, boot, next_token })
+    }
+
+    /// A mark in this generation: all before this place was written.
+    pub(crate) fn encode_mark(&self, place: usize) -> [u8; MARK_BYTES] {
+        let mut bytes = [0; MARK_BYTES];
+        let place = (place as u64).to_le_bytes();
+        bytes[..8].copy_from_slice(&place);
+        bytes[8..].copy_from_slice(&checksum(self.salt, &place).to_le_bytes());
+        bytes
+    }
+
+    /// The mark of this generation in a file; 0 if it has none.
+    pub(crate) fn decode_mark(&self, file: &[u8]) -> usize {
+        let mark = || {
+            let mut fields = Fields(file.get(MARK_PLACE..MARK_PLACE + MARK_BYTES)?);
+            let (place, sum) = (fields.u64()?, fields.u32()?);
+            let is_whole = checksum(self.salt, &place.to_le_bytes()) == sum;
+            usize::try_from(place).ok().filter(|_| is_whole)
+        };
+        mark().unwrap_or(0)
     }
 }
 
-fn checksum(generation: u64, framed: &[u8]) -> u32 {
+fn checksum(salt: u64, framed: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&generation.to_le_bytes());
+    hasher.update(&salt.to_le_bytes());
     hasher.update(framed);
     hasher.finalize()
 }
@@ -77,10 +123,10 @@ fn checksum(generation: u64, framed: &[u8]) -> u32 {
 impl Record {
     /// Add the record to what is to be written. `batch` is the place in the
     /// file where its batch begins: all before that was done.
-    pub(crate) fn encode(&self, generation: u64, batch: u32, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, salt: u64, batch: u32, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend([0; 8]);
-        out.extend(batch.to_le_bytes());
+        out.extend(masked(salt, batch).to_le_bytes());
         match self {
             Self::Granted(hold) => {
                 out.push(b'g');
@@ -98,25 +144,25 @@ impl Record {
             Self::Closed => out.push(b'c'),
         }
         let length = u32::try_from(out.len() - start).expect("BUG: a record is too long");
-        let checksum = checksum(generation, &out[start + 8..]);
+        let checksum = checksum(salt, &out[start + 8..]);
         out[start..start + 4].copy_from_slice(&length.to_le_bytes());
         out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());
     }
 
     /// The record at the start of these bytes, how many it has, and where its
     /// batch began.
-    pub(crate) fn decode(generation: u64, bytes: &[u8]) -> Option<(Self, usize, u32)> {
+    pub(crate) fn decode(salt: u64, bytes: &[u8]) -> Option<(Self, usize, u32)> {
         let mut fields = Fields(bytes);
         let (length, sum) = (fields.u32()? as usize, fields.u32()?);
-        if length < FRAME_BYTES {
+        if !(FRAME_BYTES..=RECORD_MAX_BYTES).contains(&length) {
             return None;
         }
         let framed = bytes.get(8..length)?;
-        if checksum(generation, framed) != sum {
+        if checksum(salt, framed) != sum {
             return None;
         }
         let mut fields = Fields(framed);
-        let batch = fields.u32()?;
+        let batch = masked(salt, fields.u32()?);
         let record = match fields.take(1)? {
             b"g" => Self::Granted(Arc::new(decode_hold(&mut fields)?)),
             b"e" => Self::Ended(fields.u64()?),
@@ -127,6 +173,44 @@ impl Record {
         };
         fields.0.is_empty().then_some((record, length, batch))
     }
+}
+
+/// Where the first whole record behind this place is, and whether one of a later
+/// batch is there: then all before that batch was written whole.
+pub(crate) fn whole_behind(salt: u64, bytes: &[u8], place: usize) -> Option<(usize, bool)> {
+    let mut first = None;
+    for next in place + 1..bytes.len() {
+        let Some((_, _, batch)) = decode_if_likely(salt, bytes, next) else { continue };
+        let first = *first.get_or_insert(next);
+        if batch as usize > place {
+            return Some((first, true));
+        }
+    }
+    first.map(|first| (first, false))
+}
+
+/// Whether the bytes here are those of a record that was not written to its end:
+/// it says that its batch began here, or where the last one did.
+pub(crate) fn is_torn(salt: u64, bytes: &[u8], place: usize, last_batch: u32) -> bool {
+    batch_at(salt, bytes, place).is_some_and(|batch| batch == last_batch || batch as usize == place)
+}
+
+fn batch_at(salt: u64, bytes: &[u8], place: usize) -> Option<u32> {
+    Some(masked(salt, Fields(bytes.get(place + 8..)?).u32()?))
+}
+
+/// The place of a batch as it is written, and back: no other generation writes the
+/// same.
+fn masked(salt: u64, batch: u32) -> u32 {
+    batch ^ salt as u32
+}
+
+/// Only of what could be one the checksum is computed.
+fn decode_if_likely(salt: u64, bytes: &[u8], place: usize) -> Option<(Record, usize, u32)> {
+    let batch = batch_at(salt, bytes, place)? as usize;
+    let kind = bytes.get(place + FRAME_BYTES - 1)?;
+    let is_likely = batch <= place && b"gewbc".contains(kind);
+    if is_likely { Record::decode(salt, &bytes[place..]) } else { None }
 }
 
 /// How many bytes the record of a grant has.
@@ -245,7 +329,7 @@ mod tests {
     fn no_damaged_record_is_believed() {
         let mut bytes = Vec::new();
         Record::Granted(hold("client", Some("id"))).encode(3, 72, &mut bytes);
-        assert!(Record::decode(4, &bytes).is_none(), "of another generation");
+        assert!(Record::decode(4, &bytes).is_none(), "of another salt");
         for cut in 0..bytes.len() {
             assert!(Record::decode(3, &bytes[..cut]).is_none());
         }
@@ -260,14 +344,40 @@ mod tests {
 
     #[test]
     fn no_damaged_header_is_believed() {
-        let header = Header { generation: 5, boot: [b'a'; 36], next_token: 77 };
+        let (capacity, is_synced, boot) = (1 << 17, true, [b'a'; 36]);
+        let header = Header { generation: 5, salt: 6, capacity, is_synced, boot, next_token: 77 };
         let bytes = header.encode();
         assert_eq!(Header::decode(&bytes), Some(header));
-        for place in 0..bytes.len() {
+        for place in 0..HEADER_LENGTH {
             let mut damaged = bytes;
             damaged[place] ^= 1;
             assert!(Header::decode(&damaged).is_none());
         }
         assert!(Header::decode(&[0; HEADER_BYTES]).is_none());
+    }
+
+    #[test]
+    fn no_damaged_mark_is_believed() {
+        let header = |salt| Header {
+            generation: 5,
+            salt,
+            capacity: 1 << 17,
+            is_synced: true,
+            boot: [b'a'; 36],
+            next_token: 77,
+        };
+        let mut bytes = header(6).encode();
+        assert_eq!(header(6).decode_mark(&bytes), 0);
+        let marked = MARK_PLACE..MARK_PLACE + MARK_BYTES;
+        bytes[marked.clone()].copy_from_slice(&header(6).encode_mark(4711));
+        assert_eq!(header(6).decode_mark(&bytes), 4711);
+        assert_eq!(header(7).decode_mark(&bytes), 0);
+        assert_eq!(header(6).decode_mark(&bytes[..600]), 4711);
+        assert_eq!(header(6).decode_mark(&bytes[..520]), 0);
+        for place in marked {
+            let mut damaged = bytes;
+            damaged[place] ^= 1;
+            assert_eq!(header(6).decode_mark(&damaged), 0);
+        }
     }
 }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 
 use super::directory::{Directory, Found, shown};
 use super::hold::{Hold, Wanted};
-use super::journal::Past;
+use super::past::Past;
 use super::tokens::Tokens;
 use crate::lockd::name::{self, SUFFIX};
 

@@ -6,19 +6,44 @@ use tempfile::TempDir;
 use super::record::HEADER_BYTES;
 use super::*;
 
-const BOOT: [u8; 36] = [b'1'; 36];
-const NEXT_BOOT: [u8; 36] = [b'2'; 36];
+pub(super) const BOOT: [u8; 36] = [b'1'; 36];
+pub(super) const NEXT_BOOT: [u8; 36] = [b'2'; 36];
 
-fn wanted(resource: &str, client: &str) -> Wanted {
+pub(super) fn wanted(resource: &str, client: &str) -> Wanted {
     let (resource, client) = (resource.into(), client.into());
     Wanted { resource, client, lease: None, request_id: None, is_literal: false }
 }
 
-fn open(path: &Path, boot: [u8; 36], sync: bool) -> (Store, Recovered) {
-    Store::open(path, boot, sync).unwrap_or_else(|error| panic!("{error:?}"))
+pub(super) fn open(path: &Path, boot: [u8; 36], sync: bool) -> (Store, Recovered) {
+    let options = StoreOptions { sync, accept_damage: false, tokens_above: None };
+    try_open(path, boot, options).unwrap_or_else(|error| panic!("{error:?}"))
 }
 
-fn grant(store: &mut Store, resource: &str, client: &str) -> Arc<Hold> {
+pub(super) fn try_open(
+    path: &Path,
+    boot: [u8; 36],
+    options: StoreOptions,
+) -> Result<(Store, Recovered), Unopened> {
+    Store::open(path, boot, options)
+}
+
+const ACCEPTING: StoreOptions =
+    StoreOptions { sync: true, accept_damage: true, tokens_above: None };
+
+pub(super) fn accepting(path: &Path, boot: [u8; 36]) -> (Store, Recovered) {
+    Store::open(path, boot, ACCEPTING).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+/// What a start that must fail says is damaged.
+pub(super) fn refused(path: &Path, boot: [u8; 36]) -> String {
+    let options = StoreOptions { accept_damage: false, ..ACCEPTING };
+    match Store::open(path, boot, options) {
+        Err(Unopened::Damaged { found, .. }) => found,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn grant(store: &mut Store, resource: &str, client: &str) -> Arc<Hold> {
     match store.commit(vec![Change::Grant(wanted(resource, client))]).remove(0) {
         Changed::Granted(hold) => hold,
         other => panic!("{other:?}"),
@@ -31,14 +56,14 @@ fn end(store: &mut Store, hold: &Arc<Hold>) {
 }
 
 /// Who has what, and by which token.
-fn held(recovered: &Recovered) -> BTreeMap<String, (String, u64)> {
+pub(super) fn held(recovered: &Recovered) -> BTreeMap<String, (String, u64)> {
     let holds = recovered.held.values();
     holds
         .map(|it| (it.wanted.resource.to_string(), (it.wanted.client.to_string(), it.token)))
         .collect()
 }
 
-fn entry(hold: &Arc<Hold>) -> (String, (String, u64)) {
+pub(super) fn entry(hold: &Arc<Hold>) -> (String, (String, u64)) {
     (hold.wanted.resource.to_string(), (hold.wanted.client.to_string(), hold.token))
 }
 
@@ -46,7 +71,7 @@ fn at(path: &Path, name: &str) -> PathBuf {
     path.join(format!("{name}.resource.lock"))
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
@@ -113,7 +138,7 @@ fn tokens_go_on_behind_what_a_power_cut_took() {
     for name in JOURNALS {
         fs::remove_file(before.path().join(name)).unwrap();
     }
-    let (mut store, _) = open(before.path(), NEXT_BOOT, false);
+    let (mut store, _) = accepting(before.path(), NEXT_BOOT);
     assert!(grant(&mut store, "s", "c").token > last.unwrap());
 }
 
@@ -192,7 +217,9 @@ fn a_torn_generation_counts_for_nothing() {
         (name, read(snapshot.path()), read(path))
     });
     let (name, old, new) = pairs.iter().max_by_key(|(_, _, new)| generation(new)).unwrap();
-    for cut in (0..HEADER_BYTES + 700).step_by(13) {
+    // A sector is written whole or not at all.
+    let cuts = [0, 512].into_iter().chain((HEADER_BYTES..HEADER_BYTES + 700).step_by(13));
+    for cut in cuts {
         let torn = TempDir::new().unwrap();
         copy(snapshot.path(), torn.path());
         fs::write(torn.path().join(name), [&new[..cut], &old[cut..]].concat()).unwrap();

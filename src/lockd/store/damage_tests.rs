@@ -1,0 +1,337 @@
+//! What is missing is told, and no token is given again. (S7)
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use tempfile::TempDir;
+
+use super::record::{HEADER_BYTES, Header, Record};
+use super::tests::{
+    BOOT, NEXT_BOOT, accepting, copy, entry, grant, held, open, refused, try_open, wanted,
+};
+use super::*;
+
+/// What a test does to a file, and what is to be said of it.
+type Way = (&'static str, fn(&Path));
+
+type Contents = BTreeMap<String, Vec<u8>>;
+
+fn contents(path: &Path) -> Contents {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read(path).unwrap())
+        })
+        .collect()
+}
+
+/// A directory as a killed daemon leaves it, and what it gave.
+struct Left {
+    directory: TempDir,
+    given: Vec<Arc<Hold>>,
+}
+
+fn left(count: usize, sync: bool) -> Left {
+    let directory = TempDir::new_in("/dev/shm").unwrap();
+    let (mut store, _) = open(directory.path(), BOOT, sync);
+    let given = (0..count).map(|number| grant(&mut store, &format!("r{number}"), "c")).collect();
+    Left { directory, given }
+}
+
+impl Left {
+    /// Another directory with the same in it.
+    fn copied(&self) -> TempDir {
+        let copied = TempDir::new_in("/dev/shm").unwrap();
+        copy(self.directory.path(), copied.path());
+        copied
+    }
+
+    fn last(&self) -> u64 {
+        self.given.last().unwrap().token
+    }
+}
+
+/// The file that counts, its bytes, and where its records begin.
+fn active(path: &Path) -> (&'static str, Vec<u8>, Vec<usize>) {
+    let files = JOURNALS.map(|name| (name, fs::read(path.join(name)).unwrap()));
+    let generation = |bytes: &[u8]| Header::decode(bytes).map_or(0, |header| header.generation);
+    let (name, bytes) = files.into_iter().max_by_key(|(_, bytes)| generation(bytes)).unwrap();
+    let salt = Header::decode(&bytes).unwrap().salt;
+    let mut places = vec![HEADER_BYTES];
+    while let Some((_, length, _)) = Record::decode(salt, &bytes[*places.last().unwrap()..]) {
+        places.push(places.last().unwrap() + length);
+    }
+    (name, bytes, places)
+}
+
+/// Started with the loss accepted: all that was damaged is beside it, and the next
+/// start needs nothing.
+#[track_caller]
+fn accepted(path: &Path, last: u64) -> Recovered {
+    let before = contents(path);
+    let (mut store, recovered) = accepting(path, BOOT);
+    assert!(grant(&mut store, "new", "c").token > last);
+    drop(store);
+    let after = contents(path);
+    let own = |name: &&String| name.starts_with(".lockkeeper-") && !name.contains(".damaged-");
+    for name in before.keys().filter(own) {
+        let kept = after.iter().find(|(other, _)| other.starts_with(&format!("{name}.damaged-")));
+        if let Some((_, bytes)) = kept {
+            assert_eq!(*bytes, before[name], "{name}");
+        }
+    }
+    let (mut store, again) = open(path, BOOT, true);
+    assert_eq!(again.held.len(), recovered.held.len() + 1);
+    assert!(grant(&mut store, "newer", "c").token > last + 1);
+    recovered
+}
+
+/// J5, J6: every bit of the journal counts but those of its last record.
+#[test]
+fn a_flipped_bit_is_told_wherever_it_is() {
+    let left = left(6, true);
+    let (name, bytes, places) = active(left.directory.path());
+    let [.., last, end] = places[..] else { panic!("{places:?}") };
+    for place in (0..92).step_by(7).chain((HEADER_BYTES..end).step_by(3)) {
+        let copied = left.copied();
+        let mut damaged = bytes.clone();
+        damaged[place] ^= 0x10;
+        fs::write(copied.path().join(name), &damaged).unwrap();
+        if place >= last {
+            // It may be what a crash in a write leaves.
+            let (mut store, recovered) = open(copied.path(), BOOT, true);
+            assert_eq!(held(&recovered).len(), left.given.len());
+            assert!(grant(&mut store, "new", "c").token > left.last());
+            continue;
+        }
+        let before = contents(copied.path());
+        let at = places.iter().rev().find(|&&start| start <= place).filter(|_| place >= 92);
+        let expected = format!("{name} is damaged at byte {}: ", at.unwrap_or(&0));
+        for boot in [BOOT, NEXT_BOOT] {
+            let found = refused(copied.path(), boot);
+            assert!(found.contains(&expected), "{place}: {found:?} has no {expected:?}");
+        }
+        assert!(contents(copied.path()) == before, "it was changed");
+    }
+}
+
+/// What is behind a bad record is not lost with it.
+#[test]
+fn whole_records_behind_a_bad_one_count_when_the_loss_is_accepted() {
+    let left = left(6, true);
+    let (name, mut bytes, places) = active(left.directory.path());
+    // The record of r1, behind that of r0 and the beginning.
+    bytes[places[2] + 20] ^= 1;
+    fs::write(left.directory.path().join(name), bytes).unwrap();
+    let recovered = accepted(left.directory.path(), left.last());
+    let found = held(&recovered);
+    let mut expected: BTreeMap<_, _> = left.given.iter().map(entry).collect();
+    let lost = expected.remove("r1").unwrap();
+    assert!(found["r1"].1 > lost.1, "it is held by its file, under a new token");
+    let found: BTreeMap<_, _> = found.into_iter().filter(|(name, _)| name != "r1").collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn files_that_are_missing_cut_or_blank_are_told() {
+    let left = left(50, true);
+    let ways: [Way; 4] = [
+        ("is missing", |file| fs::remove_file(file).unwrap()),
+        ("is damaged at byte 0: it is empty", |file| fs::write(file, "").unwrap()),
+        ("is damaged at byte 0: it is blank", |file| {
+            let length = fs::metadata(file).unwrap().len();
+            fs::write(file, vec![0; usize::try_from(length).unwrap()]).unwrap();
+        }),
+        ("is damaged at byte 2000: it is cut there", |file| {
+            fs::File::options().write(true).open(file).unwrap().set_len(2000).unwrap();
+        }),
+    ];
+    for (what, damage) in ways {
+        for names in [&JOURNALS[..1], &JOURNALS[1..], &JOURNALS[..]] {
+            let copied = left.copied();
+            let path = copied.path();
+            names.iter().for_each(|name| damage(&path.join(name)));
+            let before = contents(path);
+            let found = refused(path, BOOT);
+            for name in names {
+                assert!(found.contains(&format!("{name} {what}")), "{found:?} has no {what:?}");
+            }
+            assert!(contents(path) == before, "it was changed");
+            let recovered = accepted(path, left.last());
+            assert_eq!(recovered.held.len(), left.given.len(), "{what} {names:?}");
+        }
+    }
+}
+
+/// J5: a block of zeros at the end of a journal ends it too early.
+#[test]
+fn a_blank_end_is_told() {
+    let left = left(200, true);
+    let (name, mut bytes, places) = active(left.directory.path());
+    let place = places[20];
+    bytes[place..].fill(0);
+    fs::write(left.directory.path().join(name), bytes).unwrap();
+    let found = refused(left.directory.path(), BOOT);
+    assert!(
+        found.contains(&format!("{name} is damaged at byte {place}: it ends there")),
+        "{found}"
+    );
+    accepted(left.directory.path(), left.last());
+}
+
+/// J5: without syncs the disk may have any part of what was written last.
+#[test]
+fn what_was_not_synced_may_be_missing_after_a_power_cut() {
+    let left = left(200, false);
+    let (name, mut bytes, places) = active(left.directory.path());
+    bytes[places[20]..places[60]].fill(0);
+    fs::write(left.directory.path().join(name), bytes).unwrap();
+    refused(left.directory.path(), BOOT);
+    let (mut store, recovered) = open(left.directory.path(), NEXT_BOOT, false);
+    assert!(recovered.held.len() >= 160);
+    assert!(grant(&mut store, "new", "c").token > left.last());
+}
+
+/// J5: no batch but the last can be torn, and that was not answered.
+#[test]
+fn a_torn_batch_is_normal_in_whatever_order_it_was_written() {
+    let directory = TempDir::new_in("/dev/shm").unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, true);
+    grant(&mut store, "first", "c");
+    let changes = (0..BATCH_MAX).map(|number| Change::Grant(wanted(&format!("r{number}"), "c")));
+    store.commit(changes.collect());
+    drop(store);
+    let (name, bytes, places) = active(path);
+    for hole in [3..4, 3..20, 30..places.len() - 1] {
+        let mut torn = bytes.clone();
+        torn[places[hole.start]..places[hole.end]].fill(0);
+        fs::write(path.join(name), &torn).unwrap();
+        let copied = TempDir::new_in("/dev/shm").unwrap();
+        copy(path, copied.path());
+        let (_, recovered) = open(copied.path(), BOOT, true);
+        assert_eq!(held(&recovered)["first"].0, "c");
+    }
+}
+
+/// The bound alone cannot be made up: the journal may say less than was given.
+#[test]
+fn a_bound_that_is_missing_is_asked_for() {
+    let left = left(3, true);
+    let ways: [Way; 4] = [
+        ("is missing", |file| fs::remove_file(file).unwrap()),
+        ("is damaged at byte 0", |file| fs::write(file, "").unwrap()),
+        ("is damaged at byte 0", |file| fs::write(file, [0; 1024]).unwrap()),
+        ("is damaged at byte 0", |file| fs::write(file, "what is this").unwrap()),
+    ];
+    for (what, damage) in ways {
+        let copied = left.copied();
+        let path = copied.path();
+        damage(&path.join(TOKENS));
+        let before = contents(path);
+        assert!(refused(path, BOOT).contains(&format!("{TOKENS} {what}")));
+        // To accept the loss says nothing of the tokens.
+        let accept = StoreOptions { sync: true, accept_damage: true, tokens_above: None };
+        assert!(matches!(try_open(path, BOOT, accept), Err(Unopened::Damaged { .. })));
+        assert!(contents(path) == before);
+        let above =
+            StoreOptions { sync: true, accept_damage: false, tokens_above: Some(5_000_000) };
+        let (mut store, recovered) = try_open(path, BOOT, above).unwrap();
+        assert_eq!(held(&recovered), left.given.iter().map(entry).collect());
+        assert_eq!(grant(&mut store, "new", "c").token, 5_000_001);
+        drop(store);
+        let after = contents(path);
+        assert_eq!(after.get(&format!("{TOKENS}.damaged-1")), before.get(TOKENS));
+        open(path, BOOT, true);
+    }
+}
+
+/// T4.
+#[test]
+fn one_slot_of_the_bound_is_enough() {
+    let left = left(3, true);
+    for slot in [0, 512] {
+        let copied = left.copied();
+        let file = copied.path().join(TOKENS);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[slot + 3] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let (mut store, _) = open(copied.path(), BOOT, true);
+        assert!(grant(&mut store, "new", "c").token > left.last());
+    }
+}
+
+/// T4 over the only moment at which the slots differ.
+#[test]
+fn the_greater_slot_may_be_lost_when_all_below_the_smaller_was_given() {
+    let directory = TempDir::new_in("/dev/shm").unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, true);
+    let first = grant(&mut store, "r0", "c").token;
+    store.tokens.skip_to_the_bound();
+    let last = grant(&mut store, "r1", "c").token;
+    assert!(last > first + 1000);
+    drop(store);
+    for slot in [0, 512] {
+        let copied = TempDir::new_in("/dev/shm").unwrap();
+        copy(path, copied.path());
+        let mut bytes = fs::read(path.join(TOKENS)).unwrap();
+        bytes[slot] ^= 1;
+        fs::write(copied.path().join(TOKENS), bytes).unwrap();
+        let (mut store, _) = open(copied.path(), BOOT, true);
+        assert!(grant(&mut store, "new", "c").token > last, "slot {slot}");
+    }
+}
+
+#[test]
+fn a_bound_from_an_older_copy_is_told() {
+    let left = left(3, true);
+    let path = left.directory.path();
+    let old = fs::read(path.join(TOKENS)).unwrap();
+    let (mut store, _) = open(path, BOOT, true);
+    store.tokens.skip_to_the_bound();
+    let last = grant(&mut store, "new", "c").token;
+    drop(store);
+    fs::write(path.join(TOKENS), old).unwrap();
+    let found = refused(path, BOOT);
+    assert!(found.contains("is older than the journal") && found.contains(&last.to_string()));
+}
+
+/// T3: whatever a crash leaves of the first start is no damage.
+#[test]
+fn a_first_start_may_be_interrupted() {
+    let place = TempDir::new_in("/dev/shm").unwrap();
+    let directory = Directory::open(place.path()).unwrap();
+    Tokens::create(&directory).unwrap();
+    let tokens = fs::read(place.path().join(TOKENS)).unwrap();
+    drop(past::open(&directory).unwrap());
+    Journal::create(&directory, past::open(&directory).unwrap(), BOOT, FIRST).unwrap();
+    let whole = JOURNALS.map(|name| fs::read(place.path().join(name)).unwrap());
+    let blank = || Some(vec![0; 70_000]);
+    let states = [
+        [None, None],
+        [Some(Vec::new()), None],
+        [Some(Vec::new()), Some(Vec::new())],
+        [blank(), Some(Vec::new())],
+        [blank(), blank()],
+        [blank(), Some(whole[1].clone())],
+        [Some(whole[0].clone()), Some(whole[1].clone())],
+    ];
+    for state in states {
+        let place = TempDir::new_in("/dev/shm").unwrap();
+        fs::write(place.path().join(TOKENS), &tokens).unwrap();
+        fs::write(place.path().join("r.resource.lock"), "foreign").unwrap();
+        for (name, bytes) in JOURNALS.iter().zip(state) {
+            if let Some(bytes) = bytes {
+                fs::write(place.path().join(name), bytes).unwrap();
+            }
+        }
+        let (mut store, recovered) = open(place.path(), NEXT_BOOT, true);
+        assert_eq!(held(&recovered), [("r".to_owned(), ("foreign".to_owned(), 1))].into());
+        assert_eq!(grant(&mut store, "new", "c").token, 2);
+    }
+    // But what is no journal is not written over.
+    fs::write(place.path().join(JOURNALS[0]), "my notes").unwrap();
+    assert!(refused(place.path(), BOOT).contains("does not begin as a journal does"));
+}

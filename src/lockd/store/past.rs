@@ -1,0 +1,254 @@
+//! What the files of a journal say, and what is wrong with them.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::directory::{Directory, read};
+use super::hold::Hold;
+use super::journal::{CAPACITY_MAX, JOURNALS};
+use super::record::{self, HEADER_BYTES, Header, Record};
+
+/// What a journal says.
+#[derive(Debug)]
+pub(crate) struct Past {
+    pub(crate) header: Header,
+    /// What was held at its end, by token: in the order in which it was given.
+    pub(crate) held: BTreeMap<u64, Arc<Hold>>,
+    /// What it says was ended.
+    pub(crate) ended: Vec<Arc<Hold>>,
+    /// Tokens of what was granted last: the files may not have been made.
+    pub(crate) last: Vec<u64>,
+    /// The smallest token that was not given.
+    pub(crate) next_token: u64,
+    /// Whether all files were synced at its end.
+    pub(crate) is_closed: bool,
+    /// Which of the two files it is.
+    pub(crate) active: usize,
+    /// The generation is complete. (J2)
+    has_begun: bool,
+    /// Where it says nothing more.
+    end: usize,
+    /// At its end there is a record that was not written to its end.
+    is_torn: bool,
+    /// Where bad records are that were whole once, and what shows it. (J5)
+    bad: Vec<(usize, String)>,
+}
+
+/// Something that is wrong with a file, and cannot come from a crash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) name: &'static str,
+    pub(crate) path: PathBuf,
+    /// The byte where it begins, if the file is there.
+    pub(crate) at: Option<usize>,
+    pub(crate) what: String,
+}
+
+/// The files of a journal as they are found.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// What each contains, if it is there.
+    contents: [Option<Vec<u8>>; 2],
+}
+
+impl Files {
+    pub(crate) fn read(directory: &Directory) -> Result<Self, (&'static str, Errno)> {
+        let contents = |name| match directory.open_own(name, OFlags::RDONLY) {
+            Err(Errno::NOENT) => Ok(None),
+            file => file.and_then(|file| read(&file, CAPACITY_MAX)).map(Some),
+        };
+        let contents = |name| contents(name).map_err(|errno| (name, errno));
+        Ok(Self { contents: [contents(JOURNALS[0])?, contents(JOURNALS[1])?] })
+    }
+
+    pub(crate) fn are_missing(&self) -> bool {
+        self.contents.iter().all(Option::is_none)
+    }
+
+    /// Whether they say no more than what an interrupted
+    /// [`create`](super::journal::Journal::create) leaves.
+    pub(crate) fn say_nothing(&self) -> bool {
+        let is_empty = |past: Past| past.held.is_empty() && past.last.is_empty();
+        let mut contents = self.contents.iter().flatten();
+        contents.all(|bytes| is_blank(bytes) || Past::read(bytes, 0).is_some_and(is_empty))
+    }
+
+    /// What they say, and what is wrong with them, for a daemon in this boot.
+    pub(crate) fn past(
+        &self,
+        directory: &Directory,
+        boot: [u8; 36],
+    ) -> (Option<Past>, Vec<Damage>) {
+        let mut found = Vec::new();
+        let mut pasts = Vec::new();
+        for (active, name) in JOURNALS.into_iter().enumerate() {
+            let bytes = self.contents[active].as_deref();
+            let past = bytes.and_then(|bytes| Past::read(bytes, active));
+            let wrong = match (bytes, &past) {
+                (None, _) => Some((None, "is missing".to_owned())),
+                (Some([]), _) => Some((Some(0), "is empty".to_owned())),
+                (Some(bytes), None) => Some((Some(0), without_header(bytes))),
+                (Some(bytes), Some(past)) => past.cut(bytes.len(), boot),
+            };
+            found.extend(wrong.map(|(at, what)| Damage {
+                name,
+                path: directory.path_of(name),
+                at,
+                what,
+            }));
+            pasts.extend(past.filter(|past| past.has_begun));
+        }
+        let newest = pasts.into_iter().max_by_key(|past| past.header.generation);
+        if let Some(past) = newest.as_ref().filter(|past| !past.may_have_lost(boot)) {
+            let name = JOURNALS[past.active];
+            let path = directory.path_of(name);
+            found.extend(past.bad.iter().cloned().map(|(at, what)| Damage {
+                name,
+                path: path.clone(),
+                at: Some(at),
+                what,
+            }));
+        }
+        (newest, found)
+    }
+}
+
+/// The files, made where they are missing, to be written.
+pub(crate) fn open(directory: &Directory) -> Result<[OwnedFd; 2], (&'static str, Errno)> {
+    let open = |name| directory.open_own(name, OFlags::RDWR | OFlags::CREATE);
+    let open = |name| open(name).map_err(|errno| (name, errno));
+    Ok([open(JOURNALS[0])?, open(JOURNALS[1])?])
+}
+
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
+
+fn without_header(bytes: &[u8]) -> String {
+    let what = match is_blank(bytes) {
+        true => "is blank: it has nothing but zeros",
+        false => "does not begin as a journal does",
+    };
+    what.to_owned()
+}
+
+impl Past {
+    fn read(bytes: &[u8], active: usize) -> Option<Self> {
+        let header = Header::decode(bytes)?;
+        let (next_token, is_closed, has_begun) = (header.next_token, false, false);
+        let (held, ended, last) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (end, is_torn, bad) = (HEADER_BYTES, false, Vec::new());
+        let mut past = Self {
+            header,
+            held,
+            ended,
+            last,
+            next_token,
+            is_closed,
+            active,
+            has_begun,
+            end,
+            is_torn,
+            bad,
+        };
+        past.replay_all(bytes);
+        Some(past)
+    }
+
+    /// All whole records, in order. What is behind a bad record counts as well if it
+    /// was written later: so the least is lost.
+    fn replay_all(&mut self, bytes: &[u8]) {
+        let salt = self.header.salt;
+        let mark = self.header.decode_mark(bytes);
+        let mut last_batch = 0;
+        loop {
+            let rest = bytes.get(self.end..).unwrap_or_default();
+            if let Some((record, length, batch)) = Record::decode(salt, rest) {
+                if batch != last_batch {
+                    self.last.clear();
+                    last_batch = batch;
+                }
+                self.has_begun |= batch > 0;
+                self.replay(record);
+                self.end += length;
+                continue;
+            }
+            let behind = record::whole_behind(salt, bytes, self.end);
+            let Some((next, true)) = behind else {
+                break;
+            };
+            let what =
+                format!("cannot be read there, and has whole records behind it, at byte {next}");
+            self.bad.push((self.end, what));
+            self.end = next;
+        }
+        if self.end < mark {
+            let what = format!("ends there, and was written to byte {mark} at least");
+            self.bad.push((self.end, what));
+            self.has_begun = true;
+        } else {
+            self.is_torn = record::is_torn(salt, bytes, self.end, last_batch);
+        }
+    }
+
+    fn replay(&mut self, record: Record) {
+        match record {
+            Record::Granted(hold) => {
+                self.next_token = self.next_token.max(hold.token.saturating_add(1));
+                if self.has_begun {
+                    self.last.push(hold.token);
+                }
+                self.held.insert(hold.token, hold);
+            }
+            Record::Ended(token) => self.ended.extend(self.held.remove(&token)),
+            Record::Withdrawn(token) => drop(self.held.remove(&token)),
+            Record::Begun => self.has_begun = true,
+            Record::Closed => self.is_closed = true,
+        }
+    }
+
+    /// J6.
+    fn cut(&self, length: usize, boot: [u8; 36]) -> Option<(Option<usize>, String)> {
+        let capacity = self.header.capacity;
+        let is_cut = (length as u64) < capacity && !self.may_have_lost(boot);
+        is_cut.then(|| (Some(length), format!("is cut there, and had {capacity} bytes")))
+    }
+
+    /// Nothing was synced, and the machine was off since: then what was written last
+    /// may be missing, in any order.
+    fn may_have_lost(&self, boot: [u8; 36]) -> bool {
+        !self.header.is_synced && !self.is_closed && self.header.boot != boot
+    }
+
+    /// Say what is normal and yet worth a line.
+    pub(crate) fn report(&self, directory: &Directory, boot: [u8; 36]) {
+        let path = directory.path_of(JOURNALS[self.active]);
+        let (path, end) = (path.display(), self.end);
+        if self.may_have_lost(boot) {
+            tracing::warn!(
+                "{path}: was written without syncs, and the machine was off since: \
+                 what was granted or ended last may be lost"
+            );
+        } else if self.is_torn {
+            tracing::warn!(
+                "{path}: the last record, at byte {end}, is torn, as a crash in a write \
+                 leaves it: nothing of it was answered"
+            );
+        }
+    }
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (path, what) = (self.path.display(), &self.what);
+        match self.at {
+            Some(at) => write!(out, "{path} is damaged at byte {at}: it {what}"),
+            None => write!(out, "{path} {what}"),
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! A directory of the daemon that has lost something, and a disk that fails: what is
+//! told, and that nothing is made up.
+
+#[path = "cli_support/mod.rs"]
+mod cli_support;
+mod lockd_support;
+mod strace_support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use cli_support::lockkeeper;
+use lockd_support::Client;
+use lockd_support::support::{self, eventually, on_tmpfs};
+use serde_json::{Value, json};
+use strace_support::Faults;
+use tempfile::TempDir;
+
+/// `lockkeeper serve`, which syncs; killed when dropped.
+struct Daemon {
+    child: Child,
+    address: SocketAddr,
+    log: TempDir,
+}
+
+/// A daemon that did not start: its exit code, and what it said.
+type Refused = (i32, String);
+
+impl Daemon {
+    fn try_start(directory: &Path, flags: &[&str]) -> Result<Self, Refused> {
+        let log = on_tmpfs();
+        let mut command = lockkeeper();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--dir"]).arg(directory).args(flags);
+        let errors = fs::File::create(log.path().join("log")).expect("a log");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let mut child = command.spawn().expect("a daemon");
+        let mut url = String::new();
+        let mut output = BufReader::new(child.stdout.take().expect("its output"));
+        output.read_line(&mut url).expect("a line, or none");
+        let Some(address) = url.trim().strip_prefix("http://") else {
+            let code = child.wait().expect("it ends").code().expect("by itself");
+            return Err((code, said(&log)));
+        };
+        let address = address.parse().expect("an address");
+        Ok(Self { child, address, log })
+    }
+
+    #[track_caller]
+    fn start(directory: &Path, flags: &[&str]) -> Self {
+        Self::try_start(directory, flags).unwrap_or_else(|refused| panic!("{refused:?}"))
+    }
+
+    fn said(&self) -> String {
+        said(&self.log)
+    }
+
+    fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// It ends by itself.
+    fn ended(&mut self) -> i32 {
+        eventually("it ends", || self.child.try_wait().expect("its status").is_some());
+        self.child.wait().expect("its status").code().expect("by itself")
+    }
+
+    fn post(&self, resource: &str, verb: &str, body: &Value) -> (u16, Value) {
+        let path = format!("/v1/locks/{resource}/{verb}");
+        let head = [("Content-Type", "application/json")];
+        let answer = Client::connect(self.address).post(&path, &head, body.to_string().as_bytes());
+        (answer.status, serde_json::from_slice(&answer.body).expect("JSON"))
+    }
+
+    /// The token of a lock that is given.
+    #[track_caller]
+    fn acquire(&self, resource: &str) -> u64 {
+        let (status, grant) = self.post(resource, "acquire", &json!({"client": "c"}));
+        assert_eq!(status, 200, "{grant}");
+        grant["token"].as_str().expect("a token").parse().expect("a number")
+    }
+
+    #[track_caller]
+    fn release(&self, resource: &str) {
+        let (status, answer) = self.post(resource, "release", &json!({"client": "c"}));
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// What is held there: the token as a number.
+    fn held(&self, resource: &str) -> Option<u64> {
+        let mut client = Client::connect(self.address);
+        client.send(format!("GET /v1/locks/{resource} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        let answer = client.answer();
+        let shown = || serde_json::from_slice::<Value>(&answer.body).expect("JSON");
+        let token = |shown: Value| shown["token"].as_str().expect("a token").parse();
+        (answer.status == 200).then(|| token(shown()).expect("a number"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn said(log: &TempDir) -> String {
+    fs::read_to_string(log.path().join("log")).expect("a log")
+}
+
+/// All but the lock that a killed daemon leaves.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(directory).expect("a directory").map(|it| it.expect("it").path());
+    entries
+        .filter(|path| !path.ends_with(".lockkeeper-daemon.lock"))
+        .map(|path| (path.clone(), fs::read(path).expect("a file")))
+        .collect()
+}
+
+/// The journal file that was written more, and how far.
+fn journal(directory: &Path) -> (PathBuf, Vec<u8>, usize) {
+    let files = ["a", "b"].map(|name| {
+        let path = directory.join(format!(".lockkeeper-journal-{name}"));
+        let bytes = fs::read(&path).expect("a journal");
+        let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        (path, bytes, used)
+    });
+    files.into_iter().max_by_key(|(.., used)| *used).expect("two")
+}
+
+/// Some pairs, and two locks that are held. The last token.
+fn fill(directory: &Path) -> u64 {
+    let daemon = Daemon::start(directory, &[]);
+    for _ in 0..20 {
+        daemon.acquire("w");
+        daemon.release("w");
+    }
+    let leased = json!({"client": "c", "lease_ms": 3_600_000});
+    assert_eq!(daemon.post("leased", "acquire", &leased).0, 200);
+    let last = daemon.acquire("last");
+    daemon.kill();
+    last
+}
+
+/// The arguments behind `lockkeeper serve` in the remedy, run as they are.
+fn follow(remedy: &str) -> Vec<String> {
+    let (_, rest) = remedy.split_once("lockkeeper serve ").expect("a command line");
+    let (flags, _) = rest.split_once(" (and").expect("its end");
+    flags.split(' ').skip(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn damage_in_a_journal_is_told_with_its_place_and_the_way_on() {
+    let directory = on_tmpfs();
+    let last = fill(directory.path());
+    let (path, mut bytes, used) = journal(directory.path());
+    let place = 1024 + (used - 1024) / 2;
+    bytes[place] ^= 0x40;
+    fs::write(&path, &bytes).expect("a damaged journal");
+    let before = contents(directory.path());
+    let (code, said) = Daemon::try_start(directory.path(), &[]).map(drop).expect_err("damage");
+    assert_eq!(code, 69);
+    let (_, at) = said.split_once(&format!("{} is damaged at byte ", path.display())).expect(&said);
+    let at: usize = at.split(':').next().expect("a number").parse().expect("a number");
+    assert!(at <= place && place - at < 100, "{at} {place}");
+    assert!(contents(directory.path()) == before, "it was changed");
+
+    let flags = follow(&said);
+    assert_eq!(flags, ["--accept-damage"]);
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let daemon = Daemon::start(directory.path(), &flags);
+    let said = daemon.said();
+    let (_, kept) = said.split_once("is kept as ").expect("a name");
+    let kept = kept.lines().next().expect("a name");
+    assert_eq!(fs::read(kept).expect("it is there"), bytes);
+    assert!(daemon.acquire("new") > last);
+    assert_eq!(daemon.held("last"), Some(last));
+    daemon.kill();
+    assert!(Daemon::start(directory.path(), &[]).acquire("newer") > last);
+}
+
+/// The files, and what is done to them.
+type Way<'a> = (&'a [&'a str], fn(&Path));
+
+#[test]
+fn each_loss_names_its_own_remedy() {
+    let filled = on_tmpfs();
+    let last = fill(filled.path());
+    let journals = [".lockkeeper-journal-a", ".lockkeeper-journal-b"];
+    let tokens = ".lockkeeper-tokens";
+    let ways: [Way<'_>; 7] = [
+        (&journals[..1], |file| fs::remove_file(file).unwrap()),
+        (&journals, |file| fs::remove_file(file).unwrap()),
+        (&journals[1..], |file| fs::write(file, "").unwrap()),
+        (&journals, |file| fs::write(file, vec![0; 128 * 1024]).unwrap()),
+        (&journals, |file| {
+            fs::File::options().write(true).open(file).unwrap().set_len(1500).unwrap()
+        }),
+        (&[tokens], |file| fs::remove_file(file).unwrap()),
+        (&[tokens, journals[0]], |file| fs::write(file, [0; 1024]).unwrap()),
+    ];
+    for (names, damage) in ways {
+        let directory = on_tmpfs();
+        for (path, bytes) in contents(filled.path()) {
+            fs::write(directory.path().join(path.file_name().unwrap()), bytes).unwrap();
+        }
+        names.iter().for_each(|name| damage(&directory.path().join(name)));
+        let before = contents(directory.path());
+        let (code, said) = Daemon::try_start(directory.path(), &[]).map(drop).expect_err("damage");
+        assert_eq!(code, 69, "{said}");
+        for name in names {
+            assert!(said.contains(&directory.path().join(name).display().to_string()), "{said}");
+        }
+        assert!(contents(directory.path()) == before, "it was changed");
+        let mut flags = follow(&said);
+        assert_eq!(
+            flags.contains(&"--accept-damage".to_owned()),
+            names.contains(&journals[0]) || names.contains(&journals[1])
+        );
+        assert_eq!(flags.contains(&"N".to_owned()), names.contains(&tokens), "{said}");
+        flags.iter_mut().filter(|flag| *flag == "N").for_each(|flag| *flag = last.to_string());
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        let daemon = Daemon::start(directory.path(), &flags);
+        assert!(daemon.acquire("new") > last, "{names:?}");
+        assert!(daemon.held("leased").is_some() && daemon.held("w").is_none());
+        daemon.kill();
+        Daemon::start(directory.path(), &[]);
+    }
+}
+
+#[test]
+fn a_torn_last_record_is_only_reported() {
+    let directory = on_tmpfs();
+    let last = fill(directory.path());
+    let (path, mut bytes, used) = journal(directory.path());
+    bytes[used - 5..].fill(0);
+    fs::write(&path, &bytes).expect("a torn journal");
+    let daemon = Daemon::start(directory.path(), &[]);
+    assert!(daemon.said().contains("is torn"), "{}", daemon.said());
+    // Its file was there.
+    assert!(daemon.held("last").is_some_and(|token| token > last));
+    daemon.kill();
+    let daemon = Daemon::start(directory.path(), &[]);
+    assert!(!daemon.said().contains("is torn"), "{}", daemon.said());
+}
+
+#[test]
+fn tokens_go_on_above_what_was_asked_for_and_stay_there() {
+    let directory = on_tmpfs();
+    let most = u64::MAX / 2;
+    for wrong in ["-1", "many", &(most + 1).to_string(), &u64::MAX.to_string()] {
+        let flags = [format!("--tokens-above={wrong}")];
+        let flags = flags.each_ref().map(String::as_str);
+        let (code, said) =
+            Daemon::try_start(directory.path(), &flags).map(drop).expect_err("wrong");
+        assert_eq!(code, 64, "{said}");
+        assert!(said.contains(wrong), "{said}");
+    }
+    assert!(contents(directory.path()).is_empty());
+    // It is synced before anything is given.
+    Daemon::start(directory.path(), &["--tokens-above", "7000000"]).kill();
+    let daemon = Daemon::start(directory.path(), &[]);
+    let first = daemon.acquire("r");
+    assert!(first > 7_000_000);
+    daemon.kill();
+    // A unit file that has it still takes nothing back.
+    let daemon = Daemon::start(directory.path(), &["--tokens-above", "7000000"]);
+    assert!(daemon.acquire("s") > first);
+    daemon.kill();
+    let most = most.to_string();
+    assert!(
+        Daemon::start(directory.path(), &["--tokens-above", &most]).acquire("t") > u64::MAX / 2
+    );
+}
+
+/// Calls that fail in the daemon, which is then started again. The first lock of
+/// a client writes its file first.
+const FAULTS: [(&str, &str, bool); 3] = [
+    ("fdatasync", "error=EIO", true),
+    // The journal is written anew in its other file, and nothing can be added there.
+    ("fdatasync", "error=EIO:when=1+2", true),
+    ("pwrite64", "error=EIO:when=2+", false),
+];
+
+fn with_faults(daemon: &Daemon, calls: &str, fault: &str) -> Faults {
+    Faults::of(daemon.child.id(), &daemon.log.path().join("trace"), calls, fault)
+}
+
+#[test]
+fn a_grant_that_the_disk_refused_is_not_held_after_a_restart() {
+    if !strace_support::is_there() {
+        return;
+    }
+    for (calls, fault, is_in_the_cache) in FAULTS {
+        let directory = on_tmpfs();
+        let mut daemon = Daemon::start(directory.path(), &[]);
+        let kept = daemon.acquire("kept");
+        let faults = with_faults(&daemon, calls, fault);
+        let body = json!({"client": "other", "lease_ms": 3_600_000});
+        let (status, answer) = daemon.post("refused", "acquire", &body);
+        assert!(status >= 500, "{answer}");
+        assert_eq!(daemon.ended(), 69, "{}", daemon.said());
+        drop(faults);
+        let daemon = Daemon::start(directory.path(), &[]);
+        assert_eq!(daemon.held("refused"), None, "{calls} {fault} {is_in_the_cache}");
+        assert!(!directory.path().join("refused.resource.lock").exists());
+        assert_eq!(daemon.held("kept"), Some(kept));
+        assert!(daemon.acquire("refused") > kept + 1);
+    }
+}
+
+#[test]
+fn a_release_that_the_disk_refused_is_held_after_a_restart() {
+    if !strace_support::is_there() {
+        return;
+    }
+    for (calls, fault, _) in FAULTS {
+        let fault = fault.replace("2+", "1+");
+        let directory = on_tmpfs();
+        let mut daemon = Daemon::start(directory.path(), &[]);
+        let tokens = ["one", "two"].map(|resource| daemon.acquire(resource));
+        let faults = with_faults(&daemon, calls, &fault);
+        let (status, answer) = daemon.post("one", "release", &json!({"client": "c"}));
+        assert!(status >= 500, "{answer}");
+        assert_eq!(daemon.ended(), 69, "{}", daemon.said());
+        drop(faults);
+        let lock = directory.path().join("one.resource.lock");
+        assert_eq!(fs::read_to_string(lock).expect("its file"), "c");
+        let daemon = Daemon::start(directory.path(), &[]);
+        assert_eq!(["one", "two"].map(|resource| daemon.held(resource)), tokens.map(Some));
+    }
+}
+
+#[test]
+fn a_disk_that_fails_once_refuses_nothing() {
+    if !strace_support::is_there() {
+        return;
+    }
+    for calls in ["fdatasync", "pwrite64"] {
+        let directory = on_tmpfs();
+        let daemon = Daemon::start(directory.path(), &[]);
+        let kept = daemon.acquire("kept");
+        daemon.acquire("ended");
+        // Not the second, which would write the file of the lock.
+        let faults = with_faults(&daemon, calls, "error=EIO:when=1");
+        daemon.release("ended");
+        drop(faults);
+        assert!(daemon.said().contains("it is written anew"), "{}", daemon.said());
+        let given = daemon.acquire("given");
+        daemon.kill();
+        let daemon = Daemon::start(directory.path(), &[]);
+        let held = ["kept", "ended", "given"].map(|resource| daemon.held(resource));
+        assert_eq!(held, [Some(kept), None, Some(given)]);
+    }
+}
+
+/// On a tmpfs of its own, in a mount namespace that goes with the process.
+#[test]
+fn what_a_full_disk_refused_is_not_held_after_a_restart() {
+    const TEST: &str = "what_a_full_disk_refused_is_not_held_after_a_restart";
+    if let Some((_, directory)) = support::role() {
+        let daemon = Daemon::start(&directory, &[]);
+        let long = "c".repeat(8000);
+        let mut given = 0;
+        let refused = loop {
+            let resource = format!("r{given}");
+            let (status, answer) = daemon.post(&resource, "acquire", &json!({"client": long}));
+            if status != 200 {
+                assert_eq!(answer["error"], "storage", "{answer}");
+                break resource;
+            }
+            given += 1;
+        };
+        assert!(given > 0);
+        daemon.kill();
+        let daemon = Daemon::start(&directory, &[]);
+        assert_eq!(daemon.held(&refused), None);
+        for number in 0..given {
+            let resource = format!("r{number}");
+            assert_eq!(daemon.post(&resource, "release", &json!({"client": long})).0, 200);
+        }
+        return support::tell("done");
+    }
+    let may_mount = Command::new("unshare").args(["-m", "true"]).output();
+    if !may_mount.is_ok_and(|output| output.status.success()) {
+        return println!("SKIPPED: this process may not make a mount namespace");
+    }
+    let mount = on_tmpfs();
+    let played = support::player(TEST, "full", mount.path());
+    let mut command = Command::new("unshare");
+    let script = "mount -t tmpfs -o size=2m none \"$1\" && shift && exec \"$@\"";
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(mount.path());
+    command.arg(played.get_program()).args(played.get_args());
+    command.envs(played.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let mut child = support::Process::start(command);
+    child.expect("done");
+    assert!(child.wait().success());
+}
