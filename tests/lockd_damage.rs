@@ -63,6 +63,12 @@ impl Daemon {
         self.child.wait().expect("it ends");
     }
 
+    fn stop(&mut self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
+        assert_eq!(self.ended(), 0);
+    }
+
     /// It ends by itself.
     fn ended(&mut self) -> i32 {
         eventually("it ends", || self.child.try_wait().expect("its status").is_some());
@@ -275,6 +281,62 @@ fn tokens_go_on_above_what_was_asked_for_and_stay_there() {
     assert!(
         Daemon::start(directory.path(), &["--tokens-above", &most]).acquire("t") > u64::MAX / 2
     );
+}
+
+const DOCUMENT: &str = include_str!("../src/lockd/backup_and_restore.md");
+
+/// The commands of the documentation, for these places and this daemon.
+fn documented(home: &Path, address: SocketAddr, last: u64) -> Vec<String> {
+    let blocks = DOCUMENT.split("```sh\n").skip(1);
+    let blocks = blocks.map(|block| block.split("```").next().expect("its end"));
+    let replace = |block: &str| {
+        for place in ["/var/lib/lockkeeper", "/backup/lockkeeper"] {
+            assert!(DOCUMENT.contains(place));
+        }
+        block
+            .replace("/var/lib/lockkeeper", &home.join("locks").display().to_string())
+            .replace("/backup/lockkeeper", &home.join("backup").display().to_string())
+            .replace("127.0.0.1:8000", &address.to_string())
+            .replace("4711", &last.to_string())
+    };
+    blocks.map(replace).collect()
+}
+
+fn shell(script: &str) -> String {
+    let output = Command::new("sh").args(["-ec", script]).output().expect("a shell");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
+#[test]
+fn a_restored_copy_gives_no_token_again_when_the_documentation_is_followed() {
+    let home = on_tmpfs();
+    let locks = home.path().join("locks");
+    fs::create_dir(&locks).expect("a directory");
+    let mut daemon = Daemon::start(&locks, &[]);
+    daemon.acquire("before");
+    daemon.stop();
+    let [copy, _, _] = &documented(home.path(), daemon.address, 0)[..] else { panic!() };
+    shell(copy);
+
+    let mut daemon = Daemon::start(&locks, &[]);
+    let last = (0..3).map(|number| daemon.acquire(&format!("since{number}"))).max();
+    let last = last.expect("three");
+    let [_, learn, _] = &documented(home.path(), daemon.address, 0)[..] else { panic!() };
+    assert_eq!(shell(learn), last.to_string());
+    daemon.stop();
+
+    let [_, _, restore] = &documented(home.path(), daemon.address, last)[..] else { panic!() };
+    let (copy, serve) = restore.trim().rsplit_once('\n').expect("several lines");
+    shell(copy);
+    let flags: Vec<&str> = serve.split(' ').collect();
+    assert_eq!(flags[..3], ["lockkeeper", "serve", "--dir"]);
+    let daemon = Daemon::start(Path::new(flags[3]), &flags[4..]);
+    assert!(daemon.held("before").is_some() && daemon.held("since0").is_none());
+    assert!(daemon.acquire("after") > last);
+    daemon.kill();
+    // One start is enough.
+    assert!(Daemon::start(&locks, &[]).acquire("later") > last);
 }
 
 /// Calls that fail in the daemon, which is then started again. The first lock of

@@ -130,14 +130,14 @@ impl Engine {
             Signals { changes: changes.clone(), failed: failed.clone(), sooner: sooner.clone() };
         let directory = Arc::clone(store.directory());
         let path = directory.path().to_owned();
-        let syncs = store.syncs();
+        let (syncs, last_token) = (store.syncs(), store.last_token());
         let (lane, apart) = match options.sync {
             true => (Arc::new(Lane::default()), Some(store)),
             false => (Arc::new(Lane::shared(store)), None),
         };
         let mut core =
             Core::new(directory, Arc::clone(&lane), recovered, options.waiting_limit, signals);
-        core.note_syncs(syncs);
+        core.note_store(syncs, last_token);
         let inner = Arc::new_cyclic(|this| {
             let (this, core) = (Weak::clone(this), Mutex::new(core));
             let loss = Box::new(guard.losses());

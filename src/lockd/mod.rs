@@ -33,8 +33,11 @@
 //! * One idle or slow connection holds up nobody, and a client that is gone holds
 //!   and waits for nothing.
 //!
-//! How it stands behind nginx or HAProxy is in [`behind_a_proxy`].
+//! How it stands behind nginx or HAProxy is in [`behind_a_proxy`], and how its
+//! directory is copied and restored in [`backup_and_restore`].
 
+#[doc = include_str!("backup_and_restore.md")]
+pub mod backup_and_restore {}
 #[doc = include_str!("behind_a_proxy.md")]
 pub mod behind_a_proxy {}
 pub(crate) mod engine;

@@ -88,7 +88,9 @@ impl ServerOptions {
     }
 
     /// Give no fencing token up to this one. A directory that is a copy needs it, if
-    /// locks were given elsewhere since. It is synced before the first grant, and may be given at every start. At most half of what a `u64` holds.
+    /// locks were given elsewhere since: see
+    /// [`backup_and_restore`](super::backup_and_restore). It is synced before the first
+    /// grant, and may be given at every start. At most half of what a `u64` holds.
     /// Default: none.
     #[must_use]
     pub fn tokens_above(mut self, token: u64) -> Self {

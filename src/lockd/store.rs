@@ -223,6 +223,11 @@ impl Store {
         self.journal.syncs
     }
 
+    /// No token above this one was given.
+    pub(crate) fn last_token(&self) -> u64 {
+        self.tokens.peek() - 1
+    }
+
     /// Make these changes, in this order, and say what became of each. At most
     /// [`BATCH_MAX`]. For each resource at most one end and one grant, the end
     /// first.

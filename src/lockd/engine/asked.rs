@@ -239,6 +239,8 @@ pub(crate) struct Figures {
     pub(crate) expired: u64,
     /// Locks that an administrator ended.
     pub(crate) forced: u64,
+    /// No fencing token above this one was given.
+    pub(crate) last_token: u64,
     /// How long the journal's syncs took.
     pub(crate) syncs: Syncs,
 }

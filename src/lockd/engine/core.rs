@@ -254,8 +254,8 @@ impl Core {
         self.figures
     }
 
-    pub(super) fn note_syncs(&mut self, syncs: Syncs) {
-        self.figures.syncs = syncs;
+    pub(super) fn note_store(&mut self, syncs: Syncs, last_token: u64) {
+        (self.figures.syncs, self.figures.last_token) = (syncs, last_token);
     }
 
     fn must_serve(&self) -> Result<(), Refusal> {

@@ -204,7 +204,7 @@ fn carry_out(store: &mut Store, inner: &Inner, batch: Vec<(Change, Purpose)>) {
     for (purpose, changed) in purposes.into_iter().zip(changed) {
         core.complete(purpose, changed);
     }
-    core.note_syncs(store.syncs());
+    core.note_store(store.syncs(), store.last_token());
     core.flush();
     // Who works looks what else there is.
     core.takes_has_asked();

@@ -63,6 +63,7 @@ fn exposition(figures: &Figures) -> String {
     let gauges = [
         ("held", figures.held, "Locks that are held now."),
         ("waiting", figures.waiting, "Requests that wait for a lock now."),
+        ("last_token", figures.last_token, "No fencing token above this one was given."),
     ];
     let counters = [
         ("granted", figures.granted, "Locks that were given."),
