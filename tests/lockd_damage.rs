@@ -32,8 +32,15 @@ type Refused = (i32, String);
 
 impl Daemon {
     fn try_start(directory: &Path, flags: &[&str]) -> Result<Self, Refused> {
+        Self::try_start_by(lockkeeper(), directory, flags)
+    }
+
+    fn try_start_by(
+        mut command: Command,
+        directory: &Path,
+        flags: &[&str],
+    ) -> Result<Self, Refused> {
         let log = on_tmpfs();
-        let mut command = lockkeeper();
         command.args(["serve", "--listen", "127.0.0.1:0", "--dir"]).arg(directory).args(flags);
         let errors = fs::File::create(log.path().join("log")).expect("a log");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
@@ -54,7 +61,16 @@ impl Daemon {
         Self::try_start(directory, flags).unwrap_or_else(|refused| panic!("{refused:?}"))
     }
 
-    fn said(&self) -> String {
+    /// Its log, once this is in it: it is written behind its back.
+    #[track_caller]
+    fn said(&self, expected: &str) -> String {
+        eventually(expected, || said(&self.log).contains(expected));
+        said(&self.log)
+    }
+
+    /// All of its log, after it was stopped.
+    fn said_in_all(mut self) -> String {
+        self.stop();
         said(&self.log)
     }
 
@@ -179,7 +195,7 @@ fn damage_in_a_journal_is_told_with_its_place_and_the_way_on() {
     assert_eq!(flags, ["--accept-damage"]);
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     let daemon = Daemon::start(directory.path(), &flags);
-    let said = daemon.said();
+    let said = daemon.said("is kept as ");
     let (_, kept) = said.split_once("is kept as ").expect("a name");
     let kept = kept.lines().next().expect("a name");
     assert_eq!(fs::read(kept).expect("it is there"), bytes);
@@ -238,6 +254,44 @@ fn each_loss_names_its_own_remedy() {
     }
 }
 
+/// `lockkeeper` where this file cannot be read; strace stands aside.
+fn with_unreadable(file: &Path) -> Command {
+    let command = lockkeeper();
+    let mut strace = Command::new("strace");
+    strace.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "inject=pread64:error=EIO", "-P"]);
+    strace.arg(file).arg("--").arg(command.get_program()).args(command.get_args());
+    strace
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_moved_aside() {
+    if !strace_support::is_there() {
+        return;
+    }
+    let directory = on_tmpfs();
+    let last = fill(directory.path());
+    for (name, flag) in
+        [(".lockkeeper-tokens", "--tokens-above"), (".lockkeeper-journal-a", "--accept-damage")]
+    {
+        let file = directory.path().join(name);
+        let refused = Daemon::try_start_by(with_unreadable(&file), directory.path(), &[]);
+        let (code, said) = refused.map(drop).expect_err("damage");
+        assert_eq!(code, 69, "{said}");
+        assert!(said.contains(&format!("{} is damaged at byte 0", file.display())), "{said}");
+        assert_eq!(follow(&said)[0], flag);
+    }
+    let file = directory.path().join(".lockkeeper-journal-a");
+    let before = fs::read(&file).expect("a journal");
+    let command = with_unreadable(&file);
+    let started = Daemon::try_start_by(command, directory.path(), &["--accept-damage"]);
+    let daemon = started.unwrap_or_else(|refused| panic!("{refused:?}"));
+    let aside = directory.path().join(".lockkeeper-journal-a.damaged-1");
+    assert!(fs::read(aside).expect("it was moved") == before);
+    assert!(daemon.acquire("new") > last);
+    daemon.kill();
+    assert!(Daemon::start(directory.path(), &[]).acquire("newer") > last);
+}
+
 #[test]
 fn a_torn_last_record_is_only_reported() {
     let directory = on_tmpfs();
@@ -246,12 +300,12 @@ fn a_torn_last_record_is_only_reported() {
     bytes[used - 5..].fill(0);
     fs::write(&path, &bytes).expect("a torn journal");
     let daemon = Daemon::start(directory.path(), &[]);
-    assert!(daemon.said().contains("is torn"), "{}", daemon.said());
+    daemon.said("is torn");
     // Its file was there.
     assert!(daemon.held("last").is_some_and(|token| token > last));
     daemon.kill();
-    let daemon = Daemon::start(directory.path(), &[]);
-    assert!(!daemon.said().contains("is torn"), "{}", daemon.said());
+    let said = Daemon::start(directory.path(), &[]).said_in_all();
+    assert!(!said.contains("is torn"), "{said}");
 }
 
 #[test]
@@ -329,6 +383,13 @@ fn a_restored_copy_gives_no_token_again_when_the_documentation_is_followed() {
     let [_, _, restore] = &documented(home.path(), daemon.address, last)[..] else { panic!() };
     let (copy, serve) = restore.trim().rsplit_once('\n').expect("several lines");
     shell(copy);
+    // Without the number there is a warning, and only once.
+    let trial = home.path().join("trial");
+    shell(&format!("cp -a {} {}", home.path().join("backup").display(), trial.display()));
+    for is_copied in [true, false] {
+        let said = Daemon::start(&trial, &[]).said_in_all();
+        assert_eq!(said.contains("--tokens-above N"), is_copied, "{said}");
+    }
     let flags: Vec<&str> = serve.split(' ').collect();
     assert_eq!(flags[..3], ["lockkeeper", "serve", "--dir"]);
     let daemon = Daemon::start(Path::new(flags[3]), &flags[4..]);
@@ -365,7 +426,7 @@ fn a_grant_that_the_disk_refused_is_not_held_after_a_restart() {
         let body = json!({"client": "other", "lease_ms": 3_600_000});
         let (status, answer) = daemon.post("refused", "acquire", &body);
         assert!(status >= 500, "{answer}");
-        assert_eq!(daemon.ended(), 69, "{}", daemon.said());
+        assert_eq!(daemon.ended(), 69, "{}", said(&daemon.log));
         drop(faults);
         let daemon = Daemon::start(directory.path(), &[]);
         assert_eq!(daemon.held("refused"), None, "{calls} {fault} {is_in_the_cache}");
@@ -388,7 +449,7 @@ fn a_release_that_the_disk_refused_is_held_after_a_restart() {
         let faults = with_faults(&daemon, calls, &fault);
         let (status, answer) = daemon.post("one", "release", &json!({"client": "c"}));
         assert!(status >= 500, "{answer}");
-        assert_eq!(daemon.ended(), 69, "{}", daemon.said());
+        assert_eq!(daemon.ended(), 69, "{}", said(&daemon.log));
         drop(faults);
         let lock = directory.path().join("one.resource.lock");
         assert_eq!(fs::read_to_string(lock).expect("its file"), "c");
@@ -411,7 +472,7 @@ fn a_disk_that_fails_once_refuses_nothing() {
         let faults = with_faults(&daemon, calls, "error=EIO:when=1");
         daemon.release("ended");
         drop(faults);
-        assert!(daemon.said().contains("it is written anew"), "{}", daemon.said());
+        daemon.said("it is written anew");
         let given = daemon.acquire("given");
         daemon.kill();
         let daemon = Daemon::start(directory.path(), &[]);

@@ -28,6 +28,8 @@
 //!   request on; one whose content was changed by hand counts after a restart.
 //! * After a power cut this daemon must be started before the original: until a
 //!   graceful stop only its journal is synced. It puts the files right.
+//! * A directory that has lost something of the daemon's own is not served until the
+//!   loss is accepted: `serve --accept-damage`, [`ServerOptions::accept_damage`].
 //! * Files beside the locks that are called `.lockkeeper-…` are the daemon's own.
 //!   A few of them are files of locks that ended, kept for the same client's next.
 //! * One idle or slow connection holds up nobody, and a client that is gone holds

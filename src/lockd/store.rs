@@ -165,7 +165,7 @@ impl Store {
         let (files, bound) = found(&directory).map_err(of_file("reading the file"))?;
         let is_new = match bound {
             Bound::Missing => files.are_missing(),
-            Bound::Known(bound) => bound == FIRST && files.say_nothing(),
+            Bound::Known { bound, .. } => bound == FIRST && files.say_nothing(),
             Bound::Damaged => false,
         };
         let (files, bound) = if is_new {
@@ -184,9 +184,7 @@ impl Store {
         let next = past.as_ref().map_or(next, |past| next.max(past.next_token));
         let mut tokens = Tokens::open(&directory, next)
             .map_err(|errno| of_file("writing the token counter")((TOKENS, errno)))?;
-        let files_count = past.as_ref().is_none_or(|past| {
-            past.is_closed || (past.header.boot == boot && boot != UNKNOWN_BOOT)
-        });
+        let files_count = past.as_ref().is_none_or(|past| past.is_closed || past.is_of(boot));
         let recovered = recovery::recover(&directory, past.as_ref(), files_count, &mut tokens)
             .map_err(failed("bringing the files in line with the journal"))?;
         let held = recovered.held.clone();
@@ -536,9 +534,9 @@ fn create(
 
 /// The smallest token that may be given, by a journal that is whole. (T2)
 fn next_token(past: Option<&Past>, bound: Bound, above: Option<u64>) -> u64 {
-    let of_journal = past.filter(|past| past.is_closed).map(|past| past.next_token);
+    let of_journal = past.filter(|past| past.is_closed && past.is_last).map(|past| past.next_token);
     let of_bound = match bound {
-        Bound::Known(bound) => bound,
+        Bound::Known { bound, .. } => bound,
         // Then `above` was given.
         Bound::Missing | Bound::Damaged => FIRST,
     };
@@ -558,12 +556,17 @@ fn accept(
     let of_tokens = match bound {
         Bound::Missing => Some((None, "is missing".to_owned())),
         Bound::Damaged => Some((Some(0), "has no number that can be read".to_owned())),
-        Bound::Known(bound) if bound <= greatest => {
+        Bound::Known { bound, .. } if bound <= greatest => {
             let what =
                 format!("is older than the journal: {greatest} was given, not below {bound}");
             Some((Some(0), what))
         }
-        Bound::Known(_) => None,
+        Bound::Known { is_copied, .. } => {
+            if is_copied && options.tokens_above.is_none() {
+                warn_of_copy(directory);
+            }
+            None
+        }
     };
     let of_tokens = of_tokens.map(|(at, what)| Damage {
         name: TOKENS,
@@ -593,6 +596,15 @@ fn accept(
         }
     }
     Ok(())
+}
+
+/// It may be older than what was given since; nobody but the operator knows.
+fn warn_of_copy(directory: &Directory) {
+    tracing::warn!(
+        "{}: the directory was copied or restored. If locks were given elsewhere since, their \
+         fencing tokens are given again: start with --tokens-above N",
+        directory.path().display()
+    );
 }
 
 /// What the operator is to do.

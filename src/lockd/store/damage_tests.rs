@@ -251,6 +251,11 @@ fn a_bound_that_is_missing_is_asked_for() {
 #[test]
 fn one_slot_of_the_bound_is_enough() {
     let left = left(3, true);
+    // The bound has come a long way since the slots were last written.
+    let above = StoreOptions { sync: true, accept_damage: false, tokens_above: Some(50_000_000) };
+    let (mut store, _) = try_open(left.directory.path(), BOOT, above).unwrap();
+    let last = grant(&mut store, "last", "c").token;
+    drop(store);
     for slot in [0, 512] {
         let copied = left.copied();
         let file = copied.path().join(TOKENS);
@@ -258,7 +263,7 @@ fn one_slot_of_the_bound_is_enough() {
         bytes[slot + 3] ^= 1;
         fs::write(&file, bytes).unwrap();
         let (mut store, _) = open(copied.path(), BOOT, true);
-        assert!(grant(&mut store, "new", "c").token > left.last());
+        assert!(grant(&mut store, "new", "c").token > last);
     }
 }
 
@@ -296,6 +301,22 @@ fn a_bound_from_an_older_copy_is_told() {
     fs::write(path.join(TOKENS), old).unwrap();
     let found = refused(path, BOOT);
     assert!(found.contains("is older than the journal") && found.contains(&last.to_string()));
+}
+
+/// T2: a journal that was closed is whole, but there may have been another after it.
+#[test]
+fn a_closed_journal_that_was_followed_by_another_does_not_count_the_tokens() {
+    let directory = TempDir::new_in("/dev/shm").unwrap();
+    let path = directory.path();
+    open(path, BOOT, true).0.close().unwrap();
+    fs::write(path.join("r.resource.lock"), "foreign").unwrap();
+    let (store, recovered) = open(path, BOOT, true);
+    let shown = held(&recovered)["r"].1;
+    drop(store);
+    let (name, mut bytes, places) = active(path);
+    bytes[places[0] + 20] ^= 1;
+    fs::write(path.join(name), bytes).unwrap();
+    assert!(held(&open(path, BOOT, true).1)["r"].1 > shown);
 }
 
 /// T3: whatever a crash leaves of the first start is no damage.

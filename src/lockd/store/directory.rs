@@ -196,16 +196,23 @@ impl Directory {
         retry_on_intr(|| fs::openat(&self.descriptor, name, flags | OPEN_FLAGS, FILE_MODE))
     }
 
-    /// Copy a file of the daemon's own beside it, and sync the copy; what it is
-    /// called.
+    /// Copy a file of the daemon's own beside it, for good; what the copy is called.
+    /// A file that cannot be read is moved there.
     pub(crate) fn keep_aside(self: &Arc<Self>, name: &str) -> Result<String, Errno> {
-        let kept = self.prepare(&read(&self.open_own(name, OFlags::RDONLY)?, usize::MAX)?)?;
-        kept.sync()?;
-        let aside = (1..).map(|number| format!("{name}.damaged-{number}"));
-        let aside = aside.into_iter().find(|aside| !self.has(aside)).ok_or(Errno::EXIST)?;
-        kept.publish(&aside)?;
+        let mut names = (1..).map(|number| format!("{name}.damaged-{number}"));
+        let aside = names.find(|aside| !self.has(aside)).ok_or(Errno::EXIST)?;
+        match self.copy(name, &aside) {
+            Err(Errno::IO) => fs::renameat(&self.descriptor, name, &self.descriptor, &*aside)?,
+            copied => copied?,
+        }
         self.sync()?;
         Ok(aside)
+    }
+
+    fn copy(self: &Arc<Self>, name: &str, to: &str) -> Result<(), Errno> {
+        let copy = self.prepare(&read(&self.open_own(name, OFlags::RDONLY)?, usize::MAX)?)?;
+        copy.sync()?;
+        copy.publish(to)
     }
 
     /// Unlink; whether there was something.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::UNKNOWN_BOOT;
 use super::directory::{Directory, read};
 use super::hold::Hold;
 use super::journal::{CAPACITY_MAX, JOURNALS};
@@ -27,6 +28,8 @@ pub(crate) struct Past {
     pub(crate) next_token: u64,
     /// Whether all files were synced at its end.
     pub(crate) is_closed: bool,
+    /// Whether no newer generation was begun.
+    pub(crate) is_last: bool,
     /// Which of the two files it is.
     pub(crate) active: usize,
     /// The generation is complete. (J2)
@@ -52,30 +55,44 @@ pub(crate) struct Damage {
 /// The files of a journal as they are found.
 #[derive(Debug)]
 pub(crate) struct Files {
-    /// What each contains, if it is there.
-    contents: [Option<Vec<u8>>; 2],
+    contents: [Content; 2],
+}
+
+#[derive(Debug)]
+enum Content {
+    Missing,
+    /// The disk fails.
+    Unreadable,
+    Bytes(Vec<u8>),
 }
 
 impl Files {
     pub(crate) fn read(directory: &Directory) -> Result<Self, (&'static str, Errno)> {
-        let contents = |name| match directory.open_own(name, OFlags::RDONLY) {
-            Err(Errno::NOENT) => Ok(None),
-            file => file.and_then(|file| read(&file, CAPACITY_MAX)).map(Some),
+        let content = |name| {
+            let file = directory.open_own(name, OFlags::RDONLY);
+            match file.and_then(|file| read(&file, CAPACITY_MAX)) {
+                Ok(bytes) => Ok(Content::Bytes(bytes)),
+                Err(Errno::NOENT) => Ok(Content::Missing),
+                Err(Errno::IO) => Ok(Content::Unreadable),
+                Err(errno) => Err((name, errno)),
+            }
         };
-        let contents = |name| contents(name).map_err(|errno| (name, errno));
-        Ok(Self { contents: [contents(JOURNALS[0])?, contents(JOURNALS[1])?] })
+        Ok(Self { contents: [content(JOURNALS[0])?, content(JOURNALS[1])?] })
     }
 
     pub(crate) fn are_missing(&self) -> bool {
-        self.contents.iter().all(Option::is_none)
+        self.contents.iter().all(|content| matches!(content, Content::Missing))
     }
 
     /// Whether they say no more than what an interrupted
     /// [`create`](super::journal::Journal::create) leaves.
     pub(crate) fn say_nothing(&self) -> bool {
         let is_empty = |past: Past| past.held.is_empty() && past.last.is_empty();
-        let mut contents = self.contents.iter().flatten();
-        contents.all(|bytes| is_blank(bytes) || Past::read(bytes, 0).is_some_and(is_empty))
+        self.contents.iter().all(|content| match content {
+            Content::Missing => true,
+            Content::Unreadable => false,
+            Content::Bytes(bytes) => is_blank(bytes) || Past::read(bytes, 0).is_some_and(is_empty),
+        })
     }
 
     /// What they say, and what is wrong with them, for a daemon in this boot.
@@ -87,13 +104,18 @@ impl Files {
         let mut found = Vec::new();
         let mut pasts = Vec::new();
         for (active, name) in JOURNALS.into_iter().enumerate() {
-            let bytes = self.contents[active].as_deref();
-            let past = bytes.and_then(|bytes| Past::read(bytes, active));
-            let wrong = match (bytes, &past) {
-                (None, _) => Some((None, "is missing".to_owned())),
-                (Some([]), _) => Some((Some(0), "is empty".to_owned())),
-                (Some(bytes), None) => Some((Some(0), without_header(bytes))),
-                (Some(bytes), Some(past)) => past.cut(bytes.len(), boot),
+            let (past, wrong) = match &self.contents[active] {
+                Content::Missing => (None, Some((None, "is missing".to_owned()))),
+                Content::Unreadable => {
+                    (None, Some((Some(0), "cannot be read, the disk fails".to_owned())))
+                }
+                Content::Bytes(bytes) => match Past::read(bytes, active) {
+                    None => (None, Some((Some(0), without_header(bytes)))),
+                    Some(past) => {
+                        let cut = past.cut(bytes.len(), boot);
+                        (Some(past), cut)
+                    }
+                },
             };
             found.extend(wrong.map(|(at, what)| Damage {
                 name,
@@ -101,9 +123,13 @@ impl Files {
                 at,
                 what,
             }));
-            pasts.extend(past.filter(|past| past.has_begun));
+            pasts.extend(past);
         }
-        let newest = pasts.into_iter().max_by_key(|past| past.header.generation);
+        let last = pasts.iter().map(|past| past.header.generation).max();
+        let complete = pasts.into_iter().filter(|past| past.has_begun);
+        let newest = complete
+            .max_by_key(|past| past.header.generation)
+            .map(|past| Past { is_last: Some(past.header.generation) == last, ..past });
         if let Some(past) = newest.as_ref().filter(|past| !past.may_have_lost(boot)) {
             let name = JOURNALS[past.active];
             let path = directory.path_of(name);
@@ -130,9 +156,10 @@ fn is_blank(bytes: &[u8]) -> bool {
 }
 
 fn without_header(bytes: &[u8]) -> String {
-    let what = match is_blank(bytes) {
-        true => "is blank: it has nothing but zeros",
-        false => "does not begin as a journal does",
+    let what = match bytes {
+        [] => "is empty",
+        _ if is_blank(bytes) => "is blank: it has nothing but zeros",
+        _ => "does not begin as a journal does",
     };
     what.to_owned()
 }
@@ -142,7 +169,7 @@ impl Past {
         let header = Header::decode(bytes)?;
         let (next_token, is_closed, has_begun) = (header.next_token, false, false);
         let (held, ended, last) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let (end, is_torn, bad) = (HEADER_BYTES, false, Vec::new());
+        let (end, is_torn, is_last, bad) = (HEADER_BYTES, false, true, Vec::new());
         let mut past = Self {
             header,
             held,
@@ -150,6 +177,7 @@ impl Past {
             last,
             next_token,
             is_closed,
+            is_last,
             active,
             has_begun,
             end,
@@ -222,7 +250,12 @@ impl Past {
     /// Nothing was synced, and the machine was off since: then what was written last
     /// may be missing, in any order.
     fn may_have_lost(&self, boot: [u8; 36]) -> bool {
-        !self.header.is_synced && !self.is_closed && self.header.boot != boot
+        !self.header.is_synced && !self.is_closed && !self.is_of(boot)
+    }
+
+    /// Whether it was written in this boot. One that cannot be told is like no other.
+    pub(crate) fn is_of(&self, boot: [u8; 36]) -> bool {
+        self.header.boot == boot && boot != UNKNOWN_BOOT
     }
 
     /// Say what is normal and yet worth a line.

@@ -14,7 +14,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, fdatasync};
+use rustix::fs::{OFlags, fdatasync, fstat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::directory::{Directory, read, write_all};
@@ -23,6 +23,7 @@ use super::directory::{Directory, read, write_all};
 #[derive(Debug)]
 pub(crate) struct Tokens {
     file: OwnedFd,
+    inode: u64,
     next: u64,
     bound: u64,
     /// Where the next bound goes, so that the last one stays whole.
@@ -36,8 +37,12 @@ pub(crate) enum Bound {
     Missing,
     /// Neither slot can be read.
     Damaged,
-    /// No token was given that is not below it.
-    Known(u64),
+    Known {
+        /// No token was given that is not below it.
+        bound: u64,
+        /// Whether the file is not the one that the daemon wrote.
+        is_copied: bool,
+    },
 }
 
 pub(crate) const TOKENS: &str = ".lockkeeper-tokens";
@@ -53,6 +58,9 @@ pub(crate) const TOKENS_ABOVE_MAX: u64 = u64::MAX / 2;
 /// One sync for so many tokens; so many are skipped by a daemon that is killed.
 const BLOCK: u64 = 1 << 20;
 
+/// Of a file that was only created.
+const NO_INODE: u64 = 0;
+
 /// Two sectors, so that a torn write spoils one.
 const SLOT_BYTES: usize = 512;
 
@@ -62,20 +70,28 @@ impl Bound {
             Err(Errno::NOENT) => return Ok(Self::Missing),
             file => file?,
         };
-        let bytes = read(&file, 2 * SLOT_BYTES)?;
-        Ok(match bounds_in(&bytes) {
-            [None, None] => Self::Damaged,
-            [Some(one), Some(other)] => Self::Known(one.max(other)),
+        let bytes = match read(&file, 2 * SLOT_BYTES) {
+            Err(Errno::IO) => return Ok(Self::Damaged),
+            bytes => bytes?,
+        };
+        let slots = slots_in(&bytes);
+        let bound = match slots.map(|slot| slot.map(|slot| slot.bound)) {
+            [None, None] => return Ok(Self::Damaged),
+            [Some(one), Some(other)] => one.max(other),
             // The other may have been the greater one. (T4)
-            [Some(one), None] | [None, Some(one)] => Self::Known(one.saturating_add(BLOCK)),
-        })
+            [Some(one), None] | [None, Some(one)] => one.saturating_add(BLOCK),
+        };
+        let inode = fstat(&file)?.st_ino;
+        let is_copied = slots.iter().flatten().any(|slot| ![NO_INODE, inode].contains(&slot.inode));
+        Ok(Self::Known { bound, is_copied })
     }
 }
 
 impl Tokens {
     /// Make the file. (T3)
     pub(crate) fn create(directory: &Arc<Directory>) -> Result<(), Errno> {
-        let file = directory.prepare(&[slot(FIRST), slot(FIRST)].concat())?;
+        let slot = Slot { bound: FIRST, inode: NO_INODE }.encode();
+        let file = directory.prepare(&[slot, slot].concat())?;
         file.sync()?;
         file.publish(TOKENS)?;
         directory.sync()
@@ -84,10 +100,12 @@ impl Tokens {
     /// Go on with this token, and with a file that may be there.
     pub(crate) fn open(directory: &Directory, next: u64) -> Result<Self, Errno> {
         let file = directory.open_own(TOKENS, OFlags::RDWR | OFlags::CREATE)?;
-        let bounds = bounds_in(&read(&file, 2 * SLOT_BYTES)?);
+        let inode = fstat(&file)?.st_ino;
+        let slots = slots_in(&read(&file, 2 * SLOT_BYTES)?);
+        let bounds = slots.map(|slot| slot.map(|slot| slot.bound));
         let bound = bounds.into_iter().flatten().max().unwrap_or(FIRST);
         let slot = usize::from(bounds[0] == Some(bound));
-        let mut tokens = Self { file, next, bound, slot };
+        let mut tokens = Self { file, inode, next, bound, slot };
         // T4.
         tokens.reserve()?;
         tokens.reserve()?;
@@ -116,27 +134,41 @@ impl Tokens {
 
     fn reserve(&mut self) -> Result<(), Errno> {
         let bound = self.next.checked_add(BLOCK).ok_or(Errno::OVERFLOW)?.max(self.bound);
-        write_all(&self.file, &slot(bound), (self.slot * SLOT_BYTES) as u64)?;
+        let slot = Slot { bound, inode: self.inode };
+        write_all(&self.file, &slot.encode(), (self.slot * SLOT_BYTES) as u64)?;
         retry_on_intr(|| fdatasync(&self.file))?;
         (self.bound, self.slot) = (bound, 1 - self.slot);
         Ok(())
     }
 }
 
-fn slot(bound: u64) -> [u8; SLOT_BYTES] {
-    let mut bytes = [0; SLOT_BYTES];
-    bytes[..8].copy_from_slice(&bound.to_le_bytes());
-    bytes[8..12].copy_from_slice(&crc32fast::hash(&bound.to_le_bytes()).to_le_bytes());
-    bytes
+/// One of the two halves of the file.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    bound: u64,
+    /// The file that it was written to: a copy has another.
+    inode: u64,
 }
 
-fn bounds_in(bytes: &[u8]) -> [Option<u64>; 2] {
-    [bound_in(bytes, 0), bound_in(bytes, SLOT_BYTES)]
+impl Slot {
+    fn encode(self) -> [u8; SLOT_BYTES] {
+        let mut bytes = [0; SLOT_BYTES];
+        bytes[..8].copy_from_slice(&self.bound.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.inode.to_le_bytes());
+        let checksum = crc32fast::hash(&bytes[..16]);
+        bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let number =
+            |place: usize| bytes.get(place..place + 8)?.try_into().ok().map(u64::from_le_bytes);
+        let (bound, inode) = (number(0)?, number(8)?);
+        let is_whole = crc32fast::hash(&bytes[..16]).to_le_bytes() == *bytes.get(16..20)?;
+        (is_whole && bound > 0).then_some(Self { bound, inode })
+    }
 }
 
-fn bound_in(bytes: &[u8], place: usize) -> Option<u64> {
-    let slot = bytes.get(place..place + 12)?;
-    let bound = u64::from_le_bytes(slot[..8].try_into().ok()?);
-    let is_whole = crc32fast::hash(&slot[..8]).to_le_bytes() == slot[8..];
-    (is_whole && bound > 0).then_some(bound)
+fn slots_in(bytes: &[u8]) -> [Option<Slot>; 2] {
+    [0, SLOT_BYTES].map(|place| bytes.get(place..).and_then(Slot::decode))
 }
