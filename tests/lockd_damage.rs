@@ -8,8 +8,8 @@ mod strace_support;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -400,14 +400,23 @@ fn a_restored_copy_gives_no_token_again_when_the_documentation_is_followed() {
     assert!(Daemon::start(&locks, &[]).acquire("later") > last);
 }
 
-/// Calls that fail in the daemon, which is then started again. The first lock of
-/// a client writes its file first.
+/// Calls that fail in the daemon, and whether it still knows what the disk has. The
+/// first lock of a client writes its file first, which does not fail.
 const FAULTS: [(&str, &str, bool); 3] = [
-    ("fdatasync", "error=EIO", true),
+    ("fdatasync", "error=EIO", false),
     // The journal is written anew in its other file, and nothing can be added there.
     ("fdatasync", "error=EIO:when=1+2", true),
     ("pwrite64", "error=EIO:when=2+", false),
 ];
+
+/// The daemon ends, and says whether it knows.
+#[track_caller]
+fn ended_knowing(daemon: &mut Daemon, knows: bool) {
+    assert_eq!(daemon.ended(), 69);
+    let said = said(&daemon.log);
+    assert!(said.contains("stopped serving: "), "{said}");
+    assert_eq!(said.contains("and taking back what may be in it"), !knows, "{said}");
+}
 
 fn with_faults(daemon: &Daemon, calls: &str, fault: &str) -> Faults {
     Faults::of(daemon.child.id(), &daemon.log.path().join("trace"), calls, fault)
@@ -418,7 +427,7 @@ fn a_grant_that_the_disk_refused_is_not_held_after_a_restart() {
     if !strace_support::is_there() {
         return;
     }
-    for (calls, fault, is_in_the_cache) in FAULTS {
+    for (calls, fault, knows) in FAULTS {
         let directory = on_tmpfs();
         let mut daemon = Daemon::start(directory.path(), &[]);
         let kept = daemon.acquire("kept");
@@ -426,10 +435,10 @@ fn a_grant_that_the_disk_refused_is_not_held_after_a_restart() {
         let body = json!({"client": "other", "lease_ms": 3_600_000});
         let (status, answer) = daemon.post("refused", "acquire", &body);
         assert!(status >= 500, "{answer}");
-        assert_eq!(daemon.ended(), 69, "{}", said(&daemon.log));
+        ended_knowing(&mut daemon, knows);
         drop(faults);
         let daemon = Daemon::start(directory.path(), &[]);
-        assert_eq!(daemon.held("refused"), None, "{calls} {fault} {is_in_the_cache}");
+        assert_eq!(daemon.held("refused"), None, "{calls} {fault}");
         assert!(!directory.path().join("refused.resource.lock").exists());
         assert_eq!(daemon.held("kept"), Some(kept));
         assert!(daemon.acquire("refused") > kept + 1);
@@ -441,7 +450,7 @@ fn a_release_that_the_disk_refused_is_held_after_a_restart() {
     if !strace_support::is_there() {
         return;
     }
-    for (calls, fault, _) in FAULTS {
+    for (calls, fault, knows) in FAULTS {
         let fault = fault.replace("2+", "1+");
         let directory = on_tmpfs();
         let mut daemon = Daemon::start(directory.path(), &[]);
@@ -449,7 +458,7 @@ fn a_release_that_the_disk_refused_is_held_after_a_restart() {
         let faults = with_faults(&daemon, calls, &fault);
         let (status, answer) = daemon.post("one", "release", &json!({"client": "c"}));
         assert!(status >= 500, "{answer}");
-        assert_eq!(daemon.ended(), 69, "{}", said(&daemon.log));
+        ended_knowing(&mut daemon, knows);
         drop(faults);
         let lock = directory.path().join("one.resource.lock");
         assert_eq!(fs::read_to_string(lock).expect("its file"), "c");
@@ -478,6 +487,81 @@ fn a_disk_that_fails_once_refuses_nothing() {
         let daemon = Daemon::start(directory.path(), &[]);
         let held = ["kept", "ended", "given"].map(|resource| daemon.held(resource));
         assert_eq!(held, [Some(kept), None, Some(given)]);
+    }
+}
+
+/// What a client was told last of a resource of its own.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Held(u64),
+    Free,
+    /// There was no answer.
+    Nothing,
+}
+
+/// Acquire and release until the daemon fails.
+fn told(address: SocketAddr, resource: &str) -> Told {
+    let mut told = Told::Free;
+    loop {
+        let verb = if told == Told::Free { "acquire" } else { "release" };
+        let Some((status, answer)) = try_post(address, resource, verb) else {
+            return Told::Nothing;
+        };
+        told = match (status, verb) {
+            (200, "acquire") => {
+                let token = answer["token"].as_str().expect("a token");
+                Told::Held(token.parse().expect("a number"))
+            }
+            (200, _) => Told::Free,
+            // Nothing was changed.
+            _ => return told,
+        };
+    }
+}
+
+fn try_post(address: SocketAddr, resource: &str, verb: &str) -> Option<(u16, Value)> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    let body = r#"{"client":"c"}"#;
+    let head = "Host: localhost\r\nContent-Type: application/json";
+    let path = format!("/v1/locks/{resource}/{verb}");
+    let length = body.len();
+    let request =
+        format!("POST {path} HTTP/1.1\r\n{head}\r\nContent-Length: {length}\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).ok()?;
+    let answer = Client::over(stream).try_answer()?;
+    Some((answer.status, serde_json::from_slice(&answer.body).expect("JSON")))
+}
+
+#[test]
+fn what_many_clients_were_told_is_so_after_a_restart() {
+    if !strace_support::is_there() {
+        return;
+    }
+    for (calls, fault) in [
+        ("fdatasync", "error=EIO:when=30+"),
+        ("fdatasync", "error=EIO:when=30+2"),
+        ("pwrite64", "error=EIO:when=90+"),
+    ] {
+        let directory = on_tmpfs();
+        let mut daemon = Daemon::start(directory.path(), &[]);
+        let faults = with_faults(&daemon, calls, fault);
+        let address = daemon.address;
+        let clients: Vec<_> = (0..12)
+            .map(|number| std::thread::spawn(move || told(address, &format!("r{number}"))))
+            .collect();
+        let told: Vec<Told> = clients.into_iter().map(|it| it.join().expect("it ran")).collect();
+        assert_eq!(daemon.ended(), 69);
+        drop(faults);
+        assert!(told.iter().filter(|told| **told != Told::Nothing).count() >= 1, "{told:?}");
+        let daemon = Daemon::start(directory.path(), &[]);
+        for (number, told) in told.into_iter().enumerate() {
+            let found = daemon.held(&format!("r{number}"));
+            match told {
+                Told::Held(token) => assert_eq!(found, Some(token), "{number} {calls} {fault}"),
+                Told::Free => assert_eq!(found, None, "{number} {calls} {fault}"),
+                Told::Nothing => {}
+            }
+        }
     }
 }
 

@@ -33,8 +33,12 @@ struct Left {
 }
 
 fn left(count: usize, sync: bool) -> Left {
+    left_in(BOOT, count, sync)
+}
+
+fn left_in(boot: [u8; 36], count: usize, sync: bool) -> Left {
     let directory = TempDir::new_in("/dev/shm").unwrap();
-    let (mut store, _) = open(directory.path(), BOOT, sync);
+    let (mut store, _) = open(directory.path(), boot, sync);
     let given = (0..count).map(|number| grant(&mut store, &format!("r{number}"), "c")).collect();
     Left { directory, given }
 }
@@ -183,14 +187,19 @@ fn a_blank_end_is_told() {
 /// J5: without syncs the disk may have any part of what was written last.
 #[test]
 fn what_was_not_synced_may_be_missing_after_a_power_cut() {
-    let left = left(200, false);
-    let (name, mut bytes, places) = active(left.directory.path());
-    bytes[places[20]..places[60]].fill(0);
-    fs::write(left.directory.path().join(name), bytes).unwrap();
-    refused(left.directory.path(), BOOT);
-    let (mut store, recovered) = open(left.directory.path(), NEXT_BOOT, false);
-    assert!(recovered.held.len() >= 160);
-    assert!(grant(&mut store, "new", "c").token > left.last());
+    // A boot that cannot be told is like no other.
+    for (before, after) in [(BOOT, NEXT_BOOT), (UNKNOWN_BOOT, UNKNOWN_BOOT)] {
+        let left = left_in(before, 200, false);
+        let (name, mut bytes, places) = active(left.directory.path());
+        bytes[places[20]..places[60]].fill(0);
+        fs::write(left.directory.path().join(name), bytes).unwrap();
+        if before != UNKNOWN_BOOT {
+            refused(left.directory.path(), before);
+        }
+        let (mut store, recovered) = open(left.directory.path(), after, false);
+        assert!(recovered.held.len() >= 160);
+        assert!(grant(&mut store, "new", "c").token > left.last());
+    }
 }
 
 /// J5: no batch but the last can be torn, and that was not answered.
