@@ -1,7 +1,8 @@
 #!/bin/sh
 # Set up what the tests need besides the Rust toolchain: ps, flock, unshare, mkfs.ext4,
 # strace, FUSE, nginx, Chromium, Node with its xmlrpc package, one Python environment
-# for each version of openlock the tests run against, and one with a FUSE library.
+# for each version of openlock the tests run against, one with a FUSE library, and one
+# with schemathesis.
 # Run it as often as you like; when all is there it takes a moment.
 set -eu
 
@@ -90,6 +91,16 @@ else
     python3 -m venv --clear "$fuse"
     "$fuse/bin/python" -m pip install --quiet --retries 10 \
         --disable-pip-version-check --no-deps mfusepy==3.1.1
+fi
+
+description=$home/schemathesis
+if [ "$("$description/bin/schemathesis" --version 2>/dev/null)" = "schemathesis, version 4.32.5" ]; then
+    echo "setup: schemathesis is there"
+else
+    echo "setup: making $description"
+    python3 -m venv --clear "$description"
+    "$description/bin/python" -m pip install --quiet --retries 10 \
+        --disable-pip-version-check schemathesis==4.32.5
 fi
 
 node=${home%/python}/node

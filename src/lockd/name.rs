@@ -17,6 +17,9 @@ pub(crate) const SUFFIX: &str = ".resource.lock";
 /// `NAME_MAX` of every local file system.
 const FILE_NAME_MAX_BYTES: usize = 255;
 
+/// Longest name of a resource, where each byte is its own in the name of the file.
+pub(crate) const RESOURCE_MAX_BYTES: usize = FILE_NAME_MAX_BYTES - SUFFIX.len();
+
 /// Longest client name: a record of it has to fit into the journal.
 pub(crate) const CLIENT_MAX_BYTES: usize = 8192;
 
@@ -40,8 +43,7 @@ pub(crate) fn file_name(resource: &str) -> Result<String, String> {
     }
     name.push_str(SUFFIX);
     if name.len() > FILE_NAME_MAX_BYTES {
-        let longest = FILE_NAME_MAX_BYTES - SUFFIX.len();
-        let length = name.len() - SUFFIX.len();
+        let (length, longest) = (name.len() - SUFFIX.len(), RESOURCE_MAX_BYTES);
         return Err(format!("it has {length} bytes as a file name, and {longest} are the most"));
     }
     Ok(name)

@@ -247,7 +247,8 @@ impl ServerOptions {
         Ok((Gate::new(hosts, tokens), tls))
     }
 
-    fn router(&self, engine: &Engine, gate: Gate, stop: &CancellationToken) -> axum::Router {
+    /// What answers.
+    fn parts(&self, engine: &Engine, stop: &CancellationToken) -> (Api, rpc::Rpc) {
         let bodies = BodyReader::new(&self.limits);
         let shape = self.limits.shape;
         let rpc = rpc::Rpc::new(engine.clone(), self.fault_style, bodies.clone(), shape);
@@ -259,7 +260,7 @@ impl ServerOptions {
             live: Live::new(engine.clone()),
             stop: stop.clone(),
         };
-        http::router(api, rpc, gate)
+        (api, rpc)
     }
 }
 
@@ -375,7 +376,8 @@ impl Server {
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServerError> {
         let Self { engine, listener, options, gate, tls, .. } = self;
         let stop = stop.child_token();
-        let router = options.router(&engine, gate, &stop);
+        let (api, rpc) = options.parts(&engine, &stop);
+        let router = http::router(api, rpc, gate);
         let (limits, stopping) = (options.limits, stop.clone());
         let serving = async move {
             match tls {
@@ -395,4 +397,11 @@ impl Server {
         engine.close().await;
         failure.map_or(Ok(()), |why| Err(ServerError::Failed(why)))
     }
+}
+
+/// What answers for a directory.
+#[cfg(test)]
+pub(super) async fn parts_for_tests(directory: &Path) -> (Api, rpc::Rpc) {
+    let engine = Engine::open(directory, EngineOptions::default()).await.expect("an engine");
+    ServerOptions::new(directory).parts(&engine, &CancellationToken::new())
 }

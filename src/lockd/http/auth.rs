@@ -29,6 +29,7 @@ use super::origin::{Hosts, one};
 use super::seats::Share;
 use super::socket::Peer;
 use super::tokens::{Bearer, Tokens};
+use super::wire::Code;
 use super::{MayUse, limits, proxy};
 
 /// Failures of one peer that are answered and logged one by one.
@@ -88,6 +89,11 @@ impl Gate {
         Self(Arc::new(Shared { hosts, tokens, failures, foreign }))
     }
 
+    /// Whether nobody is let in without a token.
+    pub(crate) fn needs_token(&self) -> bool {
+        self.0.tokens.is_some()
+    }
+
     /// What stands before the daemon's own paths.
     pub(crate) fn prefix(&self) -> &str {
         self.0.hosts.prefix()
@@ -102,8 +108,7 @@ impl Gate {
                 warn!(%peer, "refused: {foreign}");
             }
             limits::ignore(body);
-            return Failure::new(foreign.status(), foreign.code(), foreign.to_string())
-                .into_response();
+            return Failure::new(foreign.code(), foreign.to_string()).into_response();
         }
         if !is_open(&head) {
             match self.caller(&head) {
@@ -134,8 +139,7 @@ impl Gate {
         let Some(token) = presented(&request.headers) else {
             debug!(%peer, "a request without credentials");
             return Err(Failure::new(
-                StatusCode::UNAUTHORIZED,
-                "credentials_needed",
+                Code::CredentialsNeeded,
                 "this daemon needs a token: send it as Authorization: Bearer, or as a password",
             ));
         };
@@ -153,8 +157,7 @@ impl Gate {
                 wrong_token()
             }
             Count::TooMany => Failure::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_failures",
+                Code::TooManyFailures,
                 "too many wrong tokens came from this address: check the token, wait a minute",
             ),
         })
@@ -169,7 +172,7 @@ fn peer(request: &Parts) -> SocketAddr {
 }
 
 fn wrong_token() -> Failure {
-    Failure::new(StatusCode::UNAUTHORIZED, "wrong_credentials", "this token is not known here")
+    Failure::new(Code::WrongCredentials, "this token is not known here")
 }
 
 /// What all requests go through.

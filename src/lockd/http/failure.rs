@@ -3,81 +3,86 @@
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value};
+use serde::Serialize;
 
 use super::limits::BodyError;
+use super::wire::{Code, Holder, Refused};
 use crate::lockd::engine::Refusal;
 
 /// Why a request was not fulfilled.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    status: StatusCode,
-    error: &'static str,
+    status: u16,
+    error: Code,
     message: String,
-    holder: Option<Value>,
+    holder: Option<Holder>,
 }
 
 impl Failure {
-    pub(crate) fn new(status: StatusCode, error: &'static str, message: impl Into<String>) -> Self {
-        Self { status, error, message: message.into(), holder: None }
+    /// With the usual status of this code.
+    pub(crate) fn new(error: Code, message: impl Into<String>) -> Self {
+        Self { status: error.statuses()[0], error, message: message.into(), holder: None }
+    }
+
+    /// With another of its statuses.
+    pub(crate) fn with_status(self, status: u16) -> Self {
+        debug_assert!(self.error.statuses().contains(&status), "BUG: {status} is not described");
+        Self { status, ..self }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid", message)
+        Self::new(Code::Invalid, message)
     }
 
     pub(crate) fn shutting_down() -> Self {
         Refusal::ShuttingDown.into()
     }
 
-    pub(crate) fn held_by(self, holder: Value) -> Self {
+    pub(crate) fn held_by(self, holder: Holder) -> Self {
         Self { holder: Some(holder), ..self }
     }
 }
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let (status, error) = match &refusal {
-            Refusal::BadName { .. } => (StatusCode::BAD_REQUEST, "bad_name"),
-            Refusal::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid"),
-            Refusal::LockedBy { .. } => (StatusCode::CONFLICT, "locked"),
-            Refusal::NotYours { .. } => (StatusCode::CONFLICT, "not_yours"),
-            Refusal::NotLocked => (StatusCode::NOT_FOUND, "not_locked"),
-            Refusal::WrongToken => (StatusCode::CONFLICT, "wrong_token"),
-            // Not 408: there are clients that repeat such a request by themselves.
-            Refusal::TimedOut { .. } => (StatusCode::CONFLICT, "timeout"),
-            Refusal::RequestOver => (StatusCode::CONFLICT, "request_over"),
-            Refusal::Poisoned { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "poisoned"),
-            Refusal::Storage { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "storage"),
-            Refusal::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_waiting"),
-            Refusal::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+        let error = match &refusal {
+            Refusal::BadName { .. } => Code::BadName,
+            Refusal::Invalid { .. } => Code::Invalid,
+            Refusal::LockedBy { .. } => Code::Locked,
+            Refusal::NotYours { .. } => Code::NotYours,
+            Refusal::NotLocked => Code::NotLocked,
+            Refusal::WrongToken => Code::WrongToken,
+            Refusal::TimedOut { .. } => Code::Timeout,
+            Refusal::RequestOver => Code::RequestOver,
+            Refusal::Poisoned { .. } => Code::Poisoned,
+            Refusal::Storage { .. } => Code::Storage,
+            Refusal::TooMany { .. } => Code::TooManyWaiting,
+            Refusal::ShuttingDown => Code::ShuttingDown,
         };
-        Self::new(status, error, refusal.to_string())
+        Self::new(error, refusal.to_string())
     }
 }
 
 impl From<BodyError> for Failure {
     fn from(error: BodyError) -> Self {
-        let status = StatusCode::from_u16(error.status()).expect("BUG: a status that is none");
-        Self::new(status, "body", error.to_string())
+        Self::new(Code::Body, error.to_string()).with_status(error.status())
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let mut fields = Map::new();
-        fields.insert("error".to_owned(), self.error.into());
-        fields.insert("message".to_owned(), self.message.into());
-        fields.extend(self.holder.map(|holder| ("holder".to_owned(), holder)));
-        let mut response = json(self.status, &Value::Object(fields));
+        let Self { status, error, message, holder } = self;
+        let status = StatusCode::from_u16(status).expect("BUG: a status that is none");
+        let mut response = json(status, &Refused { error, holder, message });
+        response.extensions_mut().insert(error);
         let headers = response.headers_mut();
-        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         // What is left of the request cannot be told from the next one.
         let is_unread =
-            matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE);
-        if is_unread || self.error == "shutting_down" {
+            matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE);
+        if is_unread || error == Code::ShuttingDown {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -85,8 +90,9 @@ impl IntoResponse for Failure {
 }
 
 /// An answer in JSON.
-pub(crate) fn json(status: StatusCode, value: &Value) -> Response {
-    let mut response = Response::new(Body::from(value.to_string()));
+pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    let text = serde_json::to_string(value).expect("BUG: an answer that is no JSON");
+    let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);

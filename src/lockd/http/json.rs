@@ -12,12 +12,10 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, Uri, header, request::Parts};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::MethodRouter;
 use axum::{Extension, Router};
 use futures_util::stream;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
@@ -26,8 +24,13 @@ use super::limits::{self, BodyReader};
 use super::listing::{Listing, Wanted, milliseconds, shown, since_epoch};
 use super::live::{self, Live};
 use super::origin::one;
+use super::routes::{Access, Operation, Routes};
 use super::seats::Seats;
 use super::socket::Peer;
+use super::wire::{
+    About, Acquire, Code, ForceRelease, Granted, Holder, HolderTenure, List, Milliseconds, Release,
+    Released, Renew, Renewed, Search, ShownLock, Token,
+};
 use crate::lockd::engine::{Engine, Grant, LockRequest, Refusal, Wait};
 
 /// What answers.
@@ -49,33 +52,106 @@ pub(crate) fn is_at(path: &str) -> bool {
     path.starts_with("/v1/")
 }
 
-pub(crate) fn router(api: Api) -> Router {
-    let only = |methods: MethodRouter<Api>| methods.fallback(wrong_method);
-    Router::new()
-        .route("/v1/locks", only(get(list)))
-        .route("/v1/locks/{resource}", only(get(show)))
-        .route("/v1/locks/{resource}/acquire", only(post(acquire)))
-        .route("/v1/locks/{resource}/renew", only(post(renew)))
-        .route("/v1/locks/{resource}/release", only(post(release)))
-        .route("/v1/locks/{resource}/force-release", only(post(force_release)))
-        .route("/v1/acquire", only(post(acquire)))
-        .route("/v1/renew", only(post(renew)))
-        .route("/v1/release", only(post(release)))
-        .route("/v1/force-release", only(post(force_release)))
-        .route("/v1/events", only(get(live::events)))
-        .route("/v1/{*rest}", axum::routing::any(nothing_here))
-        .with_state(api)
+/// A request with a body.
+const BODY: [Code; 3] = [Code::Invalid, Code::Body, Code::NotJson];
+
+/// The books or the disk do not take it.
+const STATE: [Code; 3] = [Code::Poisoned, Code::Storage, Code::ShuttingDown];
+
+pub(super) fn routes() -> Routes<Api> {
+    let routes = Routes::new(MethodRouter::new().fallback(wrong_method));
+    let routes = routes
+        .at(Operation::get("/v1/", "Say what answers here").answers::<About>("The program."), about)
+        .at(
+            Operation::get("/v1/locks", "List the locks that are held, and who waits")
+                .query::<Search>()
+                .answers::<List>("The locks, by name.")
+                .refuses(&[Code::Invalid]),
+            list,
+        )
+        .at(
+            Operation::get("/v1/locks/{resource}", "Show one lock")
+                .answers::<ShownLock>("It is held.")
+                .refuses(&[Code::Invalid, Code::NotLocked]),
+            show,
+        )
+        .at(live::operation(), live::events);
+    let paths = ["/v1/acquire", "/v1/locks/{resource}/acquire"];
+    let routes = paths.into_iter().fold(routes, |routes, path| routes.at(acquires(path), acquire));
+    let paths = ["/v1/renew", "/v1/locks/{resource}/renew"];
+    let routes = paths.into_iter().fold(routes, |routes, path| routes.at(renews(path), renew));
+    let paths = ["/v1/release", "/v1/locks/{resource}/release"];
+    let routes = paths.into_iter().fold(routes, |routes, path| routes.at(releases(path), release));
+    let paths = ["/v1/force-release", "/v1/locks/{resource}/force-release"];
+    paths.into_iter().fold(routes, |routes, path| routes.at(forces(path), force_release))
+}
+
+/// What is at no route of the API.
+pub(super) fn rest() -> Router {
+    Router::new().route("/v1/{*rest}", axum::routing::any(nothing_here))
+}
+
+fn acquires(path: &'static str) -> Operation {
+    Operation::post(path, "Ask for a lock, and wait for it")
+        .details(
+            "A client that closes its side of the connection while it waits is answered at once, \
+             as if its limit were reached. If that answer does not reach it, or its connection \
+             breaks, the same request has its place in the queue again for 20 s, if it has a \
+             request id.",
+        )
+        .takes::<Acquire>()
+        .answers::<Granted>("The client has the lock.")
+        .then(&["/v1/renew", "/v1/release"])
+        .refuses(&BODY)
+        .refuses(&STATE)
+        .refuses(&[Code::BadName, Code::Forbidden, Code::Locked, Code::Timeout])
+        .refuses(&[Code::RequestOver, Code::TooManyWaiting])
+}
+
+fn renews(path: &'static str) -> Operation {
+    Operation::post(path, "Let the lease of a lock run anew")
+        .takes::<Renew>()
+        .answers::<Renewed>("It runs from now on.")
+        .refuses(&BODY)
+        .refuses(&STATE)
+        .refuses(&[Code::Forbidden, Code::NotHeld])
+}
+
+fn releases(path: &'static str) -> Operation {
+    Operation::post(path, "Give a lock back")
+        .takes::<Release>()
+        .answers::<Released>("It is free, or the next client's.")
+        .refuses(&BODY)
+        .refuses(&STATE)
+        .refuses(&[Code::Forbidden, Code::NotLocked, Code::NotYours, Code::WrongToken])
+}
+
+fn forces(path: &'static str) -> Operation {
+    Operation::post(path, "End a lock by force, or remove a file that says nobody's name")
+        .details("The holder is not asked and may still be at work.")
+        .access(Access::Administrator)
+        .takes::<ForceRelease>()
+        .answers::<ShownLock>("What it was.")
+        .refuses(&BODY)
+        .refuses(&STATE)
+        .refuses(&[Code::Forbidden, Code::NotLocked, Code::WrongToken])
+}
+
+async fn about() -> Response {
+    let version = env!("CARGO_PKG_VERSION");
+    let about = About { name: "lockkeeper", openapi: "openapi.json", version };
+    failure::json(StatusCode::OK, &about)
 }
 
 async fn wrong_method(request: Request) -> Failure {
     limits::ignore(request.into_body());
     let text = "this path is not for this method";
-    Failure::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", text)
+    Failure::new(Code::WrongMethod, text)
 }
 
 async fn nothing_here(request: Request) -> Failure {
     limits::ignore(request.into_body());
-    Failure::new(StatusCode::NOT_FOUND, "no_such_path", "there is nothing at this path")
+    Failure::new(Code::NoSuchPath, "there is nothing at this path")
 }
 
 /// The resource a path names. No path can name "." and "..", which clients take
@@ -104,61 +180,6 @@ impl Resource {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Acquire {
-    resource: Option<String>,
-    client: String,
-    /// `None`: not given, one try; `Some(None)`: for ever.
-    #[serde(default, deserialize_with = "given")]
-    wait_ms: Option<Option<u64>>,
-    lease_ms: Option<u64>,
-    request_id: Option<String>,
-}
-
-fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<u64>>, D::Error> {
-    Option::deserialize(value).map(Some)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Renew {
-    resource: Option<String>,
-    client: String,
-    token: Token,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Release {
-    resource: Option<String>,
-    client: String,
-    token: Option<Token>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ForceRelease {
-    resource: Option<String>,
-    token: Option<Token>,
-}
-
-/// A fencing token: decimal digits in a string, for readers whose numbers are
-/// floating.
-#[derive(Clone, Copy, Deserialize)]
-#[serde(try_from = "String")]
-struct Token(u64);
-
-impl TryFrom<String> for Token {
-    type Error = &'static str;
-
-    fn try_from(digits: String) -> Result<Self, Self::Error> {
-        let is_plain = digits.bytes().all(|digit| digit.is_ascii_digit());
-        let number = digits.parse().ok().filter(|_| is_plain).map(Self);
-        number.ok_or("a token is a string of decimal digits")
-    }
-}
-
 impl Api {
     async fn read<T: DeserializeOwned>(&self, request: Request) -> Result<T, Failure> {
         let (head, body) = request.into_parts();
@@ -166,8 +187,7 @@ impl Api {
         if !is_json(&head) {
             limits::ignore(body);
             return Err(Failure::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "not_json",
+                Code::NotJson,
                 "send JSON, and say so: Content-Type: application/json",
             ));
         }
@@ -220,8 +240,7 @@ impl Api {
             return refusal.into();
         };
         let text = "somebody else has it by now";
-        let failure = Failure::new(StatusCode::CONFLICT, "wrong_token", text);
-        failure.held_by(json!({ "client": holder }))
+        Failure::new(Code::WrongToken, text).held_by(Holder { client: holder, tenure: None })
     }
 
     /// With what is known of the holder.
@@ -232,28 +251,17 @@ impl Api {
             _ => return refusal.into(),
         };
         let shown = self.engine.show(resource).filter(|held| held.client == holder);
-        let holder = shown.map_or_else(
-            || json!({ "client": holder }),
-            |held| {
-                let lease = held.lease.map(|lease| milliseconds(lease.remaining));
-                let since = since_epoch(held.since);
-                json!({ "client": held.client, "since_ms": since, "remaining_ms": lease })
-            },
-        );
-        Failure::from(refusal).held_by(holder)
+        let tenure = shown.map(|held| HolderTenure {
+            remaining_ms: held.lease.map(|lease| milliseconds(lease.remaining)),
+            since_ms: since_epoch(held.since),
+        });
+        Failure::from(refusal).held_by(Holder { client: holder, tenure })
     }
 }
 
 fn granted_answer(resource: &str, client: &str, grant: Grant) -> Response {
-    failure::json(
-        StatusCode::OK,
-        &json!({
-            "resource": resource,
-            "client": client,
-            "token": grant.token.to_string(),
-            "lease_ms": grant.lease.map(milliseconds),
-        }),
-    )
+    let (token, lease_ms) = (Token(grant.token), grant.lease.map(milliseconds));
+    failure::json(StatusCode::OK, &Granted { client, lease_ms, resource, token })
 }
 
 fn is_json(head: &Parts) -> bool {
@@ -264,8 +272,7 @@ fn is_json(head: &Parts) -> bool {
 
 fn too_many_waiting() -> Failure {
     Failure::new(
-        StatusCode::TOO_MANY_REQUESTS,
-        "too_many_waiting",
+        Code::TooManyWaiting,
         "too many requests of this address or token, or of all, wait already: try again later",
     )
 }
@@ -275,7 +282,7 @@ fn must_be_for(caller: &Caller, client: &str) -> Result<(), Failure> {
         return Ok(());
     }
     let text = format!("these credentials are not for the client {client:?}");
-    Err(Failure::new(StatusCode::FORBIDDEN, "forbidden", text))
+    Err(Failure::new(Code::Forbidden, text))
 }
 
 async fn acquire(
@@ -289,11 +296,11 @@ async fn acquire(
     let resource = named.or(resource)?;
     must_be_for(&caller, &client)?;
     let wait = match wait_ms {
-        None | Some(Some(0)) => Wait::No,
-        Some(Some(limit)) => Wait::Until(Duration::from_millis(limit)),
+        None | Some(Some(Milliseconds(0))) => Wait::No,
+        Some(Some(Milliseconds(limit))) => Wait::Until(Duration::from_millis(limit)),
         Some(None) => Wait::Forever,
     };
-    let lease = lease_ms.map(Duration::from_millis);
+    let lease = lease_ms.map(|Milliseconds(lease)| Duration::from_millis(lease));
     let request = LockRequest { resource, client, wait, lease, request_id };
     api.lock(request, &caller, &peer).await
 }
@@ -309,8 +316,8 @@ async fn renew(
     must_be_for(&caller, &client)?;
     match api.engine.renew(&resource, &client, token.0).await {
         Ok(lease) => {
-            let lease = (lease != Duration::MAX).then(|| milliseconds(lease));
-            Ok(failure::json(StatusCode::OK, &json!({ "lease_ms": lease })))
+            let lease_ms = (lease != Duration::MAX).then(|| milliseconds(lease));
+            Ok(failure::json(StatusCode::OK, &Renewed { lease_ms }))
         }
         Err(refusal) => Err(not_held(refusal)),
     }
@@ -319,11 +326,11 @@ async fn renew(
 /// To who renews it is one thing why it has no lock any more.
 fn not_held(refusal: Refusal) -> Failure {
     let status = match &refusal {
-        Refusal::NotLocked => StatusCode::NOT_FOUND,
-        Refusal::NotYours { .. } | Refusal::WrongToken => StatusCode::CONFLICT,
+        Refusal::NotLocked => 404,
+        Refusal::NotYours { .. } | Refusal::WrongToken => 409,
         _ => return refusal.into(),
     };
-    Failure::new(status, "not_held", refusal.to_string())
+    Failure::new(Code::NotHeld, refusal.to_string()).with_status(status)
 }
 
 async fn release(
@@ -337,7 +344,7 @@ async fn release(
     must_be_for(&caller, &client)?;
     let released = api.engine.unlock(&resource, &client, token.map(|Token(token)| token)).await;
     released.map_err(|refusal| api.refused(&resource, refusal))?;
-    Ok(failure::json(StatusCode::OK, &json!({ "resource": resource, "client": client })))
+    Ok(failure::json(StatusCode::OK, &Released { client: &client, resource: &resource }))
 }
 
 async fn force_release(
@@ -349,7 +356,7 @@ async fn force_release(
     if !caller.is_administrator {
         limits::ignore(request.into_body());
         let text = "only administrators may do this";
-        return Err(Failure::new(StatusCode::FORBIDDEN, "forbidden", text));
+        return Err(Failure::new(Code::Forbidden, text));
     }
     let ForceRelease { resource, token } = api.read(request).await?;
     let resource = named.or(resource)?;

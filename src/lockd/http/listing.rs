@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::Uri;
-use serde_json::{Value, json};
+use serde::de::value::MapDeserializer;
+use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
+use super::wire::{ListFigures, Search, ShownLease, ShownLock, ShownWaiter, Token};
 use crate::lockd::engine::{Engine, Held, Survey, in_directory};
 
 /// A piece is sent when it has this length; one lock more may be in it.
@@ -36,18 +38,11 @@ pub(crate) struct Wanted {
 
 impl Wanted {
     pub(crate) fn of(uri: &Uri) -> Result<Self, Failure> {
-        let mut wanted = Self::default();
-        for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
-            match &*name {
-                "search" => wanted.search = value.to_lowercase(),
-                "limit" => {
-                    let limit = value.parse().map_err(|_| Failure::invalid("limit is a number"))?;
-                    wanted.limit = Some(limit);
-                }
-                other => return Err(Failure::invalid(format!("there is no parameter {other:?}"))),
-            }
-        }
-        Ok(wanted)
+        let query = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        let query = MapDeserializer::<_, serde::de::value::Error>::new(query);
+        let Search { search, limit } = Search::deserialize(query)
+            .map_err(|error| Failure::invalid(format!("the query of the URL: {error}")))?;
+        Ok(Self { search: search.to_lowercase(), limit })
     }
 
     fn is_in(&self, name: &str) -> bool {
@@ -108,16 +103,16 @@ impl Listing {
                 self.matching += self.engine.count(names, |name| self.wanted.is_in(name));
             }
         }
-        let figures = json!({
-            "now_ms": since_epoch(SystemTime::now() - self.at.elapsed()),
-            "held": self.survey.held,
-            "problems": self.survey.problems,
-            "waiting": self.survey.waiting,
-            "matching": self.matching,
-            "administrator": self.is_administrator,
+        let figures = text_of(&ListFigures {
+            administrator: self.is_administrator,
+            held: self.survey.held,
+            matching: self.matching,
+            now_ms: since_epoch(SystemTime::now() - self.at.elapsed()),
+            problems: self.survey.problems,
+            waiting: self.survey.waiting,
         });
         // As one object with what came before.
-        figures.to_string().replacen('{', "],", 1)
+        figures.replacen('{', "],", 1)
     }
 }
 
@@ -139,7 +134,7 @@ impl Iterator for Listing {
                 break;
             };
             let comma = if self.shown > 1 { "," } else { "" };
-            write!(piece, "{comma}{}", shown(&held, self.is_administrator))
+            write!(piece, "{comma}{}", text_of(&shown(&held, self.is_administrator)))
                 .expect("BUG: a string was not written");
         }
         Some(piece)
@@ -147,30 +142,34 @@ impl Iterator for Listing {
 }
 
 /// One lock.
-pub(crate) fn shown(held: &Held, is_administrator: bool) -> Value {
-    let waiting = held
-        .waiting
-        .iter()
-        .map(|waiter| json!({ "client": waiter.client, "since_ms": since_epoch(waiter.since) }));
+pub(crate) fn shown(held: &Held, is_administrator: bool) -> ShownLock {
+    let waiting = held.waiting.iter().map(|waiter| ShownWaiter {
+        client: waiter.client.clone(),
+        since_ms: since_epoch(waiter.since),
+    });
     // Where the directory is concerns those only who can do something about it.
     let problem = held.problem.as_ref().map(|it| match is_administrator {
         true => format!("{}: {}", it.path.display(), it.why),
         false => format!("{}: {}", in_directory(&it.path), it.why),
     });
-    json!({
-        "resource": held.resource,
-        "client": held.client,
-        "token": held.token.to_string(),
-        "since_ms": since_epoch(held.since),
-        "lease": held.lease.map(|lease| json!({
-            "length_ms": milliseconds(lease.length),
-            "remaining_ms": milliseconds(lease.remaining),
-        })),
-        "waiting": waiting.collect::<Vec<_>>(),
-        "waiting_in_all": held.waiting_in_all,
-        "problem": problem,
-        "may_be_forced": held.problem.as_ref().is_none_or(|problem| problem.is_removable),
-    })
+    ShownLock {
+        client: held.client.clone(),
+        lease: held.lease.map(|lease| ShownLease {
+            length_ms: milliseconds(lease.length),
+            remaining_ms: milliseconds(lease.remaining),
+        }),
+        may_be_forced: held.problem.as_ref().is_none_or(|problem| problem.is_removable),
+        problem,
+        resource: held.resource.clone(),
+        since_ms: since_epoch(held.since),
+        token: Token(held.token),
+        waiting: waiting.collect(),
+        waiting_in_all: held.waiting_in_all,
+    }
+}
+
+fn text_of(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("BUG: an answer that is no JSON")
 }
 
 pub(crate) fn milliseconds(time: Duration) -> u64 {

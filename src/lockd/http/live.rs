@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::Response;
 use futures_util::stream;
 use tokio::sync::watch;
@@ -20,8 +20,10 @@ use super::auth::Caller;
 use super::failure::Failure;
 use super::json::Api;
 use super::listing::{Listing, Wanted};
+use super::routes::Operation;
 use super::seats::Seat;
 use super::socket::Peer;
+use super::wire::{Code, List, Search};
 use crate::lockd::engine::{Engine, Survey};
 
 /// Between two lists.
@@ -130,7 +132,19 @@ impl Viewer {
     }
 }
 
-/// `GET /v1/events`.
+/// `GET /v1/events`, as it is described.
+pub(super) fn operation() -> Operation {
+    Operation::get("/v1/events", "Hear of every change, as server-sent events")
+        .details(
+            "The first event comes at once, and then one after each change, at most four a \
+             second. All are called `locks`, and have the whole list for their data. While \
+             nothing changes, comments keep the connection alive.",
+        )
+        .query::<Search>()
+        .streams::<List>("The stream; it ends with the daemon.")
+        .refuses(&[Code::Invalid, Code::TooManyViewers])
+}
+
 pub(crate) async fn events(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -140,7 +154,7 @@ pub(crate) async fn events(
     let wanted = Wanted::of(&uri)?;
     let seat = api.viewers.take(caller.share()).ok_or_else(|| {
         let text = "too many watch already: close a page";
-        Failure::new(StatusCode::TOO_MANY_REQUESTS, "too_many_viewers", text)
+        Failure::new(Code::TooManyViewers, text)
     })?;
     let changes = api.engine.changes();
     let (live, stop) = (api.live, api.stop);

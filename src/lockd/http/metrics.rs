@@ -7,28 +7,44 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::MethodRouter;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use super::routes::{Access, Operation, Routes};
+use super::rpc;
 use crate::lockd::engine::{Engine, Figures};
 use crate::lockd::store::SYNC_BOUNDS;
 
 /// Version 0.0.4 of the text format.
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// For text that people read.
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// What is looked at.
 #[derive(Clone)]
-struct Watched {
-    engine: Engine,
-    stop: CancellationToken,
+pub(super) struct Watched {
+    pub(super) engine: Engine,
+    pub(super) stop: CancellationToken,
 }
 
-/// What is not a read is for `others`.
-pub(crate) fn router(engine: Engine, stop: CancellationToken, others: &Router) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics).fallback_service(others.clone()))
-        .route("/healthz", get(healthz).fallback_service(others.clone()))
-        .with_state(Watched { engine, stop })
+/// `calls` are of XML-RPC, which come with any path.
+pub(super) fn routes(calls: &Router) -> Routes<Watched> {
+    Routes::new(MethodRouter::new())
+        .at(
+            Operation::get("/metrics", "Figures for Prometheus").says(200, TEXT, "The figures."),
+            metrics,
+        )
+        .at_service(rpc::operation("/metrics"), calls.clone())
+        .at(
+            Operation::get("/healthz", "Say whether locks can be had here")
+                .access(Access::Open)
+                .says(200, PLAIN, "`ok`.")
+                .says(503, PLAIN, "`stopping`, `storage` or `failed`."),
+            healthz,
+        )
+        .at_service(rpc::operation("/healthz"), calls.clone())
 }
 
 async fn metrics(State(watched): State<Watched>) -> Response {
@@ -37,17 +53,16 @@ async fn metrics(State(watched): State<Watched>) -> Response {
 
 /// Whether locks can be had here.
 async fn healthz(State(Watched { engine, stop }): State<Watched>) -> Response {
-    let plain = "text/plain; charset=utf-8";
     if stop.is_cancelled() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, plain, "stopping\n".to_owned());
+        return text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "stopping\n".to_owned());
     }
     match engine.failed().now_or_never() {
         None if !engine.has_storage() => {
-            text(StatusCode::SERVICE_UNAVAILABLE, plain, "storage\n".to_owned())
+            text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "storage\n".to_owned())
         }
-        None => text(StatusCode::OK, plain, "ok\n".to_owned()),
+        None => text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
         // The reason has paths in it, and everybody may ask.
-        Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, plain, "failed\n".to_owned()),
+        Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "failed\n".to_owned()),
     }
 }
 

@@ -10,35 +10,52 @@ pub(crate) mod listen;
 mod listing;
 pub(crate) mod live;
 mod metrics;
+mod openapi;
 pub(crate) mod origin;
 mod page;
 mod proxy;
+mod routes;
 pub(crate) mod rpc;
 pub(crate) mod seats;
 mod socket;
 pub(crate) mod tls;
 pub(crate) mod tokens;
+mod wire;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::middleware::from_fn_with_state;
+use axum::{Extension, Router};
+
+use self::routes::Operation;
 
 /// All that is served: the JSON API, the metrics and the page at their paths,
 /// and XML-RPC for what is left. The same again below the prefix, if there is one.
 pub(crate) fn router(api: json::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router {
-    let others = rpc::router(rpc);
     let prefix = gate.prefix().to_owned();
-    let all = Router::new()
-        .merge(metrics::router(api.engine.clone(), api.stop.clone(), &others))
-        .merge(page::router(&others))
-        .merge(json::router(api))
-        .fallback_service(others)
-        .layer(from_fn_with_state(gate, auth::admit));
+    let (routed, operations) = all(api, rpc);
+    let document = openapi::document(&operations, gate.needs_token(), &prefix);
+    let all = routed.layer(Extension(openapi::Served::new(document)));
+    let all = all.layer(from_fn_with_state(gate, auth::admit));
     match prefix.as_str() {
         "" => all,
         prefix => Router::new().nest_service(prefix, all.clone()).fallback_service(all),
     }
+}
+
+/// The routes, and what is said of them.
+fn all(api: json::Api, rpc: rpc::Rpc) -> (Router, Vec<Operation>) {
+    let others = rpc::router(rpc);
+    let watched = metrics::Watched { engine: api.engine.clone(), stop: api.stop.clone() };
+    let parts = [
+        metrics::routes(&others).finish(watched),
+        page::routes(&others).finish(()),
+        json::routes().at(openapi::operation(), openapi::served).finish(api),
+        (json::rest(), vec![rpc::operation("/RPC2")]),
+    ];
+    let (routers, operations): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    let router = routers.into_iter().fold(Router::new(), Router::merge);
+    (router.fallback_service(others), operations.concat())
 }
 
 /// Which client names a request may use; an extension of the request. Without

@@ -12,7 +12,9 @@ use std::net::IpAddr;
 
 use axum::http::Uri;
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header, request::Parts};
+use axum::http::{HeaderMap, HeaderName, Method, header, request::Parts};
+
+use super::wire::Code;
 
 /// What this daemon is called.
 #[derive(Clone, Debug)]
@@ -41,19 +43,11 @@ pub(crate) enum Foreign {
 }
 
 impl Foreign {
-    pub(crate) fn status(self) -> StatusCode {
+    pub(crate) fn code(self) -> Code {
         match self {
-            Self::NoHost => StatusCode::BAD_REQUEST,
-            Self::Host => StatusCode::MISDIRECTED_REQUEST,
-            Self::Origin => StatusCode::FORBIDDEN,
-        }
-    }
-
-    pub(crate) fn code(self) -> &'static str {
-        match self {
-            Self::NoHost => "no_host",
-            Self::Host => "foreign_host",
-            Self::Origin => "foreign_origin",
+            Self::NoHost => Code::NoHost,
+            Self::Host => Code::ForeignHost,
+            Self::Origin => Code::ForeignOrigin,
         }
     }
 }

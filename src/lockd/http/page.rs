@@ -8,24 +8,35 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::MethodRouter;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
+use super::routes::{Access, Operation, Routes};
+use super::rpc;
+
+const HTML: &str = "text/html; charset=utf-8";
+
 const PAGE: &str = include_str!("page.html");
 
-/// What is not a read is for `others`.
-pub(crate) fn router(others: &Router) -> Router {
+/// `calls` are of XML-RPC, which come with any path.
+pub(super) fn routes(calls: &Router) -> Routes {
     let policy = HeaderValue::from_str(&policy()).expect("BUG: a policy that is no header");
-    Router::new().route("/", get(async move || page(policy)).fallback_service(others.clone()))
+    let operation = Operation::get("/", "The page for people").access(Access::Open).says(
+        200,
+        HTML,
+        "HTML with its script and style; what it shows it asks for itself.",
+    );
+    Routes::new(MethodRouter::new())
+        .at(operation, async move || page(policy))
+        .at_service(rpc::operation("/"), calls.clone())
 }
 
 fn page(policy: HeaderValue) -> Response {
     let mut response = Response::new(Body::from(Bytes::from_static(PAGE.as_bytes())));
     let headers = response.headers_mut();
-    let html = HeaderValue::from_static("text/html; charset=utf-8");
-    headers.insert(header::CONTENT_TYPE, html);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(HTML));
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

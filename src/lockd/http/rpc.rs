@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, Method as Verb, Request, Response, StatusCode, hea
 
 use super::MayUse;
 use super::limits::{BodyError, BodyReader};
+use super::routes::Operation;
 use super::socket::Peer;
 use crate::lockd::engine::{Engine, LockRequest, Refusal, Wait};
 use crate::lockd::xmlrpc::{
@@ -30,6 +31,18 @@ impl Rpc {
     pub(crate) fn new(engine: Engine, style: FaultStyle, bodies: BodyReader, shape: Shape) -> Self {
         Self(Arc::new(Parts { engine, style, bodies, shape }))
     }
+}
+
+/// The calls, as they are described. They may be made at other paths too.
+pub(super) fn operation(path: &'static str) -> Operation {
+    Operation::post(path, "Calls of XML-RPC, as of gocept.lockd")
+        .tag("xml-rpc")
+        .details(
+            "`lock(resource, client)`, `unlock(resource, client)` and the introspection of \
+             `system`. A call is answered with 200, a fault too, at every path where no other \
+             `POST` is described.",
+        )
+        .says(200, "text/xml", "The answer or the fault.")
 }
 
 /// Answers what no other route does.
