@@ -4,7 +4,8 @@
 //!     name, and a peer on this machine may force; not for others, as a proxy,
 //!     and not at all where a proxy stands before the daemon. With tokens nobody may do
 //!     anything without one, from wherever; but for the page, which says
-//!     nothing by itself, and whether the daemon is healthy.
+//!     nothing by itself, and whether the daemon is healthy. Of the daemon's
+//!     version these say nothing.
 //! A2. A right token is never refused for the wrong ones of others: guessing is
 //!     hopeless, so a peer that guesses costs log lines, and those are limited.
 //! A3. No credentials are in any log, answer or error.
@@ -125,7 +126,12 @@ impl Gate {
                 }
             }
         }
-        next.run(Request::from_parts(head, body)).await
+        let is_known = head.extensions.get::<Caller>().is_some();
+        let mut response = next.run(Request::from_parts(head, body)).await;
+        if is_known {
+            response.headers_mut().insert(header::SERVER, PROGRAM);
+        }
+        response
     }
 
     fn caller(&self, request: &Parts) -> Result<Caller, Failure> {
@@ -185,12 +191,16 @@ pub(crate) async fn admit(State(gate): State<Gate>, request: Request, next: Next
     response
 }
 
+/// The `Server` of answers to requests that were let in.
+const PROGRAM: HeaderValue =
+    HeaderValue::from_static(concat!("lockkeeper/", env!("CARGO_PKG_VERSION")));
+
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// A1.
 fn is_open(head: &Parts) -> bool {
     let is_read = matches!(head.method, Method::GET | Method::HEAD);
-    is_read && matches!(head.uri.path(), "/" | "/healthz")
+    is_read && matches!(head.uri.path(), "/" | "/healthz" | "/readyz")
 }
 
 fn challenge(head: &Parts, failure: Failure) -> Response<Body> {

@@ -1,4 +1,4 @@
-//! `/metrics` for Prometheus, and `/healthz`.
+//! `/metrics` for Prometheus, and `/healthz` and `/readyz` for probes.
 
 use std::fmt::Write as _;
 
@@ -38,32 +38,49 @@ pub(super) fn routes(calls: &Router) -> Routes<Watched> {
         )
         .at_service(rpc::operation("/metrics"), calls.clone())
         .at(
-            Operation::get("/healthz", "Say whether locks can be had here")
+            Operation::get("/healthz", "Say that the daemon is alive")
+                .details(
+                    "Whatever it may do, it answers. A daemon that does not is to be restarted.",
+                )
                 .access(Access::Open)
-                .says(200, PLAIN, "`ok`.")
-                .says(503, PLAIN, "`stopping`, `storage` or `failed`."),
+                .says(200, PLAIN, "`ok`."),
             healthz,
         )
         .at_service(rpc::operation("/healthz"), calls.clone())
+        .at(
+            Operation::get("/readyz", "Say whether locks can be had here")
+                .details(
+                    "`stopping`: the daemon ends; soon it takes no connection. `storage`: the disk is full, or has refused a \
+                     lock within 30 s and given none since. `failed`: the daemon may write to its \
+                     directory no more, and ends. Before it has recovered, it does not answer.",
+                )
+                .access(Access::Open)
+                .says(200, PLAIN, "`ok`.")
+                .says(503, PLAIN, "`stopping`, `storage` or `failed`."),
+            readyz,
+        )
+        .at_service(rpc::operation("/readyz"), calls.clone())
 }
 
 async fn metrics(State(watched): State<Watched>) -> Response {
     text(StatusCode::OK, TEXT, exposition(&watched.engine.figures()))
 }
 
+/// There is one who answers.
+async fn healthz() -> Response {
+    text(StatusCode::OK, PLAIN, "ok\n".to_owned())
+}
+
 /// Whether locks can be had here.
-async fn healthz(State(Watched { engine, stop }): State<Watched>) -> Response {
-    if stop.is_cancelled() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "stopping\n".to_owned());
-    }
-    match engine.failed().now_or_never() {
-        None if !engine.has_storage() => {
-            text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "storage\n".to_owned())
-        }
-        None => text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
-        // The reason has paths in it, and everybody may ask.
-        Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "failed\n".to_owned()),
-    }
+async fn readyz(State(Watched { engine, stop }): State<Watched>) -> Response {
+    // Of `failed` the reason has paths in it, and everybody may ask.
+    let why_not = match engine.failed().now_or_never() {
+        _ if stop.is_cancelled() => "stopping\n",
+        Some(_) => "failed\n",
+        None if !engine.has_storage() => "storage\n",
+        None => return text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
+    };
+    text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, why_not.to_owned())
 }
 
 fn text(status: StatusCode, kind: &'static str, text: String) -> Response {
@@ -94,7 +111,16 @@ fn exposition(figures: &Figures) -> String {
         metric(&mut out, &format!("lockkeeper_{name}_total"), "counter", help, value);
     }
     sync_time(&mut out, figures);
+    build_info(&mut out);
     out
+}
+
+/// What runs: a figure that is always 1, with the answer for its label.
+fn build_info(out: &mut String) {
+    let name = "lockkeeper_build_info";
+    let version = env!("CARGO_PKG_VERSION");
+    writeln!(out, "# HELP {name} The version that runs.\n# TYPE {name} gauge").expect(WRITES);
+    writeln!(out, "{name}{{version=\"{version}\"}} 1").expect(WRITES);
 }
 
 fn metric(out: &mut String, name: &str, kind: &str, help: &str, value: u64) {

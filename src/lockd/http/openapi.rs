@@ -11,22 +11,15 @@ use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::routes::{Access, Answer, Operation, Verb};
+use super::routes::{Access, Answer, FOR_ANOTHER, Operation, Verb, WITHOUT_TOKEN};
 use super::wire::{Code, Refused};
 use crate::lockd::name::RESOURCE_MAX_BYTES;
-
-/// A request that is for somebody else, or from somebody else's page.
-const FOR_ANOTHER: [Code; 3] = [Code::NoHost, Code::ForeignHost, Code::ForeignOrigin];
-
-/// A request without a good token, where one is needed.
-const WITHOUT_TOKEN: [Code; 3] =
-    [Code::CredentialsNeeded, Code::WrongCredentials, Code::TooManyFailures];
 
 const ABOUT: &str = "Locks between processes, kept by a daemon. A request that is not fulfilled is \
     answered with a code for programs and a text for people. Each `GET` may be made as `HEAD` too. \
     Some refusals come before anything is looked at, and are no JSON: 400, 408, 414 and 431 for a \
     head that is none, is too slow or too long, and 503 where there is no room for another \
-    connection.";
+    connection. Answers to requests that were let in say the version in `Server`.";
 
 /// The document. `needs_token`: this daemon lets nobody in without a token; `prefix` is
 /// what stands before its paths.

@@ -16,6 +16,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::wire::Code;
 
+/// A request that is for somebody else, or from somebody else's page: everywhere.
+pub(super) const FOR_ANOTHER: [Code; 3] = [Code::NoHost, Code::ForeignHost, Code::ForeignOrigin];
+
+/// A request without a good token: wherever one is needed.
+pub(super) const WITHOUT_TOKEN: [Code; 3] =
+    [Code::CredentialsNeeded, Code::WrongCredentials, Code::TooManyFailures];
+
 /// The schema of a type; it puts those of others that it names into the generator.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
@@ -178,7 +185,8 @@ impl<S: Clone + Send + Sync + 'static> Routes<S> {
 
     fn add(mut self, operation: Operation, mut methods: MethodRouter<S>) -> Self {
         if cfg!(debug_assertions) {
-            let codes = [operation.refusals.as_slice(), &[Code::WrongMethod]].concat();
+            let everywhere = [Code::WrongMethod].as_slice();
+            let codes = [&operation.refusals, everywhere, &WITHOUT_TOKEN, &FOR_ANOTHER].concat();
             let path = operation.path;
             methods = methods.layer(from_fn(move |request, next| {
                 is_described(path, codes.clone(), request, next)
