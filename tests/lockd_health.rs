@@ -51,8 +51,14 @@ fn a_daemon_on_a_full_disk_is_alive_and_not_ready() {
     assert!(filled.is_err_and(|error| error.kind() == std::io::ErrorKind::StorageFull));
     assert_eq!(said(&daemon, "/readyz"), (503, "storage\n".to_owned()));
     assert_eq!(said(&daemon, "/healthz"), (200, OK.to_owned()));
+    let body = br#"{"client":"c","resource":"r"}"#;
+    let json = [("Content-Type", "application/json")];
+    assert_eq!(daemon.connect().post("/v1/acquire", &json, body).status, 500);
+    let errors = "\nlockkeeper_disk_errors_total 1\n";
+    assert!(said(&daemon, "/metrics").1.contains(errors));
 
     std::fs::remove_file(&filler).expect("a file");
+    assert_eq!(daemon.connect().post("/v1/acquire", &json, body).status, 200);
     assert_eq!(said(&daemon, "/readyz"), (200, OK.to_owned()));
 }
 

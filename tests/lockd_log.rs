@@ -125,3 +125,37 @@ fn the_last_words_are_written() {
     daemon.errors.read_to_string(&mut said).expect("text");
     assert!(said.ends_with("lockkeeper: stopping\n"), "{said}");
 }
+
+/// The figure, and what the log says of itself, are the same.
+#[test]
+fn dropped_lines_are_a_figure() {
+    let mut daemon = start();
+    let figure = |daemon: &Daemon| -> u64 {
+        let mut stream = TcpStream::connect(&daemon.address).expect("a connection");
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("it listens");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        let name = "lockkeeper_log_lines_dropped_total ";
+        let line = answer.lines().find_map(|line| line.strip_prefix(name));
+        line.expect("a figure").parse().expect("a number")
+    };
+    assert_eq!(figure(&daemon), 0);
+    // The pipe and the queue have room for less.
+    daemon.log(1500);
+    let dropped = figure(&daemon);
+    assert!(dropped > 100, "{dropped}");
+    let mut said = 0;
+    for line in BufReader::new(&mut daemon.errors).lines() {
+        let line = line.expect("text");
+        let (Some(end), Some(start)) = (line.find(" lines of the log dropped"), line.find(": "))
+        else {
+            continue;
+        };
+        said += line[start + 2..end].parse::<u64>().expect("a number");
+        break;
+    }
+    assert_eq!(said, dropped);
+    daemon.process.kill().expect("it can be killed");
+    daemon.process.wait().expect("it ends");
+}

@@ -2,7 +2,7 @@
 # Set up what the tests need besides the Rust toolchain: ps, flock, unshare, mkfs.ext4,
 # strace, FUSE, nginx, Chromium, Node with its xmlrpc package, one Python environment
 # for each version of openlock the tests run against, one with a FUSE library, and one
-# with schemathesis.
+# with schemathesis and a reader of Prometheus' format.
 # Run it as often as you like; when all is there it takes a moment.
 set -eu
 
@@ -94,13 +94,15 @@ else
 fi
 
 description=$home/schemathesis
-if [ "$("$description/bin/schemathesis" --version 2>/dev/null)" = "schemathesis, version 4.32.5" ]; then
-    echo "setup: schemathesis is there"
+if "$description/bin/python" -c 'import sys, prometheus_client
+from importlib.metadata import version
+sys.exit(version("schemathesis") != "4.32.5")' 2>/dev/null; then
+    echo "setup: schemathesis and prometheus_client are there"
 else
     echo "setup: making $description"
     python3 -m venv --clear "$description"
     "$description/bin/python" -m pip install --quiet --retries 10 \
-        --disable-pip-version-check schemathesis==4.32.5
+        --disable-pip-version-check schemathesis==4.32.5 prometheus_client==0.26.0
 fi
 
 node=${home%/python}/node

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ pub(super) struct Log(Arc<Shared>);
 struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
+    dropped: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -42,7 +44,11 @@ struct Queue {
 impl Log {
     /// Starts the thread, which writes to `out`.
     pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let log = Self(Arc::new(Shared { queue: Mutex::default(), changed: Condvar::new() }));
+        let log = Self(Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            dropped: Arc::default(),
+        }));
         let shared = Arc::clone(&log.0);
         let write = move || shared.write_all(out);
         std::thread::Builder::new().name("lockkeeper-log".to_owned()).spawn(write)?;
@@ -52,6 +58,11 @@ impl Log {
     /// A line as of the other commands.
     pub(super) fn tell(&self, message: impl Display) {
         self.0.push(format!("lockkeeper: {}\n", printable(message)).into_bytes());
+    }
+
+    /// How many lines were dropped in all.
+    pub(super) fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.0.dropped)
     }
 
     /// Waits until all is written, but not long for a reader that does not read.
@@ -72,6 +83,7 @@ impl Shared {
         let mut queue = self.queue();
         if queue.bytes + line.len() > QUEUE_BYTES {
             queue.dropped += 1;
+            self.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
         queue.bytes += line.len();

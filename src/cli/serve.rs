@@ -133,7 +133,8 @@ fn serve_with(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
 async fn run(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
     let watched = Signals::watch();
     let signals = watched.map_err(|error| Failure::system("watching signals", &error))?;
-    let server = Server::bind(options(arguments)).await.map_err(failure)?;
+    let server =
+        Server::bind(options(arguments).log_lines_dropped(log.dropped())).await.map_err(failure)?;
     let scheme = if arguments.tls_cert.is_some() { "https" } else { "http" };
     print(format_args!("{scheme}://{}", server.address()));
     let stop = CancellationToken::new();

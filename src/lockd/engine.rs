@@ -46,7 +46,8 @@ use tokio_util::task::TaskTracker;
 use self::core::{Asked, Core, Signals};
 pub use asked::OpenError;
 pub(crate) use asked::{
-    EngineOptions, Figures, Grant, Held, LockRequest, Refusal, Survey, Wait, in_directory,
+    EngineOptions, Figures, Grant, Held, LockRequest, Refusal, Survey, TIME_BOUNDS, Wait,
+    in_directory,
 };
 use lane::Lane;
 use slot::{Leave, Outcome, TicketId};

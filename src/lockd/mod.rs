@@ -43,6 +43,7 @@ pub mod backup_and_restore {}
 #[doc = include_str!("behind_a_proxy.md")]
 pub mod behind_a_proxy {}
 pub(crate) mod engine;
+mod histogram;
 pub(crate) mod http;
 pub(crate) mod name;
 mod server;

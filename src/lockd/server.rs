@@ -3,6 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -13,6 +15,7 @@ use super::http::auth::Gate;
 use super::http::json::Api;
 use super::http::limits::{BodyReader, Limits};
 use super::http::live::Live;
+use super::http::metrics::Counts;
 use super::http::origin::{Hosts, PublicUrl};
 use super::http::seats::Seats;
 use super::http::tls::{FileError, Tls};
@@ -38,6 +41,7 @@ pub struct ServerOptions {
     public_url: Option<String>,
     waiting: usize,
     waiting_per_peer: usize,
+    counts: Counts,
 }
 
 impl ServerOptions {
@@ -58,6 +62,7 @@ impl ServerOptions {
             public_url: None,
             waiting: 8192,
             waiting_per_peer: 512,
+            counts: Counts::default(),
         }
     }
 
@@ -218,6 +223,14 @@ impl ServerOptions {
         self
     }
 
+    /// A count of lines that the log of this process has dropped, for its metrics
+    /// (`lockkeeper_log_lines_dropped_total`). Default: none, and no such figure.
+    #[must_use]
+    pub fn log_lines_dropped(mut self, count: Arc<AtomicU64>) -> Self {
+        self.counts.log_lines_dropped = Some(count);
+        self
+    }
+
     /// How faults of XML-RPC name their type. Default: [`FaultStyle::Python3`].
     #[must_use]
     pub fn fault_style(mut self, style: FaultStyle) -> Self {
@@ -258,6 +271,7 @@ impl ServerOptions {
             waiting: Seats::new(self.waiting, self.waiting_per_peer),
             viewers: Seats::new(VIEWERS, VIEWERS_PER_PEER),
             live: Live::new(engine.clone()),
+            counts: self.counts.clone(),
             stop: stop.clone(),
         };
         (api, rpc)
@@ -379,10 +393,13 @@ impl Server {
         let (api, rpc) = options.parts(&engine, &stop);
         let router = http::router(api, rpc, gate);
         let (limits, stopping) = (options.limits, stop.clone());
+        let open = options.counts.connections;
         let serving = async move {
             match tls {
-                Some(tls) => listen::serve(listener, tls, router, limits, stopping).await,
-                None => listen::serve(listener, listen::Plain, router, limits, stopping).await,
+                Some(tls) => listen::serve(listener, tls, router, limits, open, stopping).await,
+                None => {
+                    listen::serve(listener, listen::Plain, router, limits, open, stopping).await
+                }
             }
         };
         tokio::pin!(serving);
@@ -401,7 +418,10 @@ impl Server {
 
 /// What answers for a directory.
 #[cfg(test)]
-pub(super) async fn parts_for_tests(directory: &Path) -> (Api, rpc::Rpc) {
+pub(super) async fn parts_for_tests(directory: &Path) -> (Api, rpc::Rpc, Gate) {
     let engine = Engine::open(directory, EngineOptions::default()).await.expect("an engine");
-    ServerOptions::new(directory).parts(&engine, &CancellationToken::new())
+    let options = ServerOptions::new(directory);
+    let (gate, _) = options.security().expect("options");
+    let (api, rpc) = options.parts(&engine, &CancellationToken::new());
+    (api, rpc, gate)
 }

@@ -6,10 +6,10 @@
 //! number that gives the order of a queue (I2), so a kept number is a kept place.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::over::RequestKey;
-use super::slot::TicketId;
+use super::slot::{Moment, TicketId};
 use crate::clock::BootTime;
 
 /// How long a place is kept. A client comes back within a second, a proxy that
@@ -24,7 +24,7 @@ const KEPT_MAX: usize = 8192;
 pub(super) struct Place {
     pub(super) ticket: TicketId,
     /// When it was asked for first.
-    pub(super) since: SystemTime,
+    pub(super) since: Moment,
 }
 
 /// The places of those who are away.
@@ -75,7 +75,7 @@ mod tests {
     }
 
     fn place(ticket: TicketId) -> Place {
-        Place { ticket, since: SystemTime::UNIX_EPOCH }
+        Place { ticket, since: Moment::now() }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::lockd::histogram::Histogram;
 use crate::lockd::store::Syncs;
 
 /// How an engine is run.
@@ -241,9 +242,35 @@ pub(crate) struct Figures {
     pub(crate) forced: u64,
     /// No fencing token above this one was given.
     pub(crate) last_token: u64,
+    /// How long requests waited for the locks that they were given.
+    pub(crate) waits: Times,
+    /// How long locks were held that ended.
+    pub(crate) holds: Times,
+    /// Files now that do not say whose lock they are.
+    pub(crate) problems: u64,
+    /// Changes that the disk refused.
+    pub(crate) disk_errors: u64,
     /// How long the journal's syncs took.
     pub(crate) syncs: Syncs,
 }
+
+/// How long something took that may be a moment or a day.
+pub(crate) type Times = Histogram<{ TIME_BOUNDS.len() }>;
+
+/// From what nobody waited for to what was left behind.
+pub(crate) const TIME_BOUNDS: [Duration; 11] = [
+    Duration::from_millis(1),
+    Duration::from_millis(10),
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(30 * 60),
+    Duration::from_secs(2 * 3600),
+    Duration::from_secs(24 * 3600),
+];
 
 /// Why a directory cannot be served.
 #[derive(Debug, thiserror::Error)]

@@ -251,7 +251,9 @@ impl Core {
     }
 
     pub(super) fn figures(&self) -> Figures {
-        self.figures
+        let is_problem = |slot: &&Slot| matches!(slot.phase, Phase::Problem(_));
+        let problems = self.slots.values().filter(is_problem).count() + self.unspeakable.len();
+        Figures { problems: problems as u64, ..self.figures }
     }
 
     pub(super) fn note_store(&mut self, syncs: Syncs, last_token: u64) {
@@ -287,7 +289,8 @@ impl Core {
         let lease = hold.wanted.lease;
         // What an earlier daemon granted was answered by it.
         let answers = u32::from(place.is_none());
-        let tenure = Tenure { hold, deadline: None, place, answers };
+        let began = place.map_or_else(|| began(&hold), |_| Instant::now());
+        let tenure = Tenure { hold, deadline: None, began, place, answers };
         self.slot(resource).phase = Phase::Held(tenure);
         if let Some(lease) = lease {
             self.set_deadline(resource, BootTime::now().after(lease));
@@ -320,6 +323,13 @@ impl Core {
             self.slots.remove(resource);
         }
     }
+}
+
+/// When it was given: an earlier daemon has left only what the clock said then.
+fn began(hold: &Hold) -> Instant {
+    let now = Instant::now();
+    let age = hold.since().elapsed().unwrap_or_default();
+    now.checked_sub(age).unwrap_or(now)
 }
 
 fn request_key(hold: &Hold) -> Option<RequestKey> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
@@ -39,10 +39,25 @@ pub(super) enum Phase {
 pub(super) struct Tenure {
     pub(super) hold: Arc<Hold>,
     pub(super) deadline: Option<BootTime>,
+    /// When it was given.
+    pub(super) began: Instant,
     /// Where the request waited; of a hold of an earlier daemon nothing is known.
     pub(super) place: Option<Place>,
     /// How many answers with this grant may have come to its client. (I4)
     pub(super) answers: u32,
+}
+
+/// A moment, to be shown and to be counted from: the machine's clock may be set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) shown: SystemTime,
+    pub(super) counted: Instant,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { shown: SystemTime::now(), counted: Instant::now() }
+    }
 }
 
 /// How one who listened for the outcome of a request left.
@@ -67,7 +82,7 @@ pub(super) struct Ticket {
     pub(super) client: Arc<str>,
     pub(super) lease: Option<Duration>,
     pub(super) key: Option<RequestKey>,
-    pub(super) since: SystemTime,
+    pub(super) since: Moment,
     /// Whether it may wait if it is not served at once.
     pub(super) may_wait: bool,
     pub(super) outcome: Option<Outcome>,
@@ -141,7 +156,7 @@ impl Ticket {
         key: Option<RequestKey>,
         may_wait: bool,
     ) -> Self {
-        let (resource, since) = (Arc::clone(resource), SystemTime::now());
+        let (resource, since) = (Arc::clone(resource), Moment::now());
         let (outcome, listeners, unsettled, is_heard) = (None, Vec::new(), 1, false);
         Self {
             resource,
@@ -158,7 +173,7 @@ impl Ticket {
     }
 
     pub(super) fn waiter(&self) -> Waiter {
-        Waiter { client: name::stripped(&self.client).to_owned(), since: self.since }
+        Waiter { client: name::stripped(&self.client).to_owned(), since: self.since.shown }
     }
 }
 

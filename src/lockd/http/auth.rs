@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -88,6 +89,16 @@ impl Gate {
     pub(crate) fn new(hosts: Hosts, tokens: Option<Tokens>) -> Self {
         let (failures, foreign) = (Failures::default(), Failures::default());
         Self(Arc::new(Shared { hosts, tokens, failures, foreign }))
+    }
+
+    /// How many requests came with a wrong token.
+    pub(crate) fn failed_logins(&self) -> u64 {
+        self.0.failures.in_all.load(Ordering::Relaxed)
+    }
+
+    /// How many requests were for another host, or from a page of one.
+    pub(crate) fn foreign_requests(&self) -> u64 {
+        self.0.foreign.in_all.load(Ordering::Relaxed)
     }
 
     /// Whether nobody is let in without a token.
@@ -238,7 +249,10 @@ fn presented(headers: &HeaderMap) -> Option<Vec<u8>> {
 
 /// How often each peer failed of late.
 #[derive(Default)]
-struct Failures(Mutex<HashMap<Option<PeerGroup>, (u32, Instant)>>);
+struct Failures {
+    in_all: AtomicU64,
+    peers: Mutex<HashMap<Option<PeerGroup>, (u32, Instant)>>,
+}
 
 #[derive(Debug, PartialEq, Eq)]
 enum Count {
@@ -249,8 +263,9 @@ enum Count {
 
 impl Failures {
     fn count(&self, group: PeerGroup) -> Count {
+        self.in_all.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
-        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         if peers.len() >= PEERS_MAX {
             peers.retain(|_, (_, since)| now - *since < FAILURES_TIME);
         }

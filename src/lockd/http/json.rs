@@ -23,6 +23,7 @@ use super::failure::{self, Failure};
 use super::limits::{self, BodyReader};
 use super::listing::{Listing, Wanted, milliseconds, shown, since_epoch};
 use super::live::{self, Live};
+use super::metrics::Counts;
 use super::origin::one;
 use super::routes::{Access, Operation, Routes};
 use super::seats::Seats;
@@ -43,6 +44,8 @@ pub(crate) struct Api {
     /// For those who watch.
     pub(crate) viewers: Seats,
     pub(crate) live: Live,
+    /// For Prometheus.
+    pub(crate) counts: Counts,
     /// The daemon ends.
     pub(crate) stop: CancellationToken,
 }

@@ -82,16 +82,17 @@ impl Handshake for Plain {
 }
 
 /// Answers what comes in, until `stop` is cancelled; then what is being
-/// answered, at most for [`Limits::grace`].
+/// answered, at most for [`Limits::grace`]. `connections` says how many are open.
 pub(crate) async fn serve<H: Handshake>(
     listener: TcpListener,
     handshake: H,
     router: Router,
     limits: Limits,
+    connections: Arc<AtomicU64>,
     stop: CancellationToken,
 ) {
     let grace = limits.grace;
-    let doors = Arc::new(Doors::new(limits));
+    let doors = Arc::new(Doors { count: connections, ..Doors::new(limits) });
     let tracker = TaskTracker::new();
     if let Err(error) = socket::prepare(&listener) {
         warn!(%error, "connections are without some settings");
@@ -199,6 +200,8 @@ struct Doors {
     limits: Limits,
     started: Instant,
     open: Mutex<Open>,
+    /// How many there are, for who counts them.
+    count: Arc<AtomicU64>,
     lingering: Arc<Semaphore>,
 }
 
@@ -245,7 +248,8 @@ impl Doors {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         limits.connections = limits.connections.min(files.saturating_sub(OTHER_FILES)).max(1);
         let lingering = Arc::new(Semaphore::new(LINGERING));
-        Self { limits, started: Instant::now(), open: Mutex::default(), lingering }
+        let (open, count) = (Mutex::default(), Arc::default());
+        Self { limits, started: Instant::now(), open, count, lingering }
     }
 
     /// A place to tell a connection that it has none.
@@ -282,6 +286,7 @@ impl Doors {
         let number = open.last;
         open.connections.insert(number, Arc::clone(&connection));
         *open.by_group.entry(group).or_default() += 1;
+        self.count.fetch_add(1, Ordering::Relaxed);
         Some(Seat { doors: Arc::clone(self), number, connection })
     }
 
@@ -304,6 +309,7 @@ struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.doors.open().remove(self.number);
+        self.doors.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -578,7 +584,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
                 let listener = TcpListener::from_std(listener).expect("a listener");
-                serve(listener, Plain, router, limits, stop).await;
+                serve(listener, Plain, router, limits, Arc::default(), stop).await;
             });
         });
         address

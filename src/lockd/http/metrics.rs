@@ -1,6 +1,9 @@
 //! `/metrics` for Prometheus, and `/healthz` and `/readyz` for probes.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -11,9 +14,11 @@ use axum::routing::MethodRouter;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::Gate;
 use super::routes::{Access, Operation, Routes};
 use super::rpc;
-use crate::lockd::engine::{Engine, Figures};
+use crate::lockd::engine::{Engine, TIME_BOUNDS};
+use crate::lockd::histogram::Histogram;
 use crate::lockd::store::SYNC_BOUNDS;
 
 /// Version 0.0.4 of the text format.
@@ -26,7 +31,18 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 #[derive(Clone)]
 pub(super) struct Watched {
     pub(super) engine: Engine,
+    pub(super) gate: Gate,
+    pub(super) counts: Counts,
     pub(super) stop: CancellationToken,
+}
+
+/// What is counted elsewhere.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counts {
+    /// Connections that are open.
+    pub(crate) connections: Arc<AtomicU64>,
+    /// Where somebody counts them.
+    pub(crate) log_lines_dropped: Option<Arc<AtomicU64>>,
 }
 
 /// `calls` are of XML-RPC, which come with any path.
@@ -63,7 +79,7 @@ pub(super) fn routes(calls: &Router) -> Routes<Watched> {
 }
 
 async fn metrics(State(watched): State<Watched>) -> Response {
-    text(StatusCode::OK, TEXT, exposition(&watched.engine.figures()))
+    text(StatusCode::OK, TEXT, exposition(&watched))
 }
 
 /// There is one who answers.
@@ -72,7 +88,7 @@ async fn healthz() -> Response {
 }
 
 /// Whether locks can be had here.
-async fn readyz(State(Watched { engine, stop }): State<Watched>) -> Response {
+async fn readyz(State(Watched { engine, stop, .. }): State<Watched>) -> Response {
     // Of `failed` the reason has paths in it, and everybody may ask.
     let why_not = match engine.failed().now_or_never() {
         _ if stop.is_cancelled() => "stopping\n",
@@ -90,54 +106,87 @@ fn text(status: StatusCode, kind: &'static str, text: String) -> Response {
     response
 }
 
-fn exposition(figures: &Figures) -> String {
-    let mut out = String::new();
-    let gauges = [
-        ("held", figures.held, "Locks that are held now."),
-        ("waiting", figures.waiting, "Requests that wait for a lock now."),
-        ("last_token", figures.last_token, "No fencing token above this one was given."),
-    ];
-    let counters = [
-        ("granted", figures.granted, "Locks that were given."),
-        ("released", figures.released, "Locks that their clients gave back."),
-        ("refused", figures.refused, "Requests for a lock that were refused or ran out of time."),
-        ("expired", figures.expired, "Locks whose lease ran out."),
-        ("forced", figures.forced, "Locks that an administrator ended."),
-    ];
-    for (name, value, help) in gauges {
-        metric(&mut out, &format!("lockkeeper_{name}"), "gauge", help, value);
+fn exposition(watched: &Watched) -> String {
+    let figures = watched.engine.figures();
+    let mut out = Exposition::default();
+    out.gauge("held", "Locks that are held.", figures.held);
+    out.gauge("waiting", "Requests that wait for a lock.", figures.waiting);
+    let files = "Files in the directory that do not say whose lock they are.";
+    out.gauge("problems", files, figures.problems);
+    let token = "No fencing token above this one was given.";
+    out.gauge("last_token", token, figures.last_token);
+    let connections = watched.counts.connections.load(Ordering::Relaxed);
+    out.gauge("connections", "Connections that are open.", connections);
+    out.counter("granted", "Locks that were given.", figures.granted);
+    out.counter("released", "Locks that their clients gave back.", figures.released);
+    let refused = "Requests for a lock that were refused or ran out of time.";
+    out.counter("refused", refused, figures.refused);
+    out.counter("expired", "Locks whose lease ran out.", figures.expired);
+    out.counter("forced", "Locks that an administrator ended.", figures.forced);
+    out.counter("disk_errors", "Changes that the disk refused.", figures.disk_errors);
+    let logins = "Requests with a token that is not known here.";
+    out.counter("failed_logins", logins, watched.gate.failed_logins());
+    let foreign = "Requests for another host, or from a page of one.";
+    out.counter("foreign_requests", foreign, watched.gate.foreign_requests());
+    if let Some(lines) = &watched.counts.log_lines_dropped {
+        let dropped = "Lines of the log that were dropped because nobody read it.";
+        out.counter("log_lines_dropped", dropped, lines.load(Ordering::Relaxed));
     }
-    for (name, value, help) in counters {
-        metric(&mut out, &format!("lockkeeper_{name}_total"), "counter", help, value);
-    }
-    sync_time(&mut out, figures);
-    build_info(&mut out);
-    out
+    let waits = "How long requests waited for the locks that they were given.";
+    out.histogram("wait_seconds", waits, &figures.waits, &TIME_BOUNDS);
+    let holds = "How long locks were held, of those that ended.";
+    out.histogram("hold_seconds", holds, &figures.holds, &TIME_BOUNDS);
+    let syncs = "How long syncs of the journal took.";
+    out.histogram("sync_seconds", syncs, &figures.syncs, &SYNC_BOUNDS);
+    out.build_info();
+    out.0
 }
 
-/// What runs: a figure that is always 1, with the answer for its label.
-fn build_info(out: &mut String) {
-    let name = "lockkeeper_build_info";
-    let version = env!("CARGO_PKG_VERSION");
-    writeln!(out, "# HELP {name} The version that runs.\n# TYPE {name} gauge").expect(WRITES);
-    writeln!(out, "{name}{{version=\"{version}\"}} 1").expect(WRITES);
-}
-
-fn metric(out: &mut String, name: &str, kind: &str, help: &str, value: u64) {
-    writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}").expect(WRITES);
-}
+/// Figures in the text format, one after the other.
+#[derive(Default)]
+struct Exposition(String);
 
 const WRITES: &str = "BUG: a string was not written";
 
-fn sync_time(out: &mut String, figures: &Figures) {
-    let name = "lockkeeper_sync_seconds";
-    let (count, sum) = (figures.syncs.count, figures.syncs.time.as_secs_f64());
-    writeln!(out, "# HELP {name} How long syncs of the journal took.\n# TYPE {name} histogram")
-        .expect(WRITES);
-    for (bound, within) in SYNC_BOUNDS.iter().zip(figures.syncs.within) {
-        let bound = bound.as_secs_f64();
-        writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {within}").expect(WRITES);
+impl Exposition {
+    fn head(&mut self, name: &str, help: &str, kind: &str) {
+        writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}").expect(WRITES);
     }
-    writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}").expect(WRITES);
-    writeln!(out, "{name}_sum {sum}\n{name}_count {count}").expect(WRITES);
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        let name = format!("lockkeeper_{name}");
+        self.head(&name, help, "gauge");
+        writeln!(self.0, "{name} {value}").expect(WRITES);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        let name = format!("lockkeeper_{name}_total");
+        self.head(&name, help, "counter");
+        writeln!(self.0, "{name} {value}").expect(WRITES);
+    }
+
+    fn histogram<const BOUNDS: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        figures: &Histogram<BOUNDS>,
+        bounds: &[Duration; BOUNDS],
+    ) {
+        let name = format!("lockkeeper_{name}");
+        self.head(&name, help, "histogram");
+        for (bound, within) in bounds.iter().zip(figures.within) {
+            let bound = bound.as_secs_f64();
+            writeln!(self.0, "{name}_bucket{{le=\"{bound}\"}} {within}").expect(WRITES);
+        }
+        let (count, sum) = (figures.count, figures.time.as_secs_f64());
+        writeln!(self.0, "{name}_bucket{{le=\"+Inf\"}} {count}").expect(WRITES);
+        writeln!(self.0, "{name}_sum {sum}\n{name}_count {count}").expect(WRITES);
+    }
+
+    /// What runs: a figure that is always 1, with the answer for its label.
+    fn build_info(&mut self) {
+        let (name, version) = ("lockkeeper_build_info", env!("CARGO_PKG_VERSION"));
+        self.head(name, "The version that runs.", "gauge");
+        writeln!(self.0, "{name}{{version=\"{version}\"}} 1").expect(WRITES);
+    }
 }

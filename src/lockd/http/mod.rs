@@ -9,7 +9,7 @@ mod linger;
 pub(crate) mod listen;
 mod listing;
 pub(crate) mod live;
-mod metrics;
+pub(crate) mod metrics;
 mod openapi;
 pub(crate) mod origin;
 mod page;
@@ -33,7 +33,7 @@ use self::routes::Operation;
 /// and XML-RPC for what is left. The same again below the prefix, if there is one.
 pub(crate) fn router(api: json::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router {
     let prefix = gate.prefix().to_owned();
-    let (routed, operations) = all(api, rpc);
+    let (routed, operations) = all(api, rpc, &gate);
     let document = openapi::document(&operations, gate.needs_token(), &prefix);
     let all = routed.layer(Extension(openapi::Served::new(document)));
     let all = all.layer(from_fn_with_state(gate, auth::admit));
@@ -44,9 +44,14 @@ pub(crate) fn router(api: json::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router 
 }
 
 /// The routes, and what is said of them.
-fn all(api: json::Api, rpc: rpc::Rpc) -> (Router, Vec<Operation>) {
+fn all(api: json::Api, rpc: rpc::Rpc, gate: &auth::Gate) -> (Router, Vec<Operation>) {
     let others = rpc::router(rpc);
-    let watched = metrics::Watched { engine: api.engine.clone(), stop: api.stop.clone() };
+    let watched = metrics::Watched {
+        engine: api.engine.clone(),
+        gate: gate.clone(),
+        counts: api.counts.clone(),
+        stop: api.stop.clone(),
+    };
     let parts = [
         metrics::routes(&others).finish(watched),
         page::routes(&others).finish(()),

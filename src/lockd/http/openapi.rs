@@ -285,8 +285,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
-            let (api, rpc) = crate::lockd::server::parts_for_tests(directory.path()).await;
-            let (router, operations) = crate::lockd::http::all(api, rpc);
+            let (api, rpc, gate) = crate::lockd::server::parts_for_tests(directory.path()).await;
+            let (router, operations) = crate::lockd::http::all(api, rpc, &gate);
             (format!("{router:?}"), operations)
         })
     }

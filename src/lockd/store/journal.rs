@@ -30,6 +30,7 @@ use super::directory::{Directory, write_all};
 use super::hold::Hold;
 use super::past::Past;
 use super::record::{HEADER_BYTES, Header, MARK_PLACE, Record};
+use crate::lockd::histogram::Histogram;
 
 /// The journal, open for writing.
 #[derive(Debug)]
@@ -290,7 +291,7 @@ impl Journal {
         }
         let start = Instant::now();
         retry_on_intr(|| fdatasync(&self.files[file]))?;
-        self.syncs.count(start.elapsed());
+        self.syncs.count(start.elapsed(), &SYNC_BOUNDS);
         Ok(())
     }
 }
@@ -301,15 +302,7 @@ fn length(file: &OwnedFd) -> usize {
 }
 
 /// How long the journal's syncs took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Syncs {
-    /// How many there were.
-    pub(crate) count: u64,
-    /// How long they took in all.
-    pub(crate) time: Duration,
-    /// How many took no longer than each of [`SYNC_BOUNDS`].
-    pub(crate) within: [u64; SYNC_BOUNDS.len()],
-}
+pub(crate) type Syncs = Histogram<{ SYNC_BOUNDS.len() }>;
 
 /// From a device with a battery to a disk that is overloaded.
 pub(crate) const SYNC_BOUNDS: [Duration; 10] = [
@@ -324,13 +317,3 @@ pub(crate) const SYNC_BOUNDS: [Duration; 10] = [
     Duration::from_millis(250),
     Duration::from_secs(1),
 ];
-
-impl Syncs {
-    fn count(&mut self, took: Duration) {
-        self.count += 1;
-        self.time += took;
-        for (within, bound) in self.within.iter_mut().zip(SYNC_BOUNDS) {
-            *within += u64::from(took <= bound);
-        }
-    }
-}

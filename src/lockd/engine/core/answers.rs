@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::{Core, Known, Purpose, State, Why, poisoned, request_key, storage};
 use crate::clock::BootTime;
 use crate::lockd::engine::absent::Place;
-use crate::lockd::engine::asked::{Held, Refusal};
+use crate::lockd::engine::asked::{Held, Refusal, TIME_BOUNDS};
 use crate::lockd::engine::audit::{Event, audit};
 use crate::lockd::engine::slot::{Leave, Outcome, Phase, Tenure, TicketId, held_by_nobody};
 use crate::lockd::name;
@@ -63,6 +63,8 @@ impl Core {
             Changed::Granted(hold) => {
                 audit(Event::Granted, &hold, None);
                 self.figures.granted += 1;
+                let waited = self.tickets[&id].since.counted.elapsed();
+                self.figures.waits.count(waited, &TIME_BOUNDS);
                 self.refused_by_disk = None;
                 self.figures.held += 1;
                 let place = Place { ticket: id, since: self.tickets[&id].since };
@@ -75,6 +77,7 @@ impl Core {
                 self.hold(&resource, hold, None);
                 if let (Some(ended), Some(tenure)) = (ended, self.tenure_mut(&resource)) {
                     (tenure.place, tenure.answers) = (ended.place, ended.answers);
+                    tenure.began = ended.began;
                     if let Some(deadline) = ended.deadline {
                         self.set_deadline(&resource, deadline);
                     }
@@ -98,6 +101,7 @@ impl Core {
             }
             Changed::Failed(failure) | Changed::Broken(failure) => {
                 self.refused_by_disk = Some(Instant::now());
+                self.figures.disk_errors += 1;
                 // The client is not told where the directory is.
                 tracing::warn!("{failure}");
                 self.refuse_ticket(id, storage(&failure));
@@ -150,6 +154,10 @@ impl Core {
         };
         let ended = self.slot(resource).ending.take().expect("BUG: an end of nothing");
         self.figures.held -= 1;
+        // What was undone nobody had.
+        if !matches!(why, Why::Undone) {
+            self.figures.holds.count(ended.began.elapsed(), &TIME_BOUNDS);
+        }
         let hold = &ended.hold;
         match why {
             Why::Unlocked(reply) => {
@@ -195,6 +203,7 @@ impl Core {
             // The grant behind it is told so, and gives it back.
             slot.ending = Some(Tenure { deadline, ..tenure });
         }
+        self.figures.disk_errors += 1;
         let refusal = storage(failure);
         tracing::warn!("{failure}");
         match why {
@@ -222,7 +231,10 @@ impl Core {
                 }
                 Ok(held_by_nobody(resource, problem))
             }
-            Changed::Failed(failure) | Changed::Broken(failure) => Err(storage(&failure)),
+            Changed::Failed(failure) | Changed::Broken(failure) => {
+                self.figures.disk_errors += 1;
+                Err(storage(&failure))
+            }
             _ => Err(poisoned(problem)),
         }
     }
