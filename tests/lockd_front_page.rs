@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use lockd_support::support::{VERY_LONG, eventually, on_tmpfs, role};
 use lockd_support::{Client, Daemon};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -81,7 +82,7 @@ impl Browser {
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
         let session = browser.order("Target.attachToTarget", attach);
         browser.session = session["sessionId"].as_str().expect("a session").to_owned();
-        for domain in ["Page", "Runtime", "Log"] {
+        for domain in ["Page", "Runtime", "Log", "Accessibility"] {
             browser.order(&format!("{domain}.enable"), json!({}));
         }
         browser
@@ -521,14 +522,217 @@ fn the_page_comes_back_when_the_daemon_does() {
     browser.wait_for("document.querySelectorAll('#rows tr').length === 1");
     daemon.process.kill();
     browser.wait_for("document.querySelector('#link.broken')");
-    // What was known stays to be seen.
+    // What was known stays to be seen, and how old it is.
     assert_eq!(browser.eval("document.querySelectorAll('#rows tr').length"), 1);
+    let lost = browser.eval("document.querySelector('#lost').innerText");
+    let lost = lost.as_str().unwrap();
+    assert!(
+        lost.starts_with("Not connected since ") && lost.contains("cannot be reached"),
+        "{lost}"
+    );
+    assert_eq!(browser.eval("document.title"), "Locks: not connected");
+    let since = browser.eval("document.querySelector('#lost-at').dateTime");
+    browser.wait_for("parseInt(document.querySelector('#lost-for').innerText) >= 2");
     browser.picture("broken");
+    browser.show(360, 800, "dark");
+    assert_eq!(browser.eval(FITS), true);
+    browser.picture("broken-narrow");
+    browser.show(1200, 800, "light");
+    // Each try that fails changes nothing of that.
+    browser.wait_for("failures >= 3");
+    assert_eq!(browser.eval("document.querySelector('#lost-at').dateTime"), since);
     let listen = format!("listen={}", daemon.address);
     let daemon = Daemon::start(test, &listen, directory.path());
     lock(&daemon, "new", "c", None);
     browser.wait_for("document.querySelector('#link.live')");
     browser.wait_for("document.querySelectorAll('#rows tr').length === 2");
+    let link = browser.eval("document.querySelector('#link').innerText");
+    assert!(link.as_str().unwrap().starts_with("Live again: not connected from "), "{link}");
+    assert_eq!(browser.eval("document.querySelector('#lost').hidden"), true);
+    assert_eq!(browser.eval("document.title"), "2 locks");
+    browser.picture("back");
+}
+
+/// A daemon that stands still closes no connection.
+#[test]
+fn a_stream_that_falls_silent_is_told() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let (_directory, daemon, url) = start("a_stream_that_falls_silent_is_told", "");
+    lock(&daemon, "kept", "c", None);
+    let browser = Browser::start();
+    browser.show(1200, 800, "light");
+    browser.open(&url);
+    browser.wait_for("document.querySelectorAll('#rows tr').length === 1");
+    let heard = browser.eval("heard");
+    daemon.process.stop();
+    browser.wait_for("document.querySelector('#link.broken')");
+    let lost = browser.eval("document.querySelector('#lost').innerText");
+    assert!(lost.as_str().unwrap().contains("nothing came for 25 s"), "{lost}");
+    // Not since that was noticed.
+    let (heard, lost) = (heard.as_f64().unwrap(), browser.eval("lostAt").as_f64().unwrap());
+    let now = browser.eval("Date.now()").as_f64().unwrap();
+    assert!(heard <= lost && lost <= now - 25_000.0, "{heard} {lost} {now}");
+    daemon.process.signal(Signal::SIGCONT);
+    browser.wait_for("document.querySelector('#link.live')");
+}
+
+/// Ask for so many locks over one connection.
+fn lock_many(daemon: &Daemon, count: usize) {
+    let mut client = daemon.connect();
+    for number in 0..count {
+        let lease = (number % 2 == 0).then_some(3_600_000);
+        let body = json!({
+            "resource": format!("job/{number:04}"), "client": format!("runner-{}", number % 40),
+            "lease_ms": lease,
+        });
+        let head = [("Content-Type", "application/json")];
+        let answer = client.post("/v1/acquire", &head, body.to_string().as_bytes());
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+#[test]
+fn thousands_of_locks_are_shown_as_far_as_they_are_looked_at() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let test = "thousands_of_locks_are_shown_as_far_as_they_are_looked_at";
+    let (_directory, daemon, url) = start(test, "");
+    lock_many(&daemon, 5000);
+    let browser = Browser::start();
+    browser.show(1200, 800, "light");
+    browser.open(&url);
+    let shown = |count: usize| format!("document.querySelectorAll('#rows tr').length === {count}");
+    let count = "document.querySelector('#rest-count').innerText";
+    browser.wait_for(&shown(250));
+    browser.wait_for(&format!("{count} === '250 of 5000 are shown'"));
+    browser.picture("thousands");
+    // Only what is looked at runs on.
+    browser.wait_for("near.size > 5 && near.size < 100");
+    // With the keyboard alone.
+    browser.eval("document.querySelector('#more').focus({ preventScroll: true })");
+    browser.press("Enter");
+    browser.wait_for(&shown(500));
+    // More come by themselves when the end is near.
+    browser.eval("scrollTo(0, document.documentElement.scrollHeight)");
+    browser.wait_for(&shown(750));
+    browser.wait_for(&format!("{count} === '750 of 5000 are shown'"));
+
+    // All at once, and the page draws frames in between; and it is one who looks on.
+    let frames = browser.eval(
+        "(async () => {
+            let frames = 0;
+            window.longest = 0;
+            new PerformanceObserver(list => list.getEntries().forEach(
+                it => window.longest = Math.max(window.longest, it.duration)
+            )).observe({ type: 'longtask' });
+            const count = () => { frames++; requestAnimationFrame(count); };
+            count();
+            limit = 5000;
+            listen();
+            const before = rows.size;
+            while (rows.size === before) await new Promise(next => setTimeout(next));
+            frames = 0;
+            while (rows.size < 5000) await new Promise(next => setTimeout(next, 5));
+            return frames;
+        })()",
+    );
+    assert!(frames.as_u64().unwrap() > 5, "{frames} frames");
+    browser.wait_for(&format!("{} && document.querySelector('#rest').hidden", shown(5000)));
+    println!("the longest task while 5000 rows come: {} ms", browser.eval("window.longest"));
+    browser.eval("window.longest = 0");
+    lock(&daemon, "job/2500b", "late", None);
+    browser.wait_for("rows.has('job/2500b') && rows.get('job/2500b').tr.isConnected");
+    println!("the longest after one change: {} ms", browser.eval("window.longest"));
+    let order = "[...document.querySelectorAll('#rows th')].map(it => it.textContent)";
+    let sorted = format!("JSON.stringify({order}) === JSON.stringify({order}.sort())");
+    assert_eq!(browser.eval(&sorted), true);
+    // Heights of rows that were never seen are a guess, so the end moves on the way there.
+    browser.wait_for(
+        "scrollTo(0, document.documentElement.scrollHeight), \
+         near.has(rows.get('job/4999')) && !near.has(rows.get('job/0000'))",
+    );
+    browser.picture("thousands-end");
+
+    browser.show(360, 800, "light");
+    assert_eq!(browser.eval(FITS), true);
+    let row = "getComputedStyle(document.querySelector('#rows tr'))";
+    assert_eq!(browser.eval(&format!("{row}.contentVisibility")), "auto");
+    browser.eval("scrollTo(0, 0)");
+    browser.picture("thousands-narrow");
+    // A search begins with few again.
+    browser.press("/");
+    browser.write("job/4");
+    browser.wait_for(&format!("{count} === '250 of 1000 are shown'"));
+    browser.wait_for(&shown(250));
+}
+
+const FITS: &str = "document.documentElement.scrollWidth <= innerWidth";
+
+/// By Tab alone, and each place that it stops at can be seen and has a name.
+#[test]
+fn everything_on_the_page_is_reached_with_the_keyboard() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let (_directory, daemon, url) =
+        start("everything_on_the_page_is_reached_with_the_keyboard", "");
+    lock(&daemon, "one", "c", Some(600_000));
+    lock(&daemon, "two", "c", None);
+    let _waits = wait(&daemon, "one", "w");
+    let browser = Browser::start();
+    for (width, scheme) in [(1200, "light"), (360, "dark")] {
+        browser.show(width, 800, scheme);
+        browser.open("about:blank");
+        browser.open(&url);
+        browser.wait_for("document.querySelector('summary')?.innerText === '1 waiting'");
+        let mut stops = Vec::new();
+        for _ in 0..4 {
+            browser.press("Tab");
+            let stop = browser.eval(
+                "(() => {
+                    const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+                    const seen = outlineStyle === 'solid' && parseFloat(outlineWidth) >= 2;
+                    const it = document.activeElement;
+                    return (seen ? '' : 'unseen: ') + (it.ariaLabel || it.innerText);
+                })()",
+            );
+            stops.push(stop.as_str().unwrap().to_owned());
+            if stops.len() == 2 {
+                browser.picture(&format!("focus-{width}"));
+                browser.press("Enter");
+                browser.wait_for("document.querySelector('details').open");
+            }
+        }
+        let expected = [
+            "Search resources and clients",
+            "1 waiting",
+            "Unlock one by force",
+            "Unlock two by force",
+        ];
+        assert_eq!(stops, expected);
+        // For those who hear the page it is a table, also where it is drawn as cards.
+        let tree = browser.order("Accessibility.getFullAXTree", json!({}));
+        let nodes = tree["nodes"].as_array().expect("nodes");
+        let with_role = |role: &str| -> Vec<&str> {
+            let of_role = nodes.iter().filter(|node| node["role"]["value"] == role);
+            of_role.map(|node| node["name"]["value"].as_str().unwrap_or_default()).collect()
+        };
+        // Chromium takes that from the markup, others only from roles that are given.
+        let parts = "'#table, #table :is(thead, tbody, tr, th, td)'";
+        let all = format!("[...document.querySelectorAll({parts})].every(it => it.role)");
+        assert_eq!(browser.eval(&all), true);
+        assert_eq!(with_role("table"), ["Who holds which lock, and who waits for it"]);
+        assert_eq!(with_role("rowheader"), ["one", "two"]);
+        assert_eq!(with_role("progressbar"), ["What is left of the lease"]);
+        assert_eq!(with_role("searchbox"), ["Search resources and clients"]);
+        // Where it is drawn as cards, what there is none of is left out.
+        let cells = with_role("cell").len();
+        assert_eq!(cells, if width == 360 { 8 } else { 10 });
+        assert_eq!(with_role("columnheader").len(), if width == 360 { 0 } else { 6 });
+    }
 }
 
 #[test]
@@ -577,7 +781,8 @@ fn the_page_offers_and_shows_what_it_can() {
         })
         .collect();
     let browser = Browser::start();
-    browser.show(1200, 800, "light");
+    // Rows that are not on the screen have no text that is drawn.
+    browser.show(1200, 4000, "light");
     browser.open(&format!("http://localhost:{}/", daemon.address.port()));
     browser.wait_for("document.querySelector('details summary').innerText === '102 waiting'");
     browser.eval("document.querySelector('details').open = true");
@@ -594,6 +799,7 @@ fn the_page_offers_and_shows_what_it_can() {
     assert!(row("long").contains("Unlock") && row("future").contains("Unlock"), "{rows}");
     assert!(!row("stuck").contains("Unlock"), "{rows}");
     assert_eq!(browser.complaints(), Vec::<String>::new());
+    browser.show(1200, 800, "light");
     browser.picture("offers");
     browser.show(360, 800, "dark");
     assert_eq!(browser.eval("document.documentElement.scrollWidth <= innerWidth"), true);
