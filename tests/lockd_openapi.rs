@@ -78,7 +78,7 @@ fn the_daemon_is_as_it_describes_itself() {
         .env("PYTHONPATH", script(""))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .args(["--no-color", "run", "--checks", "all", "--continue-on-failure"])
-        .args(["--max-examples", "40", "--seed", "1", "--suppress-health-check", "all"])
+        .args(["--max-examples", "20", "--seed", "1", "--suppress-health-check", "all"])
         .args(["--header", &format!("Authorization: Bearer {TOKEN}")])
         .args(["--exclude-path", "/v1/events", "--exclude-tag", "xml-rpc"])
         .arg(format!("http://{}/v1/openapi.json", daemon.address))

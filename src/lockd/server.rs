@@ -272,6 +272,7 @@ impl ServerOptions {
             viewers: Seats::new(VIEWERS, VIEWERS_PER_PEER),
             live: Live::new(engine.clone()),
             counts: self.counts.clone(),
+            document: Arc::default(),
             stop: stop.clone(),
         };
         (api, rpc)

@@ -24,6 +24,7 @@ use super::limits::{self, BodyReader};
 use super::listing::{Listing, Wanted, milliseconds, shown, since_epoch};
 use super::live::{self, Live};
 use super::metrics::Counts;
+use super::openapi;
 use super::origin::one;
 use super::routes::{Access, Operation, Routes};
 use super::seats::Seats;
@@ -46,6 +47,8 @@ pub(crate) struct Api {
     pub(crate) live: Live,
     /// For Prometheus.
     pub(crate) counts: Counts,
+    /// The description of it all.
+    pub(crate) document: openapi::Served,
     /// The daemon ends.
     pub(crate) stop: CancellationToken,
 }

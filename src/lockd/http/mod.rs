@@ -24,8 +24,8 @@ mod wire;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::{Extension, Router};
 
 use self::routes::Operation;
 
@@ -33,9 +33,9 @@ use self::routes::Operation;
 /// and XML-RPC for what is left. The same again below the prefix, if there is one.
 pub(crate) fn router(api: json::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router {
     let prefix = gate.prefix().to_owned();
-    let (routed, operations) = all(api, rpc, &gate);
-    let document = openapi::document(&operations, gate.needs_token(), &prefix);
-    let all = routed.layer(Extension(openapi::Served::new(document)));
+    let served = api.document.clone();
+    let (all, operations) = all(api, rpc, &gate);
+    served.get_or_init(|| openapi::document(&operations, gate.needs_token(), &prefix).into());
     let all = all.layer(from_fn_with_state(gate, auth::admit));
     match prefix.as_str() {
         "" => all,

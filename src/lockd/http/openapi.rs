@@ -2,15 +2,17 @@
 //! that they read and write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, OnceLock};
 
-use axum::Extension;
 use axum::body::{Body, Bytes};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use super::json::Api;
 use super::routes::{Access, Answer, FOR_ANOTHER, Operation, Verb, WITHOUT_TOKEN};
 use super::wire::{Code, Refused};
 use crate::lockd::name::RESOURCE_MAX_BYTES;
@@ -56,15 +58,8 @@ pub(super) fn document(operations: &[Operation], needs_token: bool, prefix: &str
     document.to_string()
 }
 
-/// The document, for all who ask for it.
-#[derive(Clone)]
-pub(super) struct Served(Bytes);
-
-impl Served {
-    pub(super) fn new(document: String) -> Self {
-        Self(document.into())
-    }
-}
+/// The document, for all who ask for it: it is made of the routes, and they are made first.
+pub(crate) type Served = Arc<OnceLock<Bytes>>;
 
 /// `GET /v1/openapi.json`, as it is described.
 pub(super) fn operation() -> Operation {
@@ -72,8 +67,9 @@ pub(super) fn operation() -> Operation {
         .answers::<Map<String, Value>>("The description of this daemon, OpenAPI 3.1.")
 }
 
-pub(super) async fn served(Extension(Served(document)): Extension<Served>) -> Response {
-    let mut response = Response::new(Body::from(document));
+pub(super) async fn served(State(api): State<Api>) -> Response {
+    let document = api.document.get().expect("BUG: it is made before anything is served");
+    let mut response = Response::new(Body::from(document.clone()));
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
@@ -271,6 +267,9 @@ fn not_null(mut schema: Value) -> Value {
         if let [kind] = kinds.as_slice() {
             schema["type"] = kind.clone();
         }
+    }
+    if schema["default"].is_null() {
+        schema.as_object_mut().and_then(|schema| schema.remove("default"));
     }
     schema
 }
