@@ -15,7 +15,7 @@ use super::log;
 use super::queued_log::Log;
 use super::signals::Signals;
 use super::text::print;
-use crate::lockd::{FaultStyle, OpenError, Server, ServerError, ServerOptions};
+use crate::lockd::{FaultStyle, OpenError, Reloader, Server, ServerError, ServerOptions};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -25,7 +25,10 @@ Examples:
 
 The first line on standard output is the URL that it serves at. SIGTERM,
 SIGINT and SIGQUIT end it: who waits is told, locks stay held. A second one
-ends it at once. Every grant and release is a line of the log at info, which
+ends it at once. SIGHUP has it read --tokens, --tls-cert and --tls-key again:
+new connections get the new certificate, and a token that is gone is refused at
+once, also where it waits. Files that cannot be used change nothing, and the log
+says so. Every grant and release is a line of the log at info, which
 is the default here.";
 
 pub(super) const CODES: &str = "\
@@ -126,20 +129,23 @@ async fn run(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
     let server = Server::bind(options(arguments)).await.map_err(failure)?;
     let scheme = if arguments.tls_cert.is_some() { "https" } else { "http" };
     print(format_args!("{scheme}://{}", server.address()));
-    let stop = CancellationToken::new();
+    let (stop, reloader) = (CancellationToken::new(), server.reloader());
     let serving = server.serve(stop.clone());
     tokio::select! {
         served = serving => served.map(|()| 0).map_err(failure),
-        code = stop_on_signal(signals, stop, log) => Ok(code),
+        code = obey(signals, reloader, stop, log) => Ok(code),
     }
 }
 
-/// The first signal stops the server; what the second one's exit code is.
-async fn stop_on_signal(mut signals: Signals, stop: CancellationToken, log: &Log) -> u8 {
+/// SIGHUP reads files again. The first signal that ends stops the server; what the
+/// second one's exit code is.
+async fn obey(mut signals: Signals, reloader: Reloader, stop: CancellationToken, log: &Log) -> u8 {
     loop {
         let arrived = signals.next().await;
         let ends = [Signal::TERM, Signal::INT, Signal::QUIT].map(Signal::as_raw);
-        if !ends.contains(&arrived.number) {
+        if arrived.number == Signal::HUP.as_raw() {
+            reload(&reloader, log);
+        } else if !ends.contains(&arrived.number) {
             log.tell(format_args!("signal {} means nothing to a daemon", arrived.number));
         } else if stop.is_cancelled() {
             return exit::by_signal(arrived.number);
@@ -147,6 +153,20 @@ async fn stop_on_signal(mut signals: Signals, stop: CancellationToken, log: &Log
             log.tell("stopping");
             stop.cancel();
         }
+    }
+}
+
+/// On a thread of its own: a file system that hangs keeps nobody from ending it.
+fn reload(reloader: &Reloader, log: &Log) {
+    if !reloader.has_files() {
+        return log.tell("nothing to read again: neither --tokens nor --tls-cert was given");
+    }
+    let reloader = reloader.clone();
+    // It logs what it did.
+    let reload = move || drop(reloader.reload());
+    let named = std::thread::Builder::new().name("lockkeeper-reload".to_owned());
+    if let Err(error) = named.spawn(reload) {
+        log.tell(format_args!("nothing was read again, for want of a thread: {error}"));
     }
 }
 

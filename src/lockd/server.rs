@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -16,7 +17,7 @@ use super::http::live::Live;
 use super::http::origin::{Hosts, PublicUrl};
 use super::http::seats::Seats;
 use super::http::tls::{FileError, Tls};
-use super::http::tokens::Tokens;
+use super::http::tokens::TokenFile;
 use super::http::{self, listen, rpc};
 use super::xmlrpc::FaultStyle;
 
@@ -112,7 +113,7 @@ impl ServerOptions {
     }
 
     /// The file of the tokens without which nobody may do anything; it is read
-    /// once, when the server is bound. It is JSON:
+    /// when the server is bound and by a [`Reloader`]. It is JSON:
     ///
     /// ```json
     /// {"tokens": [
@@ -134,8 +135,8 @@ impl ServerOptions {
     }
 
     /// Speak TLS, with these PEM files: the certificate with those that vouch
-    /// for it, and its private key. They are read once, when the server is
-    /// bound. A key that its group or others can write is refused; of one that
+    /// for it, and its private key. They are read when the server is bound and by
+    /// a [`Reloader`]. A key that its group or others can write is refused; of one that
     /// everybody can read the log warns. Default: none.
     #[must_use]
     pub fn tls(mut self, certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
@@ -201,7 +202,7 @@ impl ServerOptions {
 
 impl ServerOptions {
     /// Who is let in, and how it is spoken to.
-    fn security(&self) -> Result<(Gate, Option<Tls>), ServerError> {
+    fn security(&self) -> Result<(Gate, Reloader), ServerError> {
         let is_local = self.listen.ip().to_canonical().is_loopback();
         let is_secured = self.tokens.is_some() && self.tls.is_some();
         if !is_local && !is_secured {
@@ -213,11 +214,12 @@ impl ServerOptions {
         }
         let public = self.public_url.as_deref().map(PublicUrl::parse).transpose();
         let public = public.map_err(|why| ServerError::PublicUrl { why })?;
-        let tokens = self.tokens.as_deref().map(Tokens::from_file).transpose()?;
+        let tokens = self.tokens.as_deref().map(TokenFile::read).transpose()?;
         let tls = self.tls.as_ref().map(|(chain, key)| Tls::from_files(chain, key)).transpose()?;
         let hosts = Hosts::new(&self.hosts, public, is_local, tls.is_some())
             .map_err(|(name, why)| ServerError::Host { name, why })?;
-        Ok((Gate::new(hosts, tokens), tls))
+        let gate = Gate::new(hosts, tokens.clone());
+        Ok((gate, Reloader { tokens, tls, reading: Arc::default() }))
     }
 
     fn router(&self, engine: &Engine, gate: Gate, stop: &CancellationToken) -> axum::Router {
@@ -298,6 +300,63 @@ const VIEWERS: usize = 128;
 /// And of one address, or of one token at it.
 const VIEWERS_PER_PEER: usize = 16;
 
+/// Reads the files of tokens, certificates and keys again while a server runs.
+/// Clones are the same.
+#[derive(Clone)]
+pub struct Reloader {
+    tokens: Option<TokenFile>,
+    tls: Option<Tls>,
+    /// One reads at a time, so that what was read last counts.
+    reading: Arc<Mutex<()>>,
+}
+
+impl Reloader {
+    /// Whether the server has such files.
+    pub fn has_files(&self) -> bool {
+        self.tokens.is_some() || self.tls.is_some()
+    }
+
+    /// Read all of them again. What cannot be used changes nothing: the old
+    /// tokens, or the old certificate with its key, stay in force. One that is
+    /// refused does not keep the other from being taken. Each is a line of the log.
+    ///
+    /// * New connections get the new certificate. Those that are open stay.
+    /// * What a token is good for changes at once. A request that waits for a lock
+    ///   with a token that may do so no more is refused, and a stream of events
+    ///   ends. What its client holds stays held.
+    ///
+    /// It reads files, and blocks meanwhile.
+    ///
+    /// # Errors
+    /// [`ServerError::File`]: what is wrong with the first that was refused.
+    pub fn reload(&self) -> Result<(), ServerError> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.tokens.as_ref().map_or(Ok(()), reload_tokens);
+        let tls = self.tls.as_ref().map_or(Ok(()), reload_tls);
+        Ok(tokens.and(tls)?)
+    }
+}
+
+fn reload_tokens(file: &TokenFile) -> Result<(), FileError> {
+    let reloaded = file.reload();
+    match &reloaded {
+        Ok(tokens) => tracing::info!(file = %file.path().display(), tokens, "tokens read again"),
+        Err(error) => tracing::error!("the old tokens stay in force: {error}"),
+    }
+    reloaded.map(drop)
+}
+
+fn reload_tls(tls: &Tls) -> Result<(), FileError> {
+    let reloaded = tls.reload();
+    match &reloaded {
+        Ok(()) => {
+            tracing::info!(file = %tls.certificates().display(), "certificate and key read again");
+        }
+        Err(error) => tracing::error!("the old certificate and its key stay in force: {error}"),
+    }
+    reloaded
+}
+
 /// A lock daemon that has its directory and its address.
 pub struct Server {
     engine: Engine,
@@ -305,7 +364,7 @@ pub struct Server {
     address: SocketAddr,
     options: ServerOptions,
     gate: Gate,
-    tls: Option<Tls>,
+    reloader: Reloader,
 }
 
 impl Server {
@@ -314,13 +373,18 @@ impl Server {
     /// # Errors
     /// [`ServerError`] says what to do.
     pub async fn bind(options: ServerOptions) -> Result<Self, ServerError> {
-        let (gate, tls) = options.security()?;
+        let (gate, reloader) = options.security()?;
         let not_there = |source| ServerError::Listen { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(not_there)?;
         let address = listener.local_addr().map_err(not_there)?;
         let settings = EngineOptions { sync: options.sync, ..EngineOptions::default() };
         let engine = Engine::open(&options.directory, settings).await?;
-        Ok(Self { engine, listener, address, options, gate, tls })
+        Ok(Self { engine, listener, address, options, gate, reloader })
+    }
+
+    /// What reads the server's files again while it runs.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// The address it listens at.
@@ -333,12 +397,12 @@ impl Server {
     /// # Errors
     /// [`ServerError::Failed`] if it could not go on.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServerError> {
-        let Self { engine, listener, options, gate, tls, .. } = self;
+        let Self { engine, listener, options, gate, reloader, .. } = self;
         let stop = stop.child_token();
         let router = options.router(&engine, gate, &stop);
         let (limits, stopping) = (options.limits, stop.clone());
         let serving = async move {
-            match tls {
+            match reloader.tls {
                 Some(tls) => listen::serve(listener, tls, router, limits, stopping).await,
                 None => listen::serve(listener, listen::Plain, router, limits, stopping).await,
             }

@@ -8,6 +8,8 @@
 //! A2. A right token is never refused for the wrong ones of others: guessing is
 //!     hopeless, so a peer that guesses costs log lines, and those are limited.
 //! A3. No credentials are in any log, answer or error.
+//! A4. What a token is good for is looked up where the right is used, in the file
+//!     as it was last read. A wait or a stream ends when its right does.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::failure::Failure;
@@ -28,8 +31,8 @@ use super::listen::PeerGroup;
 use super::origin::{Hosts, one};
 use super::seats::Share;
 use super::socket::Peer;
-use super::tokens::{Bearer, Tokens};
-use super::{MayUse, limits, proxy};
+use super::tokens::{Bearer, TokenFile, TokenHash, Tokens};
+use super::{limits, proxy};
 
 /// Failures of one peer that are answered and logged one by one.
 const FAILURES: u32 = 20;
@@ -46,7 +49,7 @@ pub(crate) struct Gate(Arc<Shared>);
 
 struct Shared {
     hosts: Hosts,
-    tokens: Option<Tokens>,
+    tokens: Option<TokenFile>,
     failures: Failures,
     foreign: Failures,
 }
@@ -56,34 +59,88 @@ struct Shared {
 pub(crate) struct Caller {
     peer: SocketAddr,
     group: PeerGroup,
-    pub(crate) is_administrator: bool,
-    /// `None`: it may use the names of all clients.
-    bearer: Option<Bearer>,
+    credentials: Credentials,
+}
+
+/// What a request may do.
+#[derive(Clone, Debug)]
+enum Credentials {
+    /// There are no tokens: use the names of all clients. (A1)
+    NotNeeded { is_administrator: bool },
+    /// What the token is good for. (A4)
+    Token { name: Arc<str>, sha256: TokenHash, tokens: watch::Receiver<Tokens> },
+}
+
+impl Credentials {
+    /// Whether they may do this now; `may` is asked about a token that is known.
+    fn may(&self, may: impl FnOnce(&Bearer) -> bool) -> bool {
+        match self {
+            Self::NotNeeded { .. } => true,
+            Self::Token { sha256, tokens, .. } => tokens.borrow().by_hash(sha256).is_some_and(may),
+        }
+    }
 }
 
 impl Caller {
     /// What it is called in the audit.
     pub(crate) fn name(&self) -> String {
-        match &self.bearer {
-            Some(bearer) => bearer.name.to_string(),
-            None => self.peer.to_string(),
+        match &self.credentials {
+            Credentials::Token { name, .. } => name.to_string(),
+            Credentials::NotNeeded { .. } => self.peer.to_string(),
         }
     }
 
     /// Whose places it takes, where these are limited: many of one address share
     /// them, but each token has its own.
     pub(crate) fn share(&self) -> Share {
-        let token = self.bearer.as_ref().map(|bearer| Arc::clone(&bearer.name));
+        let token = match &self.credentials {
+            Credentials::Token { name, .. } => Some(Arc::clone(name)),
+            Credentials::NotNeeded { .. } => None,
+        };
         Share { group: self.group, token }
     }
 
     pub(crate) fn may_use(&self, client: &str) -> bool {
-        self.bearer.as_ref().is_none_or(|bearer| bearer.may_use(client))
+        self.credentials.may(|bearer| bearer.may_use(client))
+    }
+
+    pub(crate) fn is_administrator(&self) -> bool {
+        match self.credentials {
+            Credentials::NotNeeded { is_administrator } => is_administrator,
+            Credentials::Token { .. } => self.credentials.may(|bearer| bearer.is_administrator),
+        }
+    }
+
+    /// # Errors
+    /// What its client is told.
+    pub(crate) fn must_be_for(&self, client: &str) -> Result<(), Failure> {
+        if self.may_use(client) { Ok(()) } else { Err(self.not_for(client)) }
+    }
+
+    pub(crate) fn not_for(&self, client: &str) -> Failure {
+        if !self.credentials.may(|_| true) {
+            return wrong_token();
+        }
+        let text = format!("these credentials are not for the client {client:?}");
+        Failure::new(StatusCode::FORBIDDEN, "forbidden", text)
+    }
+
+    /// Resolves when the tokens were read again and this one may not do this any
+    /// more. (A4)
+    pub(crate) async fn loses(&self, may: impl Fn(&Bearer) -> bool) {
+        if let Credentials::Token { sha256, tokens, .. } = &self.credentials {
+            let mut tokens = tokens.clone();
+            let is_lost = |tokens: &Tokens| !tokens.by_hash(sha256).is_some_and(&may);
+            if tokens.wait_for(is_lost).await.is_ok() {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 }
 
 impl Gate {
-    pub(crate) fn new(hosts: Hosts, tokens: Option<Tokens>) -> Self {
+    pub(crate) fn new(hosts: Hosts, tokens: Option<TokenFile>) -> Self {
         let (failures, foreign) = (Failures::default(), Failures::default());
         Self(Arc::new(Shared { hosts, tokens, failures, foreign }))
     }
@@ -108,10 +165,6 @@ impl Gate {
         if !is_open(&head) {
             match self.caller(&head) {
                 Ok(caller) => {
-                    if let Some(bearer) = caller.bearer.clone() {
-                        let may_use = move |client: &str| bearer.may_use(client);
-                        head.extensions.insert(MayUse(Arc::new(may_use)));
-                    }
                     head.extensions.insert(caller);
                 }
                 Err(failure) => {
@@ -126,10 +179,11 @@ impl Gate {
     fn caller(&self, request: &Parts) -> Result<Caller, Failure> {
         let peer = peer(request);
         let group = proxy::group(peer, &request.headers);
-        let Some(tokens) = &self.0.tokens else {
+        let Some(file) = &self.0.tokens else {
             let is_direct = !self.0.hosts.is_public() && !proxy::is_passed_on(&request.headers);
             let is_administrator = is_direct && group == PeerGroup::Here;
-            return Ok(Caller { peer, group, is_administrator, bearer: None });
+            let credentials = Credentials::NotNeeded { is_administrator };
+            return Ok(Caller { peer, group, credentials });
         };
         let Some(token) = presented(&request.headers) else {
             debug!(%peer, "a request without credentials");
@@ -139,9 +193,12 @@ impl Gate {
                 "this daemon needs a token: send it as Authorization: Bearer, or as a password",
             ));
         };
-        if let Some(bearer) = tokens.bearer(&token) {
-            let is_administrator = bearer.is_administrator;
-            return Ok(Caller { peer, group, is_administrator, bearer: Some(bearer.clone()) });
+        let tokens = file.tokens();
+        let known =
+            tokens.borrow().bearer(&token).map(|(hash, bearer)| (hash, bearer.name.clone()));
+        if let Some((sha256, name)) = known {
+            let credentials = Credentials::Token { name, sha256, tokens };
+            return Ok(Caller { peer, group, credentials });
         }
         Err(match self.0.failures.count(group) {
             Count::Some => {

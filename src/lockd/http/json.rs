@@ -194,6 +194,9 @@ impl Api {
         let request_id = request.request_id.clone();
         let granted = tokio::select! {
             biased;
+            () = caller.loses(|bearer| bearer.may_use(&client)) => {
+                return Err(caller.not_for(&client));
+            }
             granted = self.engine.lock_for(request, peer.hangs_up()) => granted,
             () = self.stop.cancelled() => return Err(Failure::shutting_down()),
         };
@@ -270,14 +273,6 @@ fn too_many_waiting() -> Failure {
     )
 }
 
-fn must_be_for(caller: &Caller, client: &str) -> Result<(), Failure> {
-    if caller.may_use(client) {
-        return Ok(());
-    }
-    let text = format!("these credentials are not for the client {client:?}");
-    Err(Failure::new(StatusCode::FORBIDDEN, "forbidden", text))
-}
-
 async fn acquire(
     State(api): State<Api>,
     named: Resource,
@@ -287,7 +282,7 @@ async fn acquire(
 ) -> Result<Response, Failure> {
     let Acquire { resource, client, wait_ms, lease_ms, request_id } = api.read(request).await?;
     let resource = named.or(resource)?;
-    must_be_for(&caller, &client)?;
+    caller.must_be_for(&client)?;
     let wait = match wait_ms {
         None | Some(Some(0)) => Wait::No,
         Some(Some(limit)) => Wait::Until(Duration::from_millis(limit)),
@@ -306,7 +301,7 @@ async fn renew(
 ) -> Result<Response, Failure> {
     let Renew { resource, client, token } = api.read(request).await?;
     let resource = named.or(resource)?;
-    must_be_for(&caller, &client)?;
+    caller.must_be_for(&client)?;
     match api.engine.renew(&resource, &client, token.0).await {
         Ok(lease) => {
             let lease = (lease != Duration::MAX).then(|| milliseconds(lease));
@@ -334,7 +329,7 @@ async fn release(
 ) -> Result<Response, Failure> {
     let Release { resource, client, token } = api.read(request).await?;
     let resource = named.or(resource)?;
-    must_be_for(&caller, &client)?;
+    caller.must_be_for(&client)?;
     let released = api.engine.unlock(&resource, &client, token.map(|Token(token)| token)).await;
     released.map_err(|refusal| api.refused(&resource, refusal))?;
     Ok(failure::json(StatusCode::OK, &json!({ "resource": resource, "client": client })))
@@ -346,7 +341,7 @@ async fn force_release(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Failure> {
-    if !caller.is_administrator {
+    if !caller.is_administrator() {
         limits::ignore(request.into_body());
         let text = "only administrators may do this";
         return Err(Failure::new(StatusCode::FORBIDDEN, "forbidden", text));
@@ -366,7 +361,7 @@ async fn list(
 ) -> Result<Response, Failure> {
     let wanted = Wanted::of(&uri)?;
     let (at, survey) = (Instant::now(), Arc::new(api.engine.survey()));
-    let mut listing = Listing::new(api.engine, survey, at, wanted, caller.is_administrator);
+    let mut listing = Listing::new(api.engine, survey, at, wanted, caller.is_administrator());
     let first = listing.next().unwrap_or_default();
     let body = match listing.next() {
         None => Body::from(first),
@@ -388,5 +383,5 @@ async fn show(
 ) -> Result<Response, Failure> {
     let resource = named.or(None)?;
     let held = api.engine.show(&resource).ok_or(Refusal::NotLocked)?;
-    Ok(failure::json(StatusCode::OK, &shown(&held, caller.is_administrator)))
+    Ok(failure::json(StatusCode::OK, &shown(&held, caller.is_administrator())))
 }

@@ -19,8 +19,6 @@ mod socket;
 pub(crate) mod tls;
 pub(crate) mod tokens;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 
@@ -38,16 +36,5 @@ pub(crate) fn router(api: json::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router 
     match prefix.as_str() {
         "" => all,
         prefix => Router::new().nest_service(prefix, all.clone()).fallback_service(all),
-    }
-}
-
-/// Which client names a request may use; an extension of the request. Without
-/// it, all.
-#[derive(Clone)]
-pub(crate) struct MayUse(pub(crate) Arc<dyn Fn(&str) -> bool + Send + Sync>);
-
-impl MayUse {
-    pub(crate) fn allows(&self, client: &str) -> bool {
-        (self.0)(client)
     }
 }

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 
-use super::MayUse;
+use super::auth::Caller;
 use super::limits::{BodyError, BodyReader};
 use super::socket::Peer;
 use crate::lockd::engine::{Engine, LockRequest, Refusal, Wait};
@@ -88,7 +88,7 @@ impl Parts {
     async fn call(
         &self,
         call: Call,
-        may_use: Option<&MayUse>,
+        caller: Option<&Caller>,
         peer: Option<&Peer>,
     ) -> Result<Answer, String> {
         let named = call.method.as_deref();
@@ -104,8 +104,8 @@ impl Parts {
                     unreachable!("BUG: the arguments were counted");
                 };
                 let resource = text(resource, "the resource")?;
-                match (&client, may_use) {
-                    (Value::Text(name), Some(may_use)) if !may_use.allows(name) => {
+                match (&client, caller) {
+                    (Value::Text(name), Some(caller)) if !caller.may_use(name) => {
                         let shown = xmlrpc::repr(&client);
                         return Err(format!("these credentials are not for the client {shown}"));
                     }
