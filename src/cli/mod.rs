@@ -11,6 +11,8 @@ mod kernel;
 mod lockcmd;
 mod log;
 #[cfg(feature = "lockd")]
+mod log_line;
+#[cfg(feature = "lockd")]
 mod queued_log;
 #[cfg(feature = "lockd-client")]
 mod remote;

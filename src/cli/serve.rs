@@ -8,10 +8,11 @@ use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::exit::{self, Failure};
-use super::log;
+use super::log_line::LogFormat;
 use super::queued_log::Log;
 use super::signals::Signals;
 use super::text::print;
@@ -88,6 +89,10 @@ pub(super) struct Serve {
     #[arg(long)]
     no_sync: bool,
 
+    /// How lines of the log are written; json is one object a line. Each has its time
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+
     /// How XML-RPC faults name their type: as a server on Python 2 or on Python 3
     #[arg(long, value_enum, default_value_t = Style::Py3)]
     fault_style: Style,
@@ -104,12 +109,12 @@ enum Style {
 const WAITERS: usize = 8192;
 
 pub(super) fn serve(arguments: &Serve) -> Result<u8, Failure> {
-    let queued = Log::start(std::io::stderr());
+    let queued = Log::start(std::io::stderr(), arguments.log_format);
     let queued =
         queued.map_err(|error| Failure::system("starting a thread for the log", &error))?;
-    log::to(queued.clone(), LevelFilter::INFO);
+    queued.listen(LevelFilter::INFO);
     let code = serve_with(arguments, &queued).unwrap_or_else(|failure| {
-        queued.tell(failure.message);
+        queued.tell(Level::ERROR, failure.message);
         failure.code
     });
     queued.flush();
@@ -146,11 +151,12 @@ async fn obey(mut signals: Signals, reloader: Reloader, stop: CancellationToken,
         if arrived.number == Signal::HUP.as_raw() {
             reload(&reloader, log);
         } else if !ends.contains(&arrived.number) {
-            log.tell(format_args!("signal {} means nothing to a daemon", arrived.number));
+            let number = arrived.number;
+            log.tell(Level::INFO, format_args!("signal {number} means nothing to a daemon"));
         } else if stop.is_cancelled() {
             return exit::by_signal(arrived.number);
         } else {
-            log.tell("stopping");
+            log.tell(Level::INFO, "stopping");
             stop.cancel();
         }
     }
@@ -159,14 +165,16 @@ async fn obey(mut signals: Signals, reloader: Reloader, stop: CancellationToken,
 /// On a thread of its own: a file system that hangs keeps nobody from ending it.
 fn reload(reloader: &Reloader, log: &Log) {
     if !reloader.has_files() {
-        return log.tell("nothing to read again: neither --tokens nor --tls-cert was given");
+        let why = "neither --tokens nor --tls-cert was given";
+        return log.tell(Level::INFO, format_args!("nothing to read again: {why}"));
     }
     let reloader = reloader.clone();
     // It logs what it did.
     let reload = move || drop(reloader.reload());
     let named = std::thread::Builder::new().name("lockkeeper-reload".to_owned());
     if let Err(error) = named.spawn(reload) {
-        log.tell(format_args!("nothing was read again, for want of a thread: {error}"));
+        let message = format_args!("nothing was read again, for want of a thread: {error}");
+        log.tell(Level::ERROR, message);
     }
 }
 
@@ -197,7 +205,8 @@ fn raise_file_limit(log: &Log) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        log.tell(format_args!("the limit of open files could not be raised: {error}"));
+        let message = format_args!("the limit of open files could not be raised: {error}");
+        log.tell(Level::WARN, message);
     }
 }
 

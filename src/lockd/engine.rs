@@ -48,6 +48,8 @@ pub use asked::OpenError;
 pub(crate) use asked::{
     EngineOptions, Figures, Grant, Held, LockRequest, Refusal, Survey, Wait, in_directory,
 };
+use audit::Asker;
+pub(crate) use audit::{Credential, Refused, Source};
 use lane::Lane;
 use slot::{Leave, Outcome, TicketId};
 
@@ -58,7 +60,7 @@ use crate::{AsyncFileLock, Error, LockGuard, Lost, Options};
 /// The locks of one directory. Clones are the same engine. [`close`](Engine::close)
 /// it: dropped, it leaves files unsynced, and a change may be on its way still.
 #[derive(Clone)]
-pub(crate) struct Engine(Arc<Inner>);
+pub(crate) struct Engine(Arc<Inner>, Asker);
 
 struct Inner {
     this: Weak<Inner>,
@@ -153,7 +155,12 @@ impl Engine {
         let stop = inner.stop.clone();
         inner.tasks.spawn(expire_leases(Arc::downgrade(&inner), alarm, sooner, stop.clone()));
         inner.tasks.spawn(keep_directory(Arc::downgrade(&inner), guard, stop));
-        Ok(Self(inner))
+        Ok(Self(inner, None))
+    }
+
+    /// The same engine, asked by this source from now on.
+    pub(crate) fn asked_by(&self, source: &Arc<Source>) -> Self {
+        Self(Arc::clone(&self.0), Some(Arc::clone(source)))
     }
 
     /// Ask for a lock, and wait for it as the request says. A limit that is
@@ -176,7 +183,7 @@ impl Engine {
         gone: impl Future<Output = ()>,
     ) -> Result<Grant, Refusal> {
         let wait = request.wait;
-        let (ticket, receiver) = match self.0.core().ask(request)? {
+        let (ticket, receiver) = match self.0.core().ask(request, &self.1)? {
             Asked::Decided(outcome) => return outcome,
             Asked::Waiting(ticket, receiver) => (ticket, receiver),
         };
@@ -218,7 +225,7 @@ impl Engine {
         client: &str,
         token: Option<u64>,
     ) -> Result<(), Refusal> {
-        let answer = self.0.core().unlock(resource, client, token)?;
+        let answer = self.0.core().unlock(resource, client, token, &self.1)?;
         answer.await.unwrap_or(Err(Refusal::ShuttingDown))
     }
 
@@ -231,9 +238,8 @@ impl Engine {
         &self,
         resource: &str,
         token: Option<u64>,
-        administrator: &str,
     ) -> Result<Held, Refusal> {
-        let answer = self.0.core().force_unlock(resource, token, administrator)?;
+        let answer = self.0.core().force_unlock(resource, token, &self.1)?;
         answer.await.unwrap_or(Err(Refusal::ShuttingDown))
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::absent::{Absent, Place};
 use super::asked::{Figures, Held, Refusal, Survey, WAITING_SHOWN};
-use super::audit::{Event, audit};
+use super::audit::{Asker, Event, audit};
 use super::lane::Lane;
 use super::over::{Over, RequestKey};
 use super::slot::{Outcome, Phase, Slot, Tenure, Ticket, TicketId, held_by_nobody};
@@ -76,15 +76,15 @@ pub(super) enum Purpose {
     Discard {
         resource: Arc<str>,
         problem: Problem,
-        by: String,
+        by: Asker,
         reply: oneshot::Sender<Result<Held, Refusal>>,
     },
 }
 
 /// Why a hold is ended.
 pub(super) enum Why {
-    Unlocked(oneshot::Sender<Result<(), Refusal>>),
-    Forced { by: String, reply: oneshot::Sender<Result<Held, Refusal>> },
+    Unlocked { by: Asker, reply: oneshot::Sender<Result<(), Refusal>> },
+    Forced { by: Asker, reply: oneshot::Sender<Result<Held, Refusal>> },
     Expired,
     Undone,
     Removed,
@@ -150,7 +150,7 @@ impl Core {
             }
         }
         for hold in recovered.gone {
-            audit(Event::Removed, &hold, None);
+            audit(Event::Removed, &hold, &None);
         }
     }
 
@@ -287,7 +287,7 @@ impl Core {
         let lease = hold.wanted.lease;
         // What an earlier daemon granted was answered by it.
         let answers = u32::from(place.is_none());
-        let tenure = Tenure { hold, deadline: None, place, answers };
+        let tenure = Tenure { hold, deadline: None, place, by: None, answers };
         self.slot(resource).phase = Phase::Held(tenure);
         if let Some(lease) = lease {
             self.set_deadline(resource, BootTime::now().after(lease));

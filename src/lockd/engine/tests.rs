@@ -589,12 +589,12 @@ async fn files_that_name_nobody_are_reported() {
     }
     assert_eq!(engine.list().len(), names.len());
     for name in ["empty", "zeros"] {
-        engine.force_unlock(name, None, "admin").await.unwrap();
+        engine.force_unlock(name, None).await.unwrap();
         assert!(!at(name).exists());
         engine.lock(request(name, "c")).await.unwrap();
     }
     for name in ["link", "dangling", "dir", ".two"] {
-        let refused = engine.force_unlock(name, None, "admin").await;
+        let refused = engine.force_unlock(name, None).await;
         assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{name}: {refused:?}");
     }
     assert!(at("link").is_symlink() && at("dangling").is_symlink() && at("dir").is_dir());
@@ -620,9 +620,9 @@ async fn an_administrator_ends_what_is_held() {
     let grant = engine.lock(request("r", "c")).await.unwrap();
     let mut changes = engine.changes();
     changes.mark_unchanged();
-    let held = engine.force_unlock("r", None, "admin").await.unwrap();
+    let held = engine.force_unlock("r", None).await.unwrap();
     assert_eq!((held.client.as_str(), held.token), ("c", grant.token));
-    assert_eq!(engine.force_unlock("r", None, "admin").await, Err(Refusal::NotLocked));
+    assert_eq!(engine.force_unlock("r", None).await, Err(Refusal::NotLocked));
     assert_eq!(engine.unlock("r", "c", Some(grant.token)).await, Err(Refusal::NotLocked));
     tokio::time::timeout(LONG, changes.changed()).await.unwrap().unwrap();
     assert_eq!(engine.figures().forced, 1);
@@ -816,7 +816,8 @@ fn ask_all_at_once(engine: &Engine) -> Vec<Listening<'_>> {
     let mut all = Vec::new();
     let mut core = engine.0.core();
     for number in 0..64 {
-        let Ok(Asked::Waiting(ticket, receiver)) = core.ask(request(&format!("s{number}"), "c"))
+        let Ok(Asked::Waiting(ticket, receiver)) =
+            core.ask(request(&format!("s{number}"), "c"), &None)
         else {
             panic!("it does not wait for the store");
         };

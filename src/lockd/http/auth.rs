@@ -24,7 +24,6 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;
-use tracing::{debug, warn};
 
 use super::failure::Failure;
 use super::listen::PeerGroup;
@@ -33,6 +32,7 @@ use super::seats::Share;
 use super::socket::Peer;
 use super::tokens::{Bearer, TokenFile, TokenHash, Tokens};
 use super::{limits, proxy};
+use crate::lockd::engine::{Credential, Refused, Source};
 
 /// Failures of one peer that are answered and logged one by one.
 const FAILURES: u32 = 20;
@@ -52,14 +52,16 @@ struct Shared {
     tokens: Option<TokenFile>,
     failures: Failures,
     foreign: Failures,
+    anonymous: Failures,
 }
 
 /// Who asks; an extension of every request but those for what all may see.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    peer: SocketAddr,
     group: PeerGroup,
     credentials: Credentials,
+    /// For the audit.
+    source: Arc<Source>,
 }
 
 /// What a request may do.
@@ -82,12 +84,21 @@ impl Credentials {
 }
 
 impl Caller {
-    /// What it is called in the audit.
-    pub(crate) fn name(&self) -> String {
-        match &self.credentials {
-            Credentials::Token { name, .. } => name.to_string(),
-            Credentials::NotNeeded { .. } => self.peer.to_string(),
-        }
+    pub(crate) fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
+    /// A line of the audit.
+    pub(crate) fn log_refusal(
+        &self,
+        verb: &'static str,
+        resource: Option<&str>,
+        client: Option<&str>,
+        failure: &Failure,
+    ) {
+        let (error, reason) = (failure.code(), failure.message());
+        let verb = Some(verb);
+        Refused { verb, resource, client, error, reason }.audit(&self.source);
     }
 
     /// Whose places it takes, where these are limited: many of one address share
@@ -141,8 +152,8 @@ impl Caller {
 
 impl Gate {
     pub(crate) fn new(hosts: Hosts, tokens: Option<TokenFile>) -> Self {
-        let (failures, foreign) = (Failures::default(), Failures::default());
-        Self(Arc::new(Shared { hosts, tokens, failures, foreign }))
+        let [failures, foreign, anonymous] = std::array::from_fn(|_| Failures::default());
+        Self(Arc::new(Shared { hosts, tokens, failures, foreign, anonymous }))
     }
 
     /// What stands before the daemon's own paths.
@@ -153,10 +164,12 @@ impl Gate {
     async fn answer(&self, request: Request, next: Next) -> Response {
         let (mut head, body) = request.into_parts();
         if let Err(foreign) = self.0.hosts.check(&head) {
-            let peer = peer(&head);
             // A page can send many of these.
+            let peer = peer(&head);
             if self.0.foreign.count(proxy::group(peer, &head.headers)) != Count::TooMany {
-                warn!(%peer, "refused: {foreign}");
+                let (error, reason) = (foreign.code(), &*foreign.to_string());
+                let source = source(&head, Credential::None);
+                Refused { error, reason, ..Refused::default() }.warn(&source);
             }
             limits::ignore(body);
             return Failure::new(foreign.status(), foreign.code(), foreign.to_string())
@@ -183,32 +196,40 @@ impl Gate {
             let is_direct = !self.0.hosts.is_public() && !proxy::is_passed_on(&request.headers);
             let is_administrator = is_direct && group == PeerGroup::Here;
             let credentials = Credentials::NotNeeded { is_administrator };
-            return Ok(Caller { peer, group, credentials });
+            let by = if is_administrator { Credential::ThisMachine } else { Credential::None };
+            return Ok(Caller { group, credentials, source: Arc::new(source(request, by)) });
         };
         let Some(token) = presented(&request.headers) else {
-            debug!(%peer, "a request without credentials");
-            return Err(Failure::new(
-                StatusCode::UNAUTHORIZED,
+            let (error, reason) = (
                 "credentials_needed",
                 "this daemon needs a token: send it as Authorization: Bearer, or as a password",
-            ));
+            );
+            if self.0.anonymous.count(group) != Count::TooMany {
+                let source = source(request, Credential::None);
+                Refused { error, reason, ..Refused::default() }.audit(&source);
+            }
+            return Err(Failure::new(StatusCode::UNAUTHORIZED, error, reason));
         };
         let tokens = file.tokens();
         let known =
             tokens.borrow().bearer(&token).map(|(hash, bearer)| (hash, bearer.name.clone()));
         if let Some((sha256, name)) = known {
+            let source = Arc::new(source(request, Credential::Token(Arc::clone(&name))));
             let credentials = Credentials::Token { name, sha256, tokens };
-            return Ok(Caller { peer, group, credentials });
+            return Ok(Caller { group, credentials, source });
         }
-        Err(match self.0.failures.count(group) {
-            Count::Some => {
-                warn!(%peer, "a request with wrong credentials was refused");
-                wrong_token()
-            }
-            Count::Last => {
-                warn!(%peer, "more wrong credentials: for a minute no more of this peer's are logged");
-                wrong_token()
-            }
+        let count = self.0.failures.count(group);
+        if count != Count::TooMany {
+            let reason = match count {
+                Count::Last => "wrong credentials: for a minute no more of this peer's are logged",
+                _ => "wrong credentials",
+            };
+            let error = "wrong_credentials";
+            let source = source(request, Credential::Unknown);
+            Refused { error, reason, ..Refused::default() }.warn(&source);
+        }
+        Err(match count {
+            Count::Some | Count::Last => wrong_token(),
             Count::TooMany => Failure::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_failures",
@@ -223,6 +244,11 @@ fn peer(request: &Parts) -> SocketAddr {
         unreachable!("BUG: a request from nowhere");
     };
     peer.address()
+}
+
+fn source(request: &Parts, credential: Credential) -> Source {
+    let peer = peer(request);
+    Source { peer, forwarded_for: proxy::sender(peer, &request.headers), credential }
 }
 
 fn wrong_token() -> Failure {

@@ -30,6 +30,14 @@ impl Failure {
         Refusal::ShuttingDown.into()
     }
 
+    pub(crate) fn code(&self) -> &'static str {
+        self.error
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn held_by(self, holder: Value) -> Self {
         Self { holder: Some(holder), ..self }
     }

@@ -192,15 +192,15 @@ impl Api {
         };
         let (resource, client) = (request.resource.clone(), request.client.clone());
         let request_id = request.request_id.clone();
+        let engine = self.engine.asked_by(caller.source());
         let granted = tokio::select! {
             biased;
             () = caller.loses(|bearer| bearer.may_use(&client)) => {
                 return Err(caller.not_for(&client));
             }
-            granted = self.engine.lock_for(request, peer.hangs_up()) => granted,
+            granted = engine.lock_for(request, peer.hangs_up()) => granted,
             () = self.stop.cancelled() => return Err(Failure::shutting_down()),
         };
-        let engine = self.engine.clone();
         match granted {
             Ok(grant) => {
                 let answer = granted_answer(&resource, &client, grant);
@@ -282,15 +282,19 @@ async fn acquire(
 ) -> Result<Response, Failure> {
     let Acquire { resource, client, wait_ms, lease_ms, request_id } = api.read(request).await?;
     let resource = named.or(resource)?;
-    caller.must_be_for(&client)?;
+    let log = |failure: &Failure| {
+        caller.log_refusal("acquire", Some(&resource), Some(&client), failure);
+    };
+    caller.must_be_for(&client).inspect_err(log)?;
     let wait = match wait_ms {
         None | Some(Some(0)) => Wait::No,
         Some(Some(limit)) => Wait::Until(Duration::from_millis(limit)),
         Some(None) => Wait::Forever,
     };
     let lease = lease_ms.map(Duration::from_millis);
-    let request = LockRequest { resource, client, wait, lease, request_id };
-    api.lock(request, &caller, &peer).await
+    let (resource_of, client_of) = (resource.clone(), client.clone());
+    let request = LockRequest { resource: resource_of, client: client_of, wait, lease, request_id };
+    api.lock(request, &caller, &peer).await.inspect_err(log)
 }
 
 async fn renew(
@@ -301,13 +305,16 @@ async fn renew(
 ) -> Result<Response, Failure> {
     let Renew { resource, client, token } = api.read(request).await?;
     let resource = named.or(resource)?;
-    caller.must_be_for(&client)?;
+    let log = |failure: &Failure| {
+        caller.log_refusal("renew", Some(&resource), Some(&client), failure);
+    };
+    caller.must_be_for(&client).inspect_err(log)?;
     match api.engine.renew(&resource, &client, token.0).await {
         Ok(lease) => {
             let lease = (lease != Duration::MAX).then(|| milliseconds(lease));
             Ok(failure::json(StatusCode::OK, &json!({ "lease_ms": lease })))
         }
-        Err(refusal) => Err(not_held(refusal)),
+        Err(refusal) => Err(not_held(refusal)).inspect_err(log),
     }
 }
 
@@ -329,9 +336,13 @@ async fn release(
 ) -> Result<Response, Failure> {
     let Release { resource, client, token } = api.read(request).await?;
     let resource = named.or(resource)?;
-    caller.must_be_for(&client)?;
-    let released = api.engine.unlock(&resource, &client, token.map(|Token(token)| token)).await;
-    released.map_err(|refusal| api.refused(&resource, refusal))?;
+    let log = |failure: &Failure| {
+        caller.log_refusal("release", Some(&resource), Some(&client), failure);
+    };
+    caller.must_be_for(&client).inspect_err(log)?;
+    let engine = api.engine.asked_by(caller.source());
+    let released = engine.unlock(&resource, &client, token.map(|Token(token)| token)).await;
+    released.map_err(|refusal| api.refused(&resource, refusal)).inspect_err(log)?;
     Ok(failure::json(StatusCode::OK, &json!({ "resource": resource, "client": client })))
 }
 
@@ -341,16 +352,22 @@ async fn force_release(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Failure> {
+    let log = |resource: Option<&str>, failure: &Failure| {
+        caller.log_refusal("force-release", resource, None, failure);
+    };
     if !caller.is_administrator() {
         limits::ignore(request.into_body());
         let text = "only administrators may do this";
-        return Err(Failure::new(StatusCode::FORBIDDEN, "forbidden", text));
+        let failure = Failure::new(StatusCode::FORBIDDEN, "forbidden", text);
+        log(named.0.as_deref(), &failure);
+        return Err(failure);
     }
     let ForceRelease { resource, token } = api.read(request).await?;
     let resource = named.or(resource)?;
     let token = token.map(|Token(token)| token);
-    let held = api.engine.force_unlock(&resource, token, &caller.name()).await;
-    let held = held.map_err(|refusal| api.not_forced(&resource, refusal))?;
+    let held = api.engine.asked_by(caller.source()).force_unlock(&resource, token).await;
+    let held = held.map_err(|refusal| api.not_forced(&resource, refusal));
+    let held = held.inspect_err(|failure| log(Some(&resource), failure))?;
     Ok(failure::json(StatusCode::OK, &shown(&held, true)))
 }
 

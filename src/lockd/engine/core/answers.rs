@@ -9,7 +9,7 @@ use super::{Core, Known, Purpose, State, Why, poisoned, request_key, storage};
 use crate::clock::BootTime;
 use crate::lockd::engine::absent::Place;
 use crate::lockd::engine::asked::{Held, Refusal};
-use crate::lockd::engine::audit::{Event, audit};
+use crate::lockd::engine::audit::{Asker, Event, audit, audit_discarded};
 use crate::lockd::engine::slot::{Leave, Outcome, Phase, Tenure, TicketId, held_by_nobody};
 use crate::lockd::name;
 use crate::lockd::store::{Changed, Failure, Problem};
@@ -61,13 +61,16 @@ impl Core {
         slot.phase = Phase::Free;
         match changed {
             Changed::Granted(hold) => {
-                audit(Event::Granted, &hold, None);
+                let by = self.tickets[&id].by.clone();
+                audit(Event::Granted, &hold, &by);
                 self.figures.granted += 1;
                 self.refused_by_disk = None;
                 self.figures.held += 1;
                 let place = Place { ticket: id, since: self.tickets[&id].since };
                 self.hold(&resource, hold, Some(place));
-                let grant = self.tenure(&resource).expect("BUG: it was just given").grant();
+                let tenure = self.tenure_mut(&resource).expect("BUG: it was just given");
+                tenure.by = by;
+                let grant = tenure.grant();
                 self.decide(id, Ok(grant));
             }
             Changed::Held(hold) => {
@@ -75,6 +78,7 @@ impl Core {
                 self.hold(&resource, hold, None);
                 if let (Some(ended), Some(tenure)) = (ended, self.tenure_mut(&resource)) {
                     (tenure.place, tenure.answers) = (ended.place, ended.answers);
+                    tenure.by = ended.by;
                     if let Some(deadline) = ended.deadline {
                         self.set_deadline(&resource, deadline);
                     }
@@ -82,7 +86,7 @@ impl Core {
                 self.wait_on(id, &resource);
             }
             Changed::Adopted(hold) => {
-                audit(Event::Adopted, &hold, None);
+                audit(Event::Adopted, &hold, &None);
                 self.figures.held += 1;
                 self.hold(&resource, hold, None);
                 self.wait_on(id, &resource);
@@ -152,23 +156,23 @@ impl Core {
         self.figures.held -= 1;
         let hold = &ended.hold;
         match why {
-            Why::Unlocked(reply) => {
-                audit(Event::Released, hold, None);
+            Why::Unlocked { by, reply } => {
+                audit(Event::Released, hold, &by);
                 self.figures.released += 1;
                 self.over.remember_release(hold.token, &name::stripped(&hold.wanted.client).into());
                 let _ = reply.send(if had_file { Ok(()) } else { Err(Refusal::NotLocked) });
             }
             Why::Forced { by, reply } => {
-                audit(Event::Forced, hold, Some(&by));
+                audit(Event::Forced, hold, &by);
                 self.figures.forced += 1;
                 let _ = reply.send(Ok(ended.held()));
             }
             Why::Expired => {
-                audit(Event::Expired, hold, None);
+                audit(Event::Expired, hold, &ended.by);
                 self.figures.expired += 1;
             }
-            Why::Undone => audit(Event::Undone, hold, None),
-            Why::Removed => audit(Event::Removed, hold, None),
+            Why::Undone => audit(Event::Undone, hold, &ended.by),
+            Why::Removed => audit(Event::Removed, hold, &ended.by),
         }
         self.tidy(resource);
     }
@@ -198,7 +202,7 @@ impl Core {
         let refusal = storage(failure);
         tracing::warn!("{failure}");
         match why {
-            Why::Unlocked(reply) => drop(reply.send(Err(refusal))),
+            Why::Unlocked { reply, .. } => drop(reply.send(Err(refusal))),
             Why::Forced { reply, .. } => drop(reply.send(Err(refusal))),
             Why::Expired | Why::Undone | Why::Removed => {}
         }
@@ -208,13 +212,12 @@ impl Core {
         &mut self,
         resource: &Arc<str>,
         problem: &Problem,
-        by: &str,
+        by: &Asker,
         changed: Changed,
     ) -> Result<Held, Refusal> {
         match changed {
             Changed::Discarded => {
-                let path = problem.path.display();
-                tracing::info!(target: "lockkeeper::audit", event = "discarded", ?by, "{path:?}");
+                audit_discarded(resource, &problem.path.to_string_lossy(), by);
                 self.figures.forced += 1;
                 let slot = self.slot(resource);
                 if matches!(slot.phase, Phase::Problem(_)) {

@@ -7,13 +7,18 @@ use tokio::sync::oneshot;
 use super::{Asked, Core, Known, Purpose, State, Why, poisoned, request_key};
 use crate::lockd::engine::absent::Place;
 use crate::lockd::engine::asked::{LockRequest, Refusal, Wait};
+use crate::lockd::engine::audit::Asker;
 use crate::lockd::engine::over::RequestKey;
 use crate::lockd::engine::slot::{Leave, Phase, Slot, Ticket, TicketId};
 use crate::lockd::name::{self, REQUEST_ID_MAX_BYTES};
 use crate::lockd::store::{Change, Found, Wanted};
 
 impl Core {
-    pub(in crate::lockd::engine) fn ask(&mut self, request: LockRequest) -> Result<Asked, Refusal> {
+    pub(in crate::lockd::engine) fn ask(
+        &mut self,
+        request: LockRequest,
+        by: &Asker,
+    ) -> Result<Asked, Refusal> {
         self.must_serve()?;
         check(&request)?;
         let may_wait = request.wait != Wait::No;
@@ -43,7 +48,7 @@ impl Core {
         if let Err(why) = name::file_name(&resource) {
             return Err(self.refuse(Refusal::BadName { name: resource.to_string(), why }));
         }
-        let ticket = Ticket::new(&resource, client, request.lease, key, may_wait);
+        let ticket = Ticket::new(&resource, client, request.lease, key, by, may_wait);
         Ok(self.open_ticket(ticket, place, is_free.then_some(is_literal)))
     }
 
