@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -83,6 +84,16 @@ pub(super) struct Serve {
     /// at one address. More are told to try again later
     #[arg(long, value_name = "N", default_value_t = 512)]
     waiters_per_address: usize,
+
+    /// How many locks one client, by its name, may hold at a time. More are refused [default: any
+    /// number]
+    #[arg(long, value_name = "N")]
+    locks_per_client: Option<NonZeroUsize>,
+
+    /// How many requests of one client, by its name, may wait at a time. More are refused [default:
+    /// any number]
+    #[arg(long, value_name = "N")]
+    waiters_per_client: Option<NonZeroUsize>,
 
     /// Do not wait for the disk. kill -9 loses nothing all the same, a power cut
     /// the last moments
@@ -190,6 +201,12 @@ fn options(arguments: &Serve) -> ServerOptions {
         });
     if let Some(url) = &arguments.public_url {
         options = options.public_url(url);
+    }
+    if let Some(locks) = arguments.locks_per_client {
+        options = options.locks_per_client(locks.get());
+    }
+    if let Some(waiters) = arguments.waiters_per_client {
+        options = options.waiters_per_client(waiters.get());
     }
     if let Some(file) = &arguments.tokens {
         options = options.tokens(file);

@@ -135,8 +135,7 @@ impl Engine {
             true => (Arc::new(Lane::default()), Some(store)),
             false => (Arc::new(Lane::shared(store)), None),
         };
-        let mut core =
-            Core::new(directory, Arc::clone(&lane), recovered, options.waiting_limit, signals);
+        let mut core = Core::new(directory, Arc::clone(&lane), recovered, options, signals);
         core.note_syncs(syncs);
         let inner = Arc::new_cyclic(|this| {
             let (this, core) = (Weak::clone(this), Mutex::new(core));

@@ -36,6 +36,8 @@ pub struct ServerOptions {
     public_url: Option<String>,
     waiting: usize,
     waiting_per_peer: usize,
+    locks_per_client: Option<usize>,
+    waiters_per_client: Option<usize>,
 }
 
 impl ServerOptions {
@@ -54,6 +56,8 @@ impl ServerOptions {
             public_url: None,
             waiting: 8192,
             waiting_per_peer: 512,
+            locks_per_client: None,
+            waiters_per_client: None,
         }
     }
 
@@ -118,7 +122,8 @@ impl ServerOptions {
     /// ```json
     /// {"tokens": [
     ///   {"name": "web", "sha256": "…", "clients": ["web-1", "web-2"]},
-    ///   {"name": "ops", "sha256": "…", "clients": ["*"], "administrator": true}
+    ///   {"name": "ops", "sha256": "…", "clients": ["*"], "administrator": true},
+    ///   {"name": "prometheus", "sha256": "…", "viewer": true}
     /// ]}
     /// ```
     ///
@@ -126,7 +131,8 @@ impl ServerOptions {
     /// `printf %s "$TOKEN" | sha256sum`. A token has 32 characters or more and
     /// is made by chance, as by `openssl rand -hex 32`: nothing shorter is ever
     /// accepted. `clients` are the names it may use; one that ends in `*` is
-    /// the start of a name. An administrator may force. A file that its group or
+    /// the start of a name. An administrator may force. A viewer may look at lists,
+    /// events and metrics, and change nothing. A file that its group or
     /// others can write is refused. Default: none, and on loopback nobody needs one.
     #[must_use]
     pub fn tokens(mut self, file: impl AsRef<Path>) -> Self {
@@ -189,6 +195,24 @@ impl ServerOptions {
         (self.waiting, self.waiting_per_peer) = (in_all, per_address);
         let connections = per_address.saturating_mul(2);
         self.limits.connections_per_peer = connections.max(self.limits.connections_per_peer);
+        self
+    }
+
+    /// How many locks one client, by its name, may hold at a time; all that it holds
+    /// count, also from before a restart. A request beyond is refused with the code
+    /// `locks_per_client`; one that waits is refused when its turn comes. Default:
+    /// any number.
+    #[must_use]
+    pub fn locks_per_client(mut self, locks: usize) -> Self {
+        self.locks_per_client = Some(locks);
+        self
+    }
+
+    /// How many requests of one client, by its name, may wait at a time. A request
+    /// beyond is refused with the code `waiters_per_client`. Default: any number.
+    #[must_use]
+    pub fn waiters_per_client(mut self, waiters: usize) -> Self {
+        self.waiters_per_client = Some(waiters);
         self
     }
 
@@ -377,7 +401,12 @@ impl Server {
         let not_there = |source| ServerError::Listen { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(not_there)?;
         let address = listener.local_addr().map_err(not_there)?;
-        let settings = EngineOptions { sync: options.sync, ..EngineOptions::default() };
+        let settings = EngineOptions {
+            sync: options.sync,
+            locks_per_client: options.locks_per_client,
+            waiters_per_client: options.waiters_per_client,
+            ..EngineOptions::default()
+        };
         let engine = Engine::open(&options.directory, settings).await?;
         Ok(Self { engine, listener, address, options, gate, reloader })
     }

@@ -122,6 +122,11 @@ impl Caller {
         }
     }
 
+    pub(crate) fn is_viewer(&self) -> bool {
+        let is_known = matches!(self.credentials, Credentials::Token { .. });
+        is_known && self.credentials.may(|bearer| bearer.is_viewer)
+    }
+
     /// # Errors
     /// What its client is told.
     pub(crate) fn must_be_for(&self, client: &str) -> Result<(), Failure> {
@@ -132,7 +137,10 @@ impl Caller {
         if !self.credentials.may(|_| true) {
             return wrong_token();
         }
-        let text = format!("these credentials are not for the client {client:?}");
+        let text = match self.is_viewer() {
+            true => "this token may only look".to_owned(),
+            false => format!("these credentials are not for the client {client:?}"),
+        };
         Failure::new(StatusCode::FORBIDDEN, "forbidden", text)
     }
 

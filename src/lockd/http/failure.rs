@@ -58,6 +58,9 @@ impl From<Refusal> for Failure {
             Refusal::Poisoned { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "poisoned"),
             Refusal::Storage { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "storage"),
             Refusal::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_waiting"),
+            // Not 429: asking again does not help, and there are clients that would.
+            Refusal::LocksPerClient { .. } => (StatusCode::CONFLICT, "locks_per_client"),
+            Refusal::WaitersPerClient { .. } => (StatusCode::CONFLICT, "waiters_per_client"),
             Refusal::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         };
         Self::new(status, error, refusal.to_string())

@@ -118,7 +118,11 @@ impl Parts {
                     caller.log_refusal(verb, Some(&resource), Some(&client), failure);
                 };
                 if !caller.may_use(&client) {
-                    log(&caller.not_for(&client));
+                    let failure = caller.not_for(&client);
+                    log(&failure);
+                    if caller.is_viewer() {
+                        return Err(failure.message().to_owned());
+                    }
                     let shown = xmlrpc::repr(&Value::Text(client));
                     return Err(format!("these credentials are not for the client {shown}"));
                 }

@@ -83,6 +83,8 @@ pub(crate) struct Bearer {
     pub(crate) name: Arc<str>,
     pub(crate) clients: Arc<[String]>,
     pub(crate) is_administrator: bool,
+    /// It may only look.
+    pub(crate) is_viewer: bool,
 }
 
 #[derive(Deserialize)]
@@ -100,6 +102,8 @@ struct Line {
     clients: Vec<String>,
     #[serde(default)]
     administrator: bool,
+    #[serde(default)]
+    viewer: bool,
 }
 
 impl Tokens {
@@ -154,15 +158,21 @@ impl Tokens {
 
 impl Token {
     fn from_line(line: Line) -> Result<Self, String> {
-        let Line { name, sha256, clients, administrator } = line;
+        let Line { name, sha256, clients, administrator, viewer } = line;
         let Some(sha256) = digest(&sha256) else {
             return Err(format!("has no SHA-256 for {name:?}: write its 64 hexadecimal digits"));
         };
-        if clients.is_empty() && !administrator {
-            return Err(format!("lets {name:?} do nothing: give it clients, \"*\" for all"));
+        if viewer && (administrator || !clients.is_empty()) {
+            let more = "yet gives it clients or makes it an administrator: remove one of both";
+            return Err(format!("lets the viewer {name:?} only look, {more}"));
+        }
+        if clients.is_empty() && !administrator && !viewer {
+            let rest = "give it clients, \"*\" for all, or make it a viewer";
+            return Err(format!("lets {name:?} do nothing: {rest}"));
         }
         let clients = clients.iter().map(|client| name::stripped(client).to_owned()).collect();
-        let bearer = Bearer { name: name.into(), clients, is_administrator: administrator };
+        let (name, is_administrator, is_viewer) = (name.into(), administrator, viewer);
+        let bearer = Bearer { name, clients, is_administrator, is_viewer };
         Ok(Self { sha256, bearer })
     }
 }
@@ -251,6 +261,8 @@ mod tests {
             (&file("", TOKEN), "do nothing"),
             (&file(r#", "client": "c""#, TOKEN), "unknown field"),
             (&two, "for both"),
+            (&file(r#", "viewer": true, "clients": ["c"]"#, TOKEN), "only look, yet"),
+            (&file(r#", "viewer": true, "administrator": true"#, TOKEN), "only look, yet"),
         ] {
             let said = Tokens::parse(text.as_bytes()).unwrap_err();
             assert!(said.contains(expected), "{said}");

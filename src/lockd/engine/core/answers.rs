@@ -57,8 +57,7 @@ impl Core {
 
     pub(super) fn complete_grant(&mut self, id: TicketId, changed: Changed) {
         let resource = Arc::clone(&self.tickets[&id].resource);
-        let slot = self.slot(&resource);
-        slot.phase = Phase::Free;
+        self.put(&resource, Phase::Free);
         match changed {
             Changed::Granted(hold) => {
                 let by = self.tickets[&id].by.clone();
@@ -74,7 +73,7 @@ impl Core {
                 self.decide(id, Ok(grant));
             }
             Changed::Held(hold) => {
-                let ended = slot.ending.take();
+                let ended = self.slot(&resource).ending.take();
                 self.hold(&resource, hold, None);
                 if let (Some(ended), Some(tenure)) = (ended, self.tenure_mut(&resource)) {
                     (tenure.place, tenure.answers) = (ended.place, ended.answers);
@@ -93,9 +92,8 @@ impl Core {
             }
             Changed::Poisoned(problem) => {
                 let refusal = poisoned(&problem);
-                let waiting = std::mem::take(&mut slot.queue);
-                slot.phase = Phase::Problem(problem);
-                self.figures.waiting -= waiting.len() as u64;
+                let waiting = self.dequeue_all(&resource);
+                self.put(&resource, Phase::Problem(problem));
                 for id in waiting.into_iter().chain([id]) {
                     self.refuse_ticket(id, refusal.clone());
                 }
@@ -115,8 +113,7 @@ impl Core {
     /// It is held after all: back to the front, or no.
     pub(super) fn wait_on(&mut self, id: TicketId, resource: &Arc<str>) {
         if self.tickets[&id].may_wait && self.state == State::Serving {
-            self.figures.waiting += 1;
-            self.slot(resource).queue.insert(id);
+            self.enqueue(id);
             if self.tickets[&id].unsettled == 0 {
                 self.tickets.get_mut(&id).expect("BUG: it was just there").unsettled = 1;
                 self.settle(id, Leave::Gone);
@@ -191,7 +188,7 @@ impl Core {
         let deadline = tenure.deadline.take();
         let slot = self.slot(resource);
         if matches!(slot.phase, Phase::Free) {
-            slot.phase = Phase::Held(tenure);
+            self.put(resource, Phase::Held(tenure));
             if let Some(deadline) = deadline {
                 self.set_deadline(resource, deadline);
             }
@@ -219,9 +216,8 @@ impl Core {
             Changed::Discarded => {
                 audit_discarded(resource, &problem.path.to_string_lossy(), by);
                 self.figures.forced += 1;
-                let slot = self.slot(resource);
-                if matches!(slot.phase, Phase::Problem(_)) {
-                    slot.phase = Phase::Free;
+                if matches!(self.slot(resource).phase, Phase::Problem(_)) {
+                    self.put(resource, Phase::Free);
                 }
                 Ok(held_by_nobody(resource, problem))
             }

@@ -111,8 +111,7 @@ impl Core {
     /// Ask the store to end the hold. For others it is free at once: what they
     /// ask for comes behind. (I3)
     pub(super) fn end(&mut self, resource: &Arc<str>, why: Why) {
-        let slot = self.slots.get_mut(resource).expect("BUG: an end of nothing");
-        let Phase::Held(tenure) = std::mem::take(&mut slot.phase) else {
+        let Phase::Held(tenure) = self.put(resource, Phase::Free) else {
             unreachable!("BUG: an end of what is not held");
         };
         if let Some(deadline) = tenure.deadline {
@@ -125,7 +124,7 @@ impl Core {
             }
         }
         let change = Change::End(Arc::clone(&tenure.hold));
-        slot.ending = Some(tenure);
+        self.slot(resource).ending = Some(tenure);
         self.asked.push((change, Purpose::End(Arc::clone(resource), why)));
         self.serve_next(resource);
     }
