@@ -1,6 +1,6 @@
 #!/bin/sh
 # Set up what the tests need besides the Rust toolchain: ps, flock, unshare, mkfs.ext4,
-# strace, FUSE, nginx, Chromium, Node with its xmlrpc package, one Python environment
+# strace, FUSE, nginx, systemd, Chromium, Node with its xmlrpc package, one Python environment
 # for each version of openlock the tests run against, and one with a FUSE library.
 # Run it as often as you like; when all is there it takes a moment.
 set -eu
@@ -31,6 +31,8 @@ look() {
     need chromium command -v chromium
     need openssl command -v openssl
     need curl command -v curl
+    need systemd command -v systemd-socket-activate
+    need systemd command -v systemd-analyze
     # Its place is not in the PATH of every user.
     need nginx-light test -x /usr/sbin/nginx
 }

@@ -21,6 +21,8 @@ mod run;
 mod serve;
 mod signals;
 mod status;
+#[cfg(feature = "lockd")]
+mod systemd;
 mod text;
 mod waiting;
 

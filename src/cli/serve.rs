@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -16,6 +17,7 @@ use super::exit::{self, Failure};
 use super::log_line::LogFormat;
 use super::queued_log::Log;
 use super::signals::Signals;
+use super::systemd::{self, Notify};
 use super::text::print;
 use crate::lockd::{FaultStyle, OpenError, Reloader, Server, ServerError, ServerOptions};
 
@@ -49,9 +51,10 @@ pub(super) struct Serve {
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
 
-    /// The address to listen at; port 0 is any that is free
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
-    listen: SocketAddr,
+    /// The address to listen at; port 0 is any that is free [default: 127.0.0.1:8000, or the socket
+    /// that systemd passes]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
 
     /// Who may use which client names: a JSON file with the hashes of bearer
     /// tokens. Without it, everybody on this machine may do everything
@@ -142,56 +145,95 @@ fn serve_with(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
 async fn run(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
     let watched = Signals::watch();
     let signals = watched.map_err(|error| Failure::system("watching signals", &error))?;
-    let server = Server::bind(options(arguments)).await.map_err(failure)?;
+    let notify = Notify::from_environment();
+    let notify = notify.map_err(|error| Failure::system("NOTIFY_SOCKET of systemd", &error))?;
+    let server = match (systemd::listener()?, arguments.listen) {
+        (None, _) => Server::bind(options(arguments)).await,
+        (Some(listener), None) => Server::with_listener(options(arguments), listener).await,
+        (Some(_), Some(_)) => {
+            let message = "systemd passed a socket: leave --listen out".to_owned();
+            return Err(Failure { code: exit::USAGE, message });
+        }
+    };
+    let server = server.map_err(failure)?;
     let scheme = if arguments.tls_cert.is_some() { "https" } else { "http" };
-    print(format_args!("{scheme}://{}", server.address()));
-    let (stop, reloader) = (CancellationToken::new(), server.reloader());
+    let url = format!("{scheme}://{}", server.address());
+    print(&url);
+    let operator = Operator { notify, url, reloader: server.reloader(), log: log.clone() };
+    let operator = Arc::new(operator);
+    operator.told(operator.notify.ready(&operator.url));
+    let stop = CancellationToken::new();
     let serving = server.serve(stop.clone());
     tokio::select! {
         served = serving => served.map(|()| 0).map_err(failure),
-        code = obey(signals, reloader, stop, log) => Ok(code),
+        code = obey(signals, operator, stop) => Ok(code),
     }
 }
 
 /// SIGHUP reads files again. The first signal that ends stops the server; what the
 /// second one's exit code is.
-async fn obey(mut signals: Signals, reloader: Reloader, stop: CancellationToken, log: &Log) -> u8 {
+async fn obey(mut signals: Signals, operator: Arc<Operator>, stop: CancellationToken) -> u8 {
     loop {
         let arrived = signals.next().await;
         let ends = [Signal::TERM, Signal::INT, Signal::QUIT].map(Signal::as_raw);
         if arrived.number == Signal::HUP.as_raw() {
-            reload(&reloader, log);
+            reload(&operator);
         } else if !ends.contains(&arrived.number) {
             let number = arrived.number;
-            log.tell(Level::INFO, format_args!("signal {number} means nothing to a daemon"));
+            let message = format_args!("signal {number} means nothing to a daemon");
+            operator.log.tell(Level::INFO, message);
         } else if stop.is_cancelled() {
             return exit::by_signal(arrived.number);
         } else {
-            log.tell(Level::INFO, "stopping");
+            operator.log.tell(Level::INFO, "stopping");
+            operator.told(operator.notify.stopping());
             stop.cancel();
         }
     }
 }
 
-/// On a thread of its own: a file system that hangs keeps nobody from ending it.
-fn reload(reloader: &Reloader, log: &Log) {
-    if !reloader.has_files() {
-        let why = "neither --tokens nor --tls-cert was given";
-        return log.tell(Level::INFO, format_args!("nothing to read again: {why}"));
+/// What a signal is answered with.
+struct Operator {
+    notify: Notify,
+    url: String,
+    reloader: Reloader,
+    log: Log,
+}
+
+impl Operator {
+    /// systemd was told something, or not.
+    fn told(&self, told: std::io::Result<()>) {
+        if let Err(error) = told {
+            let message = format_args!("systemd could not be told so: {error}");
+            self.log.tell(Level::WARN, message);
+        }
     }
-    let reloader = reloader.clone();
-    // It logs what it did.
-    let reload = move || drop(reloader.reload());
+
+    /// It logs what it did.
+    fn reload(&self) {
+        self.told(self.notify.reloading());
+        if self.reloader.has_files() {
+            let _ = self.reloader.reload();
+        } else {
+            let why = "neither --tokens nor --tls-cert was given";
+            self.log.tell(Level::INFO, format_args!("nothing to read again: {why}"));
+        }
+        self.told(self.notify.ready(&self.url));
+    }
+}
+
+/// On a thread of its own: a file system that hangs keeps nobody from ending it.
+fn reload(operator: &Arc<Operator>) {
+    let reloading = Arc::clone(operator);
     let named = std::thread::Builder::new().name("lockkeeper-reload".to_owned());
-    if let Err(error) = named.spawn(reload) {
+    if let Err(error) = named.spawn(move || reloading.reload()) {
         let message = format_args!("nothing was read again, for want of a thread: {error}");
-        log.tell(Level::ERROR, message);
+        operator.log.tell(Level::ERROR, message);
     }
 }
 
 fn options(arguments: &Serve) -> ServerOptions {
     let mut options = ServerOptions::new(&arguments.dir)
-        .listen(arguments.listen)
         .insecure(arguments.insecure)
         .sync(!arguments.no_sync)
         .waiting(WAITERS, arguments.waiters_per_address)
@@ -199,6 +241,9 @@ fn options(arguments: &Serve) -> ServerOptions {
             Style::Py2 => FaultStyle::Python2,
             Style::Py3 => FaultStyle::Python3,
         });
+    if let Some(address) = arguments.listen {
+        options = options.listen(address);
+    }
     if let Some(url) = &arguments.public_url {
         options = options.public_url(url);
     }

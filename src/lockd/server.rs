@@ -400,6 +400,35 @@ impl Server {
         let (gate, reloader) = options.security()?;
         let not_there = |source| ServerError::Listen { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(not_there)?;
+        Self::open(options, gate, reloader, listener).await
+    }
+
+    /// Take the directory over, and serve at a socket that listens already, as one
+    /// that systemd passed. [`ServerOptions::listen`] does not count.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn with_listener(
+        mut options: ServerOptions,
+        listener: std::net::TcpListener,
+    ) -> Result<Self, ServerError> {
+        let not_there = |source| ServerError::Listen { address: options.listen, source };
+        let address = listener.local_addr().map_err(not_there)?;
+        listener.set_nonblocking(true).map_err(not_there)?;
+        let listener = TcpListener::from_std(listener).map_err(not_there)?;
+        // Whether other machines reach it is for its own address to say.
+        options.listen = address;
+        let (gate, reloader) = options.security()?;
+        Self::open(options, gate, reloader, listener).await
+    }
+
+    async fn open(
+        options: ServerOptions,
+        gate: Gate,
+        reloader: Reloader,
+        listener: TcpListener,
+    ) -> Result<Self, ServerError> {
+        let not_there = |source| ServerError::Listen { address: options.listen, source };
         let address = listener.local_addr().map_err(not_there)?;
         let settings = EngineOptions {
             sync: options.sync,
