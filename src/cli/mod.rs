@@ -5,6 +5,8 @@ mod break_lock;
 mod command;
 mod duration;
 mod exit;
+#[cfg(feature = "lockd-client")]
+mod health;
 mod inherited;
 mod kernel;
 #[cfg(feature = "lockd-client")]
@@ -137,6 +139,8 @@ enum Verb {
     /// Unlock a resource of a lock daemon
     #[cfg(feature = "lockd-client")]
     Unlock(lockcmd::Call),
+    #[cfg(feature = "lockd-client")]
+    Health(health::Health),
 }
 
 /// Wait for a lock, run a command, release the lock, end as the command ended
@@ -333,6 +337,8 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Lock(arguments) => lockcmd::call("lock", arguments),
         #[cfg(feature = "lockd-client")]
         Verb::Unlock(arguments) => lockcmd::call("unlock", arguments),
+        #[cfg(feature = "lockd-client")]
+        Verb::Health(arguments) => health::health(arguments),
     }
 }
 
