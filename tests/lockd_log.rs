@@ -93,7 +93,7 @@ fn lines_that_were_dropped_are_told_when_the_log_flows_again() {
     let mut seen = 0;
     let dropped: usize = loop {
         let line = lines.next().expect("a line").expect("text");
-        if let Some(rest) = line.strip_prefix("lockkeeper: ") {
+        if let Some((_, rest)) = line.split_once(" lockkeeper: ") {
             assert!(
                 rest.ends_with("of the log dropped here: standard error was not read fast enough")
             );

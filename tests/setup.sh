@@ -1,8 +1,8 @@
 #!/bin/sh
 # Set up what the tests need besides the Rust toolchain: ps, flock, unshare, mkfs.ext4,
-# strace, FUSE, nginx, Chromium, Node with its xmlrpc package, one Python environment
-# for each version of openlock the tests run against, one with a FUSE library, and one
-# with schemathesis and a reader of Prometheus' format.
+# strace, FUSE, nginx, systemd, Chromium, Node with its xmlrpc package, one Python
+# environment for each version of openlock the tests run against, one with a FUSE library,
+# and one with schemathesis and a reader of Prometheus' format.
 # Run it as often as you like; when all is there it takes a moment.
 set -eu
 
@@ -32,6 +32,8 @@ look() {
     need chromium command -v chromium
     need openssl command -v openssl
     need curl command -v curl
+    need systemd command -v systemd-socket-activate
+    need systemd command -v systemd-analyze
     # Its place is not in the PATH of every user.
     need nginx-light test -x /usr/sbin/nginx
 }

@@ -1,9 +1,11 @@
 //! What is logged on standard error, and who says how much.
 
+use std::fmt;
 use std::io::IsTerminal;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{DefaultFields, Format};
+use tracing_subscriber::fmt::{MakeWriter, SubscriberBuilder};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -11,11 +13,12 @@ use super::text::tell;
 
 /// `usual` is the level where nobody says otherwise.
 pub(super) fn to_stderr(usual: LevelFilter) {
-    to(std::io::stderr, usual);
+    let wanted = wanted(usual, |message| tell(message));
+    builder(std::io::stderr).without_time().finish().with(wanted).init();
 }
 
-/// The same by a writer that has a way of its own to standard error.
-pub(super) fn to<W>(writer: W, usual: LevelFilter)
+/// Writes to standard error, by this writer.
+pub(super) fn builder<W>(writer: W) -> SubscriberBuilder<DefaultFields, Format, LevelFilter, W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -25,13 +28,10 @@ where
         .with_ansi(std::io::stderr().is_terminal())
         // Saying that standard error is closed, on standard error, panics.
         .log_internal_errors(false)
-        .without_time()
-        .finish()
-        .with(wanted(usual))
-        .init();
 }
 
-fn wanted(usual: LevelFilter) -> Targets {
+/// What is logged. `tell` writes a line of what is wrong with the environment.
+pub(super) fn wanted(usual: LevelFilter, tell: impl Fn(fmt::Arguments<'_>)) -> Targets {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
     let all = |level| Targets::new().with_default(level);

@@ -5,11 +5,15 @@ mod break_lock;
 mod command;
 mod duration;
 mod exit;
+#[cfg(feature = "lockd-client")]
+mod health;
 mod inherited;
 mod kernel;
 #[cfg(feature = "lockd-client")]
 mod lockcmd;
 mod log;
+#[cfg(feature = "lockd")]
+mod log_line;
 #[cfg(feature = "lockd")]
 mod queued_log;
 #[cfg(feature = "lockd-client")]
@@ -19,6 +23,8 @@ mod run;
 mod serve;
 mod signals;
 mod status;
+#[cfg(feature = "lockd")]
+mod systemd;
 mod text;
 mod waiting;
 
@@ -133,6 +139,8 @@ enum Verb {
     /// Unlock a resource of a lock daemon
     #[cfg(feature = "lockd-client")]
     Unlock(lockcmd::Call),
+    #[cfg(feature = "lockd-client")]
+    Health(health::Health),
 }
 
 /// Wait for a lock, run a command, release the lock, end as the command ended
@@ -329,6 +337,8 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Lock(arguments) => lockcmd::call("lock", arguments),
         #[cfg(feature = "lockd-client")]
         Verb::Unlock(arguments) => lockcmd::call("unlock", arguments),
+        #[cfg(feature = "lockd-client")]
+        Verb::Health(arguments) => health::health(arguments),
     }
 }
 

@@ -12,9 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tracing::Level;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-use super::text::printable;
+use super::log;
+use super::log_line::{Json, LogFormat, Now};
 
 /// What waits to be written, in bytes: some 10 000 lines. More would only be old.
 const QUEUE_BYTES: usize = 1024 * 1024;
@@ -27,6 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(super) struct Log(Arc<Shared>);
 
 struct Shared {
+    format: LogFormat,
     queue: Mutex<Queue>,
     changed: Condvar,
     dropped: Arc<AtomicU64>,
@@ -43,21 +49,29 @@ struct Queue {
 
 impl Log {
     /// Starts the thread, which writes to `out`.
-    pub(super) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let log = Self(Arc::new(Shared {
-            queue: Mutex::default(),
-            changed: Condvar::new(),
-            dropped: Arc::default(),
-        }));
+    pub(super) fn start(out: impl Write + Send + 'static, format: LogFormat) -> io::Result<Self> {
+        let (queue, changed, dropped) = (Mutex::default(), Condvar::new(), Arc::default());
+        let log = Self(Arc::new(Shared { format, queue, changed, dropped }));
         let shared = Arc::clone(&log.0);
         let write = move || shared.write_all(out);
         std::thread::Builder::new().name("lockkeeper-log".to_owned()).spawn(write)?;
         Ok(log)
     }
 
-    /// A line as of the other commands.
-    pub(super) fn tell(&self, message: impl Display) {
-        self.0.push(format!("lockkeeper: {}\n", printable(message)).into_bytes());
+    /// Have all that this process logs come here; `usual` is the level where nobody
+    /// says otherwise.
+    pub(super) fn listen(&self, usual: LevelFilter) {
+        let wanted = log::wanted(usual, |message| self.tell(Level::WARN, message));
+        let builder = log::builder(self.clone());
+        match self.0.format {
+            LogFormat::Text => builder.with_timer(Now).finish().with(wanted).init(),
+            LogFormat::Json => builder.event_format(Json).finish().with(wanted).init(),
+        }
+    }
+
+    /// A line as of the other commands, whatever is to be logged else.
+    pub(super) fn tell(&self, level: Level, message: impl Display) {
+        self.0.push(self.0.format.line(level, message));
     }
 
     /// How many lines were dropped in all.
@@ -115,7 +129,8 @@ impl Shared {
         let dropped = std::mem::take(&mut queue.dropped);
         let what = if dropped == 1 { "line" } else { "lines" };
         let why = "standard error was not read fast enough";
-        format!("lockkeeper: {dropped} {what} of the log dropped here: {why}\n").into_bytes()
+        let message = format_args!("{dropped} {what} of the log dropped here: {why}");
+        self.format.line(Level::WARN, message)
     }
 }
 

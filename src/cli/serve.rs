@@ -2,20 +2,24 @@
 
 use std::error::Error as _;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::exit::{self, Failure};
-use super::log;
+use super::log_line::LogFormat;
 use super::queued_log::Log;
 use super::signals::Signals;
+use super::systemd::{self, Notify};
 use super::text::print;
-use crate::lockd::{FaultStyle, OpenError, Server, ServerError, ServerOptions};
+use crate::lockd::{FaultStyle, OpenError, Reloader, Server, ServerError, ServerOptions};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -25,7 +29,10 @@ Examples:
 
 The first line on standard output is the URL that it serves at. SIGTERM,
 SIGINT and SIGQUIT end it: who waits is told, locks stay held. A second one
-ends it at once. Every grant and release is a line of the log at info, which
+ends it at once. SIGHUP has it read --tokens, --tls-cert and --tls-key again:
+new connections get the new certificate, and a token that is gone is refused at
+once, also where it waits. Files that cannot be used change nothing, and the log
+says so. Every grant and release is a line of the log at info, which
 is the default here.";
 
 pub(super) const CODES: &str = "\
@@ -44,9 +51,10 @@ pub(super) struct Serve {
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
 
-    /// The address to listen at; port 0 is any that is free
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
-    listen: SocketAddr,
+    /// The address to listen at; port 0 is any that is free [default: 127.0.0.1:8000, or the socket
+    /// that systemd passes]
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
 
     /// Who may use which client names: a JSON file with the hashes of bearer
     /// tokens. Without it, everybody on this machine may do everything
@@ -80,6 +88,16 @@ pub(super) struct Serve {
     #[arg(long, value_name = "N", default_value_t = 512)]
     waiters_per_address: usize,
 
+    /// How many locks one client, by its name, may hold at a time. More are refused [default: any
+    /// number]
+    #[arg(long, value_name = "N")]
+    locks_per_client: Option<NonZeroUsize>,
+
+    /// How many requests of one client, by its name, may wait at a time. More are refused [default:
+    /// any number]
+    #[arg(long, value_name = "N")]
+    waiters_per_client: Option<NonZeroUsize>,
+
     /// Do not wait for the disk. kill -9 loses nothing all the same, a power cut
     /// the last moments
     #[arg(long)]
@@ -94,6 +112,9 @@ pub(super) struct Serve {
     /// that is older than what was given since
     #[arg(long, value_name = "N")]
     tokens_above: Option<u64>,
+    /// How lines of the log are written; json is one object a line. Each has its time
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
 
     /// How XML-RPC faults name their type: as a server on Python 2 or on Python 3
     #[arg(long, value_enum, default_value_t = Style::Py3)]
@@ -111,12 +132,12 @@ enum Style {
 const WAITERS: usize = 8192;
 
 pub(super) fn serve(arguments: &Serve) -> Result<u8, Failure> {
-    let queued = Log::start(std::io::stderr());
+    let queued = Log::start(std::io::stderr(), arguments.log_format);
     let queued =
         queued.map_err(|error| Failure::system("starting a thread for the log", &error))?;
-    log::to(queued.clone(), LevelFilter::INFO);
+    queued.listen(LevelFilter::INFO);
     let code = serve_with(arguments, &queued).unwrap_or_else(|failure| {
-        queued.tell(failure.message);
+        queued.tell(Level::ERROR, failure.message);
         failure.code
     });
     queued.flush();
@@ -133,37 +154,96 @@ fn serve_with(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
 async fn run(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
     let watched = Signals::watch();
     let signals = watched.map_err(|error| Failure::system("watching signals", &error))?;
-    let server =
-        Server::bind(options(arguments).log_lines_dropped(log.dropped())).await.map_err(failure)?;
+    let notify = Notify::from_environment();
+    let notify = notify.map_err(|error| Failure::system("NOTIFY_SOCKET of systemd", &error))?;
+    let (listen, options) = (arguments.listen, options(arguments).log_lines_dropped(log.dropped()));
+    let server = match (systemd::listener()?, listen) {
+        (None, _) => Server::bind(options).await,
+        (Some(listener), None) => Server::with_listener(options, listener).await,
+        (Some(_), Some(_)) => {
+            let message = "systemd passed a socket: leave --listen out".to_owned();
+            return Err(Failure { code: exit::USAGE, message });
+        }
+    };
+    let server = server.map_err(failure)?;
     let scheme = if arguments.tls_cert.is_some() { "https" } else { "http" };
-    print(format_args!("{scheme}://{}", server.address()));
+    let url = format!("{scheme}://{}", server.address());
+    print(&url);
+    let operator = Operator { notify, url, reloader: server.reloader(), log: log.clone() };
+    let operator = Arc::new(operator);
+    operator.told(operator.notify.ready(&operator.url));
     let stop = CancellationToken::new();
     let serving = server.serve(stop.clone());
     tokio::select! {
         served = serving => served.map(|()| 0).map_err(failure),
-        code = stop_on_signal(signals, stop, log) => Ok(code),
+        code = obey(signals, operator, stop) => Ok(code),
     }
 }
 
-/// The first signal stops the server; what the second one's exit code is.
-async fn stop_on_signal(mut signals: Signals, stop: CancellationToken, log: &Log) -> u8 {
+/// SIGHUP reads files again. The first signal that ends stops the server; what the
+/// second one's exit code is.
+async fn obey(mut signals: Signals, operator: Arc<Operator>, stop: CancellationToken) -> u8 {
     loop {
         let arrived = signals.next().await;
         let ends = [Signal::TERM, Signal::INT, Signal::QUIT].map(Signal::as_raw);
-        if !ends.contains(&arrived.number) {
-            log.tell(format_args!("signal {} means nothing to a daemon", arrived.number));
+        if arrived.number == Signal::HUP.as_raw() {
+            reload(&operator);
+        } else if !ends.contains(&arrived.number) {
+            let number = arrived.number;
+            let message = format_args!("signal {number} means nothing to a daemon");
+            operator.log.tell(Level::INFO, message);
         } else if stop.is_cancelled() {
             return exit::by_signal(arrived.number);
         } else {
-            log.tell("stopping");
+            operator.log.tell(Level::INFO, "stopping");
+            operator.told(operator.notify.stopping());
             stop.cancel();
         }
     }
 }
 
+/// What a signal is answered with.
+struct Operator {
+    notify: Notify,
+    url: String,
+    reloader: Reloader,
+    log: Log,
+}
+
+impl Operator {
+    /// systemd was told something, or not.
+    fn told(&self, told: std::io::Result<()>) {
+        if let Err(error) = told {
+            let message = format_args!("systemd could not be told so: {error}");
+            self.log.tell(Level::WARN, message);
+        }
+    }
+
+    /// It logs what it did.
+    fn reload(&self) {
+        self.told(self.notify.reloading());
+        if self.reloader.has_files() {
+            let _ = self.reloader.reload();
+        } else {
+            let why = "neither --tokens nor --tls-cert was given";
+            self.log.tell(Level::INFO, format_args!("nothing to read again: {why}"));
+        }
+        self.told(self.notify.ready(&self.url));
+    }
+}
+
+/// On a thread of its own: a file system that hangs keeps nobody from ending it.
+fn reload(operator: &Arc<Operator>) {
+    let reloading = Arc::clone(operator);
+    let named = std::thread::Builder::new().name("lockkeeper-reload".to_owned());
+    if let Err(error) = named.spawn(move || reloading.reload()) {
+        let message = format_args!("nothing was read again, for want of a thread: {error}");
+        operator.log.tell(Level::ERROR, message);
+    }
+}
+
 fn options(arguments: &Serve) -> ServerOptions {
     let mut options = ServerOptions::new(&arguments.dir)
-        .listen(arguments.listen)
         .insecure(arguments.insecure)
         .sync(!arguments.no_sync)
         .accept_damage(arguments.accept_damage)
@@ -175,8 +255,17 @@ fn options(arguments: &Serve) -> ServerOptions {
     if let Some(token) = arguments.tokens_above {
         options = options.tokens_above(token);
     }
+    if let Some(address) = arguments.listen {
+        options = options.listen(address);
+    }
     if let Some(url) = &arguments.public_url {
         options = options.public_url(url);
+    }
+    if let Some(locks) = arguments.locks_per_client {
+        options = options.locks_per_client(locks.get());
+    }
+    if let Some(waiters) = arguments.waiters_per_client {
+        options = options.waiters_per_client(waiters.get());
     }
     if let Some(file) = &arguments.tokens {
         options = options.tokens(file);
@@ -192,7 +281,8 @@ fn raise_file_limit(log: &Log) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        log.tell(format_args!("the limit of open files could not be raised: {error}"));
+        let message = format_args!("the limit of open files could not be raised: {error}");
+        log.tell(Level::WARN, message);
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) use asked::{
     EngineOptions, Figures, Grant, Held, LockRequest, Refusal, Survey, TIME_BOUNDS, Wait,
     in_directory,
 };
+use audit::Asker;
+pub(crate) use audit::{Credential, Refused, Source};
 use lane::Lane;
 use slot::{Leave, Outcome, TicketId};
 
@@ -59,7 +61,7 @@ use crate::{AsyncFileLock, Error, LockGuard, Lost, Options};
 /// The locks of one directory. Clones are the same engine. [`close`](Engine::close)
 /// it: dropped, it leaves files unsynced, and a change may be on its way still.
 #[derive(Clone)]
-pub(crate) struct Engine(Arc<Inner>);
+pub(crate) struct Engine(Arc<Inner>, Asker);
 
 struct Inner {
     this: Weak<Inner>,
@@ -136,8 +138,7 @@ impl Engine {
             true => (Arc::new(Lane::default()), Some(store)),
             false => (Arc::new(Lane::shared(store)), None),
         };
-        let mut core =
-            Core::new(directory, Arc::clone(&lane), recovered, options.waiting_limit, signals);
+        let mut core = Core::new(directory, Arc::clone(&lane), recovered, options, signals);
         core.note_store(syncs, last_token);
         let inner = Arc::new_cyclic(|this| {
             let (this, core) = (Weak::clone(this), Mutex::new(core));
@@ -156,7 +157,12 @@ impl Engine {
         let stop = inner.stop.clone();
         inner.tasks.spawn(expire_leases(Arc::downgrade(&inner), alarm, sooner, stop.clone()));
         inner.tasks.spawn(keep_directory(Arc::downgrade(&inner), guard, stop));
-        Ok(Self(inner))
+        Ok(Self(inner, None))
+    }
+
+    /// The same engine, asked by this source from now on.
+    pub(crate) fn asked_by(&self, source: &Arc<Source>) -> Self {
+        Self(Arc::clone(&self.0), Some(Arc::clone(source)))
     }
 
     /// Ask for a lock, and wait for it as the request says. A limit that is
@@ -179,7 +185,7 @@ impl Engine {
         gone: impl Future<Output = ()>,
     ) -> Result<Grant, Refusal> {
         let wait = request.wait;
-        let (ticket, receiver) = match self.0.core().ask(request)? {
+        let (ticket, receiver) = match self.0.core().ask(request, &self.1)? {
             Asked::Decided(outcome) => return outcome,
             Asked::Waiting(ticket, receiver) => (ticket, receiver),
         };
@@ -221,7 +227,7 @@ impl Engine {
         client: &str,
         token: Option<u64>,
     ) -> Result<(), Refusal> {
-        let answer = self.0.core().unlock(resource, client, token)?;
+        let answer = self.0.core().unlock(resource, client, token, &self.1)?;
         answer.await.unwrap_or(Err(Refusal::ShuttingDown))
     }
 
@@ -234,9 +240,8 @@ impl Engine {
         &self,
         resource: &str,
         token: Option<u64>,
-        administrator: &str,
     ) -> Result<Held, Refusal> {
-        let answer = self.0.core().force_unlock(resource, token, administrator)?;
+        let answer = self.0.core().force_unlock(resource, token, &self.1)?;
         answer.await.unwrap_or(Err(Refusal::ShuttingDown))
     }
 

@@ -35,13 +35,18 @@
 //! * One idle or slow connection holds up nobody, and a client that is gone holds
 //!   and waits for nothing.
 //!
-//! How it stands behind nginx or HAProxy is in [`behind_a_proxy`], and how its
-//! directory is copied and restored in [`backup_and_restore`].
+//! How it is run is in [`operating`], how it stands behind nginx or HAProxy in
+//! [`behind_a_proxy`], and how its directory is copied and restored in
+//! [`backup_and_restore`].
 
 #[doc = include_str!("backup_and_restore.md")]
 pub mod backup_and_restore {}
 #[doc = include_str!("behind_a_proxy.md")]
 pub mod behind_a_proxy {}
+
+#[doc = include_str!("operating.md")]
+pub mod operating {}
+
 pub(crate) mod engine;
 mod histogram;
 pub(crate) mod http;
@@ -51,7 +56,7 @@ mod store;
 pub(crate) mod xmlrpc;
 
 pub use engine::OpenError;
-pub use server::{Server, ServerError, ServerOptions};
+pub use server::{Reloader, Server, ServerError, ServerOptions};
 pub use xmlrpc::FaultStyle;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -19,7 +19,7 @@ use super::http::metrics::Counts;
 use super::http::origin::{Hosts, PublicUrl};
 use super::http::seats::Seats;
 use super::http::tls::{FileError, Tls};
-use super::http::tokens::Tokens;
+use super::http::tokens::TokenFile;
 use super::http::{self, listen, rpc};
 use super::store::TOKENS_ABOVE_MAX;
 use super::xmlrpc::FaultStyle;
@@ -42,6 +42,8 @@ pub struct ServerOptions {
     waiting: usize,
     waiting_per_peer: usize,
     counts: Counts,
+    locks_per_client: Option<usize>,
+    waiters_per_client: Option<usize>,
 }
 
 impl ServerOptions {
@@ -63,6 +65,8 @@ impl ServerOptions {
             waiting: 8192,
             waiting_per_peer: 512,
             counts: Counts::default(),
+            locks_per_client: None,
+            waiters_per_client: None,
         }
     }
 
@@ -144,12 +148,13 @@ impl ServerOptions {
     }
 
     /// The file of the tokens without which nobody may do anything; it is read
-    /// once, when the server is bound. It is JSON:
+    /// when the server is bound and by a [`Reloader`]. It is JSON:
     ///
     /// ```json
     /// {"tokens": [
     ///   {"name": "web", "sha256": "…", "clients": ["web-1", "web-2"]},
-    ///   {"name": "ops", "sha256": "…", "clients": ["*"], "administrator": true}
+    ///   {"name": "ops", "sha256": "…", "clients": ["*"], "administrator": true},
+    ///   {"name": "prometheus", "sha256": "…", "viewer": true}
     /// ]}
     /// ```
     ///
@@ -157,7 +162,8 @@ impl ServerOptions {
     /// `printf %s "$TOKEN" | sha256sum`. A token has 32 characters or more and
     /// is made by chance, as by `openssl rand -hex 32`: nothing shorter is ever
     /// accepted. `clients` are the names it may use; one that ends in `*` is
-    /// the start of a name. An administrator may force. A file that its group or
+    /// the start of a name. An administrator may force. A viewer may look at lists,
+    /// events and metrics, and change nothing. A file that its group or
     /// others can write is refused. Default: none, and on loopback nobody needs one.
     #[must_use]
     pub fn tokens(mut self, file: impl AsRef<Path>) -> Self {
@@ -166,8 +172,8 @@ impl ServerOptions {
     }
 
     /// Speak TLS, with these PEM files: the certificate with those that vouch
-    /// for it, and its private key. They are read once, when the server is
-    /// bound. A key that its group or others can write is refused; of one that
+    /// for it, and its private key. They are read when the server is bound and by
+    /// a [`Reloader`]. A key that its group or others can write is refused; of one that
     /// everybody can read the log warns. Default: none.
     #[must_use]
     pub fn tls(mut self, certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
@@ -231,6 +237,24 @@ impl ServerOptions {
         self
     }
 
+    /// How many locks one client, by its name, may hold at a time; all that it holds
+    /// count, also from before a restart. A request beyond is refused with the code
+    /// `locks_per_client`; one that waits is refused when its turn comes. Default:
+    /// any number.
+    #[must_use]
+    pub fn locks_per_client(mut self, locks: usize) -> Self {
+        self.locks_per_client = Some(locks);
+        self
+    }
+
+    /// How many requests of one client, by its name, may wait at a time. A request
+    /// beyond is refused with the code `waiters_per_client`. Default: any number.
+    #[must_use]
+    pub fn waiters_per_client(mut self, waiters: usize) -> Self {
+        self.waiters_per_client = Some(waiters);
+        self
+    }
+
     /// How faults of XML-RPC name their type. Default: [`FaultStyle::Python3`].
     #[must_use]
     pub fn fault_style(mut self, style: FaultStyle) -> Self {
@@ -241,7 +265,7 @@ impl ServerOptions {
 
 impl ServerOptions {
     /// Who is let in, and how it is spoken to.
-    fn security(&self) -> Result<(Gate, Option<Tls>), ServerError> {
+    fn security(&self) -> Result<(Gate, Reloader), ServerError> {
         let is_local = self.listen.ip().to_canonical().is_loopback();
         let is_secured = self.tokens.is_some() && self.tls.is_some();
         if !is_local && !is_secured {
@@ -253,11 +277,12 @@ impl ServerOptions {
         }
         let public = self.public_url.as_deref().map(PublicUrl::parse).transpose();
         let public = public.map_err(|why| ServerError::PublicUrl { why })?;
-        let tokens = self.tokens.as_deref().map(Tokens::from_file).transpose()?;
+        let tokens = self.tokens.as_deref().map(TokenFile::read).transpose()?;
         let tls = self.tls.as_ref().map(|(chain, key)| Tls::from_files(chain, key)).transpose()?;
         let hosts = Hosts::new(&self.hosts, public, is_local, tls.is_some())
             .map_err(|(name, why)| ServerError::Host { name, why })?;
-        Ok((Gate::new(hosts, tokens), tls))
+        let gate = Gate::new(hosts, tokens.clone());
+        Ok((gate, Reloader { tokens, tls, reading: Arc::default() }))
     }
 
     /// What answers.
@@ -349,6 +374,63 @@ const VIEWERS: usize = 128;
 /// And of one address, or of one token at it.
 const VIEWERS_PER_PEER: usize = 16;
 
+/// Reads the files of tokens, certificates and keys again while a server runs.
+/// Clones are the same.
+#[derive(Clone)]
+pub struct Reloader {
+    tokens: Option<TokenFile>,
+    tls: Option<Tls>,
+    /// One reads at a time, so that what was read last counts.
+    reading: Arc<Mutex<()>>,
+}
+
+impl Reloader {
+    /// Whether the server has such files.
+    pub fn has_files(&self) -> bool {
+        self.tokens.is_some() || self.tls.is_some()
+    }
+
+    /// Read all of them again. What cannot be used changes nothing: the old
+    /// tokens, or the old certificate with its key, stay in force. One that is
+    /// refused does not keep the other from being taken. Each is a line of the log.
+    ///
+    /// * New connections get the new certificate. Those that are open stay.
+    /// * What a token is good for changes at once. A request that waits for a lock
+    ///   with a token that may do so no more is refused, and a stream of events
+    ///   ends. What its client holds stays held.
+    ///
+    /// It reads files, and blocks meanwhile.
+    ///
+    /// # Errors
+    /// [`ServerError::File`]: what is wrong with the first that was refused.
+    pub fn reload(&self) -> Result<(), ServerError> {
+        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.tokens.as_ref().map_or(Ok(()), reload_tokens);
+        let tls = self.tls.as_ref().map_or(Ok(()), reload_tls);
+        Ok(tokens.and(tls)?)
+    }
+}
+
+fn reload_tokens(file: &TokenFile) -> Result<(), FileError> {
+    let reloaded = file.reload();
+    match &reloaded {
+        Ok(tokens) => tracing::info!(file = %file.path().display(), tokens, "tokens read again"),
+        Err(error) => tracing::error!("the old tokens stay in force: {error}"),
+    }
+    reloaded.map(drop)
+}
+
+fn reload_tls(tls: &Tls) -> Result<(), FileError> {
+    let reloaded = tls.reload();
+    match &reloaded {
+        Ok(()) => {
+            tracing::info!(file = %tls.certificates().display(), "certificate and key read again");
+        }
+        Err(error) => tracing::error!("the old certificate and its key stay in force: {error}"),
+    }
+    reloaded
+}
+
 /// A lock daemon that has its directory and its address.
 pub struct Server {
     engine: Engine,
@@ -356,7 +438,7 @@ pub struct Server {
     address: SocketAddr,
     options: ServerOptions,
     gate: Gate,
-    tls: Option<Tls>,
+    reloader: Reloader,
 }
 
 impl Server {
@@ -365,18 +447,57 @@ impl Server {
     /// # Errors
     /// [`ServerError`] says what to do.
     pub async fn bind(options: ServerOptions) -> Result<Self, ServerError> {
+        let (gate, reloader) = options.security()?;
+        let not_there = |source| ServerError::Listen { address: options.listen, source };
+        let listener = TcpListener::bind(options.listen).await.map_err(not_there)?;
+        Self::open(options, gate, reloader, listener).await
+    }
+
+    /// Take the directory over, and serve at a socket that listens already, as one
+    /// that systemd passed. [`ServerOptions::listen`] does not count.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub async fn with_listener(
+        mut options: ServerOptions,
+        listener: std::net::TcpListener,
+    ) -> Result<Self, ServerError> {
+        let not_there = |source| ServerError::Listen { address: options.listen, source };
+        let address = listener.local_addr().map_err(not_there)?;
+        listener.set_nonblocking(true).map_err(not_there)?;
+        let listener = TcpListener::from_std(listener).map_err(not_there)?;
+        // Whether other machines reach it is for its own address to say.
+        options.listen = address;
+        let (gate, reloader) = options.security()?;
+        Self::open(options, gate, reloader, listener).await
+    }
+
+    async fn open(
+        options: ServerOptions,
+        gate: Gate,
+        reloader: Reloader,
+        listener: TcpListener,
+    ) -> Result<Self, ServerError> {
         if let Some(token) = options.tokens_above.filter(|&token| token > TOKENS_ABOVE_MAX) {
             return Err(ServerError::TokensAbove { token, most: TOKENS_ABOVE_MAX });
         }
-        let (gate, tls) = options.security()?;
         let not_there = |source| ServerError::Listen { address: options.listen, source };
-        let listener = TcpListener::bind(options.listen).await.map_err(not_there)?;
         let address = listener.local_addr().map_err(not_there)?;
-        let ServerOptions { sync, accept_damage, tokens_above, .. } = options;
-        let settings =
-            EngineOptions { sync, accept_damage, tokens_above, ..EngineOptions::default() };
+        let settings = EngineOptions {
+            sync: options.sync,
+            accept_damage: options.accept_damage,
+            tokens_above: options.tokens_above,
+            locks_per_client: options.locks_per_client,
+            waiters_per_client: options.waiters_per_client,
+            ..EngineOptions::default()
+        };
         let engine = Engine::open(&options.directory, settings).await?;
-        Ok(Self { engine, listener, address, options, gate, tls })
+        Ok(Self { engine, listener, address, options, gate, reloader })
+    }
+
+    /// What reads the server's files again while it runs.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
     }
 
     /// The address it listens at.
@@ -389,14 +510,14 @@ impl Server {
     /// # Errors
     /// [`ServerError::Failed`] if it could not go on.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServerError> {
-        let Self { engine, listener, options, gate, tls, .. } = self;
+        let Self { engine, listener, options, gate, reloader, .. } = self;
         let stop = stop.child_token();
         let (api, rpc) = options.parts(&engine, &stop);
         let router = http::router(api, rpc, gate);
         let (limits, stopping) = (options.limits, stop.clone());
         let open = options.counts.connections;
         let serving = async move {
-            match tls {
+            match reloader.tls {
                 Some(tls) => listen::serve(listener, tls, router, limits, open, stopping).await,
                 None => {
                     listen::serve(listener, listen::Plain, router, limits, open, stopping).await

@@ -124,6 +124,22 @@ impl Server {
         body: String,
         line: &Line,
     ) -> Result<Answer, Failure> {
+        let mut request = self.request(hyper::Method::POST, path, body);
+        request.headers_mut().insert(CONTENT_TYPE, content_type);
+        self.exchange(request, line).await
+    }
+
+    /// [`call`](Self::call) of what is only to be read.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn get(&self, path: &str, line: &Line) -> Result<Answer, Failure> {
+        self.exchange(self.request(hyper::Method::GET, path, String::new()), line).await
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<Full<Bytes>>,
+        line: &Line,
+    ) -> Result<Answer, Failure> {
         let (mut connection, was_reused) = match self.idle_connection().await {
             Some(connection) => (connection, true),
             None => (self.connect().await?, false),
@@ -131,7 +147,6 @@ impl Server {
         if !line.open(&connection.socket) {
             return Err(Failure::before(io::ErrorKind::Interrupted.into()));
         }
-        let request = self.request(path, content_type, body);
         let exchanged = connection.exchange(request).await;
         line.close();
         match exchanged {
@@ -147,15 +162,14 @@ impl Server {
         }
     }
 
-    fn request(&self, path: &str, content_type: HeaderValue, body: String) -> Request<Full<Bytes>> {
+    fn request(&self, method: hyper::Method, path: &str, body: String) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(Bytes::from(body)));
         let target = format!("{}{path}", self.prefix);
-        *request.method_mut() = hyper::Method::POST;
+        *request.method_mut() = method;
         *request.uri_mut() = target.parse().expect("BUG: a path of ours is none");
         let head = request.headers_mut();
         head.insert(HOST, self.authority.clone());
         head.insert(USER_AGENT, AGENT);
-        head.insert(CONTENT_TYPE, content_type);
         head.extend(self.authorization.clone().map(|value| (AUTHORIZATION, value)));
         request
     }

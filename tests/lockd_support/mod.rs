@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockkeeper::lockd::{FaultStyle, Server, ServerOptions};
 use support::{Process, VERY_LONG};
@@ -206,8 +206,9 @@ impl Client {
     /// Read until this text has come, and forget it.
     #[track_caller]
     pub fn read_until(&mut self, expected: &str) {
-        let expected = expected.as_bytes();
+        let (expected, deadline) = (expected.as_bytes(), Instant::now() + VERY_LONG);
         let end = loop {
+            assert!(Instant::now() < deadline, "it did not come");
             let mut parts = self.read.windows(expected.len());
             if let Some(start) = parts.position(|part| part == expected) {
                 break start + expected.len();

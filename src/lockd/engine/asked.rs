@@ -20,11 +20,22 @@ pub(crate) struct EngineOptions {
     pub(crate) tokens_above: Option<u64>,
     /// How many requests may wait at a time. Default: 100 000.
     pub(crate) waiting_limit: usize,
+    /// How many locks one client may hold. Default: any number.
+    pub(crate) locks_per_client: Option<usize>,
+    /// How many requests of one client may wait. Default: any number.
+    pub(crate) waiters_per_client: Option<usize>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { sync: true, accept_damage: false, tokens_above: None, waiting_limit: 100_000 }
+        Self {
+            sync: true,
+            accept_damage: false,
+            tokens_above: None,
+            waiting_limit: 100_000,
+            locks_per_client: None,
+            waiters_per_client: None,
+        }
     }
 }
 
@@ -123,6 +134,20 @@ pub(crate) enum Refusal {
         /// How many may.
         limit: usize,
     },
+    /// The client holds as many locks as it may.
+    LocksPerClient {
+        /// Who, without white space around.
+        client: String,
+        /// How many it may hold.
+        limit: usize,
+    },
+    /// As many requests of the client wait as may.
+    WaitersPerClient {
+        /// Who, without white space around.
+        client: String,
+        /// How many may wait.
+        limit: usize,
+    },
     /// The daemon stops, or may not go on.
     ShuttingDown,
 }
@@ -148,6 +173,16 @@ impl fmt::Display for Refusal {
             Self::TooMany { limit } => {
                 write!(out, "{limit} requests wait already: try again later")
             }
+            Self::LocksPerClient { client, limit } => write!(
+                out,
+                "the client {client:?} holds all the locks that one client may hold here \
+                 (--locks-per-client {limit}): release one first"
+            ),
+            Self::WaitersPerClient { client, limit } => write!(
+                out,
+                "as many requests of the client {client:?} wait as may of one client here \
+                 (--waiters-per-client {limit})"
+            ),
             Self::ShuttingDown => out.write_str("the daemon is stopping"),
         }
     }

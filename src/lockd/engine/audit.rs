@@ -1,6 +1,11 @@
-//! One line for each lock that is given or ended, for the target `lockkeeper::audit`.
+//! One line for each lock that is given, ended or refused, for the target
+//! `lockkeeper::audit`. The fields are described in `operating.md`; their names stay.
 
-use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tracing::field::display;
 
 use super::super::store::Hold;
 
@@ -33,57 +38,107 @@ impl Event {
     }
 }
 
-/// Write the line. `by` is the administrator, if there was one.
-pub(super) fn audit(event: Event, hold: &Hold, by: Option<&str>) {
+/// Where a request came from, and by which right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// The other end of its connection.
+    pub(crate) peer: SocketAddr,
+    /// For whom a trusted proxy passed it on.
+    pub(crate) forwarded_for: Option<IpAddr>,
+    pub(crate) credential: Credential,
+}
+
+/// By which right something was asked for. Never a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// A token of this name.
+    Token(Arc<str>),
+    /// There are no tokens, and it came from this machine.
+    ThisMachine,
+    /// There are no tokens, or none was sent.
+    None,
+    /// What was sent is not known.
+    Unknown,
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(name) => write!(out, "token:{name}"),
+            Self::ThisMachine => out.write_str("this machine"),
+            Self::None => out.write_str("none"),
+            Self::Unknown => out.write_str("unknown"),
+        }
+    }
+}
+
+/// Of the request; of an earlier daemon's nothing is known.
+pub(super) type Asker = Option<Arc<Source>>;
+
+/// Write the line. `by` asked for what happened, or for the hold that it ended.
+pub(super) fn audit(event: Event, hold: &Hold, by: &Asker) {
     let event = event.word();
-    let (resource, client) = (escaped(&hold.wanted.resource), escaped(&hold.wanted.client));
-    let token = hold.token;
-    match by {
-        None => tracing::info!(target: "lockkeeper::audit", event, %resource, %client, token),
-        Some(by) => {
-            let by = escaped(by);
-            tracing::info!(target: "lockkeeper::audit", event, %resource, %client, token, %by);
-        }
+    let (resource, client) = (&*hold.wanted.resource, &*hold.wanted.client);
+    let token = display(hold.token);
+    let (peer, forwarded_for, credential) = fields(by.as_deref());
+    tracing::info!(
+        target: "lockkeeper::audit",
+        event, resource, client, token, peer, forwarded_for, credential = credential.as_deref(),
+    );
+}
+
+/// Write the line of a file that named nobody and was removed by force.
+pub(super) fn audit_discarded(resource: &str, file: &str, by: &Asker) {
+    let (peer, forwarded_for, credential) = fields(by.as_deref());
+    tracing::info!(
+        target: "lockkeeper::audit",
+        event = "discarded", resource, file, peer, forwarded_for,
+        credential = credential.as_deref(),
+    );
+}
+
+/// A request that was refused.
+#[derive(Default)]
+pub(crate) struct Refused<'a> {
+    /// What it asked for, as far as the daemon looked.
+    pub(crate) verb: Option<&'a str>,
+    pub(crate) resource: Option<&'a str>,
+    pub(crate) client: Option<&'a str>,
+    /// The code of its answer.
+    pub(crate) error: &'a str,
+    /// The text of its answer.
+    pub(crate) reason: &'a str,
+}
+
+impl Refused<'_> {
+    /// Write the line.
+    pub(crate) fn audit(&self, by: &Source) {
+        let Self { verb, resource, client, error, reason } = self;
+        let (peer, forwarded_for, credential) = fields(Some(by));
+        tracing::info!(
+            target: "lockkeeper::audit",
+            event = "refused", verb, resource, client, peer, forwarded_for,
+            credential = credential.as_deref(), error, reason,
+        );
+    }
+
+    /// The same of what an attack may be.
+    pub(crate) fn warn(&self, by: &Source) {
+        let Self { error, reason, .. } = self;
+        let (peer, forwarded_for, credential) = fields(Some(by));
+        tracing::warn!(
+            target: "lockkeeper::audit",
+            event = "refused", peer, forwarded_for, credential = credential.as_deref(),
+            error, reason,
+        );
     }
 }
 
-/// Without what could break the line, or make it look like another.
-fn escaped(text: &str) -> Cow<'_, str> {
-    let is_plain = |character: char| {
-        !character.is_control()
-            && !matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '"' | '\\')
-    };
-    if !text.is_empty() && text.chars().all(|character| is_plain(character) && character != ' ') {
-        return Cow::Borrowed(text);
-    }
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        if is_plain(character) {
-            quoted.push(character);
-        } else {
-            quoted.extend(character.escape_default());
-        }
-    }
-    quoted.push('"');
-    Cow::Owned(quoted)
-}
+type Shown<T> = Option<tracing::field::DisplayValue<T>>;
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_stays_one_word_of_one_line() {
-        for (given, expected) in [
-            ("client1", "client1"),
-            ("日本", "日本"),
-            ("", r#""""#),
-            ("a b", r#""a b""#),
-            ("a\nevent=forced", r#""a\nevent=forced""#),
-            ("x\" token=9", r#""x\" token=9""#),
-            ("\u{1b}[2J\u{202e}", r#""\u{1b}[2J\u{202e}""#),
-        ] {
-            assert_eq!(escaped(given), expected);
-        }
-    }
+fn fields(by: Option<&Source>) -> (Shown<SocketAddr>, Shown<IpAddr>, Option<String>) {
+    let peer = by.map(|by| display(by.peer));
+    let forwarded_for = by.and_then(|by| by.forwarded_for).map(display);
+    // Text, so that a name with line ends in it is escaped.
+    (peer, forwarded_for, by.map(|by| by.credential.to_string()))
 }

@@ -3,6 +3,7 @@
 mod answers;
 mod asking;
 mod ending;
+mod usage;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,11 +12,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::absent::{Absent, Place};
-use super::asked::{Figures, Held, Refusal, Survey, WAITING_SHOWN};
-use super::audit::{Event, audit};
+use super::asked::{EngineOptions, Figures, Held, Refusal, Survey, WAITING_SHOWN};
+use super::audit::{Asker, Event, audit};
 use super::lane::Lane;
 use super::over::{Over, RequestKey};
 use super::slot::{Outcome, Phase, Slot, Tenure, Ticket, TicketId, held_by_nobody};
+use usage::Usage;
+
 use crate::clock::BootTime;
 use crate::lockd::name;
 use crate::lockd::store::{Change, Directory, Failure, Hold, Problem, Recovered, Syncs};
@@ -45,6 +48,9 @@ pub(super) struct Core {
     has_asked: bool,
     state: State,
     waiting_limit: usize,
+    locks_per_client: Option<usize>,
+    waiters_per_client: Option<usize>,
+    usage: Usage,
     /// When the disk refused a grant, and took none since.
     refused_by_disk: Option<Instant>,
     figures: Figures,
@@ -76,15 +82,15 @@ pub(super) enum Purpose {
     Discard {
         resource: Arc<str>,
         problem: Problem,
-        by: String,
+        by: Asker,
         reply: oneshot::Sender<Result<Held, Refusal>>,
     },
 }
 
 /// Why a hold is ended.
 pub(super) enum Why {
-    Unlocked(oneshot::Sender<Result<(), Refusal>>),
-    Forced { by: String, reply: oneshot::Sender<Result<Held, Refusal>> },
+    Unlocked { by: Asker, reply: oneshot::Sender<Result<(), Refusal>> },
+    Forced { by: Asker, reply: oneshot::Sender<Result<Held, Refusal>> },
     Expired,
     Undone,
     Removed,
@@ -108,7 +114,7 @@ impl Core {
         directory: Arc<Directory>,
         lane: Arc<Lane>,
         recovered: Recovered,
-        waiting_limit: usize,
+        options: &EngineOptions,
         signals: Signals,
     ) -> Self {
         let mut core = Self {
@@ -125,7 +131,10 @@ impl Core {
             asked: Vec::new(),
             has_asked: false,
             state: State::Serving,
-            waiting_limit,
+            waiting_limit: options.waiting_limit,
+            locks_per_client: options.locks_per_client,
+            waiters_per_client: options.waiters_per_client,
+            usage: Usage::default(),
             refused_by_disk: None,
             figures: Figures::default(),
             has_changed: false,
@@ -146,11 +155,11 @@ impl Core {
             if problem.files.is_empty() {
                 self.unspeakable.push((resource, problem));
             } else {
-                self.slots.entry(resource).or_default().phase = Phase::Problem(problem);
+                self.put(&resource, Phase::Problem(problem));
             }
         }
         for hold in recovered.gone {
-            audit(Event::Removed, &hold, None);
+            audit(Event::Removed, &hold, &None);
         }
     }
 
@@ -180,10 +189,10 @@ impl Core {
     }
 
     fn dismiss_all(&mut self) {
-        let queues = self.slots.values_mut().map(|slot| std::mem::take(&mut slot.queue));
-        let waiting: Vec<TicketId> = queues.flatten().collect();
-        self.figures.waiting -= waiting.len() as u64;
-        for id in waiting {
+        let resources: Vec<_> = self.slots.keys().cloned().collect();
+        for id in
+            resources.iter().flat_map(|resource| self.dequeue_all(resource)).collect::<Vec<_>>()
+        {
             self.refuse_ticket(id, Refusal::ShuttingDown);
         }
         self.changed();
@@ -290,8 +299,8 @@ impl Core {
         // What an earlier daemon granted was answered by it.
         let answers = u32::from(place.is_none());
         let began = place.map_or_else(|| began(&hold), |_| Instant::now());
-        let tenure = Tenure { hold, deadline: None, began, place, answers };
-        self.slot(resource).phase = Phase::Held(tenure);
+        let tenure = Tenure { hold, deadline: None, began, place, by: None, answers };
+        self.put(resource, Phase::Held(tenure));
         if let Some(lease) = lease {
             self.set_deadline(resource, BootTime::now().after(lease));
         }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::absent::Place;
 use super::asked::{Grant, Held, Lease, Refusal, Trouble, Waiter};
+use super::audit::Asker;
 use super::over::RequestKey;
 use crate::clock::BootTime;
 use crate::lockd::name;
@@ -43,6 +44,7 @@ pub(super) struct Tenure {
     pub(super) began: Instant,
     /// Where the request waited; of a hold of an earlier daemon nothing is known.
     pub(super) place: Option<Place>,
+    pub(super) by: Asker,
     /// How many answers with this grant may have come to its client. (I4)
     pub(super) answers: u32,
 }
@@ -82,6 +84,8 @@ pub(super) struct Ticket {
     pub(super) client: Arc<str>,
     pub(super) lease: Option<Duration>,
     pub(super) key: Option<RequestKey>,
+    /// The request that was made first.
+    pub(super) by: Asker,
     pub(super) since: Moment,
     /// Whether it may wait if it is not served at once.
     pub(super) may_wait: bool,
@@ -154,15 +158,18 @@ impl Ticket {
         client: Arc<str>,
         lease: Option<Duration>,
         key: Option<RequestKey>,
+        by: &Asker,
         may_wait: bool,
     ) -> Self {
         let (resource, since) = (Arc::clone(resource), Moment::now());
+        let by = by.clone();
         let (outcome, listeners, unsettled, is_heard) = (None, Vec::new(), 1, false);
         Self {
             resource,
             client,
             lease,
             key,
+            by,
             since,
             may_wait,
             outcome,

@@ -591,12 +591,12 @@ async fn files_that_name_nobody_are_reported() {
     }
     assert_eq!(engine.list().len(), names.len());
     for name in ["empty", "zeros"] {
-        engine.force_unlock(name, None, "admin").await.unwrap();
+        engine.force_unlock(name, None).await.unwrap();
         assert!(!at(name).exists());
         engine.lock(request(name, "c")).await.unwrap();
     }
     for name in ["link", "dangling", "dir", ".two"] {
-        let refused = engine.force_unlock(name, None, "admin").await;
+        let refused = engine.force_unlock(name, None).await;
         assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{name}: {refused:?}");
     }
     assert!(at("link").is_symlink() && at("dangling").is_symlink() && at("dir").is_dir());
@@ -622,9 +622,9 @@ async fn an_administrator_ends_what_is_held() {
     let grant = engine.lock(request("r", "c")).await.unwrap();
     let mut changes = engine.changes();
     changes.mark_unchanged();
-    let held = engine.force_unlock("r", None, "admin").await.unwrap();
+    let held = engine.force_unlock("r", None).await.unwrap();
     assert_eq!((held.client.as_str(), held.token), ("c", grant.token));
-    assert_eq!(engine.force_unlock("r", None, "admin").await, Err(Refusal::NotLocked));
+    assert_eq!(engine.force_unlock("r", None).await, Err(Refusal::NotLocked));
     assert_eq!(engine.unlock("r", "c", Some(grant.token)).await, Err(Refusal::NotLocked));
     tokio::time::timeout(LONG, changes.changed()).await.unwrap().unwrap();
     assert_eq!(engine.figures().forced, 1);
@@ -818,13 +818,172 @@ fn ask_all_at_once(engine: &Engine) -> Vec<Listening<'_>> {
     let mut all = Vec::new();
     let mut core = engine.0.core();
     for number in 0..64 {
-        let Ok(Asked::Waiting(ticket, receiver)) = core.ask(request(&format!("s{number}"), "c"))
+        let Ok(Asked::Waiting(ticket, receiver)) =
+            core.ask(request(&format!("s{number}"), "c"), &None)
         else {
             panic!("it does not wait for the store");
         };
         all.push(Listening { inner: &engine.0, ticket, receiver, leave: Leave::Gone });
     }
     all
+}
+
+async fn open_with_quotas(directory: &Path, locks: usize, waiters: usize) -> Engine {
+    let quotas = EngineOptions {
+        sync: false,
+        locks_per_client: Some(locks),
+        waiters_per_client: Some(waiters),
+        ..EngineOptions::default()
+    };
+    Engine::open(directory, quotas).await.unwrap()
+}
+
+fn too_many_locks<T>(client: &str, limit: usize) -> Result<T, Refusal> {
+    Err(Refusal::LocksPerClient { client: client.to_owned(), limit })
+}
+
+#[track_caller]
+fn assert_counted(engine: &Engine) {
+    let [is, must_be] = engine.0.core().counted();
+    assert_eq!(is, must_be);
+}
+
+#[tokio::test]
+async fn a_client_holds_as_many_locks_as_it_may() {
+    let directory = directory();
+    let engine = open_with_quotas(directory.path(), 2, 9).await;
+    engine.lock(named("id", request("a", "c"))).await.unwrap();
+    engine.lock(request("b", " c")).await.unwrap();
+    for name in ["c", "c ", "\tc"] {
+        assert_eq!(engine.lock(request("d", name)).await, too_many_locks("c", 2));
+        assert_eq!(engine.lock(waiting("d", name)).await, too_many_locks("c", 2));
+    }
+    // What it has already is no more; and each client has its own.
+    engine.lock(named("id", request("a", "c"))).await.unwrap();
+    assert_eq!(engine.lock(request("a", "c")).await, locked_by("c"));
+    engine.lock(request("d", "other")).await.unwrap();
+
+    engine.unlock("a", "c", None).await.unwrap();
+    engine.lock(leased("a", "c", QUIET)).await.unwrap();
+    // Over, though its end is still to come: it cannot while the books are open.
+    let mut core = engine.0.core();
+    std::thread::sleep(2 * QUIET);
+    let Ok(Asked::Waiting(ticket, receiver)) = core.ask(request("e", "c"), &None) else {
+        panic!("a lease that is over counts");
+    };
+    drop(core);
+    let leave = Leave::Gone;
+    Listening { inner: &engine.0, ticket, receiver, leave }.outcome().await.unwrap();
+    engine.force_unlock("b", None).await.unwrap();
+    engine.lock(request("f", "c")).await.unwrap();
+    assert_eq!(engine.lock(request("g", "c")).await, too_many_locks("c", 2));
+    assert_counted(&engine);
+
+    // After a restart it is as before; a lease would run its whole length again.
+    eventually("the lease ends", || engine.show("a").is_none()).await;
+    engine.close().await;
+    let engine = open_with_quotas(directory.path(), 2, 9).await;
+    assert_eq!(engine.lock(request("g", "c")).await, too_many_locks("c", 2));
+    engine.unlock("e", "c", None).await.unwrap();
+    engine.lock(request("g", "c")).await.unwrap();
+    assert_counted(&engine);
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn as_many_requests_of_a_client_wait_as_may() {
+    let directory = directory();
+    let engine = open_with_quotas(directory.path(), 9, 1).await;
+    engine.lock(request("r", "holder")).await.unwrap();
+    let first = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.lock(waiting("r", "c")).await }
+    });
+    eventually("it is so", || engine.figures().waiting == 1).await;
+    let refused = Err(Refusal::WaitersPerClient { client: "c".to_owned(), limit: 1 });
+    assert_eq!(engine.lock(waiting("r", " c")).await, refused);
+    // A try waits for nothing, nor does another client.
+    assert_eq!(engine.lock(request("r", "c")).await, locked_by("holder"));
+    let short = LockRequest { wait: Wait::Until(QUIET), ..request("r", "d") };
+    assert!(matches!(engine.lock(short).await, Err(Refusal::TimedOut { .. })));
+    // One that is gone waits no more.
+    first.abort();
+    eventually("it is so", || engine.figures().waiting == 0).await;
+    let second = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.lock(waiting("r", "c")).await }
+    });
+    eventually("it is so", || engine.figures().waiting == 1).await;
+    engine.unlock("r", "holder", None).await.unwrap();
+    second.await.unwrap().unwrap();
+    assert_counted(&engine);
+    engine.close().await;
+}
+
+#[tokio::test]
+async fn a_waiter_whose_client_has_enough_when_its_turn_comes_is_refused() {
+    let directory = directory();
+    let engine = open_with_quotas(directory.path(), 1, 9).await;
+    engine.lock(request("a", "one")).await.unwrap();
+    engine.lock(request("b", "two")).await.unwrap();
+    let wait = |resource: &'static str, client: &'static str| {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.lock(waiting(resource, client)).await })
+    };
+    let mut waiters = Vec::new();
+    for (resource, client) in [("a", "c"), ("b", "c"), ("b", "d")] {
+        waiters.push(wait(resource, client));
+        eventually("it is so", || engine.figures().waiting == waiters.len() as u64).await;
+    }
+    engine.unlock("a", "one", None).await.unwrap();
+    let [first, second, third] = waiters.try_into().unwrap();
+    first.await.unwrap().unwrap();
+    engine.unlock("b", "two", None).await.unwrap();
+    assert_eq!(second.await.unwrap(), too_many_locks("c", 1));
+    third.await.unwrap().unwrap();
+    assert_counted(&engine);
+    engine.close().await;
+}
+
+/// Holds and waits that end in every way, many at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_holds_and_waits_end_they_are_counted_right() {
+    for sync in [false, true] {
+        let directory = directory();
+        let engine = open(directory.path(), sync).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..8_usize {
+            let (engine, path) = (engine.clone(), directory.path().to_owned());
+            tasks.spawn(async move {
+                for round in 0..60_usize {
+                    let kind = number * 7 + round * 5;
+                    let name = format!("r{}", kind % 3);
+                    let mut ask = waiting(&name, &format!("c{}", kind % 4));
+                    ask.lease = (kind % 5 == 0).then_some(Duration::from_millis(1));
+                    ask.request_id = (kind % 2 == 0).then(|| format!("{number}-{round}"));
+                    let client = ask.client.clone();
+                    let patience = Duration::from_micros(300 * (kind % 11) as u64);
+                    // Often it is gone before it hears.
+                    let _ = tokio::time::timeout(patience, engine.lock(ask)).await;
+                    match kind % 7 {
+                        0 => drop(engine.force_unlock(&name, None).await),
+                        1 => drop(fs::remove_file(path.join(format!("{name}.resource.lock")))),
+                        _ => drop(engine.unlock(&name, &client, None).await),
+                    }
+                    assert_counted(&engine);
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        for name in ["r0", "r1", "r2"] {
+            let _ = engine.force_unlock(name, None).await;
+        }
+        // Grants may be on their way, and are undone.
+        eventually("nothing is left", || engine.0.core().counted() == [vec![], vec![]]).await;
+        engine.close().await;
+    }
 }
 
 /// The same test of this binary, as another process.

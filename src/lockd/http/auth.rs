@@ -9,6 +9,8 @@
 //! A2. A right token is never refused for the wrong ones of others: guessing is
 //!     hopeless, so a peer that guesses costs log lines, and those are limited.
 //! A3. No credentials are in any log, answer or error.
+//! A4. What a token is good for is looked up where the right is used, in the file
+//!     as it was last read. A wait or a stream ends when its right does.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,16 +25,17 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tracing::{debug, warn};
+use tokio::sync::watch;
 
 use super::failure::Failure;
 use super::listen::PeerGroup;
 use super::origin::{Hosts, one};
 use super::seats::Share;
 use super::socket::Peer;
-use super::tokens::{Bearer, Tokens};
+use super::tokens::{Bearer, TokenFile, TokenHash, Tokens};
 use super::wire::Code;
-use super::{MayUse, limits, proxy};
+use super::{limits, proxy};
+use crate::lockd::engine::{Credential, Refused, Source};
 
 /// Failures of one peer that are answered and logged one by one.
 const FAILURES: u32 = 20;
@@ -49,46 +52,119 @@ pub(crate) struct Gate(Arc<Shared>);
 
 struct Shared {
     hosts: Hosts,
-    tokens: Option<Tokens>,
+    tokens: Option<TokenFile>,
     failures: Failures,
     foreign: Failures,
+    anonymous: Failures,
 }
 
 /// Who asks; an extension of every request but those for what all may see.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    peer: SocketAddr,
     group: PeerGroup,
-    pub(crate) is_administrator: bool,
-    /// `None`: it may use the names of all clients.
-    bearer: Option<Bearer>,
+    credentials: Credentials,
+    /// For the audit.
+    source: Arc<Source>,
+}
+
+/// What a request may do.
+#[derive(Clone, Debug)]
+enum Credentials {
+    /// There are no tokens: use the names of all clients. (A1)
+    NotNeeded { is_administrator: bool },
+    /// What the token is good for. (A4)
+    Token { name: Arc<str>, sha256: TokenHash, tokens: watch::Receiver<Tokens> },
+}
+
+impl Credentials {
+    /// Whether they may do this now; `may` is asked about a token that is known.
+    fn may(&self, may: impl FnOnce(&Bearer) -> bool) -> bool {
+        match self {
+            Self::NotNeeded { .. } => true,
+            Self::Token { sha256, tokens, .. } => tokens.borrow().by_hash(sha256).is_some_and(may),
+        }
+    }
 }
 
 impl Caller {
-    /// What it is called in the audit.
-    pub(crate) fn name(&self) -> String {
-        match &self.bearer {
-            Some(bearer) => bearer.name.to_string(),
-            None => self.peer.to_string(),
-        }
+    pub(crate) fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
+    /// A line of the audit.
+    pub(crate) fn log_refusal(
+        &self,
+        verb: &'static str,
+        resource: Option<&str>,
+        client: Option<&str>,
+        failure: &Failure,
+    ) {
+        let (error, reason) = (&*failure.code().to_string(), failure.message());
+        let verb = Some(verb);
+        Refused { verb, resource, client, error, reason }.audit(&self.source);
     }
 
     /// Whose places it takes, where these are limited: many of one address share
     /// them, but each token has its own.
     pub(crate) fn share(&self) -> Share {
-        let token = self.bearer.as_ref().map(|bearer| Arc::clone(&bearer.name));
+        let token = match &self.credentials {
+            Credentials::Token { name, .. } => Some(Arc::clone(name)),
+            Credentials::NotNeeded { .. } => None,
+        };
         Share { group: self.group, token }
     }
 
     pub(crate) fn may_use(&self, client: &str) -> bool {
-        self.bearer.as_ref().is_none_or(|bearer| bearer.may_use(client))
+        self.credentials.may(|bearer| bearer.may_use(client))
+    }
+
+    pub(crate) fn is_administrator(&self) -> bool {
+        match self.credentials {
+            Credentials::NotNeeded { is_administrator } => is_administrator,
+            Credentials::Token { .. } => self.credentials.may(|bearer| bearer.is_administrator),
+        }
+    }
+
+    pub(crate) fn is_viewer(&self) -> bool {
+        let is_known = matches!(self.credentials, Credentials::Token { .. });
+        is_known && self.credentials.may(|bearer| bearer.is_viewer)
+    }
+
+    /// # Errors
+    /// What its client is told.
+    pub(crate) fn must_be_for(&self, client: &str) -> Result<(), Failure> {
+        if self.may_use(client) { Ok(()) } else { Err(self.not_for(client)) }
+    }
+
+    pub(crate) fn not_for(&self, client: &str) -> Failure {
+        if !self.credentials.may(|_| true) {
+            return wrong_token();
+        }
+        let text = match self.is_viewer() {
+            true => "this token may only look".to_owned(),
+            false => format!("these credentials are not for the client {client:?}"),
+        };
+        Failure::new(Code::Forbidden, text)
+    }
+
+    /// Resolves when the tokens were read again and this one may not do this any
+    /// more. (A4)
+    pub(crate) async fn loses(&self, may: impl Fn(&Bearer) -> bool) {
+        if let Credentials::Token { sha256, tokens, .. } = &self.credentials {
+            let mut tokens = tokens.clone();
+            let is_lost = |tokens: &Tokens| !tokens.by_hash(sha256).is_some_and(&may);
+            if tokens.wait_for(is_lost).await.is_ok() {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 }
 
 impl Gate {
-    pub(crate) fn new(hosts: Hosts, tokens: Option<Tokens>) -> Self {
-        let (failures, foreign) = (Failures::default(), Failures::default());
-        Self(Arc::new(Shared { hosts, tokens, failures, foreign }))
+    pub(crate) fn new(hosts: Hosts, tokens: Option<TokenFile>) -> Self {
+        let [failures, foreign, anonymous] = std::array::from_fn(|_| Failures::default());
+        Self(Arc::new(Shared { hosts, tokens, failures, foreign, anonymous }))
     }
 
     /// How many requests came with a wrong token.
@@ -114,10 +190,12 @@ impl Gate {
     async fn answer(&self, request: Request, next: Next) -> Response {
         let (mut head, body) = request.into_parts();
         if let Err(foreign) = self.0.hosts.check(&head) {
-            let peer = peer(&head);
             // A page can send many of these.
+            let peer = peer(&head);
             if self.0.foreign.count(proxy::group(peer, &head.headers)) != Count::TooMany {
-                warn!(%peer, "refused: {foreign}");
+                let (error, reason) = (&*foreign.code().to_string(), &*foreign.to_string());
+                let source = source(&head, Credential::None);
+                Refused { error, reason, ..Refused::default() }.warn(&source);
             }
             limits::ignore(body);
             return Failure::new(foreign.code(), foreign.to_string()).into_response();
@@ -125,10 +203,6 @@ impl Gate {
         if !is_open(&head) {
             match self.caller(&head) {
                 Ok(caller) => {
-                    if let Some(bearer) = caller.bearer.clone() {
-                        let may_use = move |client: &str| bearer.may_use(client);
-                        head.extensions.insert(MayUse(Arc::new(may_use)));
-                    }
                     head.extensions.insert(caller);
                 }
                 Err(failure) => {
@@ -148,31 +222,45 @@ impl Gate {
     fn caller(&self, request: &Parts) -> Result<Caller, Failure> {
         let peer = peer(request);
         let group = proxy::group(peer, &request.headers);
-        let Some(tokens) = &self.0.tokens else {
+        let Some(file) = &self.0.tokens else {
             let is_direct = !self.0.hosts.is_public() && !proxy::is_passed_on(&request.headers);
             let is_administrator = is_direct && group == PeerGroup::Here;
-            return Ok(Caller { peer, group, is_administrator, bearer: None });
+            let credentials = Credentials::NotNeeded { is_administrator };
+            let by = if is_administrator { Credential::ThisMachine } else { Credential::None };
+            return Ok(Caller { group, credentials, source: Arc::new(source(request, by)) });
         };
         let Some(token) = presented(&request.headers) else {
-            debug!(%peer, "a request without credentials");
-            return Err(Failure::new(
+            let failure = Failure::new(
                 Code::CredentialsNeeded,
                 "this daemon needs a token: send it as Authorization: Bearer, or as a password",
-            ));
+            );
+            if self.0.anonymous.count(group) != Count::TooMany {
+                let source = source(request, Credential::None);
+                let (error, reason) = (&*failure.code().to_string(), failure.message());
+                Refused { error, reason, ..Refused::default() }.audit(&source);
+            }
+            return Err(failure);
         };
-        if let Some(bearer) = tokens.bearer(&token) {
-            let is_administrator = bearer.is_administrator;
-            return Ok(Caller { peer, group, is_administrator, bearer: Some(bearer.clone()) });
+        let tokens = file.tokens();
+        let known =
+            tokens.borrow().bearer(&token).map(|(hash, bearer)| (hash, bearer.name.clone()));
+        if let Some((sha256, name)) = known {
+            let source = Arc::new(source(request, Credential::Token(Arc::clone(&name))));
+            let credentials = Credentials::Token { name, sha256, tokens };
+            return Ok(Caller { group, credentials, source });
         }
-        Err(match self.0.failures.count(group) {
-            Count::Some => {
-                warn!(%peer, "a request with wrong credentials was refused");
-                wrong_token()
-            }
-            Count::Last => {
-                warn!(%peer, "more wrong credentials: for a minute no more of this peer's are logged");
-                wrong_token()
-            }
+        let count = self.0.failures.count(group);
+        if count != Count::TooMany {
+            let reason = match count {
+                Count::Last => "wrong credentials: for a minute no more of this peer's are logged",
+                _ => "wrong credentials",
+            };
+            let error = &*Code::WrongCredentials.to_string();
+            let source = source(request, Credential::Unknown);
+            Refused { error, reason, ..Refused::default() }.warn(&source);
+        }
+        Err(match count {
+            Count::Some | Count::Last => wrong_token(),
             Count::TooMany => Failure::new(
                 Code::TooManyFailures,
                 "too many wrong tokens came from this address: check the token, wait a minute",
@@ -186,6 +274,11 @@ fn peer(request: &Parts) -> SocketAddr {
         unreachable!("BUG: a request from nowhere");
     };
     peer.address()
+}
+
+fn source(request: &Parts, credential: Credential) -> Source {
+    let peer = peer(request);
+    Source { peer, forwarded_for: proxy::sender(peer, &request.headers), credential }
 }
 
 fn wrong_token() -> Failure {

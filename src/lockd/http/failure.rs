@@ -38,6 +38,14 @@ impl Failure {
         Refusal::ShuttingDown.into()
     }
 
+    pub(crate) fn code(&self) -> Code {
+        self.error
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn held_by(self, holder: Holder) -> Self {
         Self { holder: Some(holder), ..self }
     }
@@ -57,6 +65,8 @@ impl From<Refusal> for Failure {
             Refusal::Poisoned { .. } => Code::Poisoned,
             Refusal::Storage { .. } => Code::Storage,
             Refusal::TooMany { .. } => Code::TooManyWaiting,
+            Refusal::LocksPerClient { .. } => Code::LocksPerClient,
+            Refusal::WaitersPerClient { .. } => Code::WaitersPerClient,
             Refusal::ShuttingDown => Code::ShuttingDown,
         };
         Self::new(error, refusal.to_string())

@@ -112,6 +112,7 @@ fn acquires(path: &'static str) -> Operation {
         .refuses(&STATE)
         .refuses(&[Code::BadName, Code::Forbidden, Code::Locked, Code::Timeout])
         .refuses(&[Code::RequestOver, Code::TooManyWaiting])
+        .refuses(&[Code::LocksPerClient, Code::WaitersPerClient])
 }
 
 fn renews(path: &'static str) -> Operation {
@@ -218,12 +219,15 @@ impl Api {
         };
         let (resource, client) = (request.resource.clone(), request.client.clone());
         let request_id = request.request_id.clone();
+        let engine = self.engine.asked_by(caller.source());
         let granted = tokio::select! {
             biased;
-            granted = self.engine.lock_for(request, peer.hangs_up()) => granted,
+            () = caller.loses(|bearer| bearer.may_use(&client)) => {
+                return Err(caller.not_for(&client));
+            }
+            granted = engine.lock_for(request, peer.hangs_up()) => granted,
             () = self.stop.cancelled() => return Err(Failure::shutting_down()),
         };
-        let engine = self.engine.clone();
         match granted {
             Ok(grant) => {
                 let answer = granted_answer(&resource, &client, grant);
@@ -283,14 +287,6 @@ fn too_many_waiting() -> Failure {
     )
 }
 
-fn must_be_for(caller: &Caller, client: &str) -> Result<(), Failure> {
-    if caller.may_use(client) {
-        return Ok(());
-    }
-    let text = format!("these credentials are not for the client {client:?}");
-    Err(Failure::new(Code::Forbidden, text))
-}
-
 async fn acquire(
     State(api): State<Api>,
     named: Resource,
@@ -300,15 +296,19 @@ async fn acquire(
 ) -> Result<Response, Failure> {
     let Acquire { resource, client, wait_ms, lease_ms, request_id } = api.read(request).await?;
     let resource = named.or(resource)?;
-    must_be_for(&caller, &client)?;
+    let log = |failure: &Failure| {
+        caller.log_refusal("acquire", Some(&resource), Some(&client), failure);
+    };
+    caller.must_be_for(&client).inspect_err(log)?;
     let wait = match wait_ms {
         None | Some(Some(Milliseconds(0))) => Wait::No,
         Some(Some(Milliseconds(limit))) => Wait::Until(Duration::from_millis(limit)),
         Some(None) => Wait::Forever,
     };
     let lease = lease_ms.map(|Milliseconds(lease)| Duration::from_millis(lease));
-    let request = LockRequest { resource, client, wait, lease, request_id };
-    api.lock(request, &caller, &peer).await
+    let (resource_of, client_of) = (resource.clone(), client.clone());
+    let request = LockRequest { resource: resource_of, client: client_of, wait, lease, request_id };
+    api.lock(request, &caller, &peer).await.inspect_err(log)
 }
 
 async fn renew(
@@ -319,13 +319,16 @@ async fn renew(
 ) -> Result<Response, Failure> {
     let Renew { resource, client, token } = api.read(request).await?;
     let resource = named.or(resource)?;
-    must_be_for(&caller, &client)?;
+    let log = |failure: &Failure| {
+        caller.log_refusal("renew", Some(&resource), Some(&client), failure);
+    };
+    caller.must_be_for(&client).inspect_err(log)?;
     match api.engine.renew(&resource, &client, token.0).await {
         Ok(lease) => {
             let lease_ms = (lease != Duration::MAX).then(|| milliseconds(lease));
             Ok(failure::json(StatusCode::OK, &Renewed { lease_ms }))
         }
-        Err(refusal) => Err(not_held(refusal)),
+        Err(refusal) => Err(not_held(refusal)).inspect_err(log),
     }
 }
 
@@ -347,9 +350,13 @@ async fn release(
 ) -> Result<Response, Failure> {
     let Release { resource, client, token } = api.read(request).await?;
     let resource = named.or(resource)?;
-    must_be_for(&caller, &client)?;
-    let released = api.engine.unlock(&resource, &client, token.map(|Token(token)| token)).await;
-    released.map_err(|refusal| api.refused(&resource, refusal))?;
+    let log = |failure: &Failure| {
+        caller.log_refusal("release", Some(&resource), Some(&client), failure);
+    };
+    caller.must_be_for(&client).inspect_err(log)?;
+    let engine = api.engine.asked_by(caller.source());
+    let released = engine.unlock(&resource, &client, token.map(|Token(token)| token)).await;
+    released.map_err(|refusal| api.refused(&resource, refusal)).inspect_err(log)?;
     Ok(failure::json(StatusCode::OK, &Released { client: &client, resource: &resource }))
 }
 
@@ -359,16 +366,22 @@ async fn force_release(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Failure> {
-    if !caller.is_administrator {
+    let log = |resource: Option<&str>, failure: &Failure| {
+        caller.log_refusal("force-release", resource, None, failure);
+    };
+    if !caller.is_administrator() {
         limits::ignore(request.into_body());
         let text = "only administrators may do this";
-        return Err(Failure::new(Code::Forbidden, text));
+        let failure = Failure::new(Code::Forbidden, text);
+        log(named.0.as_deref(), &failure);
+        return Err(failure);
     }
     let ForceRelease { resource, token } = api.read(request).await?;
     let resource = named.or(resource)?;
     let token = token.map(|Token(token)| token);
-    let held = api.engine.force_unlock(&resource, token, &caller.name()).await;
-    let held = held.map_err(|refusal| api.not_forced(&resource, refusal))?;
+    let held = api.engine.asked_by(caller.source()).force_unlock(&resource, token).await;
+    let held = held.map_err(|refusal| api.not_forced(&resource, refusal));
+    let held = held.inspect_err(|failure| log(Some(&resource), failure))?;
     Ok(failure::json(StatusCode::OK, &shown(&held, true)))
 }
 
@@ -379,7 +392,7 @@ async fn list(
 ) -> Result<Response, Failure> {
     let wanted = Wanted::of(&uri)?;
     let (at, survey) = (Instant::now(), Arc::new(api.engine.survey()));
-    let mut listing = Listing::new(api.engine, survey, at, wanted, caller.is_administrator);
+    let mut listing = Listing::new(api.engine, survey, at, wanted, caller.is_administrator());
     let first = listing.next().unwrap_or_default();
     let body = match listing.next() {
         None => Body::from(first),
@@ -401,5 +414,5 @@ async fn show(
 ) -> Result<Response, Failure> {
     let resource = named.or(None)?;
     let held = api.engine.show(&resource).ok_or(Refusal::NotLocked)?;
-    Ok(failure::json(StatusCode::OK, &shown(&held, caller.is_administrator)))
+    Ok(failure::json(StatusCode::OK, &shown(&held, caller.is_administrator())))
 }

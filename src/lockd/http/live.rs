@@ -81,6 +81,8 @@ struct Viewer {
     listing: Option<Listing>,
     wanted: Wanted,
     caller: Caller,
+    /// Whether file paths are shown.
+    is_administrator: bool,
     peer: Peer,
     stop: CancellationToken,
     _seat: Seat,
@@ -88,15 +90,18 @@ struct Viewer {
 
 impl Viewer {
     /// The next piece of an event; `None` at the end of the daemon, or when the
-    /// peer has closed its side: after the first event it wants no more.
+    /// peer has closed its side: after the first event it wants no more. It ends
+    /// too when the token may look no more, or may see other things than before.
     async fn next(&mut self) -> Option<String> {
         if let Some(piece) = self.piece() {
             return Some(piece);
         }
         let (stop, peer, is_first) = (self.stop.clone(), self.peer.clone(), self.sent.is_none());
+        let (caller, is_administrator) = (self.caller.clone(), self.is_administrator);
         tokio::select! {
             biased;
             () = stop.cancelled() => None,
+            () = caller.loses(|bearer| bearer.is_administrator == is_administrator) => None,
             event = self.event() => event,
             () = peer.hangs_up(), if !is_first => None,
         }
@@ -125,8 +130,7 @@ impl Viewer {
         let Snapshot { version, at, survey } = self.live.snapshot(&self.changes);
         self.sent = Some(version);
         let (engine, wanted) = (self.live.engine.clone(), self.wanted.clone());
-        let is_administrator = self.caller.is_administrator;
-        self.listing = Some(Listing::new(engine, survey, at, wanted, is_administrator));
+        self.listing = Some(Listing::new(engine, survey, at, wanted, self.is_administrator));
         // JSON has no line ends of its own.
         Some("event: locks\ndata: ".to_owned())
     }
@@ -159,7 +163,19 @@ pub(crate) async fn events(
     let changes = api.engine.changes();
     let (live, stop) = (api.live, api.stop);
     let (sent, listing) = (None, None);
-    let viewer = Viewer { live, changes, sent, listing, wanted, caller, peer, stop, _seat: seat };
+    let is_administrator = caller.is_administrator();
+    let viewer = Viewer {
+        live,
+        changes,
+        sent,
+        listing,
+        wanted,
+        caller,
+        is_administrator,
+        peer,
+        stop,
+        _seat: seat,
+    };
     let events = stream::unfold(viewer, async |mut viewer| {
         let event = viewer.next().await?;
         Some((Ok::<_, std::convert::Infallible>(Bytes::from(event)), viewer))

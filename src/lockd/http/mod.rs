@@ -22,8 +22,6 @@ pub(crate) mod tls;
 pub(crate) mod tokens;
 mod wire;
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 
@@ -61,15 +59,4 @@ fn all(api: json::Api, rpc: rpc::Rpc, gate: &auth::Gate) -> (Router, Vec<Operati
     let (routers, operations): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
     let router = routers.into_iter().fold(Router::new(), Router::merge);
     (router.fallback_service(others), operations.concat())
-}
-
-/// Which client names a request may use; an extension of the request. Without
-/// it, all.
-#[derive(Clone)]
-pub(crate) struct MayUse(pub(crate) Arc<dyn Fn(&str) -> bool + Send + Sync>);
-
-impl MayUse {
-    pub(crate) fn allows(&self, client: &str) -> bool {
-        (self.0)(client)
-    }
 }

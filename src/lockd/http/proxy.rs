@@ -32,12 +32,17 @@ pub(crate) fn group(peer: SocketAddr, headers: &HeaderMap) -> PeerGroup {
         return group;
     }
     // A client that cannot be told is none of this machine's all the same.
-    sender(headers).map_or(PeerGroup::V4([0; 4]), |address| PeerGroup::of((address, 0).into()))
+    named(headers).map_or(PeerGroup::V4([0; 4]), |address| PeerGroup::of((address, 0).into()))
+}
+
+/// For whom a proxy on this machine passed a request on.
+pub(crate) fn sender(peer: SocketAddr, headers: &HeaderMap) -> Option<IpAddr> {
+    if PeerGroup::of(peer) == PeerGroup::Here { named(headers) } else { None }
 }
 
 /// The sender, as the last proxy has it: what stands before that, the sender
 /// itself may have written.
-fn sender(headers: &HeaderMap) -> Option<IpAddr> {
+fn named(headers: &HeaderMap) -> Option<IpAddr> {
     let last = |name| {
         let line = headers.get_all(name).iter().next_back()?.to_str().ok()?;
         line.rsplit(',').next().map(str::trim)

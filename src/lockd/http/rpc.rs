@@ -7,7 +7,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 
-use super::MayUse;
+use super::auth::Caller;
+use super::failure::Failure;
 use super::limits::{BodyError, BodyReader};
 use super::routes::Operation;
 use super::socket::Peer;
@@ -60,7 +61,12 @@ async fn answer(State(rpc): State<Rpc>, request: Request<Body>) -> Response<Body
         Err(error) => return rpc.0.not_read(&error),
     };
     let answered = match xmlrpc::read(&body, &rpc.0.shape) {
-        Ok(call) => rpc.0.call(call, head.extensions.get(), head.extensions.get()).await,
+        Ok(call) => {
+            let Some(caller) = head.extensions.get() else {
+                unreachable!("BUG: a call from nowhere");
+            };
+            rpc.0.call(call, caller, head.extensions.get()).await
+        }
         Err(error) => Err(error.to_string()),
     };
     let document = match answered {
@@ -101,7 +107,7 @@ impl Parts {
     async fn call(
         &self,
         call: Call,
-        may_use: Option<&MayUse>,
+        caller: &Caller,
         peer: Option<&Peer>,
     ) -> Result<Answer, String> {
         let named = call.method.as_deref();
@@ -117,17 +123,30 @@ impl Parts {
                     unreachable!("BUG: the arguments were counted");
                 };
                 let resource = text(resource, "the resource")?;
-                match (&client, may_use) {
-                    (Value::Text(name), Some(may_use)) if !may_use.allows(name) => {
-                        let shown = xmlrpc::repr(&client);
-                        return Err(format!("these credentials are not for the client {shown}"));
+                let Value::Text(client) = client else {
+                    return Err(self.no_client(method, &resource, &client));
+                };
+                let verb = if method == Method::Lock { "acquire" } else { "release" };
+                let log = |failure: &Failure| {
+                    caller.log_refusal(verb, Some(&resource), Some(&client), failure);
+                };
+                if !caller.may_use(&client) {
+                    let failure = caller.not_for(&client);
+                    log(&failure);
+                    if caller.is_viewer() {
+                        return Err(failure.message().to_owned());
                     }
-                    _ => {}
+                    let shown = xmlrpc::repr(&Value::Text(client));
+                    return Err(format!("these credentials are not for the client {shown}"));
                 }
-                match method {
-                    Method::Lock => self.lock(resource, client, peer).await,
-                    _ => self.unlock(&resource, client).await,
-                }
+                let engine = self.engine.asked_by(caller.source());
+                let refusal = match method {
+                    Method::Lock => lock(engine, &resource, &client, peer).await.err(),
+                    _ => engine.unlock(&resource, &client, None).await.err(),
+                };
+                let Some(refusal) = refusal else { return Ok(Answer::Nil) };
+                log(&Failure::from(refusal.clone()));
+                Err(fault_of(refusal))
             }
             Method::List => Ok(Answer::Names(NAMES)),
             Method::Help => help(params.next()),
@@ -135,53 +154,14 @@ impl Parts {
         }
     }
 
-    async fn lock(
-        &self,
-        resource: String,
-        client: Value,
-        peer: Option<&Peer>,
-    ) -> Result<Answer, String> {
-        let client = match text(client, "the client") {
-            Ok(client) => client,
+    /// No holder is called so, and nobody can be.
+    fn no_client(&self, method: Method, resource: &str, client: &Value) -> String {
+        match (method, self.held_by(resource)) {
             // As the original, look first who has it.
-            Err(text) => {
-                return Err(self
-                    .held_by(&resource)
-                    .map_or(text, |holder| fault::already_locked(&holder)));
-            }
-        };
-        let request =
-            LockRequest { resource, client, wait: Wait::No, lease: None, request_id: None };
-        let resource = request.resource.clone();
-        match self.engine.lock(request).await {
-            Ok(grant) => {
-                if let Some(peer) = peer {
-                    peer.deliveries().expect_grant(self.engine.clone(), resource, grant.token);
-                }
-                Ok(Answer::Nil)
-            }
-            Err(Refusal::LockedBy { client } | Refusal::TimedOut { holder: client }) => {
-                Err(fault::already_locked(&client))
-            }
-            Err(refusal) => Err(refusal.to_string()),
-        }
-    }
-
-    async fn unlock(&self, resource: &str, client: Value) -> Result<Answer, String> {
-        let Value::Text(client) = client else {
-            // No holder is called so.
-            return Err(match self.held_by(resource) {
-                Some(holder) => fault::not_yours(&holder, &xmlrpc::repr(&client)),
-                None => fault::NOT_LOCKED.to_owned(),
-            });
-        };
-        match self.engine.unlock(resource, &client, None).await {
-            Ok(()) => Ok(Answer::Nil),
-            Err(Refusal::NotYours { holder, .. }) => {
-                Err(fault::not_yours(&holder, &xmlrpc::repr(&Value::Text(client))))
-            }
-            Err(Refusal::NotLocked) => Err(fault::NOT_LOCKED.to_owned()),
-            Err(refusal) => Err(refusal.to_string()),
+            (Method::Lock, Some(holder)) => fault::already_locked(&holder),
+            (Method::Lock, None) => not_text("the client", client),
+            (_, Some(holder)) => fault::not_yours(&holder, &xmlrpc::repr(client)),
+            (_, None) => fault::NOT_LOCKED.to_owned(),
         }
     }
 
@@ -189,6 +169,40 @@ impl Parts {
     fn held_by(&self, resource: &str) -> Option<String> {
         let held = self.engine.show(resource)?;
         held.problem.is_none().then_some(held.client)
+    }
+}
+
+async fn lock(
+    engine: Engine,
+    resource: &str,
+    client: &str,
+    peer: Option<&Peer>,
+) -> Result<(), Refusal> {
+    let (resource, client) = (resource.to_owned(), client.to_owned());
+    let request = LockRequest {
+        resource: resource.clone(),
+        client,
+        wait: Wait::No,
+        lease: None,
+        request_id: None,
+    };
+    let grant = engine.lock(request).await?;
+    if let Some(peer) = peer {
+        peer.deliveries().expect_grant(engine, resource, grant.token);
+    }
+    Ok(())
+}
+
+fn fault_of(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::LockedBy { client } | Refusal::TimedOut { holder: client } => {
+            fault::already_locked(&client)
+        }
+        Refusal::NotYours { holder, client } => {
+            fault::not_yours(&holder, &xmlrpc::repr(&Value::Text(client)))
+        }
+        Refusal::NotLocked => fault::NOT_LOCKED.to_owned(),
+        refusal => refusal.to_string(),
     }
 }
 
@@ -205,8 +219,12 @@ fn help(about: Option<Value>) -> Result<Answer, String> {
 fn text(value: Value, what: &str) -> Result<String, String> {
     match value {
         Value::Text(text) => Ok(text),
-        other => Err(format!("{what} must be a string, not {}", other.kind())),
+        other => Err(not_text(what, &other)),
     }
+}
+
+fn not_text(what: &str, value: &Value) -> String {
+    format!("{what} must be a string, not {}", value.kind())
 }
 
 fn wrong_count(method: &str, expected: &[&str], given: usize) -> String {

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -16,9 +16,17 @@ use tokio_rustls::server::TlsStream;
 use super::listen::Handshake;
 use super::socket::Socket;
 
-/// Speaks TLS 1.2 or 1.3 as a server.
+/// Speaks TLS 1.2 or 1.3 as a server. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Tls(TlsAcceptor);
+pub(crate) struct Tls(Arc<Shared>);
+
+struct Shared {
+    certificates: PathBuf,
+    key: PathBuf,
+    /// For the next connection. A whole new one after a reload: a session that an
+    /// old one began is not resumed, so each new connection gets the new certificate.
+    acceptor: RwLock<TlsAcceptor>,
+}
 
 impl Tls {
     /// The certificate comes first in its file, the ones that vouch for it
@@ -27,6 +35,26 @@ impl Tls {
     /// # Errors
     /// Which file, and what is wrong with it.
     pub(crate) fn from_files(certificates: &Path, key: &Path) -> Result<Self, FileError> {
+        let acceptor = RwLock::new(Self::read(certificates, key)?);
+        let (certificates, key) = (certificates.to_owned(), key.to_owned());
+        Ok(Self(Arc::new(Shared { certificates, key, acceptor })))
+    }
+
+    /// Reads the files again, for the connections to come.
+    ///
+    /// # Errors
+    /// As [`from_files`](Self::from_files); then the old certificate stays.
+    pub(crate) fn reload(&self) -> Result<(), FileError> {
+        let acceptor = Self::read(&self.0.certificates, &self.0.key)?;
+        *self.0.acceptor.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
+        Ok(())
+    }
+
+    pub(crate) fn certificates(&self) -> &Path {
+        &self.0.certificates
+    }
+
+    fn read(certificates: &Path, key: &Path) -> Result<TlsAcceptor, FileError> {
         let chain = CertificateDer::pem_file_iter(certificates)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|error| why(certificates, "certificate", &error))?;
@@ -49,7 +77,7 @@ impl Tls {
             why: format!("cannot be used with the key in {}: {error}", key.display()),
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        Ok(TlsAcceptor::from(Arc::new(config)))
     }
 }
 
@@ -90,6 +118,7 @@ impl Handshake for Tls {
     type Stream = TlsStream<Socket>;
 
     async fn handshake(&self, socket: Socket) -> io::Result<Self::Stream> {
-        self.0.accept(socket).await
+        let acceptor = self.0.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        acceptor.accept(socket).await
     }
 }

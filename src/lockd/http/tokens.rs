@@ -9,12 +9,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use tokio::sync::watch;
 
 use super::tls::{FileError, WRITABLE_BY_OTHERS};
 use crate::lockd::name;
@@ -25,13 +26,53 @@ pub(crate) const TOKEN_MIN_BYTES: usize = 32;
 /// A token is compared whole; nobody has one of this length.
 const TOKEN_MAX_BYTES: usize = 1024;
 
+/// The file of the tokens, and what stood in it when it was last read.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenFile {
+    path: PathBuf,
+    tokens: watch::Sender<Tokens>,
+}
+
+impl TokenFile {
+    /// # Errors
+    /// The file, and what to do.
+    pub(crate) fn read(path: &Path) -> Result<Self, FileError> {
+        let tokens = watch::Sender::new(Tokens::from_file(path)?);
+        Ok(Self { path: path.to_owned(), tokens })
+    }
+
+    /// Reads it again, for all requests at once, also for those that wait; how
+    /// many tokens there are.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); then the old tokens stay.
+    pub(crate) fn reload(&self) -> Result<usize, FileError> {
+        let tokens = Tokens::from_file(&self.path)?;
+        let count = tokens.0.len();
+        self.tokens.send_replace(tokens);
+        Ok(count)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tokens now, and as they change.
+    pub(crate) fn tokens(&self) -> watch::Receiver<Tokens> {
+        self.tokens.subscribe()
+    }
+}
+
 /// The tokens that are known.
 #[derive(Debug)]
 pub(crate) struct Tokens(Vec<Token>);
 
+/// What a token is known by; no secret.
+pub(crate) type TokenHash = [u8; 32];
+
 #[derive(Debug)]
 struct Token {
-    sha256: [u8; 32],
+    sha256: TokenHash,
     bearer: Bearer,
 }
 
@@ -42,6 +83,8 @@ pub(crate) struct Bearer {
     pub(crate) name: Arc<str>,
     pub(crate) clients: Arc<[String]>,
     pub(crate) is_administrator: bool,
+    /// It may only look.
+    pub(crate) is_viewer: bool,
 }
 
 #[derive(Deserialize)]
@@ -59,12 +102,12 @@ struct Line {
     clients: Vec<String>,
     #[serde(default)]
     administrator: bool,
+    #[serde(default)]
+    viewer: bool,
 }
 
 impl Tokens {
-    /// # Errors
-    /// The file, and what to do.
-    pub(crate) fn from_file(path: &Path) -> Result<Self, FileError> {
+    fn from_file(path: &Path) -> Result<Self, FileError> {
         let wrong = |why: String| FileError { path: path.to_owned(), why };
         let unread = |error: std::io::Error| wrong(format!("cannot be read: {error}"));
         let mut file = File::open(path).map_err(unread)?;
@@ -93,15 +136,20 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
-    /// Whose token this is. Takes as long for each token, right or wrong.
-    pub(crate) fn bearer(&self, presented: &[u8]) -> Option<&Bearer> {
+    /// What it is known by, and what it is good for.
+    pub(crate) fn bearer(&self, presented: &[u8]) -> Option<(TokenHash, &Bearer)> {
         if !(TOKEN_MIN_BYTES..=TOKEN_MAX_BYTES).contains(&presented.len()) {
             return None;
         }
-        let sha256: [u8; 32] = Sha256::digest(presented).into();
+        let sha256 = Sha256::digest(presented).into();
+        self.by_hash(&sha256).map(|bearer| (sha256, bearer))
+    }
+
+    /// Whose token this is. Takes as long for each token, right or wrong.
+    pub(crate) fn by_hash(&self, sha256: &TokenHash) -> Option<&Bearer> {
         let mut found = u32::MAX;
         for (number, token) in (0..).zip(&self.0) {
-            let is_it: Choice = token.sha256.ct_eq(&sha256);
+            let is_it: Choice = token.sha256.ct_eq(sha256);
             found.conditional_assign(&number, is_it);
         }
         self.0.get(found as usize).map(|token| &token.bearer)
@@ -110,15 +158,21 @@ impl Tokens {
 
 impl Token {
     fn from_line(line: Line) -> Result<Self, String> {
-        let Line { name, sha256, clients, administrator } = line;
+        let Line { name, sha256, clients, administrator, viewer } = line;
         let Some(sha256) = digest(&sha256) else {
             return Err(format!("has no SHA-256 for {name:?}: write its 64 hexadecimal digits"));
         };
-        if clients.is_empty() && !administrator {
-            return Err(format!("lets {name:?} do nothing: give it clients, \"*\" for all"));
+        if viewer && (administrator || !clients.is_empty()) {
+            let more = "yet gives it clients or makes it an administrator: remove one of both";
+            return Err(format!("lets the viewer {name:?} only look, {more}"));
+        }
+        if clients.is_empty() && !administrator && !viewer {
+            let rest = "give it clients, \"*\" for all, or make it a viewer";
+            return Err(format!("lets {name:?} do nothing: {rest}"));
         }
         let clients = clients.iter().map(|client| name::stripped(client).to_owned()).collect();
-        let bearer = Bearer { name: name.into(), clients, is_administrator: administrator };
+        let (name, is_administrator, is_viewer) = (name.into(), administrator, viewer);
+        let bearer = Bearer { name, clients, is_administrator, is_viewer };
         Ok(Self { sha256, bearer })
     }
 }
@@ -135,7 +189,7 @@ impl Bearer {
     }
 }
 
-fn digest(digits: &str) -> Option<[u8; 32]> {
+fn digest(digits: &str) -> Option<TokenHash> {
     let mut digest = [0; 32];
     if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
@@ -164,7 +218,7 @@ mod tests {
     #[test]
     fn a_token_is_known_by_its_hash() {
         let tokens = tokens(r#", "clients": ["c"]"#);
-        assert_eq!(&*tokens.bearer(TOKEN.as_bytes()).unwrap().name, "n");
+        assert_eq!(&*tokens.bearer(TOKEN.as_bytes()).unwrap().1.name, "n");
         let wrong = TOKEN.replace('9', "8");
         for wrong in [wrong.as_str(), "", &TOKEN[1..], &format!("{TOKEN} ")] {
             assert!(tokens.bearer(wrong.as_bytes()).is_none(), "{wrong}");
@@ -182,7 +236,7 @@ mod tests {
     fn a_token_is_for_its_clients() {
         let may_use = |clients: &str, client: &str| {
             let tokens = tokens(&format!(r#", "clients": {clients}"#));
-            tokens.bearer(TOKEN.as_bytes()).unwrap().may_use(client)
+            tokens.bearer(TOKEN.as_bytes()).unwrap().1.may_use(client)
         };
         assert!(may_use(r#"["a", "b"]"#, "b"));
         assert!(may_use(r#"["a"]"#, " a\n"));
@@ -192,7 +246,7 @@ mod tests {
         assert!(!may_use(r#"["web-*"]"#, "db-1"));
         assert!(may_use(r#"["*"]"#, "anybody"));
         let tokens = tokens(r#", "administrator": true"#);
-        assert!(!tokens.bearer(TOKEN.as_bytes()).unwrap().may_use("c"));
+        assert!(!tokens.bearer(TOKEN.as_bytes()).unwrap().1.may_use("c"));
     }
 
     #[test]
@@ -207,6 +261,8 @@ mod tests {
             (&file("", TOKEN), "do nothing"),
             (&file(r#", "client": "c""#, TOKEN), "unknown field"),
             (&two, "for both"),
+            (&file(r#", "viewer": true, "clients": ["c"]"#, TOKEN), "only look, yet"),
+            (&file(r#", "viewer": true, "administrator": true"#, TOKEN), "only look, yet"),
         ] {
             let said = Tokens::parse(text.as_bytes()).unwrap_err();
             assert!(said.contains(expected), "{said}");

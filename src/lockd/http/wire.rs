@@ -351,6 +351,8 @@ pub(crate) enum Code {
     Invalid,
     /// It is held, perhaps by the same client, and the request did not wait.
     Locked,
+    /// The client, by its name, holds as many locks as one may.
+    LocksPerClient,
     /// The request says in no Host header, or in several, whom it is for.
     NoHost,
     /// There is nothing at this path.
@@ -379,12 +381,21 @@ pub(crate) enum Code {
     TooManyViewers,
     /// Too many requests wait.
     TooManyWaiting,
+    /// The client, by its name, has as many requests that wait as one may.
+    WaitersPerClient,
     /// The token is not known here.
     WrongCredentials,
     /// This path is not for this method.
     WrongMethod,
     /// The lock is held by another grant.
     WrongToken,
+}
+
+/// As in the JSON.
+impl fmt::Display for Code {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(out)
+    }
 }
 
 impl Code {
@@ -398,11 +409,14 @@ impl Code {
             Self::NoSuchPath | Self::NotLocked => &[404],
             Self::NotHeld => &[404, 409],
             Self::WrongMethod => &[405],
-            // A wait that is over is not 408: some clients repeat that by themselves.
+            // A wait that is over is not 408, and a quota not 429: asking again does not
+            // help, and there are clients that would by themselves.
             Self::Locked
+            | Self::LocksPerClient
             | Self::NotYours
             | Self::RequestOver
             | Self::Timeout
+            | Self::WaitersPerClient
             | Self::WrongToken => &[409],
             Self::NotJson => &[415],
             Self::ForeignHost => &[421],

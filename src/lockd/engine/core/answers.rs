@@ -9,7 +9,7 @@ use super::{Core, Known, Purpose, State, Why, poisoned, request_key, storage};
 use crate::clock::BootTime;
 use crate::lockd::engine::absent::Place;
 use crate::lockd::engine::asked::{Held, Refusal, TIME_BOUNDS};
-use crate::lockd::engine::audit::{Event, audit};
+use crate::lockd::engine::audit::{Asker, Event, audit, audit_discarded};
 use crate::lockd::engine::slot::{Leave, Outcome, Phase, Tenure, TicketId, held_by_nobody};
 use crate::lockd::name;
 use crate::lockd::store::{Changed, Failure, Problem};
@@ -57,11 +57,11 @@ impl Core {
 
     pub(super) fn complete_grant(&mut self, id: TicketId, changed: Changed) {
         let resource = Arc::clone(&self.tickets[&id].resource);
-        let slot = self.slot(&resource);
-        slot.phase = Phase::Free;
+        self.put(&resource, Phase::Free);
         match changed {
             Changed::Granted(hold) => {
-                audit(Event::Granted, &hold, None);
+                let by = self.tickets[&id].by.clone();
+                audit(Event::Granted, &hold, &by);
                 self.figures.granted += 1;
                 let waited = self.tickets[&id].since.counted.elapsed();
                 self.figures.waits.count(waited, &TIME_BOUNDS);
@@ -69,15 +69,17 @@ impl Core {
                 self.figures.held += 1;
                 let place = Place { ticket: id, since: self.tickets[&id].since };
                 self.hold(&resource, hold, Some(place));
-                let grant = self.tenure(&resource).expect("BUG: it was just given").grant();
+                let tenure = self.tenure_mut(&resource).expect("BUG: it was just given");
+                tenure.by = by;
+                let grant = tenure.grant();
                 self.decide(id, Ok(grant));
             }
             Changed::Held(hold) => {
-                let ended = slot.ending.take();
+                let ended = self.slot(&resource).ending.take();
                 self.hold(&resource, hold, None);
                 if let (Some(ended), Some(tenure)) = (ended, self.tenure_mut(&resource)) {
                     (tenure.place, tenure.answers) = (ended.place, ended.answers);
-                    tenure.began = ended.began;
+                    (tenure.began, tenure.by) = (ended.began, ended.by);
                     if let Some(deadline) = ended.deadline {
                         self.set_deadline(&resource, deadline);
                     }
@@ -85,16 +87,15 @@ impl Core {
                 self.wait_on(id, &resource);
             }
             Changed::Adopted(hold) => {
-                audit(Event::Adopted, &hold, None);
+                audit(Event::Adopted, &hold, &None);
                 self.figures.held += 1;
                 self.hold(&resource, hold, None);
                 self.wait_on(id, &resource);
             }
             Changed::Poisoned(problem) => {
                 let refusal = poisoned(&problem);
-                let waiting = std::mem::take(&mut slot.queue);
-                slot.phase = Phase::Problem(problem);
-                self.figures.waiting -= waiting.len() as u64;
+                let waiting = self.dequeue_all(&resource);
+                self.put(&resource, Phase::Problem(problem));
                 for id in waiting.into_iter().chain([id]) {
                     self.refuse_ticket(id, refusal.clone());
                 }
@@ -115,8 +116,7 @@ impl Core {
     /// It is held after all: back to the front, or no.
     pub(super) fn wait_on(&mut self, id: TicketId, resource: &Arc<str>) {
         if self.tickets[&id].may_wait && self.state == State::Serving {
-            self.figures.waiting += 1;
-            self.slot(resource).queue.insert(id);
+            self.enqueue(id);
             if self.tickets[&id].unsettled == 0 {
                 self.tickets.get_mut(&id).expect("BUG: it was just there").unsettled = 1;
                 self.settle(id, Leave::Gone);
@@ -160,23 +160,23 @@ impl Core {
         }
         let hold = &ended.hold;
         match why {
-            Why::Unlocked(reply) => {
-                audit(Event::Released, hold, None);
+            Why::Unlocked { by, reply } => {
+                audit(Event::Released, hold, &by);
                 self.figures.released += 1;
                 self.over.remember_release(hold.token, &name::stripped(&hold.wanted.client).into());
                 let _ = reply.send(if had_file { Ok(()) } else { Err(Refusal::NotLocked) });
             }
             Why::Forced { by, reply } => {
-                audit(Event::Forced, hold, Some(&by));
+                audit(Event::Forced, hold, &by);
                 self.figures.forced += 1;
                 let _ = reply.send(Ok(ended.held()));
             }
             Why::Expired => {
-                audit(Event::Expired, hold, None);
+                audit(Event::Expired, hold, &ended.by);
                 self.figures.expired += 1;
             }
-            Why::Undone => audit(Event::Undone, hold, None),
-            Why::Removed => audit(Event::Removed, hold, None),
+            Why::Undone => audit(Event::Undone, hold, &ended.by),
+            Why::Removed => audit(Event::Removed, hold, &ended.by),
         }
         self.tidy(resource);
     }
@@ -195,7 +195,7 @@ impl Core {
         let deadline = tenure.deadline.take();
         let slot = self.slot(resource);
         if matches!(slot.phase, Phase::Free) {
-            slot.phase = Phase::Held(tenure);
+            self.put(resource, Phase::Held(tenure));
             if let Some(deadline) = deadline {
                 self.set_deadline(resource, deadline);
             }
@@ -207,7 +207,7 @@ impl Core {
         let refusal = storage(failure);
         tracing::warn!("{failure}");
         match why {
-            Why::Unlocked(reply) => drop(reply.send(Err(refusal))),
+            Why::Unlocked { reply, .. } => drop(reply.send(Err(refusal))),
             Why::Forced { reply, .. } => drop(reply.send(Err(refusal))),
             Why::Expired | Why::Undone | Why::Removed => {}
         }
@@ -217,17 +217,15 @@ impl Core {
         &mut self,
         resource: &Arc<str>,
         problem: &Problem,
-        by: &str,
+        by: &Asker,
         changed: Changed,
     ) -> Result<Held, Refusal> {
         match changed {
             Changed::Discarded => {
-                let path = problem.path.display();
-                tracing::info!(target: "lockkeeper::audit", event = "discarded", ?by, "{path:?}");
+                audit_discarded(resource, &problem.path.to_string_lossy(), by);
                 self.figures.forced += 1;
-                let slot = self.slot(resource);
-                if matches!(slot.phase, Phase::Problem(_)) {
-                    slot.phase = Phase::Free;
+                if matches!(self.slot(resource).phase, Phase::Problem(_)) {
+                    self.put(resource, Phase::Free);
                 }
                 Ok(held_by_nobody(resource, problem))
             }

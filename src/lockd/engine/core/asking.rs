@@ -7,13 +7,18 @@ use tokio::sync::oneshot;
 use super::{Asked, Core, Known, Purpose, State, Why, poisoned, request_key};
 use crate::lockd::engine::absent::Place;
 use crate::lockd::engine::asked::{LockRequest, Refusal, Wait};
+use crate::lockd::engine::audit::Asker;
 use crate::lockd::engine::over::RequestKey;
 use crate::lockd::engine::slot::{Leave, Phase, Slot, Ticket, TicketId};
 use crate::lockd::name::{self, REQUEST_ID_MAX_BYTES};
 use crate::lockd::store::{Change, Found, Wanted};
 
 impl Core {
-    pub(in crate::lockd::engine) fn ask(&mut self, request: LockRequest) -> Result<Asked, Refusal> {
+    pub(in crate::lockd::engine) fn ask(
+        &mut self,
+        request: LockRequest,
+        by: &Asker,
+    ) -> Result<Asked, Refusal> {
         self.must_serve()?;
         check(&request)?;
         let may_wait = request.wait != Wait::No;
@@ -40,10 +45,12 @@ impl Core {
         if !is_free && self.figures.waiting >= self.waiting_limit as u64 {
             return Err(self.refuse(Refusal::TooMany { limit: self.waiting_limit }));
         }
+        let may_wait_longer = if is_free { Ok(()) } else { self.may_wait(&client) };
+        self.may_hold(&client).and(may_wait_longer).map_err(|refusal| self.refuse(refusal))?;
         if let Err(why) = name::file_name(&resource) {
             return Err(self.refuse(Refusal::BadName { name: resource.to_string(), why }));
         }
-        let ticket = Ticket::new(&resource, client, request.lease, key, may_wait);
+        let ticket = Ticket::new(&resource, client, request.lease, key, by, may_wait);
         Ok(self.open_ticket(ticket, place, is_free.then_some(is_literal)))
     }
 
@@ -62,14 +69,12 @@ impl Core {
             self.last_ticket += 1;
             self.last_ticket
         };
-        let resource = Arc::clone(&ticket.resource);
         self.requests.extend(ticket.key.clone().map(|key| (key, Known::Asked(id))));
         self.tickets.insert(id, ticket);
         if let Some(is_literal) = served {
             self.grant(id, is_literal);
         } else {
-            self.slot(&resource).queue.insert(id);
-            self.figures.waiting += 1;
+            self.enqueue(id);
             self.changed();
         }
         self.flush();
@@ -145,8 +150,7 @@ impl Core {
             // When the store has answered.
             return;
         }
-        if slot.queue.remove(&id) {
-            self.figures.waiting -= 1;
+        if self.dequeue(id) {
             if leave == Leave::Gone {
                 self.keep_place(id);
             }
@@ -243,22 +247,23 @@ impl Core {
             request_id: ticket.key.as_ref().map(|key| Arc::clone(&key.id)),
             is_literal,
         };
-        let slot = self.slots.entry(Arc::clone(&ticket.resource)).or_default();
-        slot.phase = Phase::Granting(id);
+        let resource = Arc::clone(&ticket.resource);
+        self.put(&resource, Phase::Granting(id));
         self.asked.push((Change::Grant(wanted), Purpose::Grant(id)));
     }
 
-    /// If it is free, it is the turn of the first who waits. (I2)
+    /// If it is free, it is the turn of the first who waits. (I2) One whose client
+    /// holds as much as it may by now is refused.
     pub(super) fn serve_next(&mut self, resource: &Arc<str>) {
-        let Some(slot) = self.slots.get_mut(resource) else {
-            return;
-        };
-        if !matches!(slot.phase, Phase::Free) {
-            return;
-        }
-        if let Some(id) = slot.queue.pop_first() {
-            self.figures.waiting -= 1;
-            self.grant(id, false);
+        while let Some(slot) = self.slots.get(resource) {
+            let Some(&id) = slot.queue.first().filter(|_| matches!(slot.phase, Phase::Free)) else {
+                return;
+            };
+            self.dequeue(id);
+            match self.may_hold(&self.tickets[&id].client) {
+                Ok(()) => self.grant(id, false),
+                Err(refusal) => self.refuse_ticket(id, refusal),
+            }
         }
     }
 
@@ -285,7 +290,7 @@ impl Core {
             }
             _ => return Err(self.refuse(poisoned(&problem))),
         };
-        self.slot(resource).phase = Phase::Free;
+        self.put(resource, Phase::Free);
         self.changed();
         Ok(is_literal)
     }

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::{Core, Purpose, State, Why, poisoned, request_key};
 use crate::clock::BootTime;
 use crate::lockd::engine::asked::{Held, Refusal};
+use crate::lockd::engine::audit::Asker;
 use crate::lockd::engine::slot::{Phase, Slot, Tenure};
 use crate::lockd::name;
 use crate::lockd::store::Change;
@@ -18,6 +19,7 @@ impl Core {
         resource: &str,
         client: &str,
         token: Option<u64>,
+        by: &Asker,
     ) -> Result<oneshot::Receiver<Result<(), Refusal>>, Refusal> {
         self.must_serve()?;
         let resource: Arc<str> = resource.into();
@@ -25,7 +27,7 @@ impl Core {
         let (reply, receiver) = oneshot::channel();
         let refusal = match self.may_end(&resource, client, token) {
             Ok(()) => {
-                self.end(&resource, Why::Unlocked(reply));
+                self.end(&resource, Why::Unlocked { by: by.clone(), reply });
                 self.flush();
                 return Ok(receiver);
             }
@@ -80,12 +82,12 @@ impl Core {
         &mut self,
         resource: &str,
         token: Option<u64>,
-        by: &str,
+        by: &Asker,
     ) -> Result<oneshot::Receiver<Result<Held, Refusal>>, Refusal> {
         self.must_serve()?;
         let resource: Arc<str> = resource.into();
         let (reply, receiver) = oneshot::channel();
-        let by = by.to_owned();
+        let by = by.clone();
         match self.slots.get(&resource).map(|slot| &slot.phase) {
             Some(Phase::Held(tenure)) => {
                 if token.is_some_and(|token| token != tenure.hold.token) {
@@ -109,8 +111,7 @@ impl Core {
     /// Ask the store to end the hold. For others it is free at once: what they
     /// ask for comes behind. (I3)
     pub(super) fn end(&mut self, resource: &Arc<str>, why: Why) {
-        let slot = self.slots.get_mut(resource).expect("BUG: an end of nothing");
-        let Phase::Held(tenure) = std::mem::take(&mut slot.phase) else {
+        let Phase::Held(tenure) = self.put(resource, Phase::Free) else {
             unreachable!("BUG: an end of what is not held");
         };
         if let Some(deadline) = tenure.deadline {
@@ -123,7 +124,7 @@ impl Core {
             }
         }
         let change = Change::End(Arc::clone(&tenure.hold));
-        slot.ending = Some(tenure);
+        self.slot(resource).ending = Some(tenure);
         self.asked.push((change, Purpose::End(Arc::clone(resource), why)));
         self.serve_next(resource);
     }

@@ -1,0 +1,73 @@
+//! `lockkeeper health`: what a daemon says of itself, for probes of containers.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::time::timeout;
+
+use super::exit::{self, Failure};
+use super::remote::failure_of;
+use super::text::{print, printable};
+use crate::RemoteOptions;
+use crate::remote::{ANSWER, Answer, Line, Server};
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  lockkeeper health --server http://127.0.0.1:8000";
+
+pub(super) const CODES: &str = "\
+Exit codes:
+    0  locks can be had there
+    1  they cannot; the daemon's word for why is printed
+   64  bad usage
+   69  the daemon could not be asked";
+
+/// The longest word of a daemon.
+const WORD_BYTES: usize = 64;
+
+/// Ask a lock daemon whether locks can be had there
+#[derive(Debug, Args)]
+#[command(after_help = super::sections(&[EXAMPLES, CODES, super::LOG_HELP]))]
+pub(super) struct Health {
+    /// The daemon: http:// or https://, a host and a port
+    #[arg(long, value_name = "URL")]
+    server: String,
+
+    /// A file with certificates in PEM: the daemon's must be one of them, or signed by
+    /// one [default: those the system trusts]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+}
+
+pub(super) fn health(arguments: &Health) -> Result<u8, Failure> {
+    let options = RemoteOptions::default();
+    let options = match &arguments.ca {
+        Some(file) => options.ca_file(file),
+        None => options,
+    };
+    let server = Server::new(&arguments.server, &options).map_err(|error| failure_of(&error))?;
+    let answer = super::runtime()?.block_on(ask(&server)).map_err(|why| Failure {
+        code: exit::SYSTEM,
+        message: format!("{}: asking for its health: {why}", server.url()),
+    })?;
+    print(word(&answer));
+    Ok(if answer.status.is_success() { 0 } else { exit::HELD })
+}
+
+/// # Errors
+/// Why there is no answer.
+async fn ask(server: &Server) -> Result<Answer, String> {
+    let line = Line::default();
+    match timeout(ANSWER, server.get("/readyz", &line)).await {
+        Ok(answered) => answered.map_err(|failure| failure.error.to_string()),
+        Err(_) => Err("no answer came".to_owned()),
+    }
+}
+
+/// Of what is no daemon, the status.
+fn word(answer: &Answer) -> String {
+    match std::str::from_utf8(&answer.body) {
+        Ok(text) if text.len() <= WORD_BYTES => printable(text.trim()),
+        _ => answer.status.to_string(),
+    }
+}

@@ -1,0 +1,257 @@
+//! What the daemon's log says of each lock: who asked, from where, by which right.
+
+#[path = "cli_support/mod.rs"]
+mod cli_support;
+mod lockd_support;
+mod serve_support;
+
+// What `cli_support` calls so.
+use lockd_support::support;
+
+use cli_support::lockkeeper;
+use lockd_support::{Client, call};
+use serde_json::{Value, json};
+use serve_support::{Serve, output, token, write_tokens};
+use support::{eventually, on_tmpfs};
+
+/// What breaks lines, or turns them around, and what JSON escapes.
+const HOSTILE: &str = "a\nevent=\"forced\" \u{1b}[2J\u{202e} \"\\";
+
+/// A daemon with two tokens, that logs all it can.
+struct Logged {
+    daemon: Serve,
+    web: String,
+    ops: String,
+    _home: tempfile::TempDir,
+}
+
+fn start(format: &str) -> Logged {
+    let home = on_tmpfs();
+    let file = home.path().join("tokens.json");
+    let ((web, web_hash), (ops, ops_hash)) = (token(), token());
+    write_tokens(
+        &file,
+        &[
+            json!({ "name": "web", "sha256": web_hash, "clients": ["*"] }),
+            json!({ "name": "ops", "sha256": ops_hash, "administrator": true }),
+        ],
+    );
+    let mut command = lockkeeper();
+    command.env("LOCKKEEPER_LOG", "trace");
+    command.args(["serve", "--no-sync", "--listen", "127.0.0.1:0", "--log-format", format]);
+    command.arg("--tokens").arg(&file);
+    Logged { daemon: Serve::run(command, on_tmpfs()), web, ops, _home: home }
+}
+
+fn utc() -> String {
+    output("date", &["-u", "+%FT%T.%3NZ"]).trim().to_owned()
+}
+
+/// All that was logged, an object for each line.
+fn lines(daemon: &Serve) -> Vec<Value> {
+    let log = daemon.log();
+    let parse = |line: &str| {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
+        assert!(value.is_object(), "{line}");
+        value
+    };
+    // The last line may be half written.
+    log.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(parse).collect()
+}
+
+/// Waits for a line that has these fields with these values.
+#[track_caller]
+fn expect(daemon: &Serve, fields: &Value) -> Value {
+    let mut found = None;
+    let wanted = fields.as_object().expect("fields");
+    eventually(&format!("a line with {fields}"), || {
+        let has_all = |line: &Value| wanted.iter().all(|(name, value)| line[name] == *value);
+        found = lines(daemon).into_iter().find(has_all);
+        found.is_some()
+    });
+    found.expect("a line")
+}
+
+fn post(daemon: &Serve, path: &str, token: &str, head: &str, body: &str) -> u16 {
+    let mut client = Client::connect(daemon.address);
+    client.send(format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\
+         {head}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    client.answer().status
+}
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[test]
+fn every_line_of_a_busy_run_is_an_object_and_names_who_asked() {
+    let before = utc();
+    let Logged { mut daemon, web, ops, _home } = start("json");
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            let (daemon, web) = (&daemon, &web);
+            scope.spawn(move || {
+                for round in 0..25 {
+                    let (name, client) = (format!("{HOSTILE}{round}"), format!("c{number}"));
+                    let body = json!({ "resource": name, "client": client }).to_string();
+                    post(daemon, "/v1/acquire", web, JSON, &body);
+                    post(daemon, "/v1/release", web, JSON, &body);
+                }
+            });
+        }
+    });
+    // Grant and refusal.
+    assert_eq!(daemon.acquire("r", "one", &web).status, 200);
+    assert_eq!(daemon.acquire("r", "two", &web).status, 409);
+    let web_asked = json!({ "resource": "r", "client": "one", "credential": "token:web" });
+    let with = |more: Value| {
+        let mut fields = web_asked.clone();
+        fields.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        fields
+    };
+    let granted = expect(&daemon, &with(json!({ "event": "granted" })));
+    assert!(granted["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{granted}");
+    assert!(granted["token"].as_str().unwrap().parse::<u64>().unwrap() > 0, "{granted}");
+    assert!(granted.get("forwarded_for").is_none(), "{granted}");
+    let refused = json!({ "event": "refused", "verb": "acquire", "client": "two",
+        "error": "locked", "credential": "token:web" });
+    let refused = expect(&daemon, &refused);
+    assert!(refused["reason"].as_str().unwrap().contains("one"), "{refused}");
+    // Those who may not, and one who may.
+    assert_eq!(daemon.ask("POST", "/v1/locks/r/force-release", &web, &json!({})).status, 403);
+    expect(
+        &daemon,
+        &json!({ "event": "refused", "verb": "force-release", "resource": "r",
+        "error": "forbidden", "credential": "token:web" }),
+    );
+    assert_eq!(daemon.release("r", "one", &ops).status, 403);
+    expect(
+        &daemon,
+        &json!({ "event": "refused", "verb": "release", "error": "forbidden",
+        "client": "one", "credential": "token:ops" }),
+    );
+    assert_eq!(daemon.ask("POST", "/v1/locks/r/force-release", &ops, &json!({})).status, 200);
+    let forced = json!({ "event": "forced", "client": "one", "credential": "token:ops" });
+    expect(&daemon, &forced);
+    let renew = json!({ "client": "one", "token": "1" });
+    assert_eq!(daemon.ask("POST", "/v1/locks/r/renew", &web, &renew).status, 404);
+    expect(&daemon, &json!({ "event": "refused", "verb": "renew", "error": "not_held" }));
+    // A lease that runs out, of a request that a proxy passed on.
+    let leased = json!({ "client": "leased", "lease_ms": 1 }).to_string();
+    let proxied = format!("{JSON}X-Forwarded-For: 192.0.2.7\r\n");
+    assert_eq!(post(&daemon, "/v1/locks/l/acquire", &web, &proxied, &leased), 200);
+    let expired = expect(
+        &daemon,
+        &json!({ "event": "expired", "client": "leased",
+        "forwarded_for": "192.0.2.7", "credential": "token:web" }),
+    );
+    assert!(expired["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{expired}");
+    // XML-RPC.
+    for (method, client) in [("lock", "x"), ("lock", "y"), ("unlock", "y"), ("unlock", "x")] {
+        let call = call(method, &["x", client]);
+        assert_eq!(post(&daemon, "/RPC2", &web, "Content-Type: text/xml\r\n", &call), 200);
+    }
+    expect(
+        &daemon,
+        &json!({ "event": "refused", "verb": "acquire", "client": "y",
+        "resource": "x", "error": "locked", "credential": "token:web" }),
+    );
+    expect(
+        &daemon,
+        &json!({ "event": "refused", "verb": "release", "client": "y",
+        "error": "not_yours" }),
+    );
+    expect(&daemon, &json!({ "event": "released", "client": "x", "credential": "token:web" }));
+    // Strangers.
+    let wrong = "f".repeat(64);
+    assert_eq!(daemon.get("/v1/locks", &wrong).status, 401);
+    assert_eq!(daemon.get("/v1/locks", "").status, 401);
+    expect(
+        &daemon,
+        &json!({ "event": "refused", "error": "wrong_credentials",
+        "credential": "unknown", "level": "WARN" }),
+    );
+    expect(
+        &daemon,
+        &json!({ "event": "refused", "error": "credentials_needed",
+        "credential": "none", "level": "INFO" }),
+    );
+    // Lines of other kinds.
+    daemon.reload("tokens read again");
+    daemon.stop();
+    expect(&daemon, &json!({ "message": "stopping", "level": "INFO" }));
+
+    let (lines, after) = (lines(&daemon), utc());
+    let mut hostile = 0;
+    for line in &lines {
+        let time = line["timestamp"].as_str().expect("a time");
+        assert!(time.len() == after.len() && *before <= *time && *time <= *after, "{line}");
+        assert!(line["level"].is_string() && line["target"].is_string(), "{line}");
+        if line["target"] == "lockkeeper::audit" {
+            assert!(line["event"].is_string() && line["peer"].is_string(), "{line}");
+            assert!(line["credential"].is_string(), "{line}");
+        }
+        hostile += usize::from(line["resource"] == format!("{HOSTILE}7"));
+    }
+    assert!(lines.len() > 200 && hostile >= 4, "{}", lines.len());
+    let log = daemon.log();
+    for secret in [&web, &ops, &wrong] {
+        assert!(!log.contains(secret.as_str()));
+    }
+}
+
+#[test]
+fn a_line_of_text_has_its_time_and_stays_one_line() {
+    let before = utc();
+    let Logged { mut daemon, web, ops: _, _home } = start("text");
+    let body = json!({ "resource": HOSTILE, "client": HOSTILE }).to_string();
+    for path in ["/v1/acquire", "/v1/acquire", "/v1/release"] {
+        post(&daemon, path, &web, JSON, &body);
+    }
+    daemon.stop();
+    let (log, after) = (daemon.log(), utc());
+    for line in log.lines() {
+        let (time, _) = line.split_once(' ').expect("a time");
+        assert!(time.len() == after.len() && *before <= *time && *time <= *after, "{line}");
+    }
+    assert!(log.contains("Z lockkeeper: stopping\n"), "{log}");
+    for (word, count) in [("granted", 1), ("refused", 1), ("released", 1), ("forced", 0)] {
+        assert_eq!(log.matches(&format!("audit: event=\"{word}\"")).count(), count, "{log}");
+    }
+    assert!(!log.contains(['\u{1b}', '\u{202e}']), "{log}");
+}
+
+#[test]
+fn without_tokens_the_log_says_whether_it_was_this_machine() {
+    let home = on_tmpfs();
+    let mut command = lockkeeper();
+    command.args(["serve", "--no-sync", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    let daemon = Serve::run(command, home);
+    assert_eq!(daemon.acquire("r", "c", "").status, 200);
+    expect(&daemon, &json!({ "event": "granted", "credential": "this machine" }));
+    let proxied = format!("{JSON}X-Forwarded-For: 192.0.2.7\r\n");
+    let body = json!({ "client": "c" }).to_string();
+    assert_eq!(post(&daemon, "/v1/locks/r/release", "", &proxied, &body), 200);
+    expect(
+        &daemon,
+        &json!({ "event": "released", "credential": "none",
+        "forwarded_for": "192.0.2.7" }),
+    );
+}
+
+/// Before it serves, and with what the environment has wrong.
+#[test]
+fn what_keeps_it_from_serving_is_an_object_too() {
+    let home = on_tmpfs();
+    let mut command = lockkeeper();
+    command.args(["serve", "--log-format", "json", "--dir"]).arg(home.path().join("none"));
+    let output = command.env("LOCKKEEPER_LOG", "nonsense").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(69));
+    let said = String::from_utf8(output.stderr).expect("text");
+    let levels: Vec<Value> = said
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("an object")["level"].clone())
+        .collect();
+    assert_eq!(levels, ["WARN", "ERROR"], "{said}");
+}
