@@ -19,11 +19,16 @@
 //!
 //! With `--forget` the locks are removed from the directory at each kill: then
 //! the check must fail, or it checks nothing.
+//!
+//! With `--front` the daemon speaks TLS, and half of the clients come through nginx, as
+//! `lockkeeper::lockd::behind_a_proxy` sets it up. Each ten seconds the daemon gets a new
+//! certificate and a SIGHUP, and half of its ends are orderly (SIGTERM). It needs
+//! `openssl` and `nginx`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -31,8 +36,10 @@ use std::time::{Duration, Instant};
 
 use lockkeeper::lockd::{Server, ServerOptions};
 use lockkeeper::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteLostReason, RemoteOptions};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -50,29 +57,57 @@ const LIFE: u64 = 700;
 /// Of so many kills of the daemon, one is followed by that of a client.
 const MERCY: u64 = 3;
 
+/// How long a certificate is served.
+const CERTIFICATE: Duration = Duration::from_secs(10);
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["daemon", directory, address] => daemon(directory.as_ref(), address),
-        ["steady", url, name] => client(url, name, None),
-        ["mortal", url, name] => client(url, name, Some(MORTAL_LEASE)),
-        [] => return conduct(60, false),
-        [seconds] => return conduct(seconds.parse().expect("how many seconds"), false),
-        [seconds, "--forget"] => return conduct(seconds.parse().expect("how many seconds"), true),
-        _ => panic!("usage: lockd_torture [SECONDS [--forget]]"),
+        ["daemon", directory, address, ref front @ ..] => {
+            daemon(directory.as_ref(), address, front.first().map(Path::new));
+        }
+        ["steady", url, name, ref front @ ..] => client(url, name, None, front.first().copied()),
+        ["mortal", url, name, ref front @ ..] => {
+            client(url, name, Some(MORTAL_LEASE), front.first().copied());
+        }
+        [] => return conduct(60, false, false),
+        [seconds, ref flags @ ..] => {
+            let seconds = seconds.parse().expect("how many seconds");
+            return match flags {
+                [] => conduct(seconds, false, false),
+                ["--forget"] => conduct(seconds, true, false),
+                ["--front"] => conduct(seconds, false, true),
+                _ => panic!("usage: lockd_torture [SECONDS [--forget | --front]]"),
+            };
+        }
     }
     ExitCode::SUCCESS
 }
 
-fn daemon(directory: &Path, address: &str) {
+fn daemon(directory: &Path, address: &str, front: Option<&Path>) {
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let address: SocketAddr = address.parse().expect("an address");
-        let server = Server::bind(ServerOptions::new(directory).listen(address)).await;
-        let server = server.expect("a server");
+        let mut options = ServerOptions::new(directory).listen(address);
+        if let Some(front) = front {
+            options = options.tls(front.join("cert.pem"), front.join("key.pem"));
+        }
+        let server = Server::bind(options).await.expect("a server");
+        let (reloader, stop) = (server.reloader(), CancellationToken::new());
+        let mut hang_up = signal(SignalKind::hangup()).expect("a signal");
+        let mut terminate = signal(SignalKind::terminate()).expect("a signal");
+        let stopping = stop.clone();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = hang_up.recv() => reloader.reload().expect("a good certificate"),
+                    _ = terminate.recv() => stopping.cancel(),
+                }
+            }
+        });
         say(&server.address().to_string());
-        server.serve(CancellationToken::new()).await.expect("it served");
+        server.serve(stop).await.expect("it served");
     });
 }
 
@@ -83,14 +118,19 @@ fn say(line: &str) {
 
 // ---- clients
 
-fn client(url: &str, name: &str, lease: Option<Duration>) {
+fn client(url: &str, name: &str, lease: Option<Duration>, ca: Option<&str>) {
+    let options = RemoteOptions::default().lease(lease).reconnect(Duration::from_secs(60));
+    let options = match ca {
+        Some(file) => options.ca_file(file),
+        None => options,
+    };
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let tasks = (0..TASKS).map(|task| {
             let (url, client) = (url.to_owned(), format!("{name} {task}"));
             let kind = if lease.is_some() { "mortal" } else { "steady" };
             let resource = format!("{kind} {}", task % RESOURCES);
-            tokio::spawn(use_again_and_again(url, client, resource, lease))
+            tokio::spawn(use_again_and_again(url, client, resource, options.clone()))
         });
         for task in tasks.collect::<Vec<_>>() {
             task.await.expect("no panic");
@@ -102,9 +142,8 @@ async fn use_again_and_again(
     url: String,
     client: String,
     resource: String,
-    lease: Option<Duration>,
+    options: RemoteOptions,
 ) {
-    let options = RemoteOptions::default().lease(lease).reconnect(Duration::from_secs(60));
     let lock = AsyncRemoteLock::with_options(url, &resource, client, options).expect("a lock");
     let mut dice = Dice::new();
     loop {
@@ -178,43 +217,136 @@ impl Dice {
 
 type Record = Arc<Mutex<Vec<String>>>;
 
-fn conduct(seconds: u64, forgets: bool) -> ExitCode {
+fn conduct(seconds: u64, forgets: bool, is_fronted: bool) -> ExitCode {
     let directory = std::env::temp_dir().join(format!("lockd-torture-{}", std::process::id()));
     std::fs::create_dir(&directory).expect("a directory");
-    let (mut server, address) = start_daemon(&directory, "127.0.0.1:0");
+    let home = directory.with_extension("front");
+    let authority = is_fronted.then(|| Authority::new(&home));
+    let front = authority.as_ref().map(|_| home.as_path());
+    let (mut server, address) = start_daemon(&directory, "127.0.0.1:0", front);
+    let mut nginx = front.map(|home| start_nginx(home, &address));
     let record = Record::default();
     let kinds = ["steady", "steady", "mortal", "mortal"];
-    let mut clients: Vec<(Child, JoinHandle<()>)> = kinds
-        .iter()
-        .enumerate()
-        .map(|(at, kind)| start_client(kind, at, &address, &record))
-        .collect();
-    let (mut dice, mut kills, mut deaths) = (Dice::new(), 0, 0);
-    let end = Instant::now() + Duration::from_secs(seconds);
+    // The first of each kind comes through nginx, if there is one.
+    let url = |at: usize| match &nginx {
+        Some((_, proxy)) if at % 2 == 0 => format!("http://{proxy}/locks"),
+        Some(_) => format!("https://{address}"),
+        None => format!("http://{address}"),
+    };
+    let start =
+        |at: usize, number: usize| start_client(kinds[at], number, &url(at), front, &record);
+    let mut clients: Vec<_> = (0..kinds.len()).map(|at| start(at, at)).collect();
+    let (mut dice, mut kills, mut stops, mut deaths) = (Dice::new(), 0, 0, 0);
+    let begin = Instant::now();
+    let (end, mut certificates) = (begin + Duration::from_secs(seconds), 1);
     while Instant::now() < end {
         std::thread::sleep(Duration::from_millis(1 + dice.below(LIFE)));
-        kill(&mut server);
-        kills += 1;
+        if let Some(authority) = &authority {
+            if begin.elapsed() > CERTIFICATE * certificates {
+                authority.certify();
+                signal_to(&server, Signal::HUP);
+                certificates += 1;
+                // It is not the end that comes next.
+                continue;
+            }
+        }
+        if is_fronted && dice.below(2) == 0 {
+            signal_to(&server, Signal::TERM);
+            let status = server.wait().expect("it ends");
+            assert!(status.success(), "an orderly end: {status}");
+            stops += 1;
+        } else {
+            kill(&mut server);
+            kills += 1;
+        }
         if forgets {
             forget(&directory);
         }
         if dice.below(MERCY) == 0 {
             let at = 2 + dice.below(2) as usize;
             kill(&mut clients[at].0);
-            clients[at] = start_client(kinds[at], at + 10 * kills, &address, &record);
+            clients[at] = start(at, at + 10 * (kills + stops));
             deaths += 1;
         }
-        (server, _) = start_daemon(&directory, &address);
+        (server, _) = start_daemon(&directory, &address, front);
     }
     for (mut client, reader) in clients {
         kill(&mut client);
         reader.join().expect("it read");
     }
     kill(&mut server);
-    let _ = std::fs::remove_dir_all(&directory);
+    if let Some((nginx, _)) = &mut nginx {
+        kill(nginx);
+    }
+    let _ = (std::fs::remove_dir_all(&directory), std::fs::remove_dir_all(&home));
     let lines = std::mem::take(&mut *record.lock().unwrap_or_else(PoisonError::into_inner));
-    println!("{kills} kills of the daemon, {deaths} of clients");
+    println!("{kills} kills and {stops} stops of the daemon, {deaths} kills of clients");
+    if is_fronted {
+        println!("{certificates} certificates");
+    }
     judge(&lines)
+}
+
+/// Who makes certificates.
+struct Authority {
+    home: PathBuf,
+}
+
+impl Authority {
+    fn new(home: &Path) -> Self {
+        std::fs::create_dir(home).expect("a directory");
+        let authority = Self { home: home.to_owned() };
+        authority.openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=torture -out ca.pem -keyout ca.key");
+        authority.certify();
+        authority
+    }
+
+    /// A new certificate, which is there as a whole or not at all.
+    fn certify(&self) {
+        let names = "subjectAltName=IP:127.0.0.1\n";
+        std::fs::write(self.home.join("names"), names).expect("a file");
+        self.openssl(
+            "req -new -newkey rsa:2048 -nodes -subj /CN=daemon -out new.csr -keyout new.key",
+        );
+        self.openssl("x509 -req -in new.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 1 -extfile names -out new.pem");
+        for (new, name) in [("new.key", "key.pem"), ("new.pem", "cert.pem")] {
+            std::fs::rename(self.home.join(new), self.home.join(name)).expect("a file");
+        }
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let mut command = Command::new("openssl");
+        command.current_dir(&self.home).args(arguments.split(' ')).stderr(Stdio::null());
+        assert!(command.status().expect("openssl").success(), "openssl {arguments}");
+    }
+}
+
+/// nginx in front of the daemon, and its address.
+fn start_nginx(home: &Path, daemon: &str) -> (Child, String) {
+    let document = include_str!("../src/lockd/behind_a_proxy.md");
+    let (_, rest) = document.split_once("```nginx\n").expect("a configuration");
+    let (location, _) = rest.split_once("```").expect("its end");
+    let location = location.replace("http://127.0.0.1:8000", &format!("https://{daemon}"));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address").to_string();
+    drop(listener);
+    let path = home.display();
+    let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {path}/{kind};"))
+        .concat();
+    let configuration = format!(
+        "daemon off; master_process off; pid {path}/pid; error_log {path}/errors;\n\
+         events {{}}\nhttp {{ access_log off; {temporary}\n\
+         server {{ listen {address};\n{location}\n}} }}"
+    );
+    std::fs::write(home.join("nginx.conf"), configuration).expect("a file");
+    let mut command = Command::new("/usr/sbin/nginx");
+    command.arg("-e").arg(home.join("errors")).arg("-c").arg(home.join("nginx.conf"));
+    (command.stdin(Stdio::null()).spawn().expect("nginx"), address)
+}
+
+fn signal_to(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("it runs");
 }
 
 fn this_program(arguments: &[&str]) -> Child {
@@ -223,9 +355,11 @@ fn this_program(arguments: &[&str]) -> Child {
     command.args(arguments).stdout(Stdio::piped()).spawn().expect("a process")
 }
 
-fn start_daemon(directory: &Path, address: &str) -> (Child, String) {
-    let path = directory.to_str().expect("a path in UTF-8");
-    let mut child = this_program(&["daemon", path, address]);
+fn start_daemon(directory: &Path, address: &str, front: Option<&Path>) -> (Child, String) {
+    let path = |path: &Path| path.to_str().expect("a path in UTF-8").to_owned();
+    let (directory, front) = (path(directory), front.map(path));
+    let arguments = ["daemon", &directory, address].into_iter().chain(front.as_deref());
+    let mut child = this_program(&arguments.collect::<Vec<_>>());
     let mut line = String::new();
     let output = child.stdout.as_mut().expect("its output");
     BufReader::new(output).read_line(&mut line).expect("its address");
@@ -236,11 +370,14 @@ fn start_daemon(directory: &Path, address: &str) -> (Child, String) {
 fn start_client(
     kind: &str,
     number: usize,
-    address: &str,
+    url: &str,
+    front: Option<&Path>,
     record: &Record,
 ) -> (Child, JoinHandle<()>) {
-    let mut child =
-        this_program(&[kind, &format!("http://{address}"), &format!("{kind} {number}")]);
+    let ca = front.map(|home| home.join("ca.pem").display().to_string());
+    let name = format!("{kind} {number}");
+    let arguments = [kind, url, &name].into_iter().chain(ca.as_deref());
+    let mut child = this_program(&arguments.collect::<Vec<_>>());
     let (output, record) = (child.stdout.take().expect("its output"), Arc::clone(record));
     let read = move || {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
