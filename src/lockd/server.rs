@@ -85,11 +85,13 @@ impl ServerOptions {
         self
     }
 
-    /// Whether to go on without what a damaged journal has lost: what of it can be
-    /// read counts, and the files of the locks. Leases and request ids may be
-    /// forgotten, and what is damaged is kept beside what is new. Fencing tokens go on
-    /// above all that were given. Default: false, and damage is
-    /// [`OpenError::Damaged`].
+    /// Whether to go on without what a damaged journal has lost. What cannot have
+    /// changed in the lost part stays as it is. A lock that may have ended in it, or may
+    /// have been given again, is held if its file is there. It has a new fencing token
+    /// then, and no lease and no request id. After a power cut its file may be lost as
+    /// well: it is made again, and the log says so. No such file is removed. What is
+    /// damaged is kept beside what is new. Fencing tokens go on above all that were
+    /// given. Default: false, and damage is [`OpenError::Damaged`].
     #[must_use]
     pub fn accept_damage(mut self, accept: bool) -> Self {
         self.accept_damage = accept;

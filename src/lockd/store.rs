@@ -614,7 +614,8 @@ fn remedy(path: &Path, found: &[Damage], needs_tokens: bool, greatest: u64) -> S
     let mut means = String::new();
     if of_journal {
         flags += " --accept-damage";
-        means += "; the files of the locks count then, and leases and request ids may be forgotten";
+        means += "; what is in doubt is taken for held then, by its file or the journal, under a \
+                  new token and without its lease and request id";
     }
     if needs_tokens {
         flags += " --tokens-above N";

@@ -1,6 +1,13 @@
 //! What the files of a journal say, and what is wrong with them.
+//!
+//! D1. What stands before a bad record is in doubt: a lock may have ended in it, or
+//!     ended and been given again. What stands behind the last one is sure.
+//! D2. All is in doubt where the end of the newest journal may be lost: it is cut, or
+//!     the other file may be newer, and what that said cannot be told.
+//! D3. What a generation begins with is not in doubt by a bad record in it: it was
+//!     held when the generation began, and nothing had ended by then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,9 +28,9 @@ pub(crate) struct Past {
     /// What was held at its end, by token: in the order in which it was given.
     pub(crate) held: BTreeMap<u64, Arc<Hold>>,
     /// What it says was ended.
-    pub(crate) ended: Vec<Arc<Hold>>,
+    ended: Vec<Arc<Hold>>,
     /// Tokens of what was granted last: the files may not have been made.
-    pub(crate) last: Vec<u64>,
+    last: Vec<u64>,
     /// The smallest token that was not given.
     pub(crate) next_token: u64,
     /// Whether all files were synced at its end.
@@ -38,8 +45,26 @@ pub(crate) struct Past {
     end: usize,
     /// At its end there is a record that was not written to its end.
     is_torn: bool,
-    /// Where bad records are that were whole once, and what shows it. (J5)
-    bad: Vec<(usize, String)>,
+    /// Bad records that were whole once. (J5)
+    bad: Vec<Bad>,
+    in_doubt: InDoubt,
+}
+
+#[derive(Clone, Debug)]
+struct Bad {
+    at: usize,
+    /// What shows that it was whole.
+    what: String,
+    before: InDoubt,
+}
+
+/// How much of what a journal says may not be so any more. (D1, D2)
+#[derive(Clone, Copy, Debug, Default)]
+struct InDoubt {
+    /// What is held with a token below this one.
+    held_below: u64,
+    /// So many of what was ended first.
+    ended: usize,
 }
 
 /// Something that is wrong with a file, and cannot come from a crash.
@@ -103,6 +128,7 @@ impl Files {
     ) -> (Option<Past>, Vec<Damage>) {
         let mut found = Vec::new();
         let mut pasts = Vec::new();
+        let mut damaged = Vec::new();
         for (active, name) in JOURNALS.into_iter().enumerate() {
             let (past, wrong) = match &self.contents[active] {
                 Content::Missing => (None, Some((None, "is missing".to_owned()))),
@@ -117,6 +143,8 @@ impl Files {
                     }
                 },
             };
+            let generation = past.as_ref().map(|past| past.header.generation);
+            damaged.extend(wrong.is_some().then_some(generation));
             found.extend(wrong.map(|(at, what)| Damage {
                 name,
                 path: directory.path_of(name),
@@ -127,18 +155,26 @@ impl Files {
         }
         let last = pasts.iter().map(|past| past.header.generation).max();
         let complete = pasts.into_iter().filter(|past| past.has_begun);
-        let newest = complete
+        let mut newest = complete
             .max_by_key(|past| past.header.generation)
             .map(|past| Past { is_last: Some(past.header.generation) == last, ..past });
-        if let Some(past) = newest.as_ref().filter(|past| !past.may_have_lost(boot)) {
+        if let Some(past) = newest.as_mut().filter(|past| !past.may_have_lost(boot)) {
             let name = JOURNALS[past.active];
             let path = directory.path_of(name);
-            found.extend(past.bad.iter().cloned().map(|(at, what)| Damage {
+            found.extend(past.bad.iter().cloned().map(|Bad { at, what, .. }| Damage {
                 name,
                 path: path.clone(),
                 at: Some(at),
                 what,
             }));
+            past.in_doubt = past.bad.last().map(|bad| bad.before).unwrap_or_default();
+        }
+        if let Some(past) = &mut newest {
+            let newest = past.header.generation;
+            // D2.
+            if damaged.iter().any(|generation| generation.is_none_or(|it| it >= newest)) {
+                past.in_doubt = past.so_far();
+            }
         }
         (newest, found)
     }
@@ -170,6 +206,7 @@ impl Past {
         let (next_token, is_closed, has_begun) = (header.next_token, false, false);
         let (held, ended, last) = (BTreeMap::new(), Vec::new(), Vec::new());
         let (end, is_torn, is_last, bad) = (HEADER_BYTES, false, true, Vec::new());
+        let in_doubt = InDoubt::default();
         let mut past = Self {
             header,
             held,
@@ -183,8 +220,10 @@ impl Past {
             end,
             is_torn,
             bad,
+            in_doubt,
         };
         past.replay_all(bytes);
+        past.forget_what_was_given_again();
         Some(past)
     }
 
@@ -212,12 +251,12 @@ impl Past {
             };
             let what =
                 format!("cannot be read there, and has whole records behind it, at byte {next}");
-            self.bad.push((self.end, what));
+            self.bad.push(Bad { at: self.end, what, before: self.so_far() });
             self.end = next;
         }
         if self.end < mark {
             let what = format!("ends there, and was written to byte {mark} at least");
-            self.bad.push((self.end, what));
+            self.bad.push(Bad { at: self.end, what, before: self.so_far() });
             self.has_begun = true;
         } else {
             self.is_torn = record::is_torn(salt, bytes, self.end, last_batch);
@@ -235,9 +274,52 @@ impl Past {
             }
             Record::Ended(token) => self.ended.extend(self.held.remove(&token)),
             Record::Withdrawn(token) => drop(self.held.remove(&token)),
-            Record::Begun => self.has_begun = true,
+            Record::Begun => {
+                self.has_begun = true;
+                // D3.
+                self.bad.iter_mut().for_each(|bad| bad.before = InDoubt::default());
+            }
             Record::Closed => self.is_closed = true,
         }
+    }
+
+    /// A lock whose end is lost has ended all the same if it was given again later.
+    fn forget_what_was_given_again(&mut self) {
+        if self.bad.is_empty() {
+            return;
+        }
+        let mut latest: HashMap<Arc<str>, u64> = HashMap::new();
+        for hold in self.ended.iter().chain(self.held.values()) {
+            let token = latest.entry(Arc::clone(&hold.wanted.resource)).or_default();
+            *token = hold.token.max(*token);
+        }
+        self.held.retain(|token, hold| latest[&hold.wanted.resource] == *token);
+    }
+
+    /// All that it says up to here.
+    fn so_far(&self) -> InDoubt {
+        let last = self.held.last_key_value();
+        InDoubt {
+            held_below: last.map_or(0, |(token, _)| token.saturating_add(1)),
+            ended: self.ended.len(),
+        }
+    }
+
+    /// Whether a lock may have ended, or been given again, since it was given with
+    /// this token. (D1)
+    pub(crate) fn doubts(&self, token: u64) -> bool {
+        token < self.in_doubt.held_below
+    }
+
+    /// Whether this was granted last, for all that is known: then its file may not
+    /// have been made.
+    pub(crate) fn is_of_the_last(&self, token: u64) -> bool {
+        self.last.contains(&token) && !self.doubts(token)
+    }
+
+    /// What ended, and is not held again for all that is known. (D1)
+    pub(crate) fn surely_ended(&self) -> &[Arc<Hold>] {
+        &self.ended[self.in_doubt.ended..]
     }
 
     /// J6.

@@ -9,6 +9,9 @@
 //! R3. A file that the journal does not know is a lock without a lease.
 //! R4. A file that names nobody is reported, and nothing is done about it,
 //!     except where the journal knows whose it was (R2).
+//! R5. What is in doubt after damage (`past`, D1) is taken for held, unless its file
+//!     is gone by R1. But its token, lease and request id may be those of an older
+//!     grant: it is held as by R3. No file is removed because of an end in doubt.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -55,7 +58,7 @@ pub(crate) fn recover(
     if let Some(past) = past {
         recovery.undo_what_came_back(past)?;
         for hold in past.held.values() {
-            recovery.settle(hold, past.last.contains(&hold.token))?;
+            recovery.settle(hold, past)?;
         }
     }
     recovery.adopt_files(tokens)?;
@@ -70,13 +73,14 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    /// R2: a removal that was not synced.
+    /// R2: a removal that was not synced. (R5)
     fn undo_what_came_back(&self, past: &Past) -> Result<(), Errno> {
         if self.files_count {
             return Ok(());
         }
         let held: HashSet<&str> = past.held.values().map(|hold| &*hold.wanted.resource).collect();
-        for hold in past.ended.iter().filter(|hold| !held.contains(&*hold.wanted.resource)) {
+        for hold in past.surely_ended().iter().filter(|hold| !held.contains(&*hold.wanted.resource))
+        {
             let name = hold.wanted.file_name();
             let found = self.directory.look(&name);
             let is_torn = matches!(found, Found::Bad { is_file: true, .. });
@@ -88,7 +92,8 @@ impl Recovery<'_> {
     }
 
     /// What has become of one hold of the journal's.
-    fn settle(&mut self, hold: &Arc<Hold>, is_of_the_last: bool) -> Result<(), Errno> {
+    fn settle(&mut self, hold: &Arc<Hold>, past: &Past) -> Result<(), Errno> {
+        let is_in_doubt = past.doubts(hold.token);
         let wanted = &hold.wanted;
         let name = wanted.file_name();
         let keep = match self.directory.look(&name) {
@@ -97,16 +102,21 @@ impl Recovery<'_> {
             Found::Bad { is_file: true, .. } if self.is_of_nobody(&name, &wanted.client) => true,
             Found::Bad { is_file: true, .. } if !self.files_count => {
                 self.directory.remove(&name)?;
-                self.make(wanted, &name)?
+                self.make(wanted, &name, is_in_doubt)?
             }
             Found::Bad { .. } => false,
-            Found::Nothing if !self.files_count || is_of_the_last => self.make(wanted, &name)?,
+            Found::Nothing if !self.files_count || past.is_of_the_last(hold.token) => {
+                self.make(wanted, &name, is_in_doubt)?
+            }
             Found::Nothing => false,
         };
-        if keep {
-            self.recovered.held.insert(Arc::clone(&wanted.resource), Arc::clone(hold));
-        } else {
-            self.recovered.gone.push(Arc::clone(hold));
+        match (keep, is_in_doubt) {
+            (true, false) => {
+                self.recovered.held.insert(Arc::clone(&wanted.resource), Arc::clone(hold));
+            }
+            // R5: its file is adopted.
+            (true, true) => {}
+            (false, _) => self.recovered.gone.push(Arc::clone(hold)),
         }
         Ok(())
     }
@@ -116,7 +126,15 @@ impl Recovery<'_> {
         name::stripped(client).is_empty() && contents().is_some_and(|it| it == client.as_bytes())
     }
 
-    fn make(&self, wanted: &Wanted, name: &str) -> Result<bool, Errno> {
+    fn make(&self, wanted: &Wanted, name: &str, is_in_doubt: bool) -> Result<bool, Errno> {
+        if is_in_doubt {
+            tracing::warn!(
+                "{}: made again for the client {:?}: a power cut may have taken it, or it was \
+                 unlocked and the journal has lost that. Then unlock it by force",
+                self.directory.path_of(name).display(),
+                wanted.client
+            );
+        }
         let made =
             self.directory.prepare(wanted.client.as_bytes()).and_then(|file| file.publish(name));
         match made {

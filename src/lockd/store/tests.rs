@@ -50,7 +50,7 @@ pub(super) fn grant(store: &mut Store, resource: &str, client: &str) -> Arc<Hold
     }
 }
 
-fn end(store: &mut Store, hold: &Arc<Hold>) {
+pub(super) fn end(store: &mut Store, hold: &Arc<Hold>) {
     let ended = store.commit(vec![Change::End(Arc::clone(hold))]);
     assert_eq!(ended, [Changed::Ended { had_file: true }]);
 }
@@ -67,7 +67,7 @@ pub(super) fn entry(hold: &Arc<Hold>) -> (String, (String, u64)) {
     (hold.wanted.resource.to_string(), (hold.wanted.client.to_string(), hold.token))
 }
 
-fn at(path: &Path, name: &str) -> PathBuf {
+pub(super) fn at(path: &Path, name: &str) -> PathBuf {
     path.join(format!("{name}.resource.lock"))
 }
 
