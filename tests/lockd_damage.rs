@@ -400,6 +400,40 @@ fn a_restored_copy_gives_no_token_again_when_the_documentation_is_followed() {
     assert!(Daemon::start(&locks, &[]).acquire("later") > last);
 }
 
+/// The flag stays in a unit file, and months later an older copy is restored.
+#[test]
+fn a_number_that_was_left_in_a_unit_file_hides_no_copy() {
+    let home = on_tmpfs();
+    let locks = home.path().join("locks");
+    fs::create_dir(&locks).expect("a directory");
+    let flags = ["--tokens-above", "100"];
+    let mut daemon = Daemon::start(&locks, &flags);
+    let first = daemon.acquire("first");
+    assert_eq!(first, 101);
+    daemon.stop();
+    let restored = |name| {
+        let restored = home.path().join(name);
+        shell(&format!("cp -a {} {}", locks.display(), restored.display()));
+        restored
+    };
+    let trial = restored("trial");
+    for is_copied in [true, false] {
+        let said = Daemon::start(&trial, &flags).said_in_all();
+        assert_eq!(said.contains("--tokens-above 100, which raises nothing"), is_copied, "{said}");
+    }
+    let said = Daemon::start(&restored("other"), &["--tokens-above", "102"]).said_in_all();
+    assert!(!said.contains("was copied"), "{said}");
+    // Nor does it stand in for the counter.
+    let lost = restored("lost");
+    fs::remove_file(lost.join(".lockkeeper-tokens")).expect("it was there");
+    let low = Daemon::try_start(&lost, &["--tokens-above", "99"]);
+    let (code, said) = low.map(drop).expect_err("it is refused");
+    assert_eq!(code, 69);
+    assert!(said.contains("--tokens-above 99 is below 101"), "{said}");
+    assert_eq!(follow(&said), ["--tokens-above", "N"]);
+    assert!(Daemon::start(&lost, &["--tokens-above", "101"]).acquire("next") > first);
+}
+
 /// Calls that fail in the daemon, and whether it still knows what the disk has. The
 /// first lock of a client writes its file first, which does not fail.
 const FAULTS: [(&str, &str, bool); 3] = [

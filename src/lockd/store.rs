@@ -176,12 +176,12 @@ impl Store {
         };
         let (past, damage) = files.past(&directory, boot);
         let has_damage = !damage.is_empty();
-        accept(&directory, damage, bound, past.as_ref(), options)?;
+        let known = next_token(past.as_ref(), has_damage, bound);
+        accept(&directory, damage, bound, past.as_ref(), known, options)?;
         if let Some(past) = &past {
             past.report(&directory, boot);
         }
-        let next = next_token(past.as_ref().filter(|_| !has_damage), bound, options.tokens_above);
-        let next = past.as_ref().map_or(next, |past| next.max(past.next_token));
+        let next = raised(known, options.tokens_above);
         let mut tokens = Tokens::open(&directory, next)
             .map_err(|errno| of_file("writing the token counter")((TOKENS, errno)))?;
         let files_count = past.as_ref().is_none_or(|past| past.is_closed || past.is_of(boot));
@@ -532,15 +532,23 @@ fn create(
     Journal::create(directory, files, boot, FIRST).map_err(|errno| (JOURNALS[0], errno))
 }
 
-/// The smallest token that may be given, by a journal that is whole. (T2)
-fn next_token(past: Option<&Past>, bound: Bound, above: Option<u64>) -> u64 {
-    let of_journal = past.filter(|past| past.is_closed && past.is_last).map(|past| past.next_token);
+/// The smallest token that may be given, for all that the directory knows. (T2)
+fn next_token(past: Option<&Past>, has_damage: bool, bound: Bound) -> u64 {
     let of_bound = match bound {
         Bound::Known { bound, .. } => bound,
-        // Then `above` was given.
+        // Then `--tokens-above` is needed.
         Bound::Missing | Bound::Damaged => FIRST,
     };
-    of_journal.unwrap_or(of_bound).max(above.map_or(FIRST, |above| above.saturating_add(1)))
+    match past {
+        Some(past) if past.is_closed && past.is_last && !has_damage => past.next_token,
+        Some(past) => past.next_token.max(of_bound),
+        None => of_bound,
+    }
+}
+
+/// The same with `--tokens-above`.
+fn raised(known: u64, above: Option<u64>) -> u64 {
+    above.map_or(known, |above| known.max(above.saturating_add(1)))
 }
 
 /// Whether the store may be opened in spite of this; what is damaged is kept aside
@@ -550,6 +558,7 @@ fn accept(
     of_journal: Vec<Damage>,
     bound: Bound,
     past: Option<&Past>,
+    known: u64,
     options: StoreOptions,
 ) -> Result<(), Unopened> {
     let greatest = past.map_or(0, |past| past.next_token.saturating_sub(1));
@@ -562,8 +571,8 @@ fn accept(
             Some((Some(0), what))
         }
         Bound::Known { is_copied, .. } => {
-            if is_copied && options.tokens_above.is_none() {
-                warn_of_copy(directory);
+            if is_copied && raised(known, options.tokens_above) == known {
+                warn_of_copy(directory, known, options.tokens_above);
             }
             None
         }
@@ -575,11 +584,16 @@ fn accept(
         what,
     });
     let needs_accept = !of_journal.is_empty() && !options.accept_damage;
-    let needs_tokens = of_tokens.is_some() && options.tokens_above.is_none();
+    // Of an earlier start: it says nothing of what was given since.
+    let too_low = options.tokens_above.filter(|&above| of_tokens.is_some() && above < greatest);
+    let needs_tokens = of_tokens.is_some() && options.tokens_above.is_none() || too_low.is_some();
     let found: Vec<Damage> = of_journal.into_iter().chain(of_tokens.clone()).collect();
     if needs_accept || needs_tokens {
         let remedy = remedy(directory.path(), &found, of_tokens.is_some(), greatest);
-        let found: Vec<String> = found.iter().map(Damage::to_string).collect();
+        let mut found: Vec<String> = found.iter().map(Damage::to_string).collect();
+        found.extend(too_low.map(|above| {
+            format!("--tokens-above {above} is below {greatest}, which the journal shows was given")
+        }));
         return Err(Unopened::Damaged { found: found.join("; "), remedy });
     }
     let mut kept: Vec<&str> = Vec::new();
@@ -598,12 +612,17 @@ fn accept(
     Ok(())
 }
 
-/// It may be older than what was given since; nobody but the operator knows.
-fn warn_of_copy(directory: &Directory) {
+/// It may be older than what was given since; nobody but the operator knows. A number
+/// that raises nothing may be from an earlier start.
+fn warn_of_copy(directory: &Directory, known: u64, above: Option<u64>) {
+    let path = directory.path().display();
+    let raises_nothing = above.map_or_else(String::new, |above| {
+        format!(", as they would without --tokens-above {above}, which raises nothing")
+    });
     tracing::warn!(
-        "{}: the directory was copied or restored. If locks were given elsewhere since, their \
-         fencing tokens are given again: start with --tokens-above N",
-        directory.path().display()
+        "{path}: the directory was copied or restored. Tokens go on at {known}{raises_nothing}. \
+         If locks were given elsewhere since, up to that token or a greater one, their tokens \
+         are given again: start with --tokens-above N, the greatest that was given"
     );
 }
 

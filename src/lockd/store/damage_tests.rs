@@ -437,6 +437,33 @@ fn a_bound_that_is_missing_is_asked_for() {
     }
 }
 
+/// A number that was left from an earlier start does not answer for the counter.
+#[test]
+fn a_number_below_what_the_journal_shows_does_not_stand_in_for_the_counter() {
+    let left = left(3, true);
+    let ways: [Way; 2] = [
+        ("is missing", |file| fs::remove_file(file).unwrap()),
+        ("is damaged", |file| fs::write(file, [0; 1024]).unwrap()),
+    ];
+    for (what, damage) in ways {
+        let copied = left.copied();
+        let path = copied.path();
+        damage(&path.join(TOKENS));
+        let before = contents(path);
+        let with =
+            |above| StoreOptions { sync: true, accept_damage: true, tokens_above: Some(above) };
+        for boot in [BOOT, NEXT_BOOT] {
+            let refused = try_open(path, boot, with(left.last() - 1));
+            let Err(Unopened::Damaged { found, .. }) = refused else { panic!("{refused:?}") };
+            let low = format!("--tokens-above {} is below {}", left.last() - 1, left.last());
+            assert!(found.contains(what) && found.contains(&low), "{found}");
+        }
+        assert!(contents(path) == before, "it was changed");
+        let (mut store, _) = try_open(path, NEXT_BOOT, with(left.last())).unwrap();
+        assert_eq!(grant(&mut store, "new", "c").token, left.last() + 1);
+    }
+}
+
 /// T4.
 #[test]
 fn one_slot_of_the_bound_is_enough() {
