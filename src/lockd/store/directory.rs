@@ -154,11 +154,22 @@ impl Directory {
             write_all(&file, contents, 0)?;
             return Ok(Prepared { origin: Origin::Unnamed(file), directory });
         }
-        let name = format!("{DRAFT}-{}", self.drafts.fetch_add(1, Ordering::Relaxed));
-        let file = self.open_own(&name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
+        let (name, file) = self.create_draft()?;
         let prepared = Prepared { origin: Origin::Draft(name), directory };
         write_all(&file, contents, 0)?;
         Ok(prepared)
+    }
+
+    /// Under a name that is free: a killed daemon's drafts stay until the directory is
+    /// known to be whole.
+    fn create_draft(&self) -> Result<(String, OwnedFd), Errno> {
+        loop {
+            let name = format!("{DRAFT}-{}", self.drafts.fetch_add(1, Ordering::Relaxed));
+            match self.open_own(&name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL) {
+                Err(Errno::EXIST) => {}
+                file => return Ok((name, file?)),
+            }
+        }
     }
 
     /// Give a lock's file the name of a spare, if it looks like one; whether
@@ -423,5 +434,22 @@ mod tests {
             assert!(directory.remove("r").unwrap() && directory.remove("link").unwrap());
             assert_eq!((directory.remove("r"), directory.has("r")), (Ok(false), false));
         }
+    }
+
+    /// A killed daemon leaves drafts behind, and they stay until its damage is accepted.
+    #[test]
+    fn a_draft_of_a_killed_daemon_is_in_nobodys_way() {
+        let place = tempfile::TempDir::new().unwrap();
+        let left = [0, 1, 2].map(|number| place.path().join(format!("{DRAFT}-{number}")));
+        left.iter().for_each(|path| std::fs::write(path, "left").unwrap());
+        let mut directory = Arc::into_inner(Directory::open(place.path()).unwrap()).unwrap();
+        directory.publishing = Publishing::Draft;
+        let directory = Arc::new(directory);
+        super::super::tokens::Tokens::create(&directory).unwrap();
+        std::fs::write(place.path().join("own"), "damaged").unwrap();
+        let aside = directory.keep_aside("own").unwrap();
+        assert_eq!(read(place.path().join(aside)).unwrap(), b"damaged");
+        assert!(left.iter().all(|path| read(path).unwrap() == b"left"));
+        assert_eq!(read_dir(place.path()).unwrap().count(), left.len() + 3);
     }
 }
