@@ -626,15 +626,38 @@ fn what_a_full_disk_refused_is_not_held_after_a_restart() {
         }
         return support::tell("done");
     }
+    play_on_tmpfs(TEST, "size=2m");
+}
+
+/// It has no fixed size, and says 0 of 0 blocks.
+#[test]
+fn a_file_system_without_a_size_is_not_full() {
+    const TEST: &str = "a_file_system_without_a_size_is_not_full";
+    if let Some((_, directory)) = support::role() {
+        let blocks = rustix::fs::statvfs(&directory).expect("its size").f_blocks;
+        assert_eq!(blocks, 0);
+        let daemon = Daemon::start(&directory, &[]);
+        daemon.acquire("r");
+        let mut client = Client::connect(daemon.address);
+        client.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let answer = client.answer();
+        assert_eq!(answer.status, 200, "{:?}", String::from_utf8_lossy(&answer.body));
+        return support::tell("done");
+    }
+    play_on_tmpfs(TEST, "size=0,nr_inodes=0");
+}
+
+/// Play a test's role in a mount namespace, which goes with the process.
+fn play_on_tmpfs(test: &str, options: &str) {
     let may_mount = Command::new("unshare").args(["-m", "true"]).output();
     if !may_mount.is_ok_and(|output| output.status.success()) {
         return println!("SKIPPED: this process may not make a mount namespace");
     }
     let mount = on_tmpfs();
-    let played = support::player(TEST, "full", mount.path());
+    let played = support::player(test, "daemon", mount.path());
     let mut command = Command::new("unshare");
-    let script = "mount -t tmpfs -o size=2m none \"$1\" && shift && exec \"$@\"";
-    command.args(["-m", "sh", "-c", script, "sh"]).arg(mount.path());
+    let script = "mount -t tmpfs -o \"$1\" none \"$2\" && shift 2 && exec \"$@\"";
+    command.args(["-m", "sh", "-c", script, "sh", options]).arg(mount.path());
     command.arg(played.get_program()).args(played.get_args());
     command.envs(played.get_envs().filter_map(|(key, value)| Some((key, value?))));
     let mut child = support::Process::start(command);

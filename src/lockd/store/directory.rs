@@ -94,8 +94,8 @@ impl Directory {
         let Ok(room) = fs::fstatvfs(&self.descriptor) else { return false };
         let is_root = rustix::process::geteuid().is_root();
         let blocks = if is_root { room.f_bfree } else { room.f_bavail };
-        // Some file systems have no fixed number of files, and say 0 of 0.
-        blocks == 0 || (room.f_files > 0 && room.f_ffree == 0)
+        // Some file systems have no fixed size or number of files, and say 0 of 0.
+        (room.f_blocks > 0 && blocks == 0) || (room.f_files > 0 && room.f_ffree == 0)
     }
 
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, Errno> {
