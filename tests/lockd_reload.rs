@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use cli_support::lockkeeper;
 use lockkeeper::{AsyncRemoteLock, RemoteError, RemoteOptions};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -267,4 +268,38 @@ fn without_files_a_hangup_ends_nothing() {
     daemon.signal(Signal::HUP);
     assert_eq!(daemon.release("r", "c", "").status, 200);
     assert_eq!(daemon.stop().code(), Some(0));
+}
+
+/// What stands in the file where it does not belong may be a token.
+#[test]
+fn a_token_in_the_wrong_place_is_not_logged() {
+    let Guarded { daemon, file, web, ops: _, _home } = guarded();
+    let (raw, sha256) = &web;
+    let wrong = [
+        json!({ "tokens": [raw] }),
+        json!({ "tokens": raw }),
+        json!({ raw: [] }),
+        json!({ "tokens": [{ "name": "n", "sha256": sha256, "clients": raw }] }),
+        json!({ "tokens": [{ "name": "n", "sha256": sha256, "administrator": raw }] }),
+        json!({ "tokens": [{ "name": "n", "sha256": sha256, raw: true }] }),
+        json!({ "tokens": [{ "name": "n", "sha256": format!("{raw}0"), "clients": ["*"] }] }),
+    ];
+    for contents in wrong {
+        std::fs::write(&file, contents.to_string()).unwrap();
+        daemon.reload(OLD_TOKENS);
+        let started = lockkeeper()
+            .args(["serve", "--listen", "127.0.0.1:0", "--dir"])
+            .arg(file.parent().expect("a directory"))
+            .arg("--tokens")
+            .arg(&file)
+            .output()
+            .expect("it runs");
+        assert_eq!(started.status.code(), Some(69));
+        let said = String::from_utf8(started.stderr).expect("text") + &daemon.log();
+        assert!(!said.contains(raw.as_str()), "{said}");
+    }
+    // It says where to look.
+    std::fs::write(&file, format!("{{\"tokens\": [\n  {{ \"name\": {raw:?} }}]}}")).unwrap();
+    daemon.reload(OLD_TOKENS);
+    daemon.expect_log("is no list of tokens: at line 2, column ");
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
+use serde_json::error::Category;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use tokio::sync::watch;
@@ -121,8 +122,7 @@ impl Tokens {
     }
 
     fn parse(text: &[u8]) -> Result<Self, String> {
-        let contents: Contents = serde_json::from_slice(text)
-            .map_err(|error| format!("is no list of tokens: {error}"))?;
+        let contents: Contents = serde_json::from_slice(text).map_err(|error| misread(&error))?;
         let tokens = contents.tokens.into_iter().map(Token::from_line);
         let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
         for (position, token) in tokens.iter().enumerate() {
@@ -154,6 +154,21 @@ impl Tokens {
         }
         self.0.get(found as usize).map(|token| &token.bearer)
     }
+}
+
+/// Where the file is wrong, and how. serde_json says too what stands there, which may
+/// be a token that was written in the wrong place.
+fn misread(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        Category::Io | Category::Syntax => "this is no JSON",
+        Category::Eof => "the JSON ends too early",
+        Category::Data => {
+            "a field is unknown, missing, there twice or of the wrong kind: each of \"tokens\" has \
+             \"name\" and \"sha256\", and \"clients\", \"administrator\" or \"viewer\""
+        }
+    };
+    let (line, column) = (error.line(), error.column());
+    format!("is no list of tokens: at line {line}, column {column} {what}")
 }
 
 impl Token {
@@ -256,10 +271,11 @@ mod tests {
             &format!(r#"{{"name": "n", "sha256": "{}", "clients": ["*"]}}"#, "0".repeat(64)),
         );
         for (text, expected) in [
-            ("", "is no list of tokens"),
+            ("", "is no list of tokens: at line 1, column 0 the JSON ends too early"),
+            ("{\n:", "at line 2, column 1 this is no JSON"),
             (r#"{"tokens": [{"name": "n", "sha256": "00", "clients": ["c"]}]}"#, "no SHA-256"),
             (&file("", TOKEN), "do nothing"),
-            (&file(r#", "client": "c""#, TOKEN), "unknown field"),
+            (&file(r#", "client": "c""#, TOKEN), "a field is unknown"),
             (&two, "for both"),
             (&file(r#", "viewer": true, "clients": ["c"]"#, TOKEN), "only look, yet"),
             (&file(r#", "viewer": true, "administrator": true"#, TOKEN), "only look, yet"),
