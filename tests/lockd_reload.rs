@@ -8,11 +8,13 @@ mod serve_support;
 // What `cli_support` calls so.
 use lockd_support::support;
 
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cli_support::lockkeeper;
+use lockd_support::Client;
 use lockkeeper::{AsyncRemoteLock, RemoteError, RemoteOptions};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -302,4 +304,47 @@ fn a_token_in_the_wrong_place_is_not_logged() {
     std::fs::write(&file, format!("{{\"tokens\": [\n  {{ \"name\": {raw:?} }}]}}")).unwrap();
     daemon.reload(OLD_TOKENS);
     daemon.expect_log("is no list of tokens: at line 2, column ");
+}
+
+/// What still comes of an answer, up to its end or that of its connection.
+fn rest(reader: &mut Client) -> Vec<u8> {
+    let (mut rest, mut bytes) = (Vec::new(), [0; 64 * 1024]);
+    while !rest.ends_with(b"\r\n0\r\n\r\n") {
+        match reader.stream.read(&mut bytes) {
+            Ok(length) if length > 0 => rest.extend_from_slice(&bytes[..length]),
+            _ => break,
+        }
+    }
+    rest
+}
+
+/// The list is made while it is sent: a slow reader is shown what is new.
+#[test]
+fn a_list_on_its_way_ends_when_its_token_does() {
+    let Guarded { daemon, file, web, ops, _home } = guarded();
+    // JSON has six bytes for each of these: in all more than sockets take.
+    let client = format!("web-{}", "\u{1}".repeat(8000));
+    for number in 0..300 {
+        assert_eq!(daemon.acquire(&format!("r{number}"), &client, &web.0).status, 200);
+    }
+    let whole = daemon.get("/v1/locks", &web.0).body.len();
+    assert!(whole > 12 << 20, "{whole}");
+    let ask = |token: &str| {
+        ["/v1/locks", "/v1/events"].map(|path| {
+            let mut reader = daemon.send("GET", path, token, &Value::Null);
+            reader.read_until("{\"locks\":[");
+            reader
+        })
+    };
+    let (web_reads, ops_reads) = (ask(&web.0), ask(&ops.0));
+    let demoted = json!({ "name": "ops", "sha256": ops.1, "clients": ["*"] });
+    write_tokens(&file, &[demoted]);
+    daemon.reload(NEW_TOKENS);
+    for [mut list, mut events] in [web_reads, ops_reads] {
+        let [list, events] = [rest(&mut list), rest(&mut events)];
+        assert!(list.len().max(events.len()) < whole / 2, "{} {}", list.len(), events.len());
+        // Half a list is not taken for a whole one.
+        assert!(!list.ends_with(b"\r\n0\r\n\r\n"));
+    }
+    assert!(daemon.get("/v1/locks", &ops.0).body.len() > 12 << 20);
 }

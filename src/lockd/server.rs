@@ -400,8 +400,8 @@ impl Reloader {
     ///
     /// * New connections get the new certificate. Those that are open stay.
     /// * What a token is good for changes at once. A request that waits for a lock
-    ///   with a token that may do so no more is refused, and a stream of events
-    ///   ends. What its client holds stays held.
+    ///   with a token that may do so no more is refused. A stream of events ends, and
+    ///   so does a list that is on its way. What its client holds stays held.
     ///
     /// It reads files, and blocks meanwhile.
     ///

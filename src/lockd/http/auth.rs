@@ -10,7 +10,8 @@
 //!     hopeless, so a peer that guesses costs log lines, and those are limited.
 //! A3. No credentials are in any log, answer or error.
 //! A4. What a token is good for is looked up where the right is used, in the file
-//!     as it was last read. A wait or a stream ends when its right does.
+//!     as it was last read. A wait, a stream or a list on its way ends when its
+//!     right does.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -123,6 +124,11 @@ impl Caller {
             Credentials::NotNeeded { is_administrator } => is_administrator,
             Credentials::Token { .. } => self.credentials.may(|bearer| bearer.is_administrator),
         }
+    }
+
+    /// Whether it may still look, and may see the same as when it was this. (A4)
+    pub(crate) fn sees_as(&self, is_administrator: bool) -> bool {
+        self.credentials.may(|bearer| bearer.is_administrator == is_administrator)
     }
 
     pub(crate) fn is_viewer(&self) -> bool {

@@ -392,13 +392,19 @@ async fn list(
 ) -> Result<Response, Failure> {
     let wanted = Wanted::of(&uri)?;
     let (at, survey) = (Instant::now(), Arc::new(api.engine.survey()));
-    let mut listing = Listing::new(api.engine, survey, at, wanted, caller.is_administrator());
+    let is_administrator = caller.is_administrator();
+    let mut listing = Listing::new(api.engine, survey, at, wanted, is_administrator);
     let first = listing.next().unwrap_or_default();
     let body = match listing.next() {
         None => Body::from(first),
         Some(second) => {
-            let pieces = [first, second].into_iter().chain(listing);
-            Body::from_stream(stream::iter(pieces.map(Ok::<_, std::convert::Infallible>)))
+            // An error closes the connection: half a list is not taken for a whole one.
+            let or_error = move |piece| match caller.sees_as(is_administrator) {
+                true => Ok(piece),
+                false => Err("its token may not see this list any more"),
+            };
+            let pieces = [first, second].into_iter().chain(listing).map(or_error);
+            Body::from_stream(stream::iter(pieces))
         }
     };
     let mut response = Response::new(body);

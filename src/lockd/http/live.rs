@@ -93,6 +93,9 @@ impl Viewer {
     /// peer has closed its side: after the first event it wants no more. It ends
     /// too when the token may look no more, or may see other things than before.
     async fn next(&mut self) -> Option<String> {
+        if !self.caller.sees_as(self.is_administrator) {
+            return None;
+        }
         if let Some(piece) = self.piece() {
             return Some(piece);
         }
