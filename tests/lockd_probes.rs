@@ -1,6 +1,7 @@
 //! What probes are told, and what runs.
 
 mod lockd_support;
+mod strace_support;
 
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::process::{Command, Stdio};
 use lockd_support::support::{self, Process, eventually, on_tmpfs, role};
 use lockd_support::{Answer, Client, Daemon};
 use serde_json::{Value, json};
+use strace_support::Faults;
 
 fn get(daemon: &Daemon, path: &str, head: &str) -> Answer {
     let mut client = daemon.connect();
@@ -125,4 +127,43 @@ fn the_version_is_told_to_those_who_are_let_in() {
     let mut foreign: Client = open.connect();
     foreign.send("GET /v1/ HTTP/1.1\r\nHost: example.com\r\n\r\n");
     assert!(!foreign.answer().head.contains_key("server"));
+}
+
+/// A file system that takes some names only says nothing of those that it takes.
+#[test]
+fn a_name_that_the_file_system_refuses_is_no_full_disk() {
+    const TEST: &str = "a_name_that_the_file_system_refuses_is_no_full_disk";
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    if !strace_support::is_there() {
+        return;
+    }
+    let (home, directory) = (on_tmpfs(), on_tmpfs());
+    let daemon = Daemon::start(TEST, "", directory.path());
+    let acquire = |resource: &str| {
+        let body = json!({ "client": "c", "resource": resource }).to_string();
+        let json = [("Content-Type", "application/json")];
+        daemon.connect().post("/v1/acquire", &json, body.as_bytes()).status
+    };
+    for (error, expected) in [
+        ("EINVAL", (200, OK)),
+        ("ENAMETOOLONG", (200, OK)),
+        ("EILSEQ", (200, OK)),
+        ("ENOSPC", (503, "storage\n")),
+        ("EROFS", (503, "storage\n")),
+        ("EACCES", (503, "storage\n")),
+    ] {
+        // What makes a file have its name.
+        let calls = "linkat,renameat2";
+        let fault = format!("error={error}");
+        let trace = home.path().join("trace");
+        let faults = Faults::of(daemon.process.id(), &trace, calls, &fault);
+        assert_eq!(acquire(&format!("not {error}")), 500, "{error}");
+        drop(faults);
+        let (status, word) = said(&daemon, "/readyz");
+        assert_eq!((status, &*word), expected, "{error}");
+        assert_eq!(acquire(&format!("after {error}")), 200);
+        assert_eq!(said(&daemon, "/readyz"), (200, OK.to_owned()));
+    }
 }

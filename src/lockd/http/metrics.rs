@@ -66,9 +66,10 @@ pub(super) fn routes(calls: &Router) -> Routes<Watched> {
         .at(
             Operation::get("/readyz", "Say whether locks can be had here")
                 .details(
-                    "`stopping`: the daemon ends; soon it takes no connection. `storage`: the disk is full, or has refused a \
-                     lock within 30 s and given none since. `failed`: the daemon may write to its \
-                     directory no more, and ends. Before it has recovered, it does not answer.",
+                    "`stopping`: the daemon ends; soon it takes no connection. `storage`: the disk \
+                     is full, or has refused a lock within 30 s and given none since, but not for \
+                     its name alone. `failed`: the daemon may write to its directory no more, and \
+                     ends. Before it has recovered, it does not answer.",
                 )
                 .access(Access::Open)
                 .says(200, PLAIN, "`ok`.")

@@ -17,6 +17,11 @@ use crate::lockd::store::{Changed, Failure, Problem};
 /// After an expiry that the disk refused.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Whether the file system refused this name of a file, and may take others.
+fn is_about_the_name(errno: Errno) -> bool {
+    matches!(errno, Errno::INVAL | Errno::NAMETOOLONG | Errno::ILSEQ)
+}
+
 impl Core {
     /// Ask the store for what has to be done.
     pub(in crate::lockd::engine) fn flush(&mut self) {
@@ -101,7 +106,9 @@ impl Core {
                 }
             }
             Changed::Failed(failure) | Changed::Broken(failure) => {
-                self.refused_by_disk = Some(Instant::now());
+                if !is_about_the_name(failure.errno) {
+                    self.refused_by_disk = Some(Instant::now());
+                }
                 self.figures.disk_errors += 1;
                 // The client is not told where the directory is.
                 tracing::warn!("{failure}");
