@@ -13,11 +13,12 @@ use crate::remote::{ANSWER, Answer, Line, Server};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  lockkeeper health --server http://127.0.0.1:8000";
+  lockkeeper health --server http://127.0.0.1:8000
+  lockkeeper health --server http://127.0.0.1:8000 --alive";
 
 pub(super) const CODES: &str = "\
 Exit codes:
-    0  locks can be had there
+    0  locks can be had there; with --alive: it answers
     1  they cannot; the daemon's word for why is printed
    64  bad usage
    69  the daemon could not be asked";
@@ -37,6 +38,17 @@ pub(super) struct Health {
     /// one [default: those the system trusts]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+
+    /// Ask only whether it is alive: one that can give no lock, as on a full disk, is, and still
+    /// takes locks back. For what starts it anew if it is not well
+    #[arg(long)]
+    alive: bool,
+}
+
+impl Health {
+    fn path(&self) -> &'static str {
+        if self.alive { "/healthz" } else { "/readyz" }
+    }
 }
 
 pub(super) fn health(arguments: &Health) -> Result<u8, Failure> {
@@ -46,19 +58,20 @@ pub(super) fn health(arguments: &Health) -> Result<u8, Failure> {
         None => options,
     };
     let server = Server::new(&arguments.server, &options).map_err(|error| failure_of(&error))?;
-    let answer = super::runtime()?.block_on(ask(&server)).map_err(|why| Failure {
-        code: exit::SYSTEM,
-        message: format!("{}: asking for its health: {why}", server.url()),
-    })?;
+    let answer =
+        super::runtime()?.block_on(ask(&server, arguments.path())).map_err(|why| Failure {
+            code: exit::SYSTEM,
+            message: format!("{}: asking for its health: {why}", server.url()),
+        })?;
     print(word(&answer));
     Ok(if answer.status.is_success() { 0 } else { exit::HELD })
 }
 
 /// # Errors
 /// Why there is no answer.
-async fn ask(server: &Server) -> Result<Answer, String> {
+async fn ask(server: &Server, path: &str) -> Result<Answer, String> {
     let line = Line::default();
-    match timeout(ANSWER, server.get("/readyz", &line)).await {
+    match timeout(ANSWER, server.get(path, &line)).await {
         Ok(answered) => answered.map_err(|failure| failure.error.to_string()),
         Err(_) => Err("no answer came".to_owned()),
     }
