@@ -5,8 +5,8 @@ mod lockd_support;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use lockd_support::Daemon;
-use lockd_support::support::{on_tmpfs, role};
+use lockd_support::support::{eventually, on_tmpfs, role};
+use lockd_support::{Answer, Client, Daemon};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -131,4 +131,68 @@ fn the_document_says_whether_tokens_are_needed() {
     assert!(said["security"].is_null());
     assert!(said["paths"]["/v1/locks"]["get"]["responses"]["401"].is_null());
     assert_eq!(said["servers"][0]["url"], "/team/locks");
+}
+
+/// A call of XML-RPC that is sent so, and what it is answered with.
+fn called(daemon: &Daemon, head: &str, body: &[u8]) -> Answer {
+    let mut client = daemon.connect();
+    let head = format!("POST /RPC2 HTTP/1.1\r\nHost: localhost\r\n{BEARER}{head}\r\n");
+    client.send([head.as_bytes(), body].concat());
+    client.answer()
+}
+
+/// schemathesis does not try these.
+#[test]
+fn calls_of_xml_rpc_are_as_described() {
+    if let Some((role, path)) = role() {
+        return lockd_support::play(&role, &path);
+    }
+    let directory = on_tmpfs();
+    let file = directory.path().join("tokens.json");
+    let token = json!({ "name": "ops", "sha256": SHA256, "clients": ["*"] });
+    std::fs::write(&file, json!({ "tokens": [token] }).to_string()).expect("a file");
+    let locks = directory.path().join("locks");
+    std::fs::create_dir(&locks).expect("a directory");
+    let settings = format!("body=5 tokens={}", file.display());
+    let daemon = Daemon::start("calls_of_xml_rpc_are_as_described", &settings, &locks);
+    let document = document(&daemon, BEARER);
+
+    let sized = |length: usize| format!("Content-Length: {length}\r\n");
+    let call = lockd_support::call("system.listMethods", &[]);
+    let mut answers = vec![
+        (200, called(&daemon, &sized(call.len()), call.as_bytes())),
+        (400, called(&daemon, &(sized(1) + "Content-Encoding: gzip\r\n"), b"x")),
+        (413, called(&daemon, &sized(1 << 30), b"")),
+        (415, called(&daemon, &(sized(1) + "Content-Encoding: br\r\n"), b"x")),
+        (408, called(&daemon, &sized(10), b"x")),
+    ];
+    // As many long ones as are read at a time.
+    let begin = || {
+        let mut client = daemon.connect();
+        let head = sized(1 << 20);
+        client.send(format!("POST /RPC2 HTTP/1.1\r\nHost: localhost\r\n{BEARER}{head}\r\n"));
+        client.send([b' '; 16 * 1024]);
+        client
+    };
+    let mut long: Vec<Client> = Vec::new();
+    eventually("there are too many", || {
+        long.clear();
+        long.extend((0..40).map(|_| begin()));
+        let refused = long.iter_mut().filter_map(Client::try_answer);
+        let busy = refused.into_iter().find(|answer| answer.status == 503);
+        answers.extend(busy.map(|answer| (503, answer)));
+        answers.len() == 6
+    });
+    let described = &document["paths"]["/RPC2"]["post"];
+    for (status, answer) in answers {
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert_eq!(answer.head["content-type"], "text/xml", "{status}");
+        let described = &described["responses"][status.to_string()]["content"]["text/xml"];
+        assert!(described.is_object(), "{status}");
+    }
+    assert_eq!(described["requestBody"]["required"], true);
+    assert!(described["requestBody"]["content"]["text/xml"]["schema"].is_object());
+    // No operation of the document is the wrong method: it is said of all.
+    let about = document["info"]["description"].as_str().expect("a text");
+    assert!(about.contains("405"), "{about}");
 }

@@ -21,7 +21,8 @@ const ABOUT: &str = "Locks between processes, kept by a daemon. A request that i
     answered with a code for programs and a text for people. Each `GET` may be made as `HEAD` too. \
     Some refusals come before anything is looked at, and are no JSON: 400, 408, 414 and 431 for a \
     head that is none, is too slow or too long, and 503 where there is no room for another \
-    connection. Answers to requests that were let in say the version in `Server`.";
+    connection. A method that a path is not for is answered with 405 and `Allow`, and what is \
+    below `/v1/` and not described here with 404 `no_such_path`. Answers to requests that were let in say the version in `Server`.";
 
 /// The document. `needs_token`: this daemon lets nobody in without a token; `prefix` is
 /// what stands before its paths.
@@ -121,9 +122,10 @@ impl Document {
         if !parameters.is_empty() {
             described["parameters"] = parameters.into();
         }
-        if let Some(schema) = operation.takes {
+        if let Some((media_type, schema)) = operation.takes {
             let schema = body(schema(&mut self.read), names_resource(operation));
-            described["requestBody"] = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+            described["requestBody"] =
+                json!({ "required": true, "content": { media_type: { "schema": schema } } });
         }
         described
     }
@@ -167,6 +169,9 @@ impl Document {
             // A text for probes and a refusal may have one status.
             match responses.get_mut(&status.to_string()) {
                 Some(other) => {
+                    let both = [&other["description"], &described["description"]];
+                    other["description"] =
+                        both.map(|it| it.as_str().unwrap_or_default()).join(" ").into();
                     other["content"]["application/json"] =
                         described["content"]["application/json"].clone();
                 }
@@ -250,7 +255,8 @@ fn names_resource(operation: &Operation) -> bool {
 /// The resource is in the path or in the body, and never in both.
 fn body(schema: Schema, is_in_path: bool) -> Value {
     let mut schema = schema.to_value();
-    let resource = schema["properties"].as_object_mut().and_then(|it| it.remove("resource"));
+    let fields = schema.get_mut("properties").and_then(Value::as_object_mut);
+    let resource = fields.and_then(|fields| fields.remove("resource"));
     let Some(resource) = resource.filter(|_| !is_in_path) else { return schema };
     schema["properties"]["resource"] = not_null(resource);
     match schema["required"].as_array_mut() {

@@ -35,7 +35,8 @@ pub(super) struct Operation {
     pub(super) details: &'static str,
     pub(super) access: Access,
     pub(super) query: Option<SchemaOf>,
-    pub(super) takes: Option<SchemaOf>,
+    /// The media type of its body, and what that is.
+    pub(super) takes: Option<(&'static str, SchemaOf)>,
     pub(super) answers: Vec<Answer>,
     pub(super) refusals: Vec<Code>,
     /// Paths at which its answer can be sent on with `POST`.
@@ -123,7 +124,12 @@ impl Operation {
     }
 
     pub(super) fn takes<T: JsonSchema>(self) -> Self {
-        Self { takes: Some(T::json_schema), ..self }
+        Self { takes: Some(("application/json", T::json_schema)), ..self }
+    }
+
+    /// A text of this kind.
+    pub(super) fn takes_text(self, media_type: &'static str) -> Self {
+        Self { takes: Some((media_type, String::json_schema)), ..self }
     }
 
     /// With 200 and this in JSON.

@@ -17,6 +17,8 @@ use crate::lockd::xmlrpc::{
     self, Answer, Call, FaultStyle, Method, NAMES, SIGNATURE, Shape, Value, fault,
 };
 
+const XML: &str = "text/xml";
+
 /// What answers calls.
 #[derive(Clone)]
 pub(crate) struct Rpc(Arc<Parts>);
@@ -43,7 +45,13 @@ pub(super) fn operation(path: &'static str) -> Operation {
              `system`. A call is answered with 200, a fault too, at every path where no other \
              `POST` is described.",
         )
-        .says(200, "text/xml", "The answer or the fault.")
+        .takes_text(XML)
+        .says(200, XML, "The answer or the fault.")
+        .says(400, XML, "A fault: the call was cut short, or is not the gzip that it says.")
+        .says(408, XML, "A fault: the call was not sent in time.")
+        .says(413, XML, "A fault: the call is too long.")
+        .says(415, XML, "A fault: the call is packed, and not with gzip.")
+        .says(503, XML, "A fault: too many long calls at a time; try again later.")
 }
 
 /// Answers what no other route does.
@@ -79,7 +87,7 @@ async fn answer(State(rpc): State<Rpc>, request: Request<Body>) -> Response<Body
 fn xml(status: StatusCode, document: String) -> Response<Body> {
     let mut response = Response::new(Body::from(document));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/xml"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(XML));
     response
 }
 
