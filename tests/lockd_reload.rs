@@ -18,7 +18,9 @@ use lockd_support::Client;
 use lockkeeper::{AsyncRemoteLock, RemoteError, RemoteOptions};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use serve_support::{Serve, output, parsed, refused, token, write_certificate, write_tokens};
+use serve_support::{
+    Serve, let_read, make_unread, output, parsed, refused, token, write_certificate, write_tokens,
+};
 use support::{eventually, on_tmpfs};
 use tempfile::TempDir;
 
@@ -347,4 +349,59 @@ fn a_list_on_its_way_ends_when_its_token_does() {
         assert!(!list.ends_with(b"\r\n0\r\n\r\n"));
     }
     assert!(daemon.get("/v1/locks", &ops.0).body.len() > 12 << 20);
+}
+
+#[test]
+fn hangups_while_files_are_read_have_them_read_once_more() {
+    let Guarded { daemon, file, web, ops, _home } = guarded();
+    make_unread(&file);
+    for number in 1..=8 {
+        daemon.signal(Signal::HUP);
+        eventually("they are read", || daemon.threads("lockkeeper-relo") > 0);
+        // Answered after it.
+        daemon.signal(Signal::USR1);
+        let answer = format!("signal {} means nothing", Signal::USR1.as_raw());
+        eventually("it is answered", || daemon.log().matches(&answer).count() == number);
+        assert_eq!(daemon.threads("lockkeeper-relo"), 1);
+    }
+    let_read(&file, &[line("web", &web, &["web-*"])]);
+    daemon.expect_log(NEW_TOKENS);
+    assert_eq!(daemon.get("/v1/locks", &ops.0).status, 401);
+    // What was asked for meanwhile is not lost.
+    let_read(&file, &[line("ops", &ops, &["*"])]);
+    eventually("they were read", || daemon.threads("lockkeeper-relo") == 0);
+    assert_eq!(daemon.log().matches(NEW_TOKENS).count(), 2);
+    assert_eq!(daemon.get("/v1/locks", &ops.0).status, 200);
+    // And it goes on.
+    std::fs::remove_file(&file).unwrap();
+    write_tokens(&file, &[line("web", &web, &["web-*"])]);
+    daemon.reload(NEW_TOKENS);
+    assert_eq!(daemon.get("/v1/locks", &web.0).status, 200);
+}
+
+#[test]
+fn a_hangup_that_is_ignored_is_said_at_the_start() {
+    const IGNORED: &str = "SIGHUP is ignored";
+    let home = on_tmpfs();
+    let file = home.path().join("tokens.json");
+    let web = token();
+    write_tokens(&file, &[line("web", &web, &["*"])]);
+    let start = |tokens: Option<&Path>| {
+        let mut command = Command::new("nohup");
+        command.arg(env!("CARGO_BIN_EXE_lockkeeper"));
+        command.args(["serve", "--no-sync", "--listen", "127.0.0.1:0"]);
+        if let Some(file) = tokens {
+            command.arg("--tokens").arg(file);
+        }
+        Serve::run(command, on_tmpfs())
+    };
+    let mut daemon = start(Some(&file));
+    daemon.signal(Signal::HUP);
+    assert_eq!(daemon.get("/v1/locks", &web.0).status, 200);
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert_eq!(daemon.log().matches(IGNORED).count(), 1, "{}", daemon.log());
+    // There is nothing to read again.
+    let mut daemon = start(None);
+    assert_eq!(daemon.stop().code(), Some(0));
+    assert!(!daemon.log().contains(IGNORED));
 }

@@ -18,8 +18,9 @@ use std::process::{Command, Stdio};
 use cli_support::lockkeeper;
 use lockd_support::Client;
 use rustix::process::Signal;
-use serve_support::Serve;
-use support::{QUIET, VERY_LONG, on_tmpfs};
+use serde_json::json;
+use serve_support::{Serve, let_read, make_unread, token, write_tokens};
+use support::{QUIET, VERY_LONG, eventually, on_tmpfs};
 
 const ACTIVATE: &str = "systemd-socket-activate";
 
@@ -221,4 +222,40 @@ fn the_units_are_what_systemd_takes() {
     assert!(!said.contains("lockkeeper."), "{said}");
     // Of 100; a service without hardening has 96.
     analyze(&["security", "--offline=yes", "--threshold=20"], &[&service]);
+}
+
+/// Files that are read again until after its end has begun.
+#[test]
+fn it_is_not_ready_again_after_it_stops() {
+    let home = on_tmpfs();
+    let [path, file] = ["notify", "tokens.json"].map(|name| home.path().join(name));
+    let told = Told::at(&UnixAddr::from_pathname(&path).unwrap());
+    let (web, sha256) = token();
+    let line = json!({ "name": "web", "sha256": sha256, "clients": ["*"] });
+    write_tokens(&file, std::slice::from_ref(&line));
+    let mut command = command(&path.display().to_string());
+    command.arg("--tokens").arg(&file);
+    let mut daemon = Serve::run(command, on_tmpfs());
+    assert_eq!(told.next()[0], "READY=1");
+    make_unread(&file);
+    daemon.signal(Signal::HUP);
+    assert_eq!(told.next()[0], "RELOADING=1");
+    // While this is being read it does not end.
+    let body = r#"{"client":"c","resource":"r"}"#;
+    let mut slow = Client::connect(daemon.address);
+    slow.send(format!(
+        "POST /v1/acquire HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {web}\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        body.len()
+    ));
+    slow.read_until("100 Continue\r\n\r\n");
+    daemon.signal(Signal::TERM);
+    assert_eq!(told.next()[0], "STOPPING=1");
+    let_read(&file, &[line]);
+    eventually("they were read", || daemon.threads("lockkeeper-relo") == 0);
+    daemon.expect_log("tokens read again");
+    slow.send(body);
+    assert_eq!(slow.answer().status, 200);
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(told.has_none());
 }

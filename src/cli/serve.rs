@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -14,6 +14,7 @@ use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::exit::{self, Failure};
+use super::inherited::is_ignored;
 use super::log_line::LogFormat;
 use super::queued_log::Log;
 use super::signals::Signals;
@@ -169,8 +170,9 @@ async fn run(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
     let scheme = if arguments.tls_cert.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", server.address());
     print(&url);
-    let operator = Operator { notify, url, reloader: server.reloader(), log: log.clone() };
-    let operator = Arc::new(operator);
+    let (reloader, log, reading) = (server.reloader(), log.clone(), Mutex::default());
+    let operator = Arc::new(Operator { notify, url, reloader, log, reading });
+    operator.warn_if_hangups_are_ignored();
     operator.told(operator.notify.ready(&operator.url));
     let stop = CancellationToken::new();
     let serving = server.serve(stop.clone());
@@ -208,6 +210,18 @@ struct Operator {
     url: String,
     reloader: Reloader,
     log: Log,
+    reading: Mutex<Reading>,
+}
+
+/// Whether files are read again. One thread does: on a file system that hangs, one for
+/// each signal would be ever more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reading {
+    #[default]
+    No,
+    Yes,
+    /// Once more behind it: it may have begun before the files were what they are now.
+    Again,
 }
 
 impl Operator {
@@ -219,8 +233,45 @@ impl Operator {
         }
     }
 
-    /// It logs what it did.
+    /// Under nohup nothing is heard of it, and files would seem to be read again.
+    fn warn_if_hangups_are_ignored(&self) {
+        if is_ignored(Signal::HUP.as_raw()) && self.reloader.has_files() {
+            let message = "SIGHUP is ignored, as under nohup: certificate and tokens are read \
+                again only by a restart";
+            self.log.tell(Level::WARN, message);
+        }
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Files are to be read again; whether that has to be begun.
+    fn begins(&self) -> bool {
+        let mut reading = self.reading();
+        let is_first = *reading == Reading::No;
+        *reading = if is_first { Reading::Yes } else { Reading::Again };
+        is_first
+    }
+
+    /// Files were read again; whether they have to be once more.
+    fn goes_on(&self) -> bool {
+        let mut reading = self.reading();
+        let is_again = *reading == Reading::Again;
+        *reading = if is_again { Reading::Yes } else { Reading::No };
+        is_again
+    }
+
+    /// As often as it is asked to.
     fn reload(&self) {
+        self.reload_once();
+        while self.goes_on() {
+            self.reload_once();
+        }
+    }
+
+    /// It logs what it did.
+    fn reload_once(&self) {
         self.told(self.notify.reloading());
         if self.reloader.has_files() {
             let _ = self.reloader.reload();
@@ -234,9 +285,13 @@ impl Operator {
 
 /// On a thread of its own: a file system that hangs keeps nobody from ending it.
 fn reload(operator: &Arc<Operator>) {
+    if !operator.begins() {
+        return;
+    }
     let reloading = Arc::clone(operator);
     let named = std::thread::Builder::new().name("lockkeeper-reload".to_owned());
     if let Err(error) = named.spawn(move || reloading.reload()) {
+        *operator.reading() = Reading::No;
         let message = format_args!("nothing was read again, for want of a thread: {error}");
         operator.log.tell(Level::ERROR, message);
     }

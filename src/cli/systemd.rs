@@ -9,6 +9,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{SocketType, sockopt};
@@ -23,19 +24,27 @@ const NOTIFY_TIME: Duration = Duration::from_secs(1);
 const FIRST_FD: RawFd = 3;
 
 /// Where systemd listens, if it does.
-pub(super) struct Notify(Option<(UnixDatagram, SocketAddr)>);
+pub(super) struct Notify {
+    to: Option<(UnixDatagram, SocketAddr)>,
+    /// Nothing is told after that: systemd would take it for serving again.
+    is_stopping: Mutex<bool>,
+}
 
 impl Notify {
     /// # Errors
     /// There is no such socket.
     pub(super) fn from_environment() -> io::Result<Self> {
         match std::env::var("NOTIFY_SOCKET") {
-            Ok(name) if !name.is_empty() => Self::to(&name).map(|to| Self(Some(to))),
-            _ => Ok(Self(None)),
+            Ok(name) if !name.is_empty() => Self::connect(&name).map(|to| Self::new(Some(to))),
+            _ => Ok(Self::new(None)),
         }
     }
 
-    fn to(name: &str) -> io::Result<(UnixDatagram, SocketAddr)> {
+    fn new(to: Option<(UnixDatagram, SocketAddr)>) -> Self {
+        Self { to, is_stopping: Mutex::new(false) }
+    }
+
+    fn connect(name: &str) -> io::Result<(UnixDatagram, SocketAddr)> {
         let address = match name.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name)?,
             None => SocketAddr::from_pathname(name)?,
@@ -47,25 +56,31 @@ impl Notify {
 
     /// It serves, or serves again.
     pub(super) fn ready(&self, url: &str) -> io::Result<()> {
-        self.tell(format_args!("READY=1\nSTATUS=serving at {url}\n"))
+        self.tell(format_args!("READY=1\nSTATUS=serving at {url}\n"), false)
     }
 
     /// It reads its files again.
     pub(super) fn reloading(&self) -> io::Result<()> {
         let now = clock_gettime(ClockId::Monotonic);
         let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
-        self.tell(format_args!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"))
+        self.tell(format_args!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"), false)
     }
 
-    /// It ends.
+    /// It ends. What is told later is not sent.
     pub(super) fn stopping(&self) -> io::Result<()> {
-        self.tell(format_args!("STOPPING=1\nSTATUS=stopping\n"))
+        self.tell(format_args!("STOPPING=1\nSTATUS=stopping\n"), true)
     }
 
-    fn tell(&self, state: fmt::Arguments<'_>) -> io::Result<()> {
-        let Some((socket, address)) = &self.0 else {
+    fn tell(&self, state: fmt::Arguments<'_>, is_last: bool) -> io::Result<()> {
+        let Some((socket, address)) = &self.to else {
             return Ok(());
         };
+        // Locked until it is sent, so that nothing overtakes the last.
+        let mut is_stopping = self.is_stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        if *is_stopping {
+            return Ok(());
+        }
+        *is_stopping = is_last;
         socket.send_to_addr(state.to_string().as_bytes(), address).map(drop)
     }
 }

@@ -4,12 +4,13 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -72,6 +73,13 @@ impl Serve {
         let before = self.log().matches(said).count();
         self.signal(Signal::HUP);
         eventually(&format!("the log says {said:?}"), || self.log().matches(said).count() > before);
+    }
+
+    /// How many of its threads are called so; the kernel keeps 15 bytes of a name.
+    pub fn threads(&self, name: &str) -> usize {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let names = tasks.flatten().map(|task| text(&task.path().join("comm")));
+        names.filter(|it| it.trim() == name).count()
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -194,6 +202,27 @@ pub fn write_tokens(path: &Path, tokens: &[Value]) {
     std::fs::write(path, json!({ "tokens": tokens }).to_string()).expect("a file");
     let only_mine = std::fs::Permissions::from_mode(0o600);
     std::fs::set_permissions(path, only_mine).expect("its permissions");
+}
+
+/// In place of a file a pipe: as on a file system that hangs, it is not read before
+/// [`let_read`] has it so.
+pub fn make_unread(path: &Path) {
+    let pipe = path.with_extension("pipe");
+    output("mkfifo", &["-m", "600", pipe.to_str().expect("a path")]);
+    std::fs::rename(pipe, path).expect("it is replaced");
+}
+
+/// One reader of such a pipe gets these tokens, once it is there.
+#[track_caller]
+pub fn let_read(path: &Path, tokens: &[Value]) {
+    let flags = i32::try_from(OFlags::NONBLOCK.bits()).expect("a flag");
+    let mut pipe = None;
+    eventually("it is being read", || {
+        pipe = File::options().write(true).custom_flags(flags).open(path).ok();
+        pipe.is_some()
+    });
+    let text = json!({ "tokens": tokens }).to_string();
+    pipe.expect("a pipe").write_all(text.as_bytes()).expect("it is read");
 }
 
 /// Makes a certificate for localhost with this common name, and its key.
