@@ -22,25 +22,27 @@ struct Logged {
     daemon: Serve,
     web: String,
     ops: String,
+    look: String,
     _home: tempfile::TempDir,
 }
 
 fn start(format: &str) -> Logged {
     let home = on_tmpfs();
     let file = home.path().join("tokens.json");
-    let ((web, web_hash), (ops, ops_hash)) = (token(), token());
+    let [(web, web_hash), (ops, ops_hash), (look, look_hash)] = [token(), token(), token()];
     write_tokens(
         &file,
         &[
             json!({ "name": "web", "sha256": web_hash, "clients": ["*"] }),
             json!({ "name": "ops", "sha256": ops_hash, "administrator": true }),
+            json!({ "name": "look", "sha256": look_hash, "viewer": true }),
         ],
     );
     let mut command = lockkeeper();
     command.env("LOCKKEEPER_LOG", "trace");
     command.args(["serve", "--no-sync", "--listen", "127.0.0.1:0", "--log-format", format]);
     command.arg("--tokens").arg(&file);
-    Logged { daemon: Serve::run(command, on_tmpfs()), web, ops, _home: home }
+    Logged { daemon: Serve::run(command, on_tmpfs()), web, ops, look, _home: home }
 }
 
 fn utc() -> String {
@@ -87,13 +89,14 @@ const JSON: &str = "Content-Type: application/json\r\n";
 #[test]
 fn every_line_of_a_busy_run_is_an_object_and_names_who_asked() {
     let before = utc();
-    let Logged { mut daemon, web, ops, _home } = start("json");
+    let Logged { mut daemon, web, ops, look: _, _home } = start("json");
     std::thread::scope(|scope| {
         for number in 0..4 {
             let (daemon, web) = (&daemon, &web);
             scope.spawn(move || {
                 for round in 0..25 {
-                    let (name, client) = (format!("{HOSTILE}{round}"), format!("c{number}"));
+                    let (name, client) =
+                        (format!("{HOSTILE}{number} {round}"), format!("c{number}"));
                     let body = json!({ "resource": name, "client": client }).to_string();
                     post(daemon, "/v1/acquire", web, JSON, &body);
                     post(daemon, "/v1/release", web, JSON, &body);
@@ -192,9 +195,9 @@ fn every_line_of_a_busy_run_is_an_object_and_names_who_asked() {
             assert!(line["event"].is_string() && line["peer"].is_string(), "{line}");
             assert!(line["credential"].is_string(), "{line}");
         }
-        hostile += usize::from(line["resource"] == format!("{HOSTILE}7"));
+        hostile += usize::from(line["resource"] == format!("{HOSTILE}1 7"));
     }
-    assert!(lines.len() > 200 && hostile >= 4, "{}", lines.len());
+    assert!(lines.len() > 200 && hostile == 2, "{}", lines.len());
     let log = daemon.log();
     for secret in [&web, &ops, &wrong] {
         assert!(!log.contains(secret.as_str()));
@@ -204,7 +207,7 @@ fn every_line_of_a_busy_run_is_an_object_and_names_who_asked() {
 #[test]
 fn a_line_of_text_has_its_time_and_stays_one_line() {
     let before = utc();
-    let Logged { mut daemon, web, ops: _, _home } = start("text");
+    let Logged { mut daemon, web, ops: _, look: _, _home } = start("text");
     let body = json!({ "resource": HOSTILE, "client": HOSTILE }).to_string();
     for path in ["/v1/acquire", "/v1/acquire", "/v1/release"] {
         post(&daemon, path, &web, JSON, &body);
@@ -254,4 +257,73 @@ fn what_keeps_it_from_serving_is_an_object_too() {
         .map(|line| serde_json::from_str::<Value>(line).expect("an object")["level"].clone())
         .collect();
     assert_eq!(levels, ["WARN", "ERROR"], "{said}");
+}
+
+/// How many refusals of one caller are logged in a minute.
+const REFUSALS: usize = 100;
+
+/// The lines of refusals of a token of this name.
+fn refusals(daemon: &Serve, name: &str) -> Vec<Value> {
+    let mut lines = lines(daemon);
+    let credential = format!("token:{name}");
+    lines.retain(|line| line["event"] == "refused" && line["credential"] == *credential);
+    lines
+}
+
+#[test]
+fn one_caller_does_not_fill_the_log_with_refusals() {
+    let Logged { daemon, web, ops, look, _home } = start("json");
+    let body = json!({ "resource": "r", "client": "c" }).to_string();
+    let calls = (JSON, body, 403);
+    let xml = call("unlock", &["r", "c"]);
+    let calls = [("/v1/release", calls.0, &calls.1, calls.2), ("/RPC2", "", &xml, 200)];
+    for (path, head, body, status) in std::iter::repeat_n(calls, REFUSALS).flatten() {
+        assert_eq!(post(&daemon, path, &look, head, body), status);
+    }
+    // Others at the same address are logged as ever.
+    assert_eq!(daemon.acquire("r", "holder", &web).status, 200);
+    assert_eq!(daemon.acquire("r", "other", &web).status, 409);
+    assert_eq!(daemon.release("r", "holder", &ops).status, 403);
+    expect(&daemon, &json!({ "event": "granted", "client": "holder" }));
+    expect(&daemon, &json!({ "event": "refused", "credential": "token:web" }));
+    expect(&daemon, &json!({ "event": "refused", "credential": "token:ops" }));
+    let refusals = refusals(&daemon, "look");
+    assert_eq!(refusals.len(), REFUSALS);
+    // The last one says so.
+    let reasons = refusals.iter().map(|line| line["reason"].as_str().expect("a reason"));
+    let last: Vec<bool> = reasons.map(|reason| reason.contains("no more of this")).collect();
+    assert_eq!(last.iter().position(|is_last| *is_last), Some(REFUSALS - 1), "{refusals:?}");
+}
+
+/// Names and texts of any length, of the refused and of others.
+#[test]
+fn a_long_text_is_logged_in_part() {
+    let Logged { daemon, web, ops: _, look, _home } = start("json");
+    let long = |start: &str, length: usize| format!("{start}{}", "é".repeat(length));
+    let huge = long("huge ", 200_000);
+    let body = json!({ "resource": huge, "client": huge }).to_string();
+    assert_eq!(post(&daemon, "/v1/acquire", &look, JSON, &body), 403);
+    // The longest that is granted.
+    let holder = long("holder ", 4000);
+    assert_eq!(daemon.acquire("r", &holder, &web).status, 200);
+    assert_eq!(daemon.acquire("r", "c", &web).status, 409);
+    let granted = expect(&daemon, &json!({ "event": "granted" }));
+    let locked = expect(&daemon, &json!({ "error": "locked" }));
+    let forbidden = expect(&daemon, &json!({ "error": "forbidden" }));
+    for (line, field, start, bytes) in [
+        (&granted, "client", "holder é", holder.len()),
+        (&locked, "reason", "", 0),
+        (&forbidden, "resource", "huge é", huge.len()),
+        (&forbidden, "client", "huge é", huge.len()),
+    ] {
+        let text = line[field].as_str().expect("a text");
+        assert!(text.starts_with(start) && text.len() < 600, "{text}");
+        let of = if bytes > 0 { format!("… of {bytes} bytes") } else { " bytes".to_owned() };
+        assert!(text.ends_with(&of), "{text}");
+    }
+    // What is not long is whole.
+    assert_eq!(locked["client"], "c");
+    let fits = long("fits ", 253);
+    assert_eq!(daemon.acquire("s", &fits, &web).status, 200);
+    expect(&daemon, &json!({ "event": "granted", "client": fits }));
 }

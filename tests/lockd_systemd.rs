@@ -221,6 +221,8 @@ fn the_units_are_what_systemd_takes() {
     let said = analyze(&["verify", "--man=no"], &[&service, &socket]);
     assert!(!said.contains("lockkeeper."), "{said}");
     // Of 100; a service without hardening has 96.
+    let text = std::fs::read_to_string(&service).expect("a unit");
+    assert!(text.contains("\nLogRateLimitIntervalSec=0\n"), "{text}");
     analyze(&["security", "--offline=yes", "--threshold=20"], &[&service]);
 }
 

@@ -1,6 +1,7 @@
 //! One line for each lock that is given, ended or refused, for the target
 //! `lockkeeper::audit`. The fields are described in `operating.md`; their names stay.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,6 +9,19 @@ use std::sync::Arc;
 use tracing::field::display;
 
 use super::super::store::Hold;
+
+/// So much of a text that a caller chose is in a line: bytes. Names are far shorter. A
+/// request may be 1 MiB, and so is the queue of the log: longer lines push out others.
+const TEXT_BYTES: usize = 512;
+
+/// Such a text, or its beginning and how long it is.
+fn shortened(text: &str) -> Cow<'_, str> {
+    if text.len() <= TEXT_BYTES {
+        return text.into();
+    }
+    let end = (0..=TEXT_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}… of {} bytes", &text[..end], text.len()).into()
+}
 
 /// What happened to a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +92,7 @@ pub(super) type Asker = Option<Arc<Source>>;
 /// Write the line. `by` asked for what happened, or for the hold that it ended.
 pub(super) fn audit(event: Event, hold: &Hold, by: &Asker) {
     let event = event.word();
-    let (resource, client) = (&*hold.wanted.resource, &*hold.wanted.client);
+    let (resource, client) = (&*hold.wanted.resource, &*shortened(&hold.wanted.client));
     let token = display(hold.token);
     let (peer, forwarded_for, credential) = fields(by.as_deref());
     tracing::info!(
@@ -113,7 +127,10 @@ pub(crate) struct Refused<'a> {
 impl Refused<'_> {
     /// Write the line.
     pub(crate) fn audit(&self, by: &Source) {
-        let Self { verb, resource, client, error, reason } = self;
+        let Self { verb, error, .. } = self;
+        let [resource, client] = [self.resource, self.client].map(|it| it.map(shortened));
+        let (resource, client) = (resource.as_deref(), client.as_deref());
+        let reason = &*shortened(self.reason);
         let (peer, forwarded_for, credential) = fields(Some(by));
         tracing::info!(
             target: "lockkeeper::audit",
@@ -124,7 +141,7 @@ impl Refused<'_> {
 
     /// The same of what an attack may be.
     pub(crate) fn warn(&self, by: &Source) {
-        let Self { error, reason, .. } = self;
+        let (error, reason) = (self.error, &*shortened(self.reason));
         let (peer, forwarded_for, credential) = fields(Some(by));
         tracing::warn!(
             target: "lockkeeper::audit",

@@ -41,11 +41,16 @@ use crate::lockd::engine::{Credential, Refused, Source};
 /// Failures of one peer that are answered and logged one by one.
 const FAILURES: u32 = 20;
 
+/// Refusals of one caller, which was let in, that are logged. With the longest texts
+/// the queue of the log has room for them. More would push out lines of others.
+const REFUSALS: u32 = 100;
+
 /// In this time.
 const FAILURES_TIME: Duration = Duration::from_secs(60);
 
-/// Peers whose failures are counted; the others share a count.
-const PEERS_MAX: usize = 4096;
+/// Peers and tokens whose failures are counted; the others share a count. More would
+/// be more memory, some 100 bytes for each.
+const SHARES_MAX: usize = 4096;
 
 /// Lets requests in, or not. Clones are the same.
 #[derive(Clone)]
@@ -57,6 +62,8 @@ struct Shared {
     failures: Failures,
     foreign: Failures,
     anonymous: Failures,
+    /// Of those that are let in.
+    refusals: Arc<Failures>,
 }
 
 /// Who asks; an extension of every request but those for what all may see.
@@ -66,6 +73,7 @@ pub(crate) struct Caller {
     credentials: Credentials,
     /// For the audit.
     source: Arc<Source>,
+    refusals: Arc<Failures>,
 }
 
 /// What a request may do.
@@ -92,7 +100,7 @@ impl Caller {
         &self.source
     }
 
-    /// A line of the audit.
+    /// A line of the audit, if it had not many of late.
     pub(crate) fn log_refusal(
         &self,
         verb: &'static str,
@@ -100,8 +108,13 @@ impl Caller {
         client: Option<&str>,
         failure: &Failure,
     ) {
-        let (error, reason) = (&*failure.code().to_string(), failure.message());
-        let verb = Some(verb);
+        let reason = match self.refusals.count(self.share()) {
+            Count::Some => failure.message(),
+            // In front, where a long text is not cut.
+            Count::Last => &format!("for a minute no more of this caller's: {}", failure.message()),
+            Count::TooMany => return,
+        };
+        let (error, verb) = (&*failure.code().to_string(), Some(verb));
         Refused { verb, resource, client, error, reason }.audit(&self.source);
     }
 
@@ -169,8 +182,9 @@ impl Caller {
 
 impl Gate {
     pub(crate) fn new(hosts: Hosts, tokens: Option<TokenFile>) -> Self {
-        let [failures, foreign, anonymous] = std::array::from_fn(|_| Failures::default());
-        Self(Arc::new(Shared { hosts, tokens, failures, foreign, anonymous }))
+        let [failures, foreign, anonymous] = [FAILURES; 3].map(Failures::new);
+        let refusals = Arc::new(Failures::new(REFUSALS));
+        Self(Arc::new(Shared { hosts, tokens, failures, foreign, anonymous, refusals }))
     }
 
     /// How many requests came with a wrong token.
@@ -198,7 +212,7 @@ impl Gate {
         if let Err(foreign) = self.0.hosts.check(&head) {
             // A page can send many of these.
             let peer = peer(&head);
-            if self.0.foreign.count(proxy::group(peer, &head.headers)) != Count::TooMany {
+            if self.0.foreign.count(proxy::group(peer, &head.headers).into()) != Count::TooMany {
                 let (error, reason) = (&*foreign.code().to_string(), &*foreign.to_string());
                 let source = source(&head, Credential::None);
                 Refused { error, reason, ..Refused::default() }.warn(&source);
@@ -228,19 +242,21 @@ impl Gate {
     fn caller(&self, request: &Parts) -> Result<Caller, Failure> {
         let peer = peer(request);
         let group = proxy::group(peer, &request.headers);
+        let refusals = Arc::clone(&self.0.refusals);
         let Some(file) = &self.0.tokens else {
             let is_direct = !self.0.hosts.is_public() && !proxy::is_passed_on(&request.headers);
             let is_administrator = is_direct && group == PeerGroup::Here;
             let credentials = Credentials::NotNeeded { is_administrator };
             let by = if is_administrator { Credential::ThisMachine } else { Credential::None };
-            return Ok(Caller { group, credentials, source: Arc::new(source(request, by)) });
+            let source = Arc::new(source(request, by));
+            return Ok(Caller { group, credentials, source, refusals });
         };
         let Some(token) = presented(&request.headers) else {
             let failure = Failure::new(
                 Code::CredentialsNeeded,
                 "this daemon needs a token: send it as Authorization: Bearer, or as a password",
             );
-            if self.0.anonymous.count(group) != Count::TooMany {
+            if self.0.anonymous.count(group.into()) != Count::TooMany {
                 let source = source(request, Credential::None);
                 let (error, reason) = (&*failure.code().to_string(), failure.message());
                 Refused { error, reason, ..Refused::default() }.audit(&source);
@@ -253,9 +269,9 @@ impl Gate {
         if let Some((sha256, name)) = known {
             let source = Arc::new(source(request, Credential::Token(Arc::clone(&name))));
             let credentials = Credentials::Token { name, sha256, tokens };
-            return Ok(Caller { group, credentials, source });
+            return Ok(Caller { group, credentials, source, refusals });
         }
-        let count = self.0.failures.count(group);
+        let count = self.0.failures.count(group.into());
         if count != Count::TooMany {
             let reason = match count {
                 Count::Last => "wrong credentials: for a minute no more of this peer's are logged",
@@ -346,11 +362,13 @@ fn presented(headers: &HeaderMap) -> Option<Vec<u8>> {
     Some(pair[colon..].to_vec())
 }
 
-/// How often each peer failed of late.
-#[derive(Default)]
+/// How often each peer or token failed of late.
+#[derive(Debug)]
 struct Failures {
+    /// Those that are no more than this are told one by one.
+    limit: u32,
     in_all: AtomicU64,
-    peers: Mutex<HashMap<Option<PeerGroup>, (u32, Instant)>>,
+    shares: Mutex<HashMap<Option<Share>, (u32, Instant)>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -361,22 +379,28 @@ enum Count {
 }
 
 impl Failures {
-    fn count(&self, group: PeerGroup) -> Count {
+    fn new(limit: u32) -> Self {
+        Self { limit, in_all: AtomicU64::new(0), shares: Mutex::default() }
+    }
+
+    fn count(&self, share: Share) -> Count {
         self.in_all.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
-        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if peers.len() >= PEERS_MAX {
-            peers.retain(|_, (_, since)| now - *since < FAILURES_TIME);
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.len() >= SHARES_MAX {
+            shares.retain(|_, (_, since)| now - *since < FAILURES_TIME);
         }
-        let is_known = peers.contains_key(&Some(group)) || peers.len() < PEERS_MAX;
-        let (count, since) = peers.entry(is_known.then_some(group)).or_insert((0, now));
+        let share = Some(share);
+        let is_known = shares.contains_key(&share) || shares.len() < SHARES_MAX;
+        let share = share.filter(|_| is_known);
+        let (count, since) = shares.entry(share).or_insert((0, now));
         if now - *since >= FAILURES_TIME {
             (*count, *since) = (0, now);
         }
         *count = count.saturating_add(1);
         match *count {
-            FAILURES => Count::Last,
-            count if count < FAILURES => Count::Some,
+            count if count < self.limit => Count::Some,
+            count if count == self.limit => Count::Last,
             _ => Count::TooMany,
         }
     }

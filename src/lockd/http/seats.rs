@@ -24,6 +24,13 @@ pub(crate) struct Share {
     pub(crate) token: Option<Arc<str>>,
 }
 
+/// Of a peer that has no token.
+impl From<PeerGroup> for Share {
+    fn from(group: PeerGroup) -> Self {
+        Self { group, token: None }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Taken {
     in_all: usize,
