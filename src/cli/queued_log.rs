@@ -129,8 +129,8 @@ impl Shared {
         let dropped = std::mem::take(&mut queue.dropped);
         let what = if dropped == 1 { "line" } else { "lines" };
         let why = "standard error was not read fast enough";
-        let message = format_args!("{dropped} {what} of the log dropped here: {why}");
-        self.format.line(Level::WARN, message)
+        self.format
+            .line(Level::WARN, format_args!("{dropped} {what} of the log dropped here: {why}"))
     }
 }
 

@@ -192,8 +192,9 @@ async fn obey(mut signals: Signals, operator: Arc<Operator>, stop: CancellationT
             reload(&operator);
         } else if !ends.contains(&arrived.number) {
             let number = arrived.number;
-            let message = format_args!("signal {number} means nothing to a daemon");
-            operator.log.tell(Level::INFO, message);
+            operator
+                .log
+                .tell(Level::INFO, format_args!("signal {number} means nothing to a daemon"));
         } else if stop.is_cancelled() {
             return exit::by_signal(arrived.number);
         } else {
@@ -228,8 +229,7 @@ impl Operator {
     /// systemd was told something, or not.
     fn told(&self, told: std::io::Result<()>) {
         if let Err(error) = told {
-            let message = format_args!("systemd could not be told so: {error}");
-            self.log.tell(Level::WARN, message);
+            self.log.tell(Level::WARN, format_args!("systemd could not be told so: {error}"));
         }
     }
 
@@ -292,8 +292,10 @@ fn reload(operator: &Arc<Operator>) {
     let named = std::thread::Builder::new().name("lockkeeper-reload".to_owned());
     if let Err(error) = named.spawn(move || reloading.reload()) {
         *operator.reading() = Reading::No;
-        let message = format_args!("nothing was read again, for want of a thread: {error}");
-        operator.log.tell(Level::ERROR, message);
+        operator.log.tell(
+            Level::ERROR,
+            format_args!("nothing was read again, for want of a thread: {error}"),
+        );
     }
 }
 
@@ -336,8 +338,7 @@ fn raise_file_limit(log: &Log) {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        let message = format_args!("the limit of open files could not be raised: {error}");
-        log.tell(Level::WARN, message);
+        log.tell(Level::WARN, format_args!("the limit of open files could not be raised: {error}"));
     }
 }
 
