@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::consume_budget;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 
@@ -471,11 +471,7 @@ impl AsyncFileLock {
         if debug_events::are_wanted() {
             return Box::pin(self.contend_shown(endurance, site)).await;
         }
-        // Not made before it is known where it stays: it is large to move.
-        match self.end_of(&endurance) {
-            None => self.contend_until(endurance, site).await,
-            Some(end) => self.contend_within(end, endurance, site).await,
-        }
+        self.contend_within(endurance, site).await
     }
 
     /// On the heap: where nobody watches, nothing of this is carried.
@@ -489,30 +485,20 @@ impl AsyncFileLock {
             holder.map(|holder| holder.to_string())
         };
         let span = tracing::debug_span!("acquire", %path, %site, holder = field::Empty);
-        let contend = async {
-            match self.end_of(&endurance) {
-                None => self.contend_until(endurance, site).await,
-                Some(end) => self.contend_within(end, endurance, site).await,
-            }
-        };
-        debug_events::show(&path, contend.instrument(span), holder).await
+        let contend = self.contend_within(endurance, site).instrument(span);
+        debug_events::show(&path, contend, holder).await
     }
 
-    /// When a network file system that does not answer is given up. `None` without a
-    /// limit, and so late a limit is none.
-    fn end_of(&self, endurance: &Endurance) -> Option<Instant> {
-        endurance.deadline().and_then(|deadline| deadline.end.checked_add(self.overrun()))
-    }
-
-    async fn contend_within(
-        &self,
-        end: Instant,
-        endurance: Endurance,
-        site: Site,
-    ) -> Result<LockGuard, Error> {
+    async fn contend_within(&self, endurance: Endurance, site: Site) -> Result<LockGuard, Error> {
         let deadline = endurance.deadline();
-        let contend = timeout_at(end, self.contend_until(endurance, site));
-        contend.await.unwrap_or_else(|_| Err(self.timed_out(deadline, None)))
+        match deadline.and_then(|deadline| deadline.end.checked_add(self.overrun())) {
+            // So late a limit is none.
+            None => self.contend_until(endurance, site).await,
+            // A network file system that does not answer is given up.
+            Some(end) => timeout_at(end, self.contend_until(endurance, site))
+                .await
+                .unwrap_or_else(|_| Err(self.timed_out(deadline, None))),
+        }
     }
 
     fn endurance(&self, deadline: Option<Deadline>) -> Endurance {
