@@ -102,17 +102,21 @@ async fn kernel_locks_that_are_to_be_kept_open_keep_their_files_and_one_director
     let lock = |path| AsyncKernelLock::with_options(path, options.clone()).unwrap();
     let locks = names.each_ref().map(lock);
     let expected = [&[directory.path().to_owned()], &names[..]].concat();
+    let is_as_expected = || {
+        let mut open = open_in(directory.path());
+        open.sort();
+        open == expected
+    };
     for _ in 0..2 {
         for lock in &locks {
             contend(lock).await;
             lock.acquire().await.unwrap().release().await.unwrap();
         }
-        eventually("the files and their directory are open", || {
-            let mut open = open_in(directory.path());
-            open.sort();
-            open == expected
-        });
+        eventually("the files and their directory are open", is_as_expected);
     }
+    // By then what is idle is closed.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    assert!(is_as_expected(), "they stay open");
     drop(locks);
     expect_nothing_open(directory.path());
 }
