@@ -91,6 +91,10 @@ pub(super) type Asker = Option<Arc<Source>>;
 
 /// Write the line. `by` asked for what happened, or for the hold that it ended.
 pub(super) fn audit(event: Event, hold: &Hold, by: &Asker) {
+    // Texts are made below, at each grant.
+    if !tracing::enabled!(target: "lockkeeper::audit", tracing::Level::INFO) {
+        return;
+    }
     let event = event.word();
     let (resource, client) = (&*hold.wanted.resource, &*shortened(&hold.wanted.client));
     let token = display(hold.token);

@@ -41,8 +41,9 @@ pub(crate) struct Journal {
     header: Header,
     /// Where the next record goes.
     end: usize,
-    /// The mark of the generation. (J5)
+    /// The mark of the generation (J5), and when it was moved on.
     marked: usize,
+    marked_at: Option<Instant>,
     /// How long both files are.
     capacity: usize,
     /// It is made longer than it must be when so much is needed: not at every
@@ -66,9 +67,10 @@ pub(crate) const CAPACITY_MAX: usize = 1 << 31;
 /// Left for the ends of locks (J4).
 const RESERVE: usize = 8 * 1024;
 
-/// The mark is moved on after so many bytes: a block of a file system. With more,
-/// more at the end of a journal could be blanked unseen.
-const MARK_PERIOD: usize = 4096;
+/// The mark is moved on after so many bytes, a block of a file system, and so long:
+/// it is one more block to sync. What is written after it could be blanked unseen.
+const MARK_BYTES_APART: usize = 4096;
+const MARK_TIME_APART: Duration = Duration::from_millis(50);
 
 const NOTHING: Range<usize> = 0..0;
 
@@ -122,9 +124,19 @@ impl Journal {
         let capacity = files.iter().map(length).min().unwrap_or(0);
         let header = Header { generation, salt, capacity: 0, is_synced, boot, next_token };
         let active = past.map_or(0, |past| past.active);
-        let (end, marked, next_growth, syncs) = (0, 0, 0, Syncs::default());
-        let unsure = [NOTHING, NOTHING];
-        Self { files, active, header, end, marked, capacity, next_growth, sync, unsure, syncs }
+        Self {
+            files,
+            active,
+            header,
+            end: 0,
+            marked: 0,
+            marked_at: None,
+            capacity,
+            next_growth: 0,
+            sync,
+            unsure: [NOTHING, NOTHING],
+            syncs: Syncs::default(),
+        }
     }
 
     /// Whether so much more may be granted when so much is held: it must be
@@ -217,7 +229,8 @@ impl Journal {
         write_all(&self.files[next], &bytes, 0)?;
         self.sync(next)?;
         self.unsure = [NOTHING, NOTHING];
-        (self.active, self.header, self.end, self.marked) = (next, header, bytes.len(), 0);
+        (self.active, self.header, self.end) = (next, header, bytes.len());
+        (self.marked, self.marked_at) = (0, None);
         Ok(())
     }
 
@@ -243,12 +256,16 @@ impl Journal {
     }
 
     fn move_mark(&mut self) -> Result<(), Errno> {
-        if self.end - self.marked.min(self.end) < MARK_PERIOD {
+        if self.end - self.marked.min(self.end) < MARK_BYTES_APART {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.marked_at.is_some_and(|then| now - then < MARK_TIME_APART) {
             return Ok(());
         }
         let mark = self.header.encode_mark(self.end);
         write_all(&self.files[self.active], &mark, MARK_PLACE as u64)?;
-        self.marked = self.end;
+        (self.marked, self.marked_at) = (self.end, Some(now));
         Ok(())
     }
 
