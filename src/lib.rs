@@ -36,7 +36,7 @@
 //! * **One holder.** The holder keeps its lock file's inode locked (`flock`),
 //!   and the lock belongs to whoever has locked the inode that the path names.
 //!   No timing is assumed and no process id is trusted. The protocol and its
-//!   invariants stand at the head of `src/attempt.rs`.
+//!   invariants stand at the head of `src/file/protocol/mod.rs`.
 //! * **Killed means free.** When a holder's last thread is gone, by SIGKILL or
 //!   a power failure, the next contender takes the file over, and
 //!   [`LockGuard::recovered_from`] tells it whose work may be half done. It must
@@ -125,59 +125,34 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("lockkeeper runs on Linux only: its proofs of life are the Linux kernel's");
 
-mod all;
-mod attempt;
-mod changes;
-mod contest;
-mod debug_events;
-mod disk;
-mod error;
-mod exit;
-#[cfg(test)]
-mod explorer;
-mod fork;
-mod give_way;
-mod guard;
-mod held;
-mod holder;
-mod kernel;
-mod liveness;
-mod lock;
-mod options;
-mod path;
-mod place;
-mod proof;
-mod random;
-mod ranges;
-mod real_time;
-mod record;
-mod surroundings;
-mod tenure;
-mod wait;
-
 #[cfg(feature = "cli")]
 pub mod cli;
-#[cfg(any(feature = "lockd", feature = "lockd-client"))]
-mod clock;
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub mod fuzzing;
+#[cfg(test)]
+#[path = "../tests/explorer/mod.rs"]
+mod explorer;
+mod file;
+mod kernel;
 #[cfg(feature = "lockd-client")]
 mod lease;
+mod local;
+mod lock;
 #[cfg(feature = "lockd")]
 pub mod lockd;
 #[cfg(feature = "lockd-client")]
 mod remote;
+mod sys;
 
-pub use all::{LockGuards, acquire_all, acquire_all_timeout};
-pub use changes::StatusChanges;
-pub use error::{Error, Lost, LostReason};
-pub use guard::LockGuard;
-pub use holder::{Evidence, Holder, Status};
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use file::fuzzing;
+pub use file::{
+    AsyncFileLock, AtExit, LockGuard, LockGuards, Offload, Options, Pin, SlowSystem, StatusChanges,
+    acquire_all, acquire_all_timeout,
+};
 pub use kernel::{AsyncKernelLock, KernelGuard, KernelOptions, Primitive};
-pub use lock::AsyncFileLock;
-pub use options::{AtExit, Offload, Options, Pin, SlowSystem};
-pub use place::flush;
+pub use local::executor::flush;
+pub use lock::error::{Error, Lost, LostReason};
+pub use lock::holder::{Evidence, Holder, Status};
 #[cfg(feature = "lockd-client")]
 pub use remote::{
     AsyncRemoteLock, RemoteError, RemoteGuard, RemoteLost, RemoteLostReason, RemoteOptions,

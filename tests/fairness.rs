@@ -52,7 +52,7 @@ async fn holds_of_others(path: &Path, times: usize) -> usize {
 }
 
 /// How many wait: each has one lock in the lower half of the directory's
-/// offsets, see `src/wait/ticket.rs`.
+/// offsets, see `src/sys/linux/tickets.rs`.
 fn tickets(directory: &Path) -> usize {
     let is_ticket = |lock: &&Vec<String>| lock[6].parse::<u64>().unwrap() < 1 << 62;
     support::kernel_locks(directory, "OFDLCK").iter().filter(is_ticket).count()

@@ -29,7 +29,7 @@ const FEW: usize = 12;
 /// A machine that is busy is asked more often.
 const RUNS: usize = 6;
 
-/// Half of the offsets are of tickets, see `src/wait/offsets.rs`.
+/// Half of the offsets are of tickets, see `src/sys/linux/ticket_offsets.rs`.
 const TICKETS: u64 = 1 << 62;
 
 /// Offsets of one name, one for each number.

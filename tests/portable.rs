@@ -57,7 +57,7 @@ fn left_by_the_dead(test: &str, path: &Path) -> u32 {
     dead.id()
 }
 
-/// Where the claim on the lock file at `path` is: see `src/attempt/portable.rs`.
+/// Where the claim on the lock file at `path` is: see `src/file/protocol/portable.rs`.
 fn claim_on(path: &Path, generation: &Path) -> PathBuf {
     let record = fs::read_to_string(generation).unwrap();
     let token = record.lines().find_map(|line| line.strip_prefix("token: ")).unwrap();

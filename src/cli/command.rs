@@ -15,8 +15,8 @@ use super::inherited;
 use super::run::send;
 use super::signals::Signals;
 use super::text::printable;
-use crate::options::NOTE_MAX_BYTES;
-use crate::record::program_name;
+use crate::file::options::NOTE_MAX_BYTES;
+use crate::sys::process::program_name;
 
 /// What runs a file that the kernel cannot: `_PATH_BSHELL` of paths.h, as in execvp(3).
 const SHELL: &str = "/bin/sh";

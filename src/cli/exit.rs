@@ -5,7 +5,7 @@ use std::error::Error as _;
 use std::io::{self, ErrorKind};
 
 use crate::Error;
-use crate::error::rounded;
+use crate::lock::error::rounded;
 
 /// `status`: somebody holds one of the locks. `break`: a holder lives.
 pub(super) const HELD: u8 = 1;

@@ -15,7 +15,7 @@ use super::run::{abort_on_panic, attend, code};
 use super::signals::Signals;
 use super::text::tell;
 use super::{OnLost, Run, command, duration};
-use crate::error::rounded;
+use crate::lock::error::rounded;
 use crate::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteOptions};
 
 /// How long a daemon may take to hear that nobody waits, or holds, any more.

@@ -26,13 +26,13 @@ use std::sync::Arc;
 
 use rustix::fs::FileType;
 
-use super::call::{self, Claim, Sharing};
-use super::file::{OpenFile, PosixUse};
+use super::open_files::{OpenFile, PosixUse};
 use super::options::Primitive;
-use super::site::{Site, Terms};
-use crate::disk::{Errno, Inode};
-use crate::error::Error;
-use crate::wait::Waiters;
+use super::shared::{Site, Terms};
+use super::syscalls::{self, Claim, Sharing};
+use crate::lock::error::Error;
+use crate::sys::files::{Errno, Inode};
+use crate::sys::tickets::Waiters;
 
 /// How often the path may name another file after the lock was had, before
 /// this counts as one look. Each time somebody else got further.
@@ -85,7 +85,7 @@ impl Carrier {
             _ => match site.register.reuse(terms.c_path.as_c_str()) {
                 Some(file) => Ok(Carrier::Open(file)),
                 None => {
-                    let open = || call::open_or_create(terms.c_path.as_c_str(), mode);
+                    let open = || syscalls::open_or_create(terms.c_path.as_c_str(), mode);
                     OpenFile::open(&site.register, open).map(Carrier::Open)
                 }
             },
@@ -98,7 +98,7 @@ impl Carrier {
     #[inline(always)]
     pub(super) fn try_lock(&mut self, claim: Claim) -> Result<bool, Errno> {
         match self {
-            Carrier::Open(file) => call::try_lock(file, claim),
+            Carrier::Open(file) => syscalls::try_lock(file, claim),
             Carrier::Posix(file) => file.try_lock(claim),
         }
     }
@@ -106,7 +106,7 @@ impl Carrier {
     #[inline(always)]
     pub(super) fn unlock(&mut self, claim: Claim) -> Result<(), Errno> {
         match self {
-            Carrier::Open(file) => call::unlock(file, claim.primitive, claim.range),
+            Carrier::Open(file) => syscalls::unlock(file, claim.primitive, claim.range),
             Carrier::Posix(file) => file.unlock(),
         }
     }
@@ -114,7 +114,7 @@ impl Carrier {
     /// From exclusive to shared.
     pub(super) fn downgrade(&self, claim: Claim) -> Result<(), Errno> {
         match self {
-            Carrier::Open(file) => match call::try_lock(file, claim) {
+            Carrier::Open(file) => match syscalls::try_lock(file, claim) {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(Errno::WOULDBLOCK),
                 Err(error) => Err(error),
@@ -126,7 +126,7 @@ impl Carrier {
     /// Whether the path names this file (2).
     #[inline]
     pub(super) fn is_at(&self, path: &CStr) -> Result<bool, Errno> {
-        Ok(call::identity_at(path)? == Some(self.inode().identity))
+        Ok(syscalls::identity_at(path)? == Some(self.inode().identity))
     }
 }
 
@@ -177,7 +177,7 @@ impl Attempt<'_> {
     /// elsewhere, it goes on in the container, beside its successor.
     #[inline(always)]
     fn refuse_mounted(&self, file: &mut Carrier, is_locked: bool) -> Result<(), Error> {
-        if !self.terms.options.delete_on_release || !call::is_mounted(file) {
+        if !self.terms.options.delete_on_release || !syscalls::is_mounted(file) {
             return Ok(());
         }
         if is_locked {
@@ -231,7 +231,7 @@ pub(super) fn cannot_open(terms: &Terms, error: Errno) -> Error {
     let path = terms.path.path().to_owned();
     match error {
         Errno::NOENT | Errno::NOTDIR => Error::of_directory(&path, error),
-        Errno::ACCESS | Errno::PERM => match call::look_at(&path) {
+        Errno::ACCESS | Errno::PERM => match syscalls::look_at(&path) {
             Ok(Some(Inode { owner, mode, .. })) => {
                 Error::MayNotOpen { path, owner, mode, source: error.into() }
             }

@@ -13,17 +13,20 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::apart;
 use super::attempt::Carrier;
-use super::call::{self, Claim, Sharing};
+use super::close_elsewhere;
 use super::options::Primitive;
-use super::site::{SHARE_MAX, Site, Source, Stay, Terms};
-use crate::debug_events;
-use crate::disk::Errno;
-use crate::error::{Error, Lost, LostReason};
-use crate::give_way::let_next_run;
-use crate::place::Place;
-use crate::wait::{Listening, Presence, Turn, Waiters};
+use super::shared::{SHARE_MAX, Site, Source, Stay, Terms};
+use super::syscalls::{self, Claim, Sharing};
+use crate::local::executor::Place;
+use crate::local::task_queue::Turn;
+use crate::local::yield_cpu::let_next_run;
+use crate::lock::error::{Error, Lost, LostReason};
+use crate::lock::events;
+use crate::sys::files::Errno;
+use crate::sys::inotify::Listening;
+use crate::sys::tickets::Waiters;
+use crate::sys::wait_pipe::Presence;
 
 /// A held kernel lock with its open file. Dropping it gives the lock back: on a
 /// local file system on the spot, elsewhere by a thread of this crate
@@ -88,7 +91,7 @@ struct Hold {
     number: Option<u64>,
     /// Other processes want it as well, as far as is known.
     is_contended: bool,
-    /// Of its time in the line, (6) of [`pause`](super::pause).
+    /// Of its time in the line, (6) of [`pause`](super::wakeup).
     presence: Option<Presence>,
     /// The user had the file, so that it has a position, and perhaps copies.
     was_used: AtomicBool,
@@ -381,7 +384,7 @@ impl Hold {
     }
 
     fn show_released(&self) {
-        debug_events::released(&self.terms.path.path().display());
+        events::released(&self.terms.path.path().display());
     }
 
     fn was_used(&self) -> bool {
@@ -392,7 +395,7 @@ impl Hold {
     /// seen to name the file, so the number of its names tells whether it was
     /// removed since.
     fn is_in_place(&self, is_within: bool) -> bool {
-        is_within && call::links(self.carrier()) == Ok(1) || self.look() == Ok(None)
+        is_within && syscalls::links(self.carrier()) == Ok(1) || self.look() == Ok(None)
     }
 
     fn leave_list(&mut self) {
@@ -434,7 +437,7 @@ impl Hold {
                     file.was_used();
                 }
                 if file.end() && self.wakes() {
-                    apart::signal(self.terms.path.path());
+                    close_elsewhere::signal(self.terms.path.path());
                 }
                 true
             }
@@ -501,7 +504,7 @@ impl Hold {
             // Who let go first cannot lose it.
             Ok(Some(_)) if !had_it => Ok(()),
             Ok(Some(reason)) => lost(reason),
-            Ok(None) => match call::unlink(path) {
+            Ok(None) => match syscalls::unlink(path) {
                 Ok(()) => Ok(()),
                 Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
                 Err(error) => failed(error),
@@ -519,7 +522,7 @@ impl Hold {
         match self.carrier() {
             Carrier::Posix(file) => file.become_sole(self.claim),
             Carrier::Open(file) => {
-                call::try_lock(file, self.claim.with(Sharing::Exclusive)) == Ok(true)
+                syscalls::try_lock(file, self.claim.with(Sharing::Exclusive)) == Ok(true)
             }
         }
     }
@@ -565,7 +568,7 @@ impl Hold {
             let path = self.terms.path.path();
             match self.carrier() {
                 Carrier::Open(file) => file.signal(path),
-                Carrier::Posix(_) => apart::signal(path),
+                Carrier::Posix(_) => close_elsewhere::signal(path),
             }
         }
         Ok(())
@@ -586,7 +589,7 @@ fn rewind(mut file: &File) -> std::io::Result<()> {
 }
 
 fn look(path: &Path, identity: (u64, u64)) -> Result<Option<LostReason>, Errno> {
-    Ok(match call::identity_at(path)? {
+    Ok(match syscalls::identity_at(path)? {
         Some(found) if found == identity => None,
         Some(_) => Some(LostReason::Replaced),
         None => Some(LostReason::Removed),
@@ -622,7 +625,7 @@ mod tests {
     use rustix::fs::{FlockOperation, flock};
 
     use super::*;
-    use crate::path::LockPath;
+    use crate::sys::path::LockPath;
     use crate::{AsyncKernelLock, KernelOptions};
 
     #[tokio::test]

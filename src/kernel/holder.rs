@@ -17,21 +17,21 @@ use rustix::fs::{major, minor};
 use tokio::runtime::Handle;
 
 use super::attempt::{Carrier, cannot_open, check_kind};
-use super::call::{self, Claim, Sharing};
-use super::file::{OpenFile, PosixUse};
+use super::open_files::{OpenFile, PosixUse};
 use super::options::Primitive;
-use super::site::{Site, Terms};
-use crate::disk::Errno;
-use crate::error::Error;
-use crate::holder::{Evidence, Holder, Status};
-use crate::place::Started;
-use crate::record::program_name;
+use super::shared::{Site, Terms};
+use super::syscalls::{self, Claim, Sharing};
+use crate::local::executor::Started;
+use crate::lock::error::Error;
+use crate::lock::holder::{Evidence, Holder, Status};
+use crate::sys::files::Errno;
+use crate::sys::process::program_name;
 
 /// What is at the path: a lock's file stays, so it tells nothing by itself.
 pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<Status, Error> {
     let path = terms.path.path();
     let fail = |error: Errno| Error::io("looking at", path, error);
-    let Some(inode) = call::look_at(path).map_err(fail)? else {
+    let Some(inode) = syscalls::look_at(path).map_err(fail)? else {
         return Ok(Status::Free);
     };
     let identity = inode.identity;
@@ -50,7 +50,7 @@ pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<St
     }
     let file = match site.register.reuse(path) {
         Some(file) => file,
-        None => match OpenFile::open(&site.register, || call::open_existing(path)) {
+        None => match OpenFile::open(&site.register, || syscalls::open_existing(path)) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(Status::Free),
             Err(error) => return Err(cannot_open(terms, error)),
@@ -66,7 +66,7 @@ pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<St
             }
             holder
         }
-        _ => call::conflict(&file, claim)
+        _ => syscalls::conflict(&file, claim)
             .map(|conflict| conflict.map(|conflict| known(conflict.pid))),
     };
     Ok(holder.map_err(fail)?.map_or(Status::Free, Status::Held))
@@ -77,10 +77,10 @@ fn of_flock(file: &File, identity: (u64, u64), claim: Claim) -> Result<Option<Ho
     if let Some(pid) = listed(identity) {
         return Ok(Some(known(Some(pid))));
     }
-    let is_free = call::try_lock(file, claim.with(Sharing::Exclusive))?;
+    let is_free = syscalls::try_lock(file, claim.with(Sharing::Exclusive))?;
     if is_free {
         // Its close may be put off.
-        call::unlock(file, claim.primitive, claim.range)?;
+        syscalls::unlock(file, claim.primitive, claim.range)?;
     }
     Ok((!is_free).then(|| known(None)))
 }
@@ -96,7 +96,7 @@ pub(super) fn process_in_the_way(
     match claim.primitive {
         Primitive::Flock => site.place.aside().start(move || listed(identity)),
         _ => {
-            let conflict = call::conflict(file, claim).ok().flatten();
+            let conflict = syscalls::conflict(file, claim).ok().flatten();
             Started::Done(conflict.and_then(|conflict| conflict.pid))
         }
     }

@@ -10,19 +10,21 @@ use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, Carrier, Tried};
-use super::call::{Claim, Sharing};
 use super::guard::KernelGuard;
 use super::holder;
 use super::options::{KernelOptions, Primitive};
-use super::pause::{Pause, Right};
-use super::site::{SHARE_MAX, Site, Source, Stay, Terms};
-use crate::debug_events::{self, Acquiring};
-use crate::error::Error;
-use crate::holder::{Holder, Status};
-use crate::options::Options;
-use crate::path::LockPath;
-use crate::place::Place;
-use crate::wait::{Deadline, Endurance, Turn};
+use super::shared::{SHARE_MAX, Site, Source, Stay, Terms};
+use super::syscalls::{Claim, Sharing};
+use super::wakeup::{Pause, Right};
+use crate::file::options::Options;
+use crate::local::deadline::Deadline;
+use crate::local::endurance::Endurance;
+use crate::local::executor::Place;
+use crate::local::task_queue::Turn;
+use crate::lock::error::Error;
+use crate::lock::events::{self, Acquiring};
+use crate::lock::holder::{Holder, Status};
+use crate::sys::path::LockPath;
 
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
@@ -485,7 +487,7 @@ impl AsyncKernelLock {
         asked_at: Source,
     ) -> Result<KernelGuard, Error> {
         let deadline = deadline();
-        if debug_events::are_wanted() {
+        if events::are_wanted() {
             return Box::pin(self.contend_shown(sharing, deadline, asked_at)).await;
         }
         // As in `enter`.
@@ -509,7 +511,7 @@ impl AsyncKernelLock {
     ) -> Result<KernelGuard, Error> {
         let holder = async { self.holder().await.ok().flatten().map(|holder| holder.to_string()) };
         let contend = self.contend_within(Reached::default(), sharing, deadline, asked_at);
-        debug_events::show(&self.path().display(), contend, holder).await
+        events::show(&self.path().display(), contend, holder).await
     }
 
     async fn contend_within(

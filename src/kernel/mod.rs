@@ -1,19 +1,19 @@
 //! Locks of the kernel's: `flock` and `fcntl`. `lock` is where tries
-//! (`attempt`) and waiting (`pause`) meet; `site` is what the contenders of one
-//! lock in a process share, `file` what must not be closed, `apart` a close that does no
-//! harm, `idle` closes what is not used, `call` the system calls.
+//! (`attempt`) and waiting (`wakeup`) meet; `shared` is what the contenders of one
+//! lock in a process share, `open_files` what must not be closed, `close_elsewhere` a
+//! close that does no harm, `idle_files` closes what is not used, `syscalls` the calls.
 
-mod apart;
 mod attempt;
-mod call;
-mod file;
+mod close_elsewhere;
 mod guard;
 mod holder;
-mod idle;
+mod idle_files;
 mod lock;
+mod open_files;
 mod options;
-mod pause;
-mod site;
+mod shared;
+mod syscalls;
+mod wakeup;
 
 pub use guard::KernelGuard;
 pub use lock::AsyncKernelLock;

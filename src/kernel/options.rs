@@ -3,8 +3,8 @@
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
 
-use crate::error::Error;
-use crate::options::{Offload, Options};
+use crate::file::options::{Offload, Options};
+use crate::lock::error::Error;
 
 /// Which of the kernel's locks is taken. Programs exclude each other only if
 /// they use the same: on a local file system `flock` does not see the other

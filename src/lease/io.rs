@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::per_process::PerProcess;
-use crate::exit;
+use crate::sys::process;
 
 /// How long the exit of a process waits for what is outstanding. A daemon that is
 /// there answers in a millisecond; if longer, a process beside a dead one seems to hang.
@@ -53,7 +53,7 @@ impl Io {
         };
         thread::Builder::new().name("lockkeeper-io".to_owned()).spawn(work)?;
         AT_EXIT.call_once(|| {
-            if !exit::at_exit(wait_for_outstanding) {
+            if !process::at_exit(wait_for_outstanding) {
                 tracing::warn!("no exit handler could be registered: releases may be cut short");
             }
         });

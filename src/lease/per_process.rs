@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::OnceLock;
 
-use crate::fork::{ProcessKey, this_process};
+use crate::sys::process_key::{ProcessKey, this_process};
 
 /// Reading takes no lock, so a child that was forked in the middle of it can read.
 /// The child drops nothing of what its parent had.

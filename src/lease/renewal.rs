@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Alarm, BootTime};
-use crate::fork::{ProcessKey, this_process};
+use crate::sys::boot_clock::{Alarm, BootTime};
+use crate::sys::process_key::{ProcessKey, this_process};
 
 /// A lease is renewed when this part of it has passed.
 pub(crate) const RENEWED_AFTER: u32 = 3;

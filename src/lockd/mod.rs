@@ -47,16 +47,16 @@ pub mod behind_a_proxy {}
 #[doc = include_str!("operating.md")]
 pub mod operating {}
 
-pub(crate) mod engine;
 mod histogram;
 pub(crate) mod http;
 pub(crate) mod name;
 mod server;
+pub(crate) mod state;
 mod store;
 pub(crate) mod xmlrpc;
 
-pub use engine::OpenError;
 pub use server::{Reloader, Server, ServerError, ServerOptions};
+pub use state::OpenError;
 pub use xmlrpc::FaultStyle;
 #[cfg(fuzzing)]
 #[doc(hidden)]

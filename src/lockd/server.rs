@@ -10,17 +10,17 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::{Engine, EngineOptions, OpenError};
 use super::http::auth::Gate;
 use super::http::json::Api;
 use super::http::limits::{BodyReader, Limits};
 use super::http::live::Live;
 use super::http::metrics::Counts;
 use super::http::origin::{Hosts, PublicUrl};
-use super::http::seats::Seats;
+use super::http::permits::Seats;
 use super::http::tls::{FileError, Tls};
 use super::http::tokens::TokenFile;
 use super::http::{self, listen, rpc};
+use super::state::{Engine, EngineOptions, OpenError};
 use super::store::TOKENS_ABOVE_MAX;
 use super::xmlrpc::FaultStyle;
 

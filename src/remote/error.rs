@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use crate::error::rounded;
+use crate::lock::error::rounded;
 
 /// Why a daemon's lock could not be had, kept or given back.
 ///

@@ -5,7 +5,7 @@ use std::fmt;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{RemoteError, RemoteLost};
-use super::tenure::Hold;
+use super::hold::Hold;
 
 /// A daemon's lock that is held. Dropping it gives the lock back.
 ///

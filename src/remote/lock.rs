@@ -10,16 +10,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::claim::{Claim, Scheduled};
+use super::acquire::{Decided, Outcome, Petition, Wait};
+use super::endpoint::{ANSWER, Server};
 use super::error::RemoteError;
 use super::guard::RemoteGuard;
 use super::options::RemoteOptions;
-use super::petition::{Decided, Outcome, Petition, Wait};
-use super::server::{ANSWER, Server};
-use crate::debug_events::{self, Acquiring};
-use crate::fork::{ProcessKey, this_process};
+use super::target::{Claim, Scheduled};
 use crate::lease::io;
-use crate::real_time::{Standing, is_paused};
+use crate::local::timer::{Standing, is_paused};
+use crate::lock::events::{self, Acquiring};
+use crate::sys::process_key::{ProcessKey, this_process};
 
 /// Shorter waits are not shown: until a daemon answers, a free lock looks the same.
 const UNTOLD: Duration = Duration::from_millis(100);
@@ -218,14 +218,14 @@ impl AsyncRemoteLock {
     }
 
     async fn contend(&self, limit: Option<Duration>) -> Result<RemoteGuard, RemoteError> {
-        if !debug_events::are_wanted() {
+        if !events::are_wanted() {
             return self.contend_within(limit).await;
         }
         let holder = async {
             sleep(UNTOLD).await;
             Some("one that the daemon knows".to_owned())
         };
-        debug_events::show(&self.claim.name(), self.contend_within(limit), holder).await
+        events::show(&self.claim.name(), self.contend_within(limit), holder).await
     }
 
     async fn contend_within(&self, limit: Option<Duration>) -> Result<RemoteGuard, RemoteError> {

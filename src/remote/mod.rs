@@ -16,27 +16,28 @@
 //! R7. A forked child holds nothing of its parent's and touches none of its
 //!     connections; it makes its own.
 
-mod answer;
-mod claim;
+mod acquire;
 mod connection;
+mod endpoint;
 mod error;
 mod guard;
+mod hold;
 mod lock;
 mod options;
-mod petition;
-mod server;
+mod response;
 mod socket;
-mod tenure;
+mod target;
 mod tls;
 
+#[cfg(feature = "cli")]
+pub(crate) use connection::Answer;
+#[cfg(feature = "cli")]
+pub(crate) use endpoint::{ANSWER, Server};
 pub use error::{RemoteError, RemoteLost, RemoteLostReason};
 pub use guard::RemoteGuard;
 pub use lock::AsyncRemoteLock;
 pub use options::RemoteOptions;
 #[cfg(feature = "cli")]
-pub(crate) use {
-    answer::is_passing,
-    connection::Answer,
-    server::{ANSWER, Server},
-    socket::Line,
-};
+pub(crate) use response::is_passing;
+#[cfg(feature = "cli")]
+pub(crate) use socket::Line;

@@ -18,8 +18,8 @@ use tokio_rustls::rustls::{
     crypto,
 };
 
+use super::endpoint::{Outlook, invalid};
 use super::error::RemoteError;
-use super::server::{Outlook, invalid};
 use super::socket::Socket;
 
 #[derive(Clone)]

@@ -31,12 +31,12 @@ use tokio::sync::watch;
 use super::failure::Failure;
 use super::listen::PeerGroup;
 use super::origin::{Hosts, one};
-use super::seats::Share;
+use super::permits::Share;
 use super::socket::Peer;
 use super::tokens::{Bearer, TokenFile, TokenHash, Tokens};
 use super::wire::Code;
 use super::{limits, proxy};
-use crate::lockd::engine::{Credential, Refused, Source};
+use crate::lockd::state::{Credential, Refused, Source};
 
 /// Failures of one peer that are answered and logged one by one.
 const FAILURES: u32 = 20;

@@ -24,7 +24,7 @@ use rustix::net::sockopt;
 use tokio::time::sleep;
 
 use super::socket::Peer;
-use crate::lockd::engine::Engine;
+use crate::lockd::state::Engine;
 
 /// What is done once it is known whether the answer came: `true` if it may have.
 type Then = Box<dyn FnOnce(bool) + Send>;

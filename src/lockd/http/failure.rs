@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::limits::BodyError;
 use super::wire::{Code, Holder, Refused};
-use crate::lockd::engine::Refusal;
+use crate::lockd::state::Refusal;
 
 /// Why a request was not fulfilled.
 #[derive(Debug)]

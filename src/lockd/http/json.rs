@@ -26,14 +26,14 @@ use super::live::{self, Live};
 use super::metrics::Counts;
 use super::openapi;
 use super::origin::one;
+use super::permits::Seats;
 use super::routes::{Access, Operation, Routes};
-use super::seats::Seats;
 use super::socket::Peer;
 use super::wire::{
     About, Acquire, Code, ForceRelease, Granted, Holder, HolderTenure, List, Milliseconds, Release,
     Released, Renew, Renewed, Search, ShownLock, Token,
 };
-use crate::lockd::engine::{Engine, Grant, LockRequest, Refusal, Wait};
+use crate::lockd::state::{Engine, Grant, LockRequest, Refusal, Wait};
 
 /// What answers.
 #[derive(Clone)]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
 use super::wire::{ListFigures, Search, ShownLease, ShownLock, ShownWaiter, Token};
-use crate::lockd::engine::{Engine, Held, Survey, in_directory};
+use crate::lockd::state::{Engine, Held, Survey, in_directory};
 
 /// A piece is sent when it has this length; one lock more may be in it.
 const PIECE_BYTES: usize = 32 * 1024;

@@ -20,11 +20,11 @@ use super::auth::Caller;
 use super::failure::Failure;
 use super::json::Api;
 use super::listing::{Listing, Wanted};
+use super::permits::Seat;
 use super::routes::Operation;
-use super::seats::Seat;
 use super::socket::Peer;
 use super::wire::{Code, List, Search};
-use crate::lockd::engine::{Engine, Survey};
+use crate::lockd::state::{Engine, Survey};
 
 /// Between two lists.
 const SPACING: Duration = Duration::from_millis(250);

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use super::auth::Gate;
 use super::routes::{Access, Operation, Routes};
 use super::rpc;
-use crate::lockd::engine::{Engine, TIME_BOUNDS};
 use crate::lockd::histogram::Histogram;
+use crate::lockd::state::{Engine, TIME_BOUNDS};
 use crate::lockd::store::SYNC_BOUNDS;
 
 /// Version 0.0.4 of the text format.

@@ -12,7 +12,7 @@ use super::failure::Failure;
 use super::limits::{BodyError, BodyReader};
 use super::routes::Operation;
 use super::socket::Peer;
-use crate::lockd::engine::{Engine, LockRequest, Refusal, Wait};
+use crate::lockd::state::{Engine, LockRequest, Refusal, Wait};
 use crate::lockd::xmlrpc::{
     self, Answer, Call, FaultStyle, Method, NAMES, SIGNATURE, Shape, Value, fault,
 };

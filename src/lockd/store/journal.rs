@@ -210,7 +210,7 @@ impl Journal {
         held: impl Iterator<Item = &'a Arc<Hold>>,
     ) -> Result<(), Errno> {
         let mut salt = [0; 8];
-        crate::random::fill(&mut salt)?;
+        crate::sys::random::fill(&mut salt)?;
         let (generation, salt) = (self.header.generation + 1, u64::from_le_bytes(salt));
         let (capacity, boot, is_synced) =
             (self.capacity as u64, self.header.boot, self.header.is_synced);

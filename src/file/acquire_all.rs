@@ -1,0 +1,163 @@
+//! Several locks at once: all or nothing.
+//!
+//! An order of locks alone cannot rule out deadlock, since two processes may
+//! see the same file under different identities (mounts, containers). So
+//! nothing is held while another lock is waited for longer than its
+//! `retry_period`: everything is let go, the busy one is waited for alone, and
+//! it begins again with that one.
+
+use std::panic::Location;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::guard::LockGuard;
+use super::lock::AsyncFileLock;
+use crate::local::task_queue::Site;
+use crate::lock::error::Error;
+
+/// Wait for all of these locks, at most for the shortest
+/// [`Options::timeout`](crate::Options::timeout) among them.
+///
+/// The guards are in the order of the locks.
+///
+/// # Cancel safety
+/// Dropping the future gives back what it had, as
+/// [`AsyncFileLock::acquire`] does.
+///
+/// # Errors
+/// [`Error::SameLockTwice`], [`Error::Timeout`] for the lock that was busy, or
+/// the error of one of the locks; nothing is held then.
+///
+/// # Examples
+/// ```no_run
+/// # async fn example() -> Result<(), lockkeeper::Error> {
+/// use lockkeeper::{AsyncFileLock, acquire_all};
+///
+/// let (from, to) = (AsyncFileLock::new("from.lock"), AsyncFileLock::new("to.lock"));
+/// let guards = acquire_all([&from, &to]).await?;
+/// guards.release().await
+/// # }
+/// ```
+#[track_caller]
+pub fn acquire_all<'a, L>(
+    locks: L,
+) -> impl Future<Output = Result<LockGuards, Error>> + Send + use<'a, L>
+where
+    L: IntoIterator<Item = &'a AsyncFileLock>,
+{
+    let locks: Vec<&AsyncFileLock> = locks.into_iter().collect();
+    let limit = locks.iter().filter_map(|lock| lock.options().timeout).min();
+    acquire_until(locks, limit, Location::caller())
+}
+
+/// Wait for all of these locks, at most this long. See [`acquire_all`].
+///
+/// # Cancel safety
+/// As [`acquire_all`].
+///
+/// # Errors
+/// As [`acquire_all`].
+#[track_caller]
+pub fn acquire_all_timeout<'a, L>(
+    locks: L,
+    limit: Duration,
+) -> impl Future<Output = Result<LockGuards, Error>> + Send + use<'a, L>
+where
+    L: IntoIterator<Item = &'a AsyncFileLock>,
+{
+    let locks: Vec<&AsyncFileLock> = locks.into_iter().collect();
+    acquire_until(locks, Some(limit), Location::caller())
+}
+
+async fn acquire_until(
+    locks: Vec<&AsyncFileLock>,
+    limit: Option<Duration>,
+    site: Site,
+) -> Result<LockGuards, Error> {
+    let order = order(&locks).await?;
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let mut first = 0;
+    loop {
+        let mut guards = LockGuards((0..locks.len()).map(|_| None).collect());
+        let mut busy = None;
+        for step in 0..order.len() {
+            let next = (first + step) % order.len();
+            let (index, lock) = (order[next], locks[order[next]]);
+            let patience = match (step, left()) {
+                // Nothing is held yet.
+                (0, left) => left,
+                (_, None) => Some(lock.options().retry_period),
+                (_, Some(left)) => Some(left.min(lock.options().retry_period)),
+            };
+            match lock.contend_further(patience, site).await {
+                Ok(guard) => guards.0[index] = Some(guard),
+                Err(error) if step > 0 && left() != Some(Duration::ZERO) && may_pass(&error) => {
+                    busy = Some(next);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match busy {
+            None => return Ok(guards),
+            Some(next) => first = next,
+        }
+    }
+}
+
+/// Whether it is worth waiting for this lock alone, with nothing held.
+fn may_pass(error: &Error) -> bool {
+    matches!(error, Error::Timeout { .. }) || error.hindrance().is_some()
+}
+
+/// The locks in an order that most processes share: by directory, then by name.
+async fn order(locks: &[&AsyncFileLock]) -> Result<Vec<usize>, Error> {
+    let mut entries = Vec::new();
+    for (index, lock) in locks.iter().enumerate() {
+        entries.push((lock.entry().await?, index));
+    }
+    entries.sort();
+    match entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(Error::SameLockTwice { path: locks[pair[1].1].path().to_owned() }),
+        None => Ok(entries.into_iter().map(|(_, index)| index).collect()),
+    }
+}
+
+/// Several held locks, in the order they were asked for. Dropping them gives
+/// them back, the last first.
+#[derive(Debug)]
+#[must_use = "the locks are given back as soon as the guards are dropped"]
+pub struct LockGuards(Vec<Option<LockGuard>>);
+
+impl LockGuards {
+    /// Give all of them back, the last first.
+    ///
+    /// # Errors
+    /// That of the first that had one, as [`LockGuard::release`] gives it; all
+    /// of them have ended.
+    pub async fn release(mut self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        while let Some(guard) = self.0.pop() {
+            if let Some(guard) = guard {
+                let released = guard.release().await;
+                outcome = outcome.and(released);
+            }
+        }
+        outcome
+    }
+
+    /// The guards, in the order in which the locks were given.
+    pub fn iter(&self) -> impl Iterator<Item = &LockGuard> {
+        self.0.iter().flatten()
+    }
+}
+
+impl Drop for LockGuards {
+    fn drop(&mut self) {
+        while let Some(guard) = self.0.pop() {
+            drop(guard);
+        }
+    }
+}

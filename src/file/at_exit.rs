@@ -1,0 +1,50 @@
+//! What happens to held files at exit, for those who chose
+//! [`AtExit::Remove`](crate::AtExit::Remove).
+//!
+//! The handler runs in `exit`, after `return` from `main`, after
+//! `std::process::exit` and after a panic in `main`; not after `abort` or a
+//! signal. Other threads still run while it does, and a successor can get in
+//! before they are gone.
+
+use std::sync::{Arc, Mutex, Once, PoisonError, TryLockError, Weak};
+
+use super::protocol::disk::OsDisk;
+use super::protocol::lock_file::Held;
+use crate::sys::process::at_exit;
+
+static HELD: Mutex<Vec<Weak<Held<OsDisk>>>> = Mutex::new(Vec::new());
+
+/// How often the handler tries to get at the list. A thread that was stopped
+/// while it changed the list must not keep the process from exiting.
+const TRIES: u32 = 1000;
+
+/// Remove this file if the process exits while it is held.
+pub(crate) fn remove_at_exit(held: &Arc<Held<OsDisk>>) {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        if !at_exit(remove_held_files) {
+            tracing::warn!("no exit handler could be registered: held lock files will stay");
+        }
+    });
+    let mut list = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    list.retain(|held| held.strong_count() > 0);
+    list.push(Arc::downgrade(held));
+}
+
+/// `release` compares the process first: a forked child that exits removes nothing.
+extern "C" fn remove_held_files() {
+    for _ in 0..TRIES {
+        let mut list = match HELD.try_lock() {
+            Ok(list) => list,
+            Err(TryLockError::Poisoned(list)) => list.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                std::thread::yield_now();
+                continue;
+            }
+        };
+        for held in list.drain(..).filter_map(|held| held.upgrade()) {
+            let _ = held.release();
+        }
+        return;
+    }
+}

@@ -1,0 +1,194 @@
+//! [`StatusChanges`]: the status of a lock, each time that it changes.
+//!
+//! 1. A watcher listens before each look, as contenders do, and in addition to new
+//!    files and to writes: an acquisition is one or the other.
+//! 2. A watcher only looks. It has no ticket, makes no file, and asks for no lock but
+//!    the shared one of [`AsyncFileLock::status`], where nothing else can tell.
+//! 3. Looks are at least [`PACE`] apart, so that a lock which passes from one holder to
+//!    the next all the time is not disturbed. What changes in between is not told, but
+//!    the last is.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_core::Stream;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::ReusableBoxFuture;
+
+use super::protocol::Found;
+use super::record::Token;
+use crate::AsyncFileLock;
+use crate::local::wakeup::jittered;
+use crate::lock::error::Error;
+use crate::lock::holder::{Evidence, Holder, Status};
+use crate::sys::inotify::{Following, Heard, Listening};
+
+/// Between two looks. A person sees no difference; if shorter, watchers of a busy lock
+/// take more of its time.
+const PACE: Duration = Duration::from_millis(10);
+
+/// How many `retry_period`s pass between two looks while events are heard: they are
+/// only for what gives no event.
+const FALLBACK_PERIODS: u32 = 30;
+
+/// After a close the kernel lock may not be free yet: looks follow after 1 ms, 2, 4 and
+/// so on up to the last.
+const FIRST_ECHO: Duration = Duration::from_millis(1);
+const LAST_ECHO: Duration = Duration::from_millis(64);
+
+/// The status of a lock now, and then each time that it changes: a stream made by
+/// [`AsyncFileLock::watch`].
+///
+/// Dropping it leaves nothing behind.
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct StatusChanges {
+    /// `None` once the stream has ended.
+    next: Option<ReusableBoxFuture<'static, (Watcher, Change)>>,
+}
+
+type Change = Result<Status, Error>;
+
+impl StatusChanges {
+    pub(crate) fn of(lock: AsyncFileLock) -> Self {
+        let watcher = Watcher { lock, last: None, listening: None, looked_at: None, echo: None };
+        Self { next: Some(ReusableBoxFuture::new(watcher.next())) }
+    }
+}
+
+impl fmt::Debug for StatusChanges {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("StatusChanges").finish_non_exhaustive()
+    }
+}
+
+impl Stream for StatusChanges {
+    type Item = Result<Status, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Change>> {
+        let Some(next) = &mut self.next else {
+            return Poll::Ready(None);
+        };
+        let (watcher, change) = ready!(next.poll(context));
+        match watcher.lock.names() {
+            Some(_) => next.set(watcher.next()),
+            // It never will.
+            None => self.next = None,
+        }
+        Poll::Ready(Some(change))
+    }
+}
+
+/// What goes from one look to the next.
+struct Watcher {
+    lock: AsyncFileLock,
+    /// What was told last.
+    last: Option<Told>,
+    listening: Option<Listening>,
+    looked_at: Option<Instant>,
+    echo: Option<Duration>,
+}
+
+/// An error by its words: what it is made of cannot be compared.
+type Told = Result<Status, String>;
+
+impl Watcher {
+    async fn next(mut self) -> (Self, Change) {
+        let mut is_doubted = false;
+        loop {
+            let found = self.look().await;
+            let must_look_again = self.hears_of_more(&found);
+            let status = found.map(|found| found.status);
+            // Who takes a dead holder's file over, or looks whether it is dead, has it
+            // locked for a moment.
+            if is_inherited(&status) && !std::mem::replace(&mut is_doubted, true) {
+                continue;
+            }
+            let told = told(&status);
+            if self.last.as_ref() != Some(&told) {
+                self.last = Some(told);
+                return (self, status);
+            }
+            is_doubted = false;
+            if !must_look_again {
+                self.until_next_look().await;
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<Found, Error> {
+        if let Some(looked_at) = self.looked_at {
+            sleep_until(looked_at + PACE).await;
+        }
+        self.looked_at = Some(Instant::now());
+        let listening = self.listening.take();
+        let contest = self.lock.contest().await?;
+        if let Some(path) = self.lock.names().filter(|_| contest.place().has_events()) {
+            self.listening = Listening::renew_for_changes(listening, path);
+        }
+        contest.probe().await
+    }
+
+    /// Whether what was found tells of an end that was not listened to, so that another
+    /// look has to follow.
+    fn hears_of_more(&mut self, found: &Result<Found, Error>) -> bool {
+        let Some((listening, path)) = self.listening.as_mut().zip(self.lock.names()) else {
+            return false;
+        };
+        let Ok(found) = found else {
+            return false;
+        };
+        // The file of such a holder is not open, so its end is not the close of one.
+        let process = match &found.status {
+            Status::Held(Holder { pid, evidence: Evidence::ProcessRuns, .. }) => *pid,
+            _ => None,
+        };
+        if listening.follow(process) == Following::Gone {
+            self.echo = self.echo.or(Some(FIRST_ECHO));
+        }
+        let Some(inode) = found.inode else {
+            return false;
+        };
+        let unnamed = path.directory().join(format!("#{inode}"));
+        listening.await_closes([unnamed, path.candidate(found.token.unwrap_or(Token(0)))])
+    }
+
+    async fn until_next_look(&mut self) {
+        let options = self.lock.options();
+        let Some(listening) = &self.listening else {
+            let period = options.fallback_period.unwrap_or(options.retry_period);
+            return sleep(jittered(period)).await;
+        };
+        let long = options.retry_period.saturating_mul(FALLBACK_PERIODS);
+        let period = jittered(options.fallback_period.unwrap_or(long));
+        tokio::select! {
+            biased;
+            heard = listening.event() => {
+                if heard == Heard::Close {
+                    self.echo = Some(FIRST_ECHO);
+                }
+            }
+            () = sleep(self.echo.map_or(period, |echo| echo.min(period))) => {
+                self.echo = self.echo.map(|echo| echo * 2).filter(|echo| *echo <= LAST_ECHO);
+            }
+        }
+    }
+}
+
+fn is_inherited(status: &Change) -> bool {
+    matches!(status, Ok(Status::Held(Holder { evidence: Evidence::Inherited, .. })))
+}
+
+/// What two items in a row differ in. Where in this program a hold was asked for is
+/// known a moment after it began.
+fn told(status: &Change) -> Told {
+    let mut told = match status {
+        Ok(status) => Ok(status.clone()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Ok(Status::Held(holder)) = &mut told {
+        holder.acquired_at = None;
+    }
+    told
+}

@@ -1,0 +1,467 @@
+//! One contender's tries for one lock: where attempts run, what they have seen,
+//! and the short delays inside one try. Waiting between tries is not here.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::at_exit;
+use super::guard::LockGuard;
+use super::hold::{Inheritance, Tenure};
+use super::liveness::Myself;
+use super::options::{AtExit, Options, Pin};
+use super::protocol::disk::OsDisk;
+use super::protocol::environment::OsSurroundings;
+use super::protocol::lock_file::Held;
+use super::protocol::{
+    Acquired, Attempt, Busy, Candidate, Found, Outcome, PROBE_PASSES, Sightings, Surroundings,
+    Survival, YOUTH,
+};
+use crate::local::executor::Place;
+use crate::local::task_queue::{Entry, Queue, Site, Turn};
+use crate::local::timer::sleep;
+use crate::local::wakeup::Pause;
+use crate::lock::error::Error;
+use crate::lock::holder::{Holder, Status};
+use crate::sys::files::{Inode, inspect_directory, may_make_names, may_write};
+use crate::sys::inotify::prepare;
+use crate::sys::path::LockPath;
+use crate::sys::process::my_command_line;
+use crate::sys::process_key::{ProcessKey, this_process};
+use crate::sys::tickets;
+
+/// How often one try looks again when another contender's look may have been
+/// in its way.
+const DOUBTS_MAX: u32 = 3;
+
+/// A file system that was written so recently is most probably not frozen; a holder that
+/// wants the lock again has its candidate in time. A longer time is a longer chance to
+/// be held up by a freeze.
+const JUST: Duration = Duration::from_secs(1);
+
+/// Candidates that a process has ready. They save the next holder a tenth of a
+/// hand-over, and each is an open file.
+const CANDIDATES_MAX: usize = 8;
+
+static CANDIDATES: AtomicUsize = AtomicUsize::new(0);
+
+/// The right to have one of [`CANDIDATES_MAX`].
+struct Seat;
+
+impl Seat {
+    fn take() -> Option<Self> {
+        let more = |taken: usize| (taken < CANDIDATES_MAX).then_some(taken + 1);
+        CANDIDATES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        CANDIDATES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A candidate that is kept for the next attempt.
+struct Kept {
+    candidate: Option<Candidate<OsDisk>>,
+    seat: Option<Seat>,
+}
+
+impl Kept {
+    /// `None`, and the candidate is dropped, if too many are kept.
+    fn new(candidate: Candidate<OsDisk>, seat: Option<Seat>) -> Option<Self> {
+        let seat = Some(seat.or_else(Seat::take)?);
+        Some(Self { candidate: Some(candidate), seat })
+    }
+
+    fn into_parts(mut self) -> (Candidate<OsDisk>, Option<Seat>) {
+        let candidate = self.candidate.take().expect("BUG: a candidate was taken twice");
+        (candidate, self.seat.take())
+    }
+}
+
+/// Of a wait that ended without the lock. To close an unnamed file is to write, too, and
+/// by now the file system may be frozen: a thread is held up by that and nobody else.
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let kept = (self.candidate.take(), self.seat.take());
+        if kept.0.is_some() {
+            // If there is no thread to be had, it is done here with the closure.
+            let thread = thread::Builder::new().name("lockkeeper".to_owned());
+            let _ = thread.spawn(move || drop(kept));
+        }
+    }
+}
+
+/// One contender.
+pub(crate) struct Contest {
+    terms: Terms,
+    queue: Arc<Queue>,
+    memory: Memory,
+}
+
+/// What goes from one attempt to the next.
+#[derive(Default)]
+struct Memory {
+    sightings: Sightings,
+    candidate: Option<Kept>,
+    /// Somebody was just heard to remove or move a lock file in the directory.
+    has_heard_a_write: bool,
+}
+
+/// What stays the same over the tries.
+#[derive(Clone)]
+struct Terms {
+    path: Arc<LockPath>,
+    options: Arc<Options>,
+    surroundings: OsSurroundings,
+    place: Place,
+    site: Option<Site>,
+}
+
+/// How a try ended. What does not end a wait gives the turn back for the next.
+pub(crate) enum Tried {
+    Acquired(LockGuard),
+    Busy(Busy, Turn),
+    /// By something that may pass by itself, see [`Error::hindrance`].
+    Hindered(Error, Turn),
+}
+
+/// How one attempt ended. Made by the closure that attempts, so that a result
+/// nobody takes any more undoes what the attempt did: the file goes first, the
+/// turn after it.
+enum Attempted {
+    Acquired(LockGuard),
+    Probation(LockGuard, Duration),
+    Busy(Busy, Turn),
+    Hindered(Error, Turn),
+}
+
+impl Contest {
+    /// `last_queue` remembers the queue from one contest to the next.
+    pub(crate) async fn enter(
+        path: Arc<LockPath>,
+        options: Arc<Options>,
+        process: ProcessKey,
+        last_queue: &Mutex<Option<Arc<Queue>>>,
+    ) -> Result<Self, Error> {
+        if options.openlock_compat {
+            be_visible(path.path())?;
+        }
+        prepare(process);
+        let place = Place::of(path.directory(), options.offload).await;
+        let failed = |error| Error::of_directory(path.path(), error);
+        let (place, directory) = place.map_err(failed)?;
+        let queue = recall(last_queue, Entry { process, directory, path: path.clone() });
+        let surroundings = OsSurroundings::of(process);
+        let terms = Terms { path, options, surroundings, place, site: None };
+        Ok(Self { terms, queue, memory: Memory::default() })
+    }
+
+    /// The lock, if the last task of this process left it with this turn. Else
+    /// the turn, and nothing is left with it any more.
+    pub(crate) fn inherit(
+        path: &Arc<LockPath>,
+        options: &Arc<Options>,
+        process: ProcessKey,
+        mut turn: Turn,
+        site: Site,
+    ) -> Result<LockGuard, Turn> {
+        let Some(left) = Inheritance::of(&mut turn) else {
+            return Err(turn);
+        };
+        let terms = Terms {
+            path: Arc::clone(path),
+            options: Arc::clone(options),
+            surroundings: OsSurroundings::of(process),
+            place: left.place().clone(),
+            site: Some(site),
+        };
+        match terms.inherit(*left) {
+            Some(held) => Ok(terms.guard(held, turn, None)),
+            None => Err(turn),
+        }
+    }
+
+    /// Who holds is told where in the source that was asked for.
+    pub(crate) fn asked_at(mut self, site: Site) -> Self {
+        self.terms.site = Some(site);
+        self
+    }
+
+    /// The queue this contender belongs to.
+    pub(crate) fn queue(&self) -> Arc<Queue> {
+        Arc::clone(&self.queue)
+    }
+
+    pub(crate) fn entry(&self) -> ((u64, u64), OsString) {
+        self.queue.name()
+    }
+
+    pub(crate) fn path(&self) -> &LockPath {
+        &self.terms.path
+    }
+
+    /// Waits for the next reason to try. Where calls are made elsewhere there
+    /// are no events: network file systems do not tell of others' changes.
+    pub(crate) fn pause(&self) -> Pause {
+        let Terms { path, options, place, .. } = &self.terms;
+        let has_events = place.has_events();
+        Pause::new(path.clone(), options.retry_period, options.fallback_period, has_events)
+    }
+
+    /// Whether somebody waits in another process.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.terms.place.has_events() && tickets::is_awaited(self.path())
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.terms.place
+    }
+
+    /// Try until it is clear how it is: a few looks where another's look may
+    /// have been in the way, and the delay of a probation. `is_last` says that
+    /// there will be no other try, so that this one also waits until a foreign
+    /// file is no longer young.
+    pub(crate) async fn try_once(&mut self, turn: Turn, is_last: bool) -> Result<Tried, Error> {
+        match self.attempt(turn, is_last).await? {
+            Attempted::Acquired(guard) => Ok(Tried::Acquired(guard)),
+            Attempted::Busy(busy, again) if busy.look_again.is_none() => {
+                Ok(Tried::Busy(busy, again))
+            }
+            // On the heap: hardly any try comes to it.
+            unclear => Box::pin(self.make_clear(unclear, is_last)).await,
+        }
+    }
+
+    async fn make_clear(&mut self, mut last: Attempted, is_last: bool) -> Result<Tried, Error> {
+        let young_until = Instant::now() + 2 * YOUTH;
+        let may_wait = |delay| is_last && Instant::now() + delay < young_until;
+        let mut doubts = 0;
+        let mut destroyed = 0;
+        // Whose file was taken over and lost again, before anybody was told.
+        let mut owed = None;
+        loop {
+            let turn = match last {
+                Attempted::Acquired(guard) => return Ok(Tried::Acquired(guard.or_recovered(owed))),
+                Attempted::Probation(mut guard, delay) => {
+                    sleep(delay).await;
+                    match guard.survived().await {
+                        Survival::Held => return Ok(Tried::Acquired(guard.or_recovered(owed))),
+                        Survival::Replaced => {}
+                        Survival::Destroyed => destroyed += 1,
+                    }
+                    owed = guard.take_recovered_from().or(owed);
+                    let turn = guard.give_back().await;
+                    if destroyed >= self.terms.options.tries {
+                        let path = self.path().path().to_owned();
+                        return Err(Error::InvalidLockFile { path, tries: destroyed });
+                    }
+                    turn
+                }
+                Attempted::Hindered(error, again) => return Ok(Tried::Hindered(error, again)),
+                Attempted::Busy(busy, again) => {
+                    let delay = match busy.look_again {
+                        Some(delay) if delay <= PROBE_PASSES && doubts < DOUBTS_MAX => {
+                            doubts += 1;
+                            delay
+                        }
+                        Some(delay) if delay > PROBE_PASSES && may_wait(delay) => delay,
+                        _ => return Ok(Tried::Busy(busy, again)),
+                    };
+                    sleep(delay).await;
+                    again
+                }
+            };
+            last = self.attempt(turn, is_last).await?;
+        }
+    }
+
+    /// One attempt. The turn travels with it, so that it is given up only after
+    /// what the attempt did is undone.
+    async fn attempt(&mut self, turn: Turn, tells: bool) -> Result<Attempted, Error> {
+        let terms = self.terms.clone();
+        let memory = std::mem::take(&mut self.memory);
+        let attempt = move |(mut memory, turn): (Memory, Turn)| {
+            let attempted = terms.attempt(&mut memory, turn, tells);
+            (attempted, memory)
+        };
+        let (attempted, memory) = self.terms.place.run((memory, turn), attempt).await;
+        self.memory = memory;
+        attempted
+    }
+
+    /// Whether somebody was just heard to remove or move a lock file in the directory: the
+    /// lock is probably free then, and its file system can be written.
+    pub(crate) fn has_heard_a_write(&mut self, has_heard: bool) {
+        self.memory.has_heard_a_write = has_heard;
+    }
+
+    /// Do what can be done of the next attempt while there is time, where nobody has to
+    /// fear that it takes any: a file system that is frozen lets those wait who write,
+    /// and cannot be asked. So it was just written by this process, or by another as was
+    /// heard. Where calls are made elsewhere there are no unnamed files.
+    pub(crate) fn prepare(&mut self) {
+        if self.memory.candidate.is_some() || !matches!(self.terms.place, Place::Here { .. }) {
+            return;
+        }
+        if self.memory.has_heard_a_write || self.queue.held_within(JUST) {
+            let mut attempt = self.terms.on(&mut self.memory.sightings);
+            if let Some(seat) = Seat::take() {
+                attempt.prepare_candidate();
+                let candidate = attempt.into_candidate();
+                self.memory.candidate = candidate.and_then(|made| Kept::new(made, Some(seat)));
+            }
+        }
+    }
+
+    /// Whether this process could have the lock at all: who may neither make a file
+    /// in the directory nor write the one that is there would wait in vain.
+    pub(crate) async fn must_be_possible(&self) -> Result<(), Error> {
+        let terms = self.terms.clone();
+        self.look(move || terms.must_be_possible()).await
+    }
+
+    /// Who has it, with no lasting effect.
+    pub(crate) async fn probe(&self) -> Result<Found, Error> {
+        let terms = self.terms.clone();
+        let mut found = self.look(move || terms.on(&mut Sightings::default()).probe()).await?;
+        if let (Status::Held(holder), Some(token)) = (&mut found.status, found.token) {
+            holder.acquired_at = self.queue.site_of(token);
+        }
+        Ok(found)
+    }
+
+    /// Remove what killed contenders left beside the lock file.
+    pub(crate) async fn sweep(&self) -> Result<usize, Error> {
+        let terms = self.terms.clone();
+        let swept = self.look(move || terms.on(&mut Sightings::default()).sweep()).await;
+        swept.map_err(|error| Error::io("sweeping beside", self.path().path(), error))
+    }
+
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> T {
+        self.terms.place.run((), move |()| look()).await
+    }
+}
+
+impl Terms {
+    fn on<'a>(&'a self, sightings: &'a mut Sightings) -> Attempt<'a, OsDisk, OsSurroundings> {
+        Attempt::new(&OsDisk, &self.surroundings, &self.path, &self.options, sightings)
+    }
+
+    fn attempt(
+        &self,
+        memory: &mut Memory,
+        mut turn: Turn,
+        tells: bool,
+    ) -> Result<Attempted, Error> {
+        if let Some(held) = Inheritance::of(&mut turn).and_then(|left| self.inherit(*left)) {
+            return Ok(Attempted::Acquired(self.guard(held, turn, None)));
+        }
+        let Memory { sightings, candidate, has_heard_a_write } = memory;
+        let (kept, seat) = candidate.take().map(Kept::into_parts).unzip();
+        let mut attempt = self.on(sightings).with_candidate(kept);
+        if !*has_heard_a_write {
+            attempt = attempt.looking_first();
+        }
+        if !tells {
+            attempt = attempt.without_telling();
+        }
+        let outcome = match attempt.run() {
+            Err(error) if error.hindrance().is_some() => {
+                return Ok(Attempted::Hindered(error, turn));
+            }
+            outcome => outcome?,
+        };
+        *candidate = attempt.into_candidate().and_then(|unused| Kept::new(unused, seat.flatten()));
+        let (acquired, delay) = match outcome {
+            Outcome::Busy(busy) => return Ok(Attempted::Busy(busy, turn)),
+            Outcome::Acquired(acquired) => (acquired, None),
+            Outcome::Probation(acquired, delay) => (acquired, Some(delay)),
+        };
+        let Acquired { held, recovered_from } = acquired;
+        if let Some(dead) = &recovered_from {
+            let path = self.path.path().display();
+            tracing::info!(%path, "taken over from {dead}: {}", dead.evidence);
+        }
+        let guard = self.guard(Arc::new(held), turn, recovered_from);
+        Ok(match delay {
+            None => Attempted::Acquired(guard),
+            Some(delay) => Attempted::Probation(guard, delay),
+        })
+    }
+
+    fn must_be_possible(&self) -> Result<(), Error> {
+        let (path, directory) = (self.path.path(), self.path.directory());
+        // A portable contender cannot write a file in place.
+        let may_rewrite = || self.options.pin != Pin::Never && may_write(path);
+        if may_make_names(directory) || may_rewrite() {
+            return Ok(());
+        }
+        let Ok(Inode { owner, mode, .. }) = inspect_directory(directory) else {
+            return Ok(());
+        };
+        let (path, directory) = (path.to_owned(), directory.to_owned());
+        Err(Error::MayNotWrite { path, directory, owner, mode })
+    }
+
+    /// A hold of our own on the file that the last task left. One that has
+    /// been replaced since is dropped, and tells nobody: the holder before has
+    /// told that it was there.
+    fn inherit(&self, left: Inheritance) -> Option<Arc<Held<OsDisk>>> {
+        let acquired = self.surroundings.now();
+        let mut held = left.on(&self.path, &self.options)?;
+        let mine = Arc::get_mut(&mut held)?;
+        mine.pass_on(|| self.surroundings.token(), SystemTime::now(), acquired).ok()?;
+        Some(held)
+    }
+
+    fn guard(
+        &self,
+        held: Arc<Held<OsDisk>>,
+        turn: Turn,
+        recovered_from: Option<Box<Holder>>,
+    ) -> LockGuard {
+        if let Some(site) = self.site {
+            turn.holds(held.record().token, site);
+        }
+        let tenure = Tenure::new(held, turn, self.place.clone()).inheritable(&self.options);
+        if self.options.at_exit == AtExit::Remove {
+            at_exit::remove_at_exit(tenure.held());
+        }
+        LockGuard::new(tenure, recovered_from, self.options.retry_period)
+    }
+}
+
+/// The queue of `entry`, from memory where nothing has changed.
+fn recall(last: &Mutex<Option<Arc<Queue>>>, entry: Entry) -> Arc<Queue> {
+    // Not waited for: a fork may have copied it locked.
+    let Ok(mut last) = last.try_lock() else {
+        return Queue::of(entry);
+    };
+    match &*last {
+        Some(queue) if queue.is_of(&entry) => Arc::clone(queue),
+        _ => {
+            let queue = Queue::of(entry);
+            *last = Some(Arc::clone(&queue));
+            queue
+        }
+    }
+}
+
+/// openlock's liveness check wants both words in the `ps` line of a holder.
+fn be_visible(path: &Path) -> Result<(), Error> {
+    let command_line = my_command_line();
+    let name = Myself::with(this_process(), |myself| myself.name.to_string());
+    let line = command_line.to_lowercase();
+    if line.contains("python") && line.contains(&name.to_lowercase()) {
+        return Ok(());
+    }
+    Err(Error::InvisibleToOpenlock { path: path.to_owned(), name, command_line })
+}

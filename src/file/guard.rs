@@ -1,0 +1,343 @@
+//! What a user has while holding a lock.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::hold::Tenure;
+use super::protocol::disk::OsDisk;
+use super::protocol::lock_file::{AtPath, Held};
+use super::protocol::{self, Survival};
+use super::record::Proof;
+use crate::local::executor::Place;
+use crate::local::task_queue::Turn;
+use crate::lock::error::{Error, Lost, LostReason};
+use crate::lock::holder::Holder;
+use crate::sys::inotify::Listening;
+use crate::sys::wait_pipe::Presence;
+
+/// A held lock. Dropping it gives the lock back.
+///
+/// The drop schedules the deletion of the lock file: on a local file system it
+/// is done on the spot (microseconds), elsewhere by a thread of this crate,
+/// and on the spot again where there is no Tokio runtime or it is going down.
+/// [`flush`](crate::flush) waits for what is scheduled. A process that is
+/// killed leaves the file; the next contender takes it over at once.
+///
+/// If the lock had to be waited for, the thread that ends the hold gives way
+/// once (`sched_yield(2)`): the next holder was as a rule woken on the same
+/// processor. Where that takes longer than a millisecond, because others want the
+/// processor, the next ones are left out.
+/// # Panics of the holder
+/// A guard that is dropped by a panic releases the lock as any other drop does, and
+/// the next holder is not told: there is no poison, as for the locks of Tokio. The drop
+/// cannot tell whether the guarded work was cut short: a panic of the runtime's thread
+/// drops the guards of all its tasks, and a panic of a child task leaves the guard with
+/// its parent.
+/// Where the next holder must know, have the panic end the process
+/// (`panic = "abort"`): then [`recovered_from`](LockGuard::recovered_from) tells of it,
+/// as of every dead holder. Or write into the data that work has begun, and remove that
+/// before the release.
+#[must_use = "the lock is given back as soon as the guard is dropped"]
+pub struct LockGuard {
+    tenure: Tenure,
+    recovered_from: Option<Box<Holder>>,
+    retry_period: Duration,
+    watch: Mutex<Option<Watch>>,
+    /// Of its time in the line; it ends after the hold at the latest.
+    presence: Option<Presence>,
+}
+
+/// A task that cancels a token when the lock is lost.
+struct Watch {
+    lost: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+impl LockGuard {
+    pub(crate) fn new(
+        tenure: Tenure,
+        recovered_from: Option<Box<Holder>>,
+        retry_period: Duration,
+    ) -> Self {
+        let (watch, presence) = (Mutex::new(None), None);
+        Self { tenure, recovered_from, retry_period, watch, presence }
+    }
+
+    /// Give the lock back and say how that went.
+    ///
+    /// The hold ends whatever the answer is, and it ends even if the future is
+    /// dropped after its first poll.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the file was gone or somebody else's; it was not
+    /// deleted then, and somebody else may have been inside. [`Error::NotRemoved`] if it
+    /// could not be deleted; it is marked as released, so that the next holder
+    /// is not told of a recovery. [`Error::Forked`] in a forked child.
+    pub async fn release(self) -> Result<(), Error> {
+        let Self { tenure, presence, .. } = self;
+        let outcome = tenure.end().await;
+        drop(presence);
+        outcome
+    }
+
+    /// Resolves when the lock is, or should be, no longer ours: its file was
+    /// removed or replaced, or somebody asked for it with
+    /// [`revoke`](crate::AsyncFileLock::revoke). Else it never resolves.
+    ///
+    /// It looks at once, at each event, and each
+    /// [`retry_period`](crate::Options::retry_period) for what gives no event.
+    /// A look that fails says neither that the lock is held nor that it is lost.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn work() {}
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.acquire().await?;
+    /// tokio::select! {
+    ///     _ = work() => {}
+    ///     why = guard.lost() => return Err(why.into()),
+    /// }
+    /// guard.release().await
+    /// # }
+    /// ```
+    pub async fn lost(&self) -> Lost {
+        loss(self.tenure.held(), self.tenure.place(), self.retry_period).await
+    }
+
+    /// A token that is cancelled when [`lost`](Self::lost) would resolve, for
+    /// code that takes tokens. Cancelling it affects nobody else. It is not
+    /// cancelled when the guard is released.
+    ///
+    /// The first call starts a task that ends with the guard. It lives on the
+    /// caller's runtime; if that has gone down, the next call starts another
+    /// with another token.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    #[must_use]
+    pub fn lost_token(&self) -> CancellationToken {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*watch {
+            Some(watch) if !watch.task.is_finished() || watch.lost.is_cancelled() => {}
+            _ => *watch = Some(self.watch()),
+        }
+        watch.as_ref().expect("BUG: nobody watches").lost.child_token()
+    }
+
+    fn watch(&self) -> Watch {
+        let lost = CancellationToken::new();
+        let task = watch_for_loss(
+            Arc::downgrade(self.tenure.held()),
+            self.tenure.place().clone(),
+            self.retry_period,
+            lost.clone(),
+        );
+        Watch { lost, task: AbortOnDropHandle::new(tokio::spawn(task)) }
+    }
+
+    /// Looks, by a system call and on the caller's thread, whether the lock file
+    /// is still where it was, and held; for who has to know just before each step
+    /// and fills the directory with events of its own.
+    #[cfg(feature = "lockd")]
+    pub(crate) fn losses(&self) -> impl Fn() -> Option<Lost> + Send + Sync + use<> {
+        let (held, path) = (Arc::downgrade(self.tenure.held()), self.path().to_owned());
+        move || {
+            let held = held.upgrade().filter(|held| !held.is_over());
+            let reason = held.map_or(Some(LostReason::Removed), |held| reason(&held))?;
+            Some(Lost { path: path.clone(), reason })
+        }
+    }
+
+    /// It had to be waited for: others may want it as well.
+    pub(crate) fn contended(self, presence: Option<Presence>) -> Self {
+        self.tenure.held().contended();
+        Self { presence, ..self }
+    }
+
+    /// The user has it now, and is told of a dead holder.
+    pub(crate) fn told(self) -> Self {
+        self.tenure.held().told();
+        self
+    }
+
+    pub(crate) fn take_recovered_from(&mut self) -> Option<Box<Holder>> {
+        self.recovered_from.take()
+    }
+
+    /// With the word of a dead holder from an earlier try.
+    pub(crate) fn or_recovered(mut self, owed: Option<Box<Holder>>) -> Self {
+        self.recovered_from = self.recovered_from.take().or(owed);
+        self
+    }
+
+    /// After a probation: whether the lock is still ours.
+    pub(crate) async fn survived(&self) -> Survival {
+        let held = Arc::clone(self.tenure.held());
+        self.tenure.place().run(held, |held| protocol::survived(&OsDisk, &held)).await
+    }
+
+    /// Give the file back and keep the turn.
+    pub(crate) async fn give_back(self) -> Turn {
+        self.tenure.give_back().await
+    }
+
+    /// The previous holder, if it died holding the lock: what the lock guards
+    /// may be half written. An acquisition that was cancelled before it could
+    /// tell leaves that to the next.
+    ///
+    /// An empty file at the path counts too, as a holder of whom nothing is
+    /// known: it is what a power failure leaves, though `touch` makes one as well.
+    #[must_use]
+    pub fn recovered_from(&self) -> Option<&Holder> {
+        self.recovered_from.as_deref()
+    }
+
+    /// The lock file, as an absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.tenure.held().path().path()
+    }
+
+    /// What names this acquisition in the lock file: 32 hexadecimal digits,
+    /// random. Tasks of this process to whom the held file passes within one second
+    /// ([`local_share`](crate::Options::local_share)) share it, and a request to
+    /// let go reaches whoever of them has the lock. It does not order
+    /// acquisitions, so it is no fencing token.
+    #[must_use]
+    pub fn token(&self) -> String {
+        self.tenure.held().record().token.to_string()
+    }
+
+    /// The descriptor that carries the kernel lock, for a child process that is
+    /// to inherit it: the lock then lasts until the guard is released *or* this
+    /// process and every such child are gone. `None` if the lock is portable.
+    ///
+    /// Duplicate it for the child; never unlock it.
+    #[must_use]
+    pub fn pin(&self) -> Option<BorrowedFd<'_>> {
+        let held = self.tenure.held();
+        (held.record().proof == Proof::Flock).then(|| held.show_file().as_fd())
+    }
+}
+
+impl fmt::Debug for LockGuard {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("LockGuard")
+            .field("path", &self.path())
+            .field("recovered_from", &self.recovered_from)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `held` is kept alive no longer than for a look.
+async fn watch_for_loss(
+    held: Weak<Held<OsDisk>>,
+    place: Place,
+    period: Duration,
+    lost: CancellationToken,
+) {
+    let mut listening = None;
+    loop {
+        let Some(held) = held.upgrade() else {
+            return;
+        };
+        listen(&mut listening, &held, &place);
+        if look(&held, &place).await.is_some() {
+            return lost.cancel();
+        }
+        drop(held);
+        next_look(listening.as_ref(), period).await;
+    }
+}
+
+async fn loss(held: &Arc<Held<OsDisk>>, place: &Place, period: Duration) -> Lost {
+    let mut listening = None;
+    loop {
+        listen(&mut listening, held, place);
+        if let Some(lost) = look(held, place).await {
+            return lost;
+        }
+        next_look(listening.as_ref(), period).await;
+    }
+}
+
+/// Before a look, so that what happens after it is heard.
+fn listen(listening: &mut Option<Listening>, held: &Held<OsDisk>, place: &Place) {
+    if place.has_events() {
+        let path = held.shared_path();
+        *listening = Listening::renew(listening.take(), path);
+        if let Some(listening) = listening {
+            listening.await_closes([path.revocation(held.record().token)]);
+        }
+    }
+}
+
+/// Also when time has passed: an ancestor that is renamed gives no event.
+async fn next_look(listening: Option<&Listening>, period: Duration) {
+    let Some(listening) = listening else {
+        return tokio::time::sleep(period).await;
+    };
+    tokio::select! {
+        _ = listening.event() => {}
+        () = tokio::time::sleep(period) => {}
+    }
+}
+
+async fn look(held: &Arc<Held<OsDisk>>, place: &Place) -> Option<Lost> {
+    let reason = place.run(Arc::clone(held), |held| reason(&held)).await?;
+    Some(Lost { path: held.path().path().to_owned(), reason })
+}
+
+fn reason(held: &Held<OsDisk>) -> Option<LostReason> {
+    let at_path = held.look();
+    if held.is_over() {
+        // What was seen may be our own release.
+        return None;
+    }
+    match at_path {
+        Ok(AtPath::Nothing) => Some(LostReason::Removed),
+        Ok(AtPath::Another) => Some(LostReason::Replaced),
+        Ok(AtPath::Mine) => held.is_revoked().then_some(LostReason::Revoked),
+        Err(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use rustix::fs::{FlockOperation, flock};
+
+    use super::*;
+    use crate::AsyncFileLock;
+    use crate::sys::path::LockPath;
+    use crate::sys::tickets::is_awaited;
+
+    #[tokio::test]
+    async fn who_had_to_wait_gives_way_and_nobody_else() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = LockPath::new(&directory.path().join("lock")).unwrap();
+        let lock = AsyncFileLock::new(path.path());
+        let guard = lock.acquire().await.unwrap();
+        assert!(!guard.tenure.held().wakes_next());
+        guard.release().await.unwrap();
+        let other = File::create(path.path()).unwrap();
+        flock(&other, FlockOperation::LockExclusive).unwrap();
+        let waits = tokio::spawn(async move { lock.acquire().await.unwrap() });
+        while !is_awaited(&path) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        fs::remove_file(path.path()).unwrap();
+        drop(other);
+        assert!(waits.await.unwrap().tenure.held().wakes_next());
+    }
+}

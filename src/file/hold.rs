@@ -1,0 +1,237 @@
+//! A hold together with what has to end with it, in the right order and at the
+//! right place: the file first, then the turn of the next local task. Or the
+//! file passes to that task along with the turn.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::runtime::Handle;
+
+use super::at_exit;
+use super::options::{AtExit, Options, Pin};
+use super::protocol::disk::OsDisk;
+use super::protocol::lock_file::Held;
+use crate::local::executor::{Place, Started};
+use crate::local::task_queue::Turn;
+use crate::lock::error::Error;
+use crate::lock::events;
+use crate::sys::path::LockPath;
+
+/// A held lock file, its turn, and where its system calls run.
+pub(crate) struct Tenure {
+    inner: Option<Inner>,
+    place: Place,
+}
+
+/// Dropped in this order.
+struct Inner {
+    held: Arc<Held<OsDisk>>,
+    turn: Turn,
+    /// Of a hold that may pass to a task with equal ones.
+    options: Option<Arc<Options>>,
+}
+
+/// A held file that one task leaves to the next. Dropping it releases it.
+pub(crate) struct Inheritance {
+    held: Arc<Held<OsDisk>>,
+    options: Arc<Options>,
+    place: Place,
+}
+
+impl Inheritance {
+    /// What the last task left with its turn.
+    pub(crate) fn of(turn: &mut Turn) -> Option<Box<Self>> {
+        turn.take_legacy()?.downcast().ok()
+    }
+
+    /// Where the calls of the hold that was left were made.
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The file, for a hold on the same terms.
+    pub(crate) fn on(self, path: &LockPath, options: &Arc<Options>) -> Option<Arc<Held<OsDisk>>> {
+        let is_equal = Arc::ptr_eq(&self.options, options) || self.options == *options;
+        let is_same = is_equal && self.held.path().path() == path.path();
+        if is_same { alone(self.held).ok() } else { None }
+    }
+}
+
+impl Tenure {
+    pub(crate) fn new(held: Arc<Held<OsDisk>>, turn: Turn, place: Place) -> Self {
+        Self { inner: Some(Inner { held, turn, options: None }), place }
+    }
+
+    /// It may end by passing to a task that waits on equal terms.
+    pub(crate) fn inheritable(mut self, options: &Arc<Options>) -> Self {
+        let is_quick = matches!(self.place, Place::Here { is_local: true });
+        let is_plain = options.pin != Pin::Never && !options.openlock_compat;
+        let may_pass = is_quick && is_plain && !options.local_share.is_zero();
+        if may_pass {
+            if let Some(inner) = &mut self.inner {
+                inner.options = Some(Arc::clone(options));
+            }
+        }
+        self
+    }
+
+    pub(crate) fn held(&self) -> &Arc<Held<OsDisk>> {
+        &self.inner.as_ref().expect("BUG: a tenure was used after its end").held
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn take(&mut self) -> Option<(Inner, Place)> {
+        let inner = self.inner.take()?;
+        let place = match &self.place {
+            // In a forked child there are no threads that would do it elsewhere.
+            Place::Lane { .. } if !inner.held.is_ours() => Place::Here { is_local: false },
+            place => place.clone(),
+        };
+        Some((inner, place))
+    }
+
+    /// Give the file back and keep the turn, to try again.
+    pub(crate) async fn give_back(mut self) -> Turn {
+        let (Inner { held, turn, .. }, place) = self.take().expect("BUG: a tenure ended twice");
+        let give_back = move || {
+            let _ = held.release();
+            drop(held);
+            turn
+        };
+        place.start(give_back).finished().await
+    }
+
+    /// End the hold. Once this was called it ends, even if the future is dropped.
+    pub(crate) async fn end(mut self) -> Result<(), Error> {
+        let (inner, place) = self.take().expect("BUG: a tenure ended twice");
+        let Some(inner) = inner.pass_on(&place) else {
+            return Ok(());
+        };
+        let mut ending = Ending(Some(place.start(move || inner.end())));
+        ending.done().await
+    }
+}
+
+impl Inner {
+    /// Leave the file to the next task, if one waits, and if this process has
+    /// not had it for so long that another should. Else everything is still there.
+    fn pass_on(mut self, place: &Place) -> Option<Self> {
+        let Some(options) = self.options.take() else {
+            return Some(self);
+        };
+        let now = Instant::now();
+        if !self.turn.may_go_on(options.local_share, now) {
+            return Some(self);
+        }
+        // Whoever watches over the hold at this moment shares it: then it ends.
+        match alone(self.held) {
+            Ok(mut held) => {
+                if !Arc::get_mut(&mut held).is_some_and(|held| held.may_be_passed_on(now)) {
+                    return Some(Self { held, ..self });
+                }
+                if options.at_exit == AtExit::Remove {
+                    at_exit::remove_at_exit(&held);
+                }
+                events::released(&held.path().path().display());
+                let (place, lasts) = (place.clone(), options.local_share);
+                self.turn.leave(Box::new(Inheritance { held, options, place }), now, lasts);
+                None
+            }
+            Err(held) => Some(Self { held, ..self }),
+        }
+    }
+
+    fn end(self) -> Result<(), Error> {
+        let outcome = self.held.release();
+        if matches!(outcome, Err(Error::Forked { .. })) {
+            // The queue was copied by a fork, perhaps in the middle of a change.
+            std::mem::forget(self.turn);
+        } else {
+            events::released(&self.held.path().path().display());
+        }
+        outcome
+    }
+}
+
+/// The hold for its next holder, of which whoever remembers the last one's finds
+/// nothing. Else somebody shares it.
+fn alone(mut held: Arc<Held<OsDisk>>) -> Result<Arc<Held<OsDisk>>, Arc<Held<OsDisk>>> {
+    match Arc::get_mut(&mut held) {
+        Some(_) => Ok(held),
+        None => Arc::try_unwrap(held).map(Arc::new),
+    }
+}
+
+/// Schedules the deletion, or does it on the spot where nobody would do it later.
+impl Drop for Tenure {
+    fn drop(&mut self) {
+        let Some((inner, place)) = self.take() else {
+            return;
+        };
+        let Some(inner) = inner.pass_on(&place) else {
+            return;
+        };
+        let end = move || match inner.end() {
+            Ok(()) | Err(Error::Forked { .. }) => {}
+            Err(error) => tracing::warn!("{error}"),
+        };
+        match Handle::try_current() {
+            Ok(_) => drop(Ending(Some(place.start(end)))),
+            // Nobody would do it later; and this may be the thread of the place.
+            Err(_) => end(),
+        }
+    }
+}
+
+/// The end of a hold, on its way. Dropped before it is there, it is left to
+/// the runtime.
+struct Ending<T: Send + 'static>(Option<Started<T>>);
+
+impl<T: Send + 'static> Ending<T> {
+    async fn done(&mut self) -> T {
+        let result = match self.0.as_mut().expect("BUG: an end that was over") {
+            Started::Done(_) => None,
+            Started::Running(result) => Some(result.await.expect("BUG: a job was lost")),
+        };
+        match (result, self.0.take()) {
+            (Some(result), _) | (None, Some(Started::Done(result))) => result,
+            _ => unreachable!("BUG: a result was lost"),
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Ending<T> {
+    fn drop(&mut self) {
+        let Some(started @ Started::Running(_)) = self.0.take() else {
+            return;
+        };
+        let left = Left(Some(started));
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn(left.done()));
+        }
+    }
+}
+
+/// The same, kept by a runtime. If that goes down first, or there is none, it
+/// waits, so that the file does not outlive both.
+struct Left<T: Send + 'static>(Option<Started<T>>);
+
+impl<T: Send + 'static> Left<T> {
+    async fn done(mut self) {
+        if let Some(Started::Running(result)) = &mut self.0 {
+            let _ = result.await;
+        }
+        self.0 = None;
+    }
+}
+
+impl<T: Send + 'static> Drop for Left<T> {
+    fn drop(&mut self) {
+        if self.0.take().is_some_and(|started| !started.wait()) {
+            tracing::warn!("a lock file is not deleted yet: its file system does not answer");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Lock files: [`AsyncFileLock`].
+
+mod acquire_all;
+pub(crate) mod at_exit;
+mod changes;
+mod contender;
+#[cfg(fuzzing)]
+pub mod fuzzing;
+mod guard;
+mod hold;
+pub(crate) mod liveness;
+mod lock;
+pub(crate) mod options;
+pub(crate) mod protocol;
+pub(crate) mod record;
+
+pub use acquire_all::{LockGuards, acquire_all, acquire_all_timeout};
+pub use changes::StatusChanges;
+pub use guard::LockGuard;
+pub use lock::AsyncFileLock;
+pub use options::{AtExit, Offload, Options, Pin, SlowSystem};

@@ -1,0 +1,379 @@
+//! A lock file that exists because we made it, or took it over. Dropping a
+//! [`Held`] gives the lock back. It knows nothing of waiting; what a user has
+//! is the [`LockGuard`](crate::LockGuard) above it.
+//!
+//! The numbers cite the invariants at the head of [`attempt`](crate::file::protocol).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::disk::{Access, Disk};
+use super::mutants::{self, Mutant};
+use crate::file::record::{Contents, Proof, RECORD_BYTES, Record, Token};
+use crate::local::yield_cpu::let_next_run;
+use crate::lock::error::{Error, Lost, LostReason};
+use crate::sys::files::Errno;
+use crate::sys::path::LockPath;
+use crate::sys::process_key::{ProcessKey, this_process};
+
+/// A holder that was asked to let go removes the request when it does. A hold
+/// that was over sooner than this does not look for one: who asks looks again
+/// after [`REVOCATION_SECOND_LOOK`], which is then after the end of that hold,
+/// and removes the request itself. That saves a short hold a tenth of its time.
+const REVOCATION_MIN_HOLD: Duration = Duration::from_millis(20);
+
+/// Longer than [`REVOCATION_MIN_HOLD`].
+pub(crate) const REVOCATION_SECOND_LOOK: Duration = Duration::from_millis(40);
+
+/// For so long after a look at the path, whether the file was removed or
+/// replaced is seen by its number of names, for half the price; that it, or a
+/// directory above it, was moved is then not seen. It is about what a task takes
+/// to wake, so also what a look before a hand-over is worth after it.
+pub(crate) const LOOK_LASTS: Duration = Duration::from_millis(1);
+
+/// For so long what was seen of a file when it was left counts when it is taken:
+/// about the time a holder needs to begin with its work after any look. It saves
+/// one of the two calls of a pass.
+const LEAVING_LASTS: Duration = Duration::from_micros(20);
+
+/// What the path names, seen from a holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AtPath {
+    Mine,
+    Nothing,
+    Another,
+}
+
+/// A held lock.
+pub(crate) struct Held<D: Disk> {
+    disk: D,
+    path: Arc<LockPath>,
+    /// The one description of the inode (5), open for writing. It carries the
+    /// `flock` of a pinned lock, and while it is open the inode number is not
+    /// given to another file (4).
+    file: D::File,
+    identity: (u64, u64),
+    record: Box<Record>,
+    maker: ProcessKey,
+    /// When the record was written.
+    written: Instant,
+    /// When the path was last seen to name the file.
+    seen: Instant,
+    /// When it was left to the next task, seen to be in place.
+    left: Option<Instant>,
+    /// When it was last clear that nobody asks for it.
+    unasked: Instant,
+    /// The dead holder this was taken over from, until somebody has been told.
+    untold: Mutex<Option<Box<Contents>>>,
+    is_over: AtomicBool,
+    file_stays: AtomicBool,
+    is_contended: AtomicBool,
+    /// Its user was told that somebody asks for it.
+    was_revoked: AtomicBool,
+    /// Its user may have given copies of the descriptor away.
+    was_shown: AtomicBool,
+}
+
+impl<D: Disk> Held<D> {
+    /// To be made by the closure that made the path name `file`, before
+    /// anything else (6).
+    pub(crate) fn new(
+        disk: D,
+        path: Arc<LockPath>,
+        file: D::File,
+        identity: (u64, u64),
+        record: Box<Record>,
+        maker: ProcessKey,
+        acquired: Instant,
+    ) -> Self {
+        let [written, seen, unasked] = [acquired; 3];
+        let untold = Mutex::new(None);
+        let [is_over, file_stays, is_contended, was_revoked, was_shown] =
+            [const { AtomicBool::new(false) }; 5];
+        Self {
+            disk,
+            path,
+            file,
+            identity,
+            record,
+            maker,
+            written,
+            seen,
+            left: None,
+            unasked,
+            untold,
+            is_over,
+            file_stays,
+            is_contended,
+            was_revoked,
+            was_shown,
+        }
+    }
+
+    pub(crate) fn path(&self) -> &LockPath {
+        &self.path
+    }
+
+    pub(crate) fn shared_path(&self) -> &Arc<LockPath> {
+        &self.path
+    }
+
+    pub(crate) fn file(&self) -> &D::File {
+        &self.file
+    }
+
+    /// The same for the user, whose copies of it are of this hold alone.
+    pub(crate) fn show_file(&self) -> &D::File {
+        self.was_shown.store(true, Ordering::Relaxed);
+        &self.file
+    }
+
+    pub(crate) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Whether the path still names this file.
+    pub(crate) fn look(&self) -> Result<AtPath, Errno> {
+        Ok(self.look_closely()?.0)
+    }
+
+    /// And how many names the file there has.
+    fn look_closely(&self) -> Result<(AtPath, u64), Errno> {
+        match self.disk.look(self.path.path()) {
+            Ok(inode) if inode.identity == self.identity => Ok((AtPath::Mine, inode.links)),
+            Ok(inode) => Ok((AtPath::Another, inode.links)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok((AtPath::Nothing, 0)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the holder is asked to let go.
+    pub(crate) fn is_revoked(&self) -> bool {
+        let is_revoked = self.disk.look(&self.path.revocation(self.record.token)).is_ok();
+        self.was_revoked.fetch_or(is_revoked, Ordering::Relaxed);
+        is_revoked
+    }
+
+    /// Whether the file still says what was written, openlock having no other
+    /// way to take a lock than to replace or rewrite it.
+    pub(crate) fn is_intact(&self) -> Result<bool, Errno> {
+        let mut bytes = [0; RECORD_BYTES + 1];
+        let length = self.disk.read(&self.file, &mut bytes)?;
+        Ok(bytes[..length] == self.record.to_bytes())
+    }
+
+    /// That this was taken over from a dead holder. Should the acquisition be
+    /// undone before anybody was told, the file goes on telling it.
+    pub(crate) fn remember(&mut self, dead: Contents) {
+        self.untold = Mutex::new(Some(Box::new(dead)));
+    }
+
+    /// The user has the lock, and with it the word of the dead holder.
+    pub(crate) fn told(&self) {
+        *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Other processes want it as well, as far as is known.
+    pub(crate) fn contended(&self) {
+        self.is_contended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this process made it (7).
+    pub(crate) fn is_ours(&self) -> bool {
+        this_process() == self.maker
+    }
+
+    /// Whether the next task of this process may have this very file: nobody
+    /// has asked for it, nobody else may have a copy, and it is where it belongs.
+    pub(crate) fn may_be_passed_on(&mut self, now: Instant) -> bool {
+        let may_be = self.is_ours()
+            && !self.is_over()
+            && !self.was_shown.load(Ordering::Relaxed)
+            && self.record.proof == Proof::Flock
+            && self.untold.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+            && self.is_unasked(now)
+            && self.is_in_place(now);
+        self.left = may_be.then_some(now);
+        may_be
+    }
+
+    /// Looks as often as it takes to see a request while it is there.
+    fn is_unasked(&mut self, now: Instant) -> bool {
+        if self.was_revoked.load(Ordering::Relaxed) {
+            return false;
+        }
+        if now.saturating_duration_since(self.unasked) < REVOCATION_MIN_HOLD {
+            return true;
+        }
+        self.unasked = now;
+        !self.is_revoked()
+    }
+
+    fn is_in_place(&mut self, now: Instant) -> bool {
+        let is_named = self.was_in_place(now) && self.disk.links(&self.file) == Ok(1);
+        is_named || self.is_at_path(now)
+    }
+
+    fn is_at_path(&mut self, now: Instant) -> bool {
+        self.seen = now;
+        self.look() == Ok(AtPath::Mine)
+    }
+
+    fn was_in_place(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.seen) <= LOOK_LASTS
+    }
+
+    /// Begin a hold of its own on a file that was passed on by another task of
+    /// this process. The record stays as it is for as long as it says the same
+    /// second; then it is written anew, under another token. If any of that
+    /// fails the file is to be dropped, which releases it.
+    pub(crate) fn pass_on(
+        &mut self,
+        token: impl FnOnce() -> Result<Token, Errno>,
+        since: SystemTime,
+        now: Instant,
+    ) -> Result<(), Errno> {
+        let was_just_left = |left| now.saturating_duration_since(left) <= LEAVING_LASTS;
+        if !self.left.take().is_some_and(was_just_left) && !self.is_in_place(now) {
+            return Err(Errno::STALE);
+        }
+        let last = self.record.second();
+        self.record.since = Some(since);
+        if self.record.second() == last {
+            return Ok(());
+        }
+        let last = std::mem::replace(&mut self.record.token, token()?);
+        (self.written, self.unasked) = (now, now);
+        let written = self.disk.write(&self.file, &self.record.to_bytes(), 0);
+        // After it: who asks by a token looks again whether it is still there.
+        if self.disk.unlink(&self.path.revocation(last)).is_ok() {
+            return Err(Errno::CANCELED);
+        }
+        if written? == RECORD_BYTES { Ok(()) } else { Err(Errno::IO) }
+    }
+
+    /// End the hold and leave the file to who rewrote it.
+    pub(crate) fn abandon(&self) {
+        if !self.is_over.swap(true, Ordering::AcqRel) && self.is_ours() {
+            self.unlock();
+        }
+    }
+
+    /// Whether the hold has ended, or is just ending.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// End the hold: remove the file if it is still ours, then let go of the
+    /// inode. The second call does nothing.
+    pub(crate) fn release(&self) -> Result<(), Error> {
+        if self.is_over.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        if !self.is_ours() {
+            // (7) LOCK_UN in a forked child would free its parent's lock.
+            let path = self.path.path().to_owned();
+            return Err(Error::Forked { path, holder: self.record.pid });
+        }
+        if mutants::is_on(Mutant::CloseBeforeUnlink) {
+            self.unlock();
+            return self.remove();
+        }
+        let outcome = self.remove(); // (3)
+        if outcome.is_ok() && self.wakes_next() {
+            // All that is left to do is ours alone.
+            let_next_run();
+        }
+        self.unlock();
+        if self.file_stays.load(Ordering::Relaxed) {
+            // Nothing was unlinked, and a child may keep our descriptor open:
+            // those who wait are told by another close of a file for writing.
+            let _ = self.disk.open(self.path.path(), Access::ReadWrite);
+        }
+        // After the path was unlinked: see REVOCATION_MIN_HOLD.
+        if self.written.elapsed() >= REVOCATION_MIN_HOLD {
+            let _ = self.disk.unlink(&self.path.revocation(self.record.token));
+        }
+        outcome
+    }
+
+    /// Whether somebody was told that the file is gone, as far as is known.
+    pub(crate) fn wakes_next(&self) -> bool {
+        self.is_contended.load(Ordering::Relaxed) && !self.file_stays.load(Ordering::Relaxed)
+    }
+
+    /// Without it the lock would last until the last copy of the descriptor
+    /// that a forked child inherited is closed. If it fails, closing does it.
+    fn unlock(&self) {
+        if self.record.proof == Proof::Flock {
+            let _ = self.disk.unlock(&self.file);
+        }
+    }
+
+    fn remove(&self) -> Result<(), Error> {
+        let lost = |reason| Err(Error::Lost(Lost { path: self.path.path().to_owned(), reason }));
+        let at_path = match self.look_closely() {
+            Ok((_, links)) if mutants::is_on(Mutant::NoInodeCheck) => Ok((AtPath::Mine, links)),
+            Ok((_, links)) if mutants::is_on(Mutant::UnlinkUnseen) => Ok((AtPath::Mine, links)),
+            other => other,
+        };
+        match at_path {
+            Ok((AtPath::Nothing, _)) => lost(LostReason::Removed),
+            Ok((AtPath::Another, _)) => lost(LostReason::Replaced),
+            Ok((AtPath::Mine, _)) if self.leave_stale() => Ok(()),
+            Ok((AtPath::Mine, links)) => {
+                if links > 1 {
+                    // A backup has a link to it, say: whoever locks that is not to be
+                    // told that we died.
+                    self.mark_released();
+                }
+                match self.disk.unlink(self.path.path()) {
+                    Ok(()) => Ok(()),
+                    Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
+                    Err(error) => self.leave_released(error),
+                }
+            }
+            Err(error) => self.leave_released(error),
+        }
+    }
+
+    /// Nobody was told of the dead holder: the next must be. The token stays
+    /// ours, since the dead one's may stand for claims that are over.
+    fn leave_stale(&self) -> bool {
+        let untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let bytes = match untold.map(|dead| *dead) {
+            None => return false,
+            Some(Contents::Ours(dead)) => {
+                let Record { token, proof, is_local, .. } = *self.record;
+                Record { token, proof, is_local, ..dead }.to_bytes()
+            }
+            Some(foreign) => foreign.to_bytes(),
+        };
+        // Should it fail, the file stays all the same: it then tells of us.
+        let _ = self.disk.write(&self.file, &bytes, 0);
+        self.file_stays.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// The file stays, so it must say that nobody died holding it. Should that
+    /// fail as well, the next holder is told of a recovery that was none.
+    fn leave_released(&self, why: Errno) -> Result<(), Error> {
+        self.mark_released();
+        self.file_stays.store(true, Ordering::Relaxed);
+        Err(Error::NotRemoved { path: self.path.path().to_owned(), source: why.into() })
+    }
+
+    fn mark_released(&self) {
+        let record = Record { released: true, note: None, ..Record::clone(&self.record) };
+        let _ = self.disk.write(&self.file, &record.to_bytes(), 0);
+    }
+}
+
+impl<D: Disk> Drop for Held<D> {
+    fn drop(&mut self) {
+        if let Err(error) = self.release() {
+            tracing::debug!(path = %self.path.path().display(), %error, "lock given up");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Who has the lock, without trying to get it and without a lasting effect.
+
+use super::disk::{Disk, Flock};
+use super::{Attempt, Busy, ROUNDS, Stop, Surroundings};
+use crate::file::record::{Contents, Proof, Token};
+use crate::lock::error::Error;
+use crate::lock::holder::{Evidence, Holder, Status};
+use crate::sys::process::Verdict;
+
+/// What is at the path.
+pub(crate) struct Found {
+    pub(crate) status: Status,
+    /// The holder's, if the file is ours.
+    pub(crate) token: Option<Token>,
+    /// How the holder's life is proved, if the file is ours.
+    pub(crate) proof: Option<Proof>,
+    /// Number of the file's inode, by which the close of an unnamed file is told.
+    pub(crate) inode: Option<u64>,
+}
+
+impl Found {
+    /// By whom is not known.
+    fn held(busy: Busy) -> Self {
+        let holder = *busy.holder.expect("BUG: busy, and nothing is known of why");
+        Self { status: Status::Held(holder), token: None, proof: None, inode: busy.inode }
+    }
+}
+
+impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
+    /// Look. A pinned record alone cannot answer, so its lock is tried in
+    /// shared mode and given back at once; a contender that is refused for
+    /// that reason looks again.
+    pub(crate) fn probe(&self) -> Result<Found, Error> {
+        let mut is_gone = None;
+        for _ in 0..ROUNDS {
+            match self.probe_once() {
+                Ok(found) => return Ok(found),
+                Err(Stop::FromTheTop) => is_gone = None,
+                Err(Stop::GoneFromServer(error)) => is_gone = Some(error),
+                Err(Stop::Failed(error)) => return Err(error),
+                Err(Stop::Busy(busy)) => return Ok(Found::held(busy)),
+                Err(_) => unreachable!("BUG: a probe only reads"),
+            }
+        }
+        match is_gone {
+            Some(error) => Err(error),
+            None => Ok(Found::held(Self::never_still())),
+        }
+    }
+
+    fn probe_once(&self) -> Result<Found, Stop> {
+        let Some(opened) = self.open_path()? else {
+            return Ok(Found { status: Status::Free, token: None, proof: None, inode: None });
+        };
+        let local = self.is_local(&opened.file)?;
+        let contents = self.read(&opened.file)?;
+        let is_locked = match &contents {
+            Contents::Ours(record) if record.released || record.proof == Proof::Process => None,
+            _ => self.is_locked(&opened.file),
+        };
+        // Somebody may have taken it over since, or released it: what is told
+        // must belong together.
+        if self.read(&opened.file)? != contents || !self.is_at_path(&opened)? {
+            return Err(Stop::FromTheTop);
+        }
+        let record = contents.record();
+        let (is_held, evidence) = match is_locked {
+            Some(true) => (true, self.who_locks(&contents, local).0),
+            Some(false) if local && record.is_some_and(|record| record.is_local) => {
+                (false, Evidence::KernelLockFree)
+            }
+            _ if record.is_some_and(|record| record.released) => (false, Evidence::Released),
+            _ => self.by_process(&contents, local),
+        };
+        let (token, proof) = (record.map(|record| record.token), record.map(|record| record.proof));
+        let holder = Holder::new(&contents, evidence);
+        let status = if is_held { Status::Held(holder) } else { Status::Stale(holder) };
+        let inode = Some(opened.inode.identity.1);
+        Ok(Found { status, token, proof, inode })
+    }
+
+    /// `None` where the kernel does not say.
+    fn is_locked(&self, file: &D::File) -> Option<bool> {
+        match self.disk.try_flock(file, Flock::Shared) {
+            Ok(false) => Some(true),
+            Ok(true) => {
+                let _ = self.disk.unlock(file);
+                Some(self.disk.is_range_locked(file) == Ok(true))
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn by_process(&self, contents: &Contents, local: bool) -> (bool, Evidence) {
+        match self.surroundings.judge(contents, local) {
+            Verdict::Alive => (true, Evidence::ProcessRuns),
+            Verdict::Unknown(why) => (true, Evidence::Unknown(why)),
+            Verdict::Dead(_) if *contents == Contents::Empty => (false, Evidence::NobodyNamed),
+            Verdict::Dead(how) => (false, Evidence::ProcessGone(how)),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What is kept open between uses is closed when it has not been used for a while.
+//!
+//! 1. A station that keeps something open without a user's wish is watched.
+//! 2. One thread of a process looks at all watched stations each [`PERIOD`], and ends
+//!    when there is none. It closes what was not used since its last look.
+//! 3. Without a thread nothing is kept.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::shared::Station;
+use crate::sys::process_key::{ProcessKey, this_process};
+
+/// Between two looks. Long beside the time from one use to the next of a lock in use,
+/// so that hardly any use opens anything anew. If longer, an unmount is refused longer.
+const PERIOD: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+struct Watched {
+    stations: Vec<Weak<Station>>,
+    has_thread: bool,
+}
+
+/// By process: a forked child has not its parent's thread.
+static WATCHED: LazyLock<Mutex<HashMap<ProcessKey, Watched>>> = LazyLock::new(Mutex::default);
+
+fn watched() -> MutexGuard<'static, HashMap<ProcessKey, Watched>> {
+    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Have [`Station::close_unused`] called until it says that nothing is left. Whether
+/// that will be done (3).
+pub(super) fn watch(station: &Arc<Station>) -> bool {
+    let process = this_process();
+    let mut all = watched();
+    let watched = all.entry(process).or_default();
+    if !watched.has_thread {
+        let thread = thread::Builder::new().name("lockkeeper-idle".to_owned());
+        watched.has_thread = thread.spawn(move || work(process)).is_ok();
+    }
+    if watched.has_thread {
+        watched.stations.push(Arc::downgrade(station));
+    }
+    watched.has_thread
+}
+
+fn work(process: ProcessKey) {
+    loop {
+        thread::sleep(PERIOD);
+        let mut due = std::mem::take(&mut watched().entry(process).or_default().stations);
+        // With nothing locked: a close may take its time.
+        due.retain(|station| station.upgrade().is_some_and(|station| station.close_unused()));
+        let mut all = watched();
+        let watched = all.entry(process).or_default();
+        watched.stations.append(&mut due);
+        if watched.stations.is_empty() {
+            watched.has_thread = false;
+            return;
+        }
+    }
+}

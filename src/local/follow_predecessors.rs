@@ -1,0 +1,130 @@
+//! Whether one who waits need not even listen to the lock's directory, as two
+//! others stand before it and it hears what becomes of them.
+//!
+//! The first two of a line always listen. Should neither act though the lock
+//! is free, being stopped or busy with something else, who stands behind them
+//! finds that out by looking, and is not caught by them again.
+
+use std::time::Duration;
+
+use crate::sys::inotify::Listening;
+use crate::sys::tickets::{Ahead, Neighbour, Ticket};
+
+/// How long a contender lets those who came earlier go first, once the lock may be free:
+/// many times what a process takes to wake. A longer time would be the price of each that
+/// is stopped in front.
+const DEFERENCE: Duration = Duration::from_millis(10);
+
+/// A line that changes under each of so many looks in a row moves on fast: who stands
+/// in it stays awake until the next event. More looks would delay that one.
+const LOOKS_MAX: usize = 3;
+
+/// A place behind others.
+#[derive(Default)]
+pub(crate) struct Line {
+    sleep: Option<Sleep>,
+    /// Behind these it does not sleep: they may not act.
+    wakeful: Option<[Neighbour; 2]>,
+    /// The last that were seen to be just before it.
+    behind: Option<[Neighbour; 2]>,
+    /// Two or more are, whose end cannot be heard of.
+    is_far: bool,
+}
+
+/// Until something becomes of one of two neighbours.
+#[derive(Clone, Copy)]
+struct Sleep {
+    neighbours: [Neighbour; 2],
+    /// So many looks were made since anything was heard.
+    looks: u32,
+}
+
+impl Line {
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.sleep.is_some()
+    }
+
+    /// After [`sleep`](Self::sleep) ended with time: whether to go on with it
+    /// once a look was made.
+    pub(crate) fn sleeps_on(&mut self) -> bool {
+        let stopped =
+            self.sleep.take_if(|sleep| sleep.neighbours.iter().any(Neighbour::is_stopped));
+        self.wakeful = stopped.map(|sleep| sleep.neighbours).or(self.wakeful);
+        self.is_asleep()
+    }
+
+    /// Who came earlier. If others will look before this one needs to, and that
+    /// will be heard, it is asleep now.
+    ///
+    /// 1. The contender sees who came just before.
+    /// 2. One of those gives up its ticket, and then has its pipe tell of that.
+    /// 3. The contender watches the pipes, which hear of other ends only.
+    ///
+    /// So it looks again once it watches, and sleeps if it sees the same two.
+    pub(crate) fn look(&mut self, ticket: &Ticket, listening: &mut Listening) -> Ahead {
+        (self.sleep, self.is_far) = (None, false);
+        let mut ahead = ticket.ahead();
+        for _ in 0..LOOKS_MAX {
+            let Ahead::More(neighbours) = ahead else { break };
+            if self.must_stay_awake(neighbours) {
+                break;
+            }
+            if !listening.turn_to(neighbours) {
+                self.is_far = true;
+                break;
+            }
+            let now_ahead = ticket.ahead();
+            if now_ahead == ahead {
+                self.sleep = Some(Sleep { neighbours, looks: 0 });
+                break;
+            }
+            ahead = now_ahead;
+        }
+        ahead
+    }
+
+    /// How long those who came earlier may leave the lock free. The first two have each
+    /// other to see to that; whoever is behind them and awake, as processes of other users
+    /// are, has no reason to be woken once more after each release.
+    pub(crate) fn deference(&self, period: Duration) -> Duration {
+        if self.is_far { period.max(DEFERENCE) } else { DEFERENCE }
+    }
+
+    fn must_stay_awake(&mut self, neighbours: [Neighbour; 2]) -> bool {
+        let [last, second] = neighbours;
+        // The last went and the second is still there: it may not act.
+        let is_stuck = |behind: [Neighbour; 2]| behind[1].is_same(&last);
+        if self.behind.replace(neighbours).is_some_and(is_stuck) {
+            self.wakeful = Some(neighbours);
+        }
+        let are_these =
+            |these: [Neighbour; 2]| these[0].is_same(&last) && these[1].is_same(&second);
+        self.wakeful.is_some_and(are_these)
+    }
+
+    /// Until something is heard, which is the answer, or it is time to look: each
+    /// `period` for who stands behind the first two of all, else each time after
+    /// twice as long.
+    pub(crate) async fn sleep(
+        &mut self,
+        ticket: Option<&Ticket>,
+        listening: Option<&Listening>,
+        period: Duration,
+        longest: Duration,
+    ) -> bool {
+        let (Some(sleep), Some(listening)) = (&mut self.sleep, listening) else {
+            return false;
+        };
+        let is_third = ticket.is_some_and(|ticket| ticket.are_first(sleep.neighbours));
+        let doublings = if is_third { 0 } else { sleep.looks.min(16) };
+        let time = period.saturating_mul(1 << doublings).min(longest);
+        tokio::select! {
+            biased;
+            _ = listening.event() => true,
+            () = tokio::time::sleep(super::wakeup::jittered(time)) => {
+                sleep.looks += 1;
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! Turns of this process's tasks, first in, first out. One contender per lock
+//! and process goes to the file system; the others wait here, so that a
+//! release wakes one task and not all.
+//!
+//! Turns keep order and save work. That two tasks do not hold at once does not
+//! rest on them: the protocol excludes tasks as it excludes processes.
+//!
+//! A turn may leave something to the next one, for a holder the file it holds.
+//!
+//! 1. What is left is taken by whoever has the next turn, in whatever way it
+//!    came to that, or dropped with that turn.
+//! 2. If nobody comes, it is dropped by the last who could have come: the one
+//!    who left it, or the last of those who waited and went away.
+//! 3. If who could come does not in time, it [lapses](super::handoff_expiry).
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::hash::{Hash, Hasher};
+use std::panic::Location;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use super::handoff_expiry;
+use crate::file::record::Token;
+use crate::sys::path::LockPath;
+use crate::sys::process_key::ProcessKey;
+use crate::sys::tickets;
+
+/// One directory entry, whatever path leads to it. The process keeps a
+/// forked child out of its parent's queues, where nobody would wake it.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) process: ProcessKey,
+    pub(crate) directory: (u64, u64),
+    pub(crate) path: Arc<LockPath>,
+}
+
+impl Entry {
+    /// Of the path only the last name counts.
+    fn key(&self) -> (ProcessKey, (u64, u64), &OsStr) {
+        (self.process, self.directory, self.path.name())
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Entry {}
+
+impl Hash for Entry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+/// The queue of one entry; gone when nobody is in it or remembers it.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    entry: Entry,
+    turns: Semaphore,
+    chain: Mutex<Chain>,
+    /// How many wait for a turn.
+    waiting: AtomicUsize,
+    slot: Mutex<Slot>,
+    /// Whether something is left there, to be asked without its lock.
+    has_legacy: AtomicBool,
+    /// The last hold of this process, and where in its source it was asked for.
+    site: Mutex<Option<(Token, Site)>>,
+    /// Whether a turn since the last end of one became a hold.
+    was_held: AtomicBool,
+}
+
+/// A line of the program's source.
+pub(crate) type Site = &'static Location<'static>;
+
+/// What one turn leaves to the next.
+pub(crate) type Legacy = Box<dyn Any + Send + Sync>;
+
+/// Where a turn leaves something to the next.
+#[derive(Debug, Default)]
+struct Slot {
+    legacy: Option<Legacy>,
+    /// Until when it lasts.
+    until: Option<Instant>,
+    /// When somebody will look whether it has to lapse (3).
+    watched: Option<Instant>,
+}
+
+/// The time for which this process has had the lock over and over again, with
+/// no more than moments in between.
+#[derive(Clone, Copy, Debug, Default)]
+struct Chain {
+    started: Option<Instant>,
+    last_end: Option<Instant>,
+    /// The same for a hold.
+    last_hold_end: Option<Instant>,
+}
+
+/// A longer time without the lock begins a new chain: others could have had it.
+const MOMENT: Duration = Duration::from_millis(1);
+
+static QUEUES: LazyLock<Mutex<HashMap<Entry, Weak<Queue>>>> = LazyLock::new(Mutex::default);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn queues() -> MutexGuard<'static, HashMap<Entry, Weak<Queue>>> {
+    lock(&QUEUES)
+}
+
+impl Queue {
+    pub(crate) fn is_of(&self, entry: &Entry) -> bool {
+        self.entry == *entry
+    }
+
+    /// Device and inode.
+    pub(crate) fn directory(&self) -> (u64, u64) {
+        self.entry.directory
+    }
+
+    /// Whether a task of this process has the turn.
+    pub(crate) fn is_busy(&self, process: ProcessKey) -> bool {
+        self.entry.process == process && self.turns.available_permits() == 0
+    }
+
+    /// Where this process asked for the hold with this token.
+    pub(crate) fn site_of(&self, token: Token) -> Option<Site> {
+        let (held, site) = (*lock(&self.site))?;
+        (held == token).then_some(site)
+    }
+
+    /// Where this process asked for its last hold.
+    pub(crate) fn last_site(&self) -> Option<Site> {
+        lock(&self.site).map(|(_, site)| site)
+    }
+
+    /// A turn begins: it goes on with a chain, or begins one. How long the
+    /// chain is by now.
+    fn turn_begins(&self) -> Duration {
+        let now = Instant::now();
+        let mut chain = lock(&self.chain);
+        let goes_on = chain.last_end.is_some_and(|end| now.duration_since(end) <= MOMENT);
+        match chain.started.filter(|_| goes_on) {
+            Some(started) => now.duration_since(started),
+            None => {
+                chain.started = Some(now);
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// If it is, another begins.
+    fn share_is_over(&self, share: Duration, now: Instant) -> bool {
+        let mut chain = lock(&self.chain);
+        let is_over = chain.started.is_some_and(|started| now.duration_since(started) > share);
+        if is_over {
+            chain.started = Some(now);
+        }
+        is_over
+    }
+
+    fn turn_ends(&self) {
+        let now = Some(Instant::now());
+        let mut chain = lock(&self.chain);
+        chain.last_end = now;
+        // Only the turn that ends has to do with it; and a look costs less than a swap.
+        if self.was_held.load(Ordering::Relaxed) {
+            self.was_held.store(false, Ordering::Relaxed);
+            chain.last_hold_end = now;
+        }
+    }
+
+    /// Whether a hold of this process ended so recently.
+    pub(crate) fn held_within(&self, time: Duration) -> bool {
+        let last_end = lock(&self.chain).last_hold_end;
+        last_end.is_some_and(|end| end.elapsed() <= time)
+    }
+
+    fn take_legacy(&self) -> Option<Legacy> {
+        // First by a look, as nearly always there is nothing.
+        let is_there = self.has_legacy.load(Ordering::SeqCst);
+        if !is_there || !self.has_legacy.swap(false, Ordering::SeqCst) {
+            return None;
+        }
+        lock(&self.slot).legacy.take()
+    }
+
+    /// Leave this to the next turn until then. Whether somebody has to see to it
+    /// that it lapses.
+    fn put_legacy(&self, legacy: Legacy, until: Instant) -> bool {
+        let mut slot = lock(&self.slot);
+        (slot.legacy, slot.until) = (Some(legacy), Some(until));
+        self.has_legacy.store(true, Ordering::SeqCst);
+        let is_watched = slot.watched.is_some_and(|watched| watched <= until);
+        if !is_watched {
+            slot.watched = Some(until);
+        }
+        !is_watched
+    }
+
+    /// Drop what lasts no longer than this (3). When to look again, if anything
+    /// else is there.
+    pub(crate) fn lapse(&self, now: Instant) -> Option<Instant> {
+        let mut slot = lock(&self.slot);
+        slot.watched = None;
+        if !self.has_legacy.load(Ordering::SeqCst) {
+            return None;
+        }
+        if let Some(later) = slot.until.filter(|until| *until > now) {
+            slot.watched = Some(later);
+            return Some(later);
+        }
+        // Unless somebody takes it at this moment.
+        let lapses = self.has_legacy.swap(false, Ordering::SeqCst);
+        let lapsed = if lapses { slot.legacy.take() } else { None };
+        drop(slot);
+        if lapsed.is_some() {
+            drop(lapsed);
+            self.turn_ends();
+        }
+        None
+    }
+
+    /// Drop what was left if nobody is there to take it (2).
+    fn clear(self: &Arc<Self>) {
+        if self.has_legacy.load(Ordering::SeqCst) && self.waiting.load(Ordering::SeqCst) == 0 {
+            drop(Arc::clone(self).try_turn());
+        }
+    }
+
+    /// The directory's identity and the name in it.
+    pub(crate) fn name(&self) -> ((u64, u64), OsString) {
+        (self.entry.directory, self.entry.path.name().to_owned())
+    }
+
+    pub(crate) fn of(entry: Entry) -> Arc<Queue> {
+        let mut queues = queues();
+        if let Some(queue) = queues.get(&entry).and_then(Weak::upgrade) {
+            return queue;
+        }
+        let queue = Arc::new(Queue {
+            entry: entry.clone(),
+            turns: Semaphore::new(1),
+            chain: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            slot: Mutex::default(),
+            has_legacy: AtomicBool::new(false),
+            site: Mutex::default(),
+            was_held: AtomicBool::new(false),
+        });
+        queues.insert(entry, Arc::downgrade(&queue));
+        queue
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let mut queues = queues();
+        // A newcomer may have made another queue for the entry since.
+        if queues.get(&self.entry).is_some_and(|queue| queue.strong_count() == 0) {
+            queues.remove(&self.entry);
+        }
+    }
+}
+
+/// The right to contend for, and then to hold, one lock. Dropping it gives it
+/// to the next task.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    queue: Arc<Queue>,
+    legacy: Option<Legacy>,
+    /// For how long this process had had the lock when it began, unless
+    /// something was left to it: that was left within the share.
+    chain: Option<Duration>,
+    /// Its end is not the end of a time in which this process had the lock.
+    goes_on: bool,
+}
+
+impl Turn {
+    /// For whoever took the queue's permit; its drop gives that back.
+    fn new(queue: Arc<Queue>) -> Self {
+        let mut turn = Self { queue, legacy: None, chain: None, goes_on: false };
+        turn.legacy = turn.queue.take_legacy(); // (1)
+        turn.chain = turn.legacy.is_none().then(|| turn.queue.turn_begins());
+        turn
+    }
+
+    pub(crate) fn is_of(&self, queue: &Arc<Queue>) -> bool {
+        Arc::ptr_eq(&self.queue, queue)
+    }
+
+    /// What the last turn left.
+    pub(crate) fn take_legacy(&mut self) -> Option<Legacy> {
+        self.legacy.take()
+    }
+
+    /// This turn became a hold, asked for there.
+    pub(crate) fn holds(&self, token: Token, site: Site) {
+        self.queue.was_held.store(true, Ordering::Relaxed);
+        *lock(&self.queue.site) = Some((token, site));
+    }
+
+    /// Whether another task of this process waits for its turn.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.queue.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether this process has had the lock for so long that it should let
+    /// others go first, if any wait. To be asked only once and when the turn has
+    /// just begun, as whoever asks sees to that: a new share begins.
+    pub(crate) fn share_is_over(&self, share: Duration) -> bool {
+        let may_be_over = self.chain.is_none_or(|chain| chain >= share);
+        may_be_over && self.legacy.is_none() && self.queue.share_is_over(share, Instant::now())
+    }
+
+    /// Whether this process has had the lock for no longer than that.
+    pub(crate) fn is_within(&self, share: Duration, now: Instant) -> bool {
+        let started = lock(&self.queue.chain).started;
+        started.is_some_and(|started| now.saturating_duration_since(started) <= share)
+    }
+
+    /// Whether the lock may pass to the next turn with no chance for others.
+    pub(crate) fn may_go_on(&self, share: Duration, now: Instant) -> bool {
+        if !self.is_awaited() {
+            return false;
+        }
+        // Asked once in a share, as it takes as long as a pass.
+        if self.is_within(share, now) {
+            return true;
+        }
+        // Where somebody waits it stays over, for the next turn to find so: else that
+        // would take the lock again before the other is awake.
+        if tickets::is_awaited(&self.queue.entry.path) {
+            return false;
+        }
+        self.queue.share_is_over(share, now);
+        true
+    }
+
+    /// End the turn and leave this to the next, who may take its time, but not
+    /// for ever: from now it lasts that long, and at least some milliseconds.
+    pub(crate) fn leave(mut self, legacy: Legacy, now: Instant, lasts: Duration) {
+        self.goes_on = true;
+        let until = handoff_expiry::until(now, lasts);
+        if self.queue.put_legacy(legacy, until) && !handoff_expiry::watch(&self.queue, until) {
+            self.queue.lapse(until);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        drop(self.legacy.take()); // (1)
+        if !self.goes_on {
+            self.queue.turn_ends();
+        }
+        self.queue.turns.add_permits(1);
+        self.queue.clear();
+    }
+}
+
+/// One who waits for a turn, counted.
+struct Waiting(Arc<Queue>);
+
+impl Waiting {
+    fn new(queue: Arc<Queue>) -> Self {
+        queue.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(queue)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.clear();
+    }
+}
+
+impl Queue {
+    /// Wait for the turn. Dropping the future leaves the queue.
+    pub(crate) async fn next_turn(self: Arc<Self>) -> Turn {
+        // Dropped after the place among the turns is given up.
+        let waiting = Waiting::new(self);
+        waiting.0.turns.acquire().await.expect("BUG: a queue was closed").forget();
+        Turn::new(Arc::clone(&waiting.0))
+    }
+
+    /// The turn, if nobody has it or waits for it.
+    pub(crate) fn try_turn(self: Arc<Self>) -> Option<Turn> {
+        self.turns.try_acquire().ok()?.forget();
+        Some(Turn::new(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process_key::this_process;
+
+    #[test]
+    fn what_is_left_lasts_from_when_it_was_left() {
+        let path = Arc::new(LockPath::new("/nowhere/lapse.lock".as_ref()).unwrap());
+        let queue = Queue::of(Entry { process: this_process(), directory: (0, 0), path });
+        let now = Instant::now();
+        let [early, late] =
+            [0, 50].map(|lasts| handoff_expiry::until(now, Duration::from_millis(lasts)));
+        assert!(early > now && early < late);
+        assert!(queue.put_legacy(Box::new("first"), late));
+        assert!(queue.take_legacy().is_some());
+        assert!(queue.put_legacy(Box::new("sooner"), early), "it is watched, but for too long");
+        assert!(queue.take_legacy().is_some());
+        assert!(!queue.put_legacy(Box::new("later"), late), "somebody looks in time");
+        assert_eq!(queue.lapse(early), Some(late));
+        assert_eq!(queue.lapse(late), None);
+        assert!(queue.take_legacy().is_none(), "it lapsed");
+        assert!(queue.put_legacy(Box::new("last"), late), "nobody watches any more");
+    }
+}

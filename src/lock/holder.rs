@@ -1,0 +1,151 @@
+//! Who has a lock, and how we know.
+
+use std::fmt;
+use std::panic::Location;
+use std::time::SystemTime;
+
+use crate::file::record::{Contents, Record};
+
+/// What is at a lock's path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Status {
+    /// Nobody has it, and no file is there.
+    Free,
+    /// Somebody has it, or it cannot be ruled out that somebody has.
+    Held(Holder),
+    /// Nobody has it; the file is what a dead or departed holder left.
+    Stale(Holder),
+}
+
+/// Who has, or last had, a lock.
+///
+/// Every field but the last two is what the lock file says;
+/// a foreign file says little.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Process id, in the holder's own pid namespace.
+    pub pid: Option<u32>,
+    /// Name of the program: the file stem of its `argv[0]`. `lockkeeper run` gives the
+    /// name of its command, and its own process id.
+    pub name: Option<String>,
+    /// Host name.
+    pub host: Option<String>,
+    /// When it acquired, by its own clock, in whole seconds.
+    pub since: Option<SystemTime>,
+    /// The line it wanted to be shown, see [`Options::note`](crate::Options::note).
+    pub note: Option<String>,
+    /// 32 hexadecimal digits, new for each record that is written: tasks to whom the
+    /// file passes within one second share one. `None` for a foreign file.
+    pub token: Option<String>,
+    /// Where this very process asked for the lock that it holds. `None` for
+    /// every other holder.
+    pub acquired_at: Option<&'static Location<'static>>,
+    /// How we know that it is alive, or dead, or that we do not.
+    pub evidence: Evidence,
+}
+
+/// How we know whether a holder is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Evidence {
+    /// The kernel says that somebody keeps the file locked: alive.
+    KernelLock,
+    /// The file is locked, but the process it names is gone: a child that
+    /// inherited the lock keeps it. Alive.
+    Inherited,
+    /// The recorded process runs: alive.
+    ProcessRuns,
+    /// Not one of our files, and it changed less than two seconds ago: it
+    /// counts as alive while we watch it.
+    Young,
+    /// It cannot be known from here, for the reason given; it counts as alive.
+    Unknown(String),
+    /// The kernel lock is free: dead.
+    KernelLockFree,
+    /// The recorded process does not run any more, for the reason given: dead.
+    ProcessGone(String),
+    /// The holder gave the lock up but could not remove the file.
+    Released,
+    /// The file names nobody and nobody keeps it locked.
+    NobodyNamed,
+}
+
+impl Holder {
+    /// Whether the file was written by another program than this crate.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.token.is_none()
+    }
+
+    pub(crate) fn new(contents: &Contents, evidence: Evidence) -> Self {
+        match contents {
+            Contents::Ours(record) => Self::of_record(record, evidence),
+            Contents::Torn { pid, name } | Contents::OpenLock { pid, name } => {
+                Self { pid: Some(*pid), name: Some(name.clone()), ..Self::nobody(evidence) }
+            }
+            Contents::BarePid(pid) => Self { pid: Some(*pid), ..Self::nobody(evidence) },
+            Contents::Empty => Self::nobody(evidence),
+        }
+    }
+
+    pub(crate) fn of_record(record: &Record, evidence: Evidence) -> Self {
+        Self {
+            pid: Some(record.pid),
+            name: Some(record.name.to_string()),
+            host: record.host.as_deref().map(str::to_owned),
+            since: record.since,
+            note: record.note.clone(),
+            token: Some(record.token.to_string()),
+            acquired_at: None,
+            evidence,
+        }
+    }
+
+    pub(crate) fn nobody(evidence: Evidence) -> Self {
+        let (pid, name, host, since, note, token) = (None, None, None, None, None, None);
+        Self { pid, name, host, since, note, token, acquired_at: None, evidence }
+    }
+}
+
+/// As in `worker (pid 4242 on db-1) since 2026-11-21T04:30:00Z: nightly import`.
+impl fmt::Display for Holder {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.name, self.pid) {
+            (Some(name), Some(pid)) if !name.is_empty() => write!(out, "{name} (pid {pid}")?,
+            (_, Some(pid)) => write!(out, "a process (pid {pid}")?,
+            _ => return out.write_str("somebody unnamed"),
+        }
+        if let Some(host) = &self.host {
+            write!(out, " on {host}")?;
+        }
+        out.write_str(")")?;
+        if let Some(since) = self.since {
+            write!(out, " since {}", humantime::format_rfc3339_seconds(since))?;
+        }
+        if let Some(note) = &self.note {
+            write!(out, ": {note}")?;
+        }
+        if let Some(place) = self.acquired_at {
+            write!(out, ", asked for at {place}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Evidence::KernelLock => "it keeps the file locked",
+            Evidence::Inherited => "its process is gone, but a child keeps the file locked",
+            Evidence::ProcessRuns => "its process runs",
+            Evidence::Young => "the file changed a moment ago",
+            Evidence::Unknown(why) => return write!(out, "cannot be known from here: {why}"),
+            Evidence::KernelLockFree => "nobody keeps the file locked",
+            Evidence::ProcessGone(why) => return write!(out, "its process is gone: {why}"),
+            Evidence::Released => "it was released, but the file could not be removed",
+            Evidence::NobodyNamed => "the file names nobody, and nobody keeps it locked",
+        })
+    }
+}

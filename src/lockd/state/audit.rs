@@ -1,0 +1,165 @@
+//! One line for each lock that is given, ended or refused, for the target
+//! `lockkeeper::audit`. The fields are described in `operating.md`; their names stay.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use tracing::field::display;
+
+use crate::lockd::store::Hold;
+
+/// So much of a text that a caller chose is in a line: bytes. Names are far shorter. A
+/// request may be 1 MiB, and so is the queue of the log: longer lines push out others.
+const TEXT_BYTES: usize = 512;
+
+/// Such a text, or its beginning and how long it is.
+fn shortened(text: &str) -> Cow<'_, str> {
+    if text.len() <= TEXT_BYTES {
+        return text.into();
+    }
+    let end = (0..=TEXT_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}… of {} bytes", &text[..end], text.len()).into()
+}
+
+/// What happened to a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Granted,
+    Released,
+    Expired,
+    Forced,
+    /// Given, but nobody was there any more to hear of it.
+    Undone,
+    /// Its file was removed by another program.
+    Removed,
+    /// Found in the directory.
+    Adopted,
+}
+
+impl Event {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Released => "released",
+            Self::Expired => "expired",
+            Self::Forced => "forced",
+            Self::Undone => "undone",
+            Self::Removed => "removed",
+            Self::Adopted => "adopted",
+        }
+    }
+}
+
+/// Where a request came from, and by which right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// The other end of its connection.
+    pub(crate) peer: SocketAddr,
+    /// For whom a trusted proxy passed it on.
+    pub(crate) forwarded_for: Option<IpAddr>,
+    pub(crate) credential: Credential,
+}
+
+/// By which right something was asked for. Never a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// A token of this name.
+    Token(Arc<str>),
+    /// There are no tokens, and it came from this machine.
+    ThisMachine,
+    /// There are no tokens, or none was sent.
+    None,
+    /// What was sent is not known.
+    Unknown,
+}
+
+impl fmt::Display for Credential {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token(name) => write!(out, "token:{name}"),
+            Self::ThisMachine => out.write_str("this machine"),
+            Self::None => out.write_str("none"),
+            Self::Unknown => out.write_str("unknown"),
+        }
+    }
+}
+
+/// Of the request; of an earlier daemon's nothing is known.
+pub(super) type Asker = Option<Arc<Source>>;
+
+/// Write the line. `by` asked for what happened, or for the hold that it ended.
+pub(super) fn audit(event: Event, hold: &Hold, by: &Asker) {
+    // Texts are made below, at each grant.
+    if !tracing::enabled!(target: "lockkeeper::audit", tracing::Level::INFO) {
+        return;
+    }
+    let event = event.word();
+    let (resource, client) = (&*hold.wanted.resource, &*shortened(&hold.wanted.client));
+    let token = display(hold.token);
+    let (peer, forwarded_for, credential) = fields(by.as_deref());
+    tracing::info!(
+        target: "lockkeeper::audit",
+        event, resource, client, token, peer, forwarded_for, credential = credential.as_deref(),
+    );
+}
+
+/// Write the line of a file that named nobody and was removed by force.
+pub(super) fn audit_discarded(resource: &str, file: &str, by: &Asker) {
+    let (peer, forwarded_for, credential) = fields(by.as_deref());
+    tracing::info!(
+        target: "lockkeeper::audit",
+        event = "discarded", resource, file, peer, forwarded_for,
+        credential = credential.as_deref(),
+    );
+}
+
+/// A request that was refused.
+#[derive(Default)]
+pub(crate) struct Refused<'a> {
+    /// What it asked for, as far as the daemon looked.
+    pub(crate) verb: Option<&'a str>,
+    pub(crate) resource: Option<&'a str>,
+    pub(crate) client: Option<&'a str>,
+    /// The code of its answer.
+    pub(crate) error: &'a str,
+    /// The text of its answer.
+    pub(crate) reason: &'a str,
+}
+
+impl Refused<'_> {
+    /// Write the line.
+    pub(crate) fn audit(&self, by: &Source) {
+        let Self { verb, error, .. } = self;
+        let [resource, client] = [self.resource, self.client].map(|it| it.map(shortened));
+        let (resource, client) = (resource.as_deref(), client.as_deref());
+        let reason = &*shortened(self.reason);
+        let (peer, forwarded_for, credential) = fields(Some(by));
+        tracing::info!(
+            target: "lockkeeper::audit",
+            event = "refused", verb, resource, client, peer, forwarded_for,
+            credential = credential.as_deref(), error, reason,
+        );
+    }
+
+    /// The same of what an attack may be.
+    pub(crate) fn warn(&self, by: &Source) {
+        let (error, reason) = (self.error, &*shortened(self.reason));
+        let (peer, forwarded_for, credential) = fields(Some(by));
+        tracing::warn!(
+            target: "lockkeeper::audit",
+            event = "refused", peer, forwarded_for, credential = credential.as_deref(),
+            error, reason,
+        );
+    }
+}
+
+type Shown<T> = Option<tracing::field::DisplayValue<T>>;
+
+fn fields(by: Option<&Source>) -> (Shown<SocketAddr>, Shown<IpAddr>, Option<String>) {
+    let peer = by.map(|by| display(by.peer));
+    let forwarded_for = by.and_then(|by| by.forwarded_for).map(display);
+    // Text, so that a name with line ends in it is escaped.
+    (peer, forwarded_for, by.map(|by| by.credential.to_string()))
+}

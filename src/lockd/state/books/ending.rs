@@ -1,0 +1,175 @@
+//! Ending a hold, and letting it go on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Core, Purpose, State, Why, poisoned, request_key};
+use crate::lockd::name;
+use crate::lockd::state::api::{Held, Refusal};
+use crate::lockd::state::audit::Asker;
+use crate::lockd::state::resource::{Phase, Slot, Tenure};
+use crate::lockd::store::Change;
+use crate::sys::boot_clock::BootTime;
+
+impl Core {
+    pub(in crate::lockd::state) fn unlock(
+        &mut self,
+        resource: &str,
+        client: &str,
+        token: Option<u64>,
+        by: &Asker,
+    ) -> Result<oneshot::Receiver<Result<(), Refusal>>, Refusal> {
+        self.must_serve()?;
+        let resource: Arc<str> = resource.into();
+        self.expire_if_over(&resource);
+        let (reply, receiver) = oneshot::channel();
+        let refusal = match self.may_end(&resource, client, token) {
+            Ok(()) => {
+                self.end(&resource, Why::Unlocked { by: by.clone(), reply });
+                self.flush();
+                return Ok(receiver);
+            }
+            Err(refusal) => refusal,
+        };
+        if token.is_some_and(|token| self.over.has_release(token, name::stripped(client))) {
+            // Its answer was lost, so it is asked for again.
+            let _ = reply.send(Ok(()));
+            return Ok(receiver);
+        }
+        Err(refusal)
+    }
+
+    pub(super) fn may_end(
+        &self,
+        resource: &str,
+        client: &str,
+        token: Option<u64>,
+    ) -> Result<(), Refusal> {
+        match self.slots.get(resource).map(|slot| &slot.phase) {
+            Some(Phase::Problem(problem)) => Err(poisoned(problem)),
+            Some(Phase::Held(tenure)) if !tenure.is_of(client) => Err(Refusal::NotYours {
+                holder: tenure.holder().to_owned(),
+                client: client.to_owned(),
+            }),
+            Some(Phase::Held(tenure)) => match token {
+                Some(token) if token != tenure.hold.token => Err(Refusal::WrongToken),
+                _ => Ok(()),
+            },
+            _ => Err(Refusal::NotLocked),
+        }
+    }
+
+    pub(in crate::lockd::state) fn renew(
+        &mut self,
+        resource: &str,
+        client: &str,
+        token: u64,
+    ) -> Result<Duration, Refusal> {
+        self.must_serve()?;
+        let resource: Arc<str> = resource.into();
+        self.expire_if_over(&resource);
+        self.may_end(&resource, client, Some(token))?;
+        self.renew_deadline(&resource);
+        let tenure = self.tenure_mut(&resource).expect("BUG: what may be ended is held");
+        // Whoever knows the token heard of the grant.
+        tenure.answered();
+        Ok(tenure.hold.wanted.lease.unwrap_or(Duration::MAX))
+    }
+
+    pub(in crate::lockd::state) fn force_unlock(
+        &mut self,
+        resource: &str,
+        token: Option<u64>,
+        by: &Asker,
+    ) -> Result<oneshot::Receiver<Result<Held, Refusal>>, Refusal> {
+        self.must_serve()?;
+        let resource: Arc<str> = resource.into();
+        let (reply, receiver) = oneshot::channel();
+        let by = by.clone();
+        match self.slots.get(&resource).map(|slot| &slot.phase) {
+            Some(Phase::Held(tenure)) => {
+                if token.is_some_and(|token| token != tenure.hold.token) {
+                    return Err(Refusal::WrongToken);
+                }
+                self.end(&resource, Why::Forced { by, reply });
+            }
+            Some(Phase::Problem(problem)) if problem.is_removable => {
+                let problem = problem.clone();
+                let change = Change::Discard(problem.clone());
+                let purpose = Purpose::Discard { resource, problem, by, reply };
+                self.asked.push((change, purpose));
+            }
+            Some(Phase::Problem(problem)) => return Err(poisoned(problem)),
+            _ => return Err(Refusal::NotLocked),
+        }
+        self.flush();
+        Ok(receiver)
+    }
+
+    /// Ask the store to end the hold. For others it is free at once: what they
+    /// ask for comes behind. (I3)
+    pub(super) fn end(&mut self, resource: &Arc<str>, why: Why) {
+        let Phase::Held(tenure) = self.put(resource, Phase::Free) else {
+            unreachable!("BUG: an end of what is not held");
+        };
+        if let Some(deadline) = tenure.deadline {
+            self.leases.remove(&(deadline, Arc::clone(resource)));
+        }
+        if let Some(key) = request_key(&tenure.hold) {
+            self.requests.remove(&key);
+            if !matches!(why, Why::Undone) {
+                self.over.remember_request(key);
+            }
+        }
+        let change = Change::End(Arc::clone(&tenure.hold));
+        self.slot(resource).ending = Some(tenure);
+        self.asked.push((change, Purpose::End(Arc::clone(resource), why)));
+        self.serve_next(resource);
+    }
+
+    pub(super) fn expire_if_over(&mut self, resource: &Arc<str>) {
+        if self.tenure(resource).is_some_and(Tenure::is_over) {
+            self.end(resource, Why::Expired);
+            self.flush();
+        }
+    }
+
+    /// End all leases that are over; when the next one ends.
+    pub(in crate::lockd::state) fn expire(&mut self) -> Option<BootTime> {
+        while let Some((_, resource)) = self.leases.first().filter(|(end, _)| end.is_past()) {
+            let resource = Arc::clone(resource);
+            if self.state == State::Failed {
+                return None;
+            }
+            self.end(&resource, Why::Expired);
+        }
+        self.flush();
+        self.leases.first().map(|(end, _)| *end)
+    }
+
+    pub(super) fn renew_deadline(&mut self, resource: &Arc<str>) {
+        let Some(Slot { phase: Phase::Held(tenure), .. }) = self.slots.get(resource) else {
+            return;
+        };
+        if let Some(lease) = tenure.hold.wanted.lease {
+            self.set_deadline(resource, BootTime::now().after(lease));
+            self.changed();
+        }
+    }
+
+    pub(super) fn set_deadline(&mut self, resource: &Arc<str>, deadline: BootTime) {
+        let first = self.leases.first().map(|(first, _)| *first);
+        let Some(Slot { phase: Phase::Held(tenure), .. }) = self.slots.get_mut(resource) else {
+            return;
+        };
+        if let Some(before) = tenure.deadline.replace(deadline) {
+            self.leases.remove(&(before, Arc::clone(resource)));
+        }
+        self.leases.insert((deadline, Arc::clone(resource)));
+        if first.is_none_or(|first| deadline < first) {
+            self.signals.sooner.notify_one();
+        }
+    }
+}

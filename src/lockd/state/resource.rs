@@ -1,0 +1,203 @@
+//! What the books say of one resource, and of one request.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
+
+use super::absent::Place;
+use super::api::{Grant, Held, Lease, Refusal, Trouble, Waiter};
+use super::audit::Asker;
+use super::finished::RequestKey;
+use crate::lockd::name;
+use crate::lockd::store::{Hold, Problem};
+use crate::sys::boot_clock::BootTime;
+
+/// One resource that is held, asked for, or cannot be had.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    pub(super) phase: Phase,
+    /// The tenure whose end the store was asked for and has not answered.
+    pub(super) ending: Option<Tenure>,
+    /// Requests that wait. Their numbers are in the order of their turns. (I2)
+    pub(super) queue: BTreeSet<TicketId>,
+}
+
+/// What will be so once the store has done all it was asked for.
+#[derive(Debug, Default)]
+pub(super) enum Phase {
+    #[default]
+    Free,
+    /// The store was asked to give it to this request.
+    Granting(TicketId),
+    Held(Tenure),
+    Problem(Problem),
+}
+
+/// A hold, and how long it lasts.
+#[derive(Clone, Debug)]
+pub(super) struct Tenure {
+    pub(super) hold: Arc<Hold>,
+    pub(super) deadline: Option<BootTime>,
+    /// When it was given.
+    pub(super) began: Instant,
+    /// Where the request waited; of a hold of an earlier daemon nothing is known.
+    pub(super) place: Option<Place>,
+    pub(super) by: Asker,
+    /// How many answers with this grant may have come to its client. (I4)
+    pub(super) answers: u32,
+}
+
+/// A moment, to be shown and to be counted from: the machine's clock may be set.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    pub(super) shown: SystemTime,
+    pub(super) counted: Instant,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Self { shown: SystemTime::now(), counted: Instant::now() }
+    }
+}
+
+/// How one who listened for the outcome of a request left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// With the outcome.
+    Heard,
+    /// Its limit was reached.
+    Over,
+    /// Its connection broke, or it closed it.
+    Gone,
+}
+
+pub(super) type TicketId = u64;
+pub(super) type Outcome = Result<Grant, Refusal>;
+
+/// One request for a lock, and all who listen for its outcome: a request that
+/// is repeated by its id has several.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) resource: Arc<str>,
+    pub(super) client: Arc<str>,
+    pub(super) lease: Option<Duration>,
+    pub(super) key: Option<RequestKey>,
+    /// The request that was made first.
+    pub(super) by: Asker,
+    pub(super) since: Moment,
+    /// Whether it may wait if it is not served at once.
+    pub(super) may_wait: bool,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) listeners: Vec<oneshot::Sender<Outcome>>,
+    /// How many have not said yet whether they heard the outcome.
+    pub(super) unsettled: usize,
+    pub(super) is_heard: bool,
+}
+
+impl Slot {
+    /// What is held here, or was and has not ended yet.
+    pub(super) fn tenure(&self) -> Option<&Tenure> {
+        match &self.phase {
+            Phase::Held(tenure) => Some(tenure),
+            Phase::Free | Phase::Granting(_) => self.ending.as_ref(),
+            Phase::Problem(_) => None,
+        }
+    }
+
+    /// Whether it is in the list.
+    pub(super) fn is_shown(&self) -> bool {
+        matches!(self.phase, Phase::Problem(_)) || self.tenure().is_some()
+    }
+}
+
+impl Tenure {
+    /// Its client is about to be told.
+    pub(super) fn answered(&mut self) -> Grant {
+        self.answers = self.answers.saturating_add(1);
+        self.grant()
+    }
+
+    pub(super) fn grant(&self) -> Grant {
+        Grant { token: self.hold.token, lease: self.hold.wanted.lease }
+    }
+
+    pub(super) fn holder(&self) -> &str {
+        name::stripped(&self.hold.wanted.client)
+    }
+
+    pub(super) fn is_of(&self, client: &str) -> bool {
+        self.holder() == name::stripped(client)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.deadline.is_some_and(BootTime::is_past)
+    }
+
+    /// As it is shown.
+    pub(super) fn held(&self) -> Held {
+        let lease = self.hold.wanted.lease.zip(self.deadline);
+        Held {
+            resource: self.hold.wanted.resource.to_string(),
+            client: self.holder().to_owned(),
+            token: self.hold.token,
+            since: self.hold.since(),
+            lease: lease.map(|(length, end)| Lease { length, remaining: end.remaining() }),
+            waiting: Vec::new(),
+            waiting_in_all: 0,
+            problem: None,
+        }
+    }
+}
+
+impl Ticket {
+    /// Of one who is about to listen.
+    pub(super) fn new(
+        resource: &Arc<str>,
+        client: Arc<str>,
+        lease: Option<Duration>,
+        key: Option<RequestKey>,
+        by: &Asker,
+        may_wait: bool,
+    ) -> Self {
+        let (resource, since) = (Arc::clone(resource), Moment::now());
+        let by = by.clone();
+        let (outcome, listeners, unsettled, is_heard) = (None, Vec::new(), 1, false);
+        Self {
+            resource,
+            client,
+            lease,
+            key,
+            by,
+            since,
+            may_wait,
+            outcome,
+            listeners,
+            unsettled,
+            is_heard,
+        }
+    }
+
+    pub(super) fn waiter(&self) -> Waiter {
+        Waiter { client: name::stripped(&self.client).to_owned(), since: self.since.shown }
+    }
+}
+
+/// A problem, as it is shown.
+pub(super) fn held_by_nobody(resource: &str, problem: &Problem) -> Held {
+    Held {
+        resource: resource.to_owned(),
+        client: String::new(),
+        token: 0,
+        since: SystemTime::UNIX_EPOCH,
+        lease: None,
+        waiting: Vec::new(),
+        waiting_in_all: 0,
+        problem: Some(Trouble {
+            path: problem.path.clone(),
+            why: problem.why.clone(),
+            is_removable: problem.is_removable,
+        }),
+    }
+}

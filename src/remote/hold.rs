@@ -1,0 +1,223 @@
+//! A hold, and what is known of it.
+
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout};
+
+use super::connection::Answer;
+use super::endpoint::{ANSWER, Failure};
+use super::error::{RemoteError, RemoteLost, RemoteLostReason};
+use super::response::{self, Done, Renewed};
+use super::socket::Line;
+use super::target::Claim;
+use crate::lease::{Exhausted, Lease, Over, RENEWED_AFTER, Renewal};
+use crate::local::timer::Standing;
+use crate::lock::events;
+use crate::sys::boot_clock::BootTime;
+
+/// A grant that was waited for longer than this part of its lease is renewed before
+/// it is relied on.
+const AGED: u32 = 10;
+
+/// What was granted.
+pub(super) struct Tenure {
+    pub(super) claim: Arc<Claim>,
+    pub(super) token: u64,
+    pub(super) lease: Lease,
+    /// As it was granted.
+    length: Option<Duration>,
+}
+
+impl Tenure {
+    /// `sent`: when the request was sent that was granted, for this long.
+    pub(super) fn new(
+        claim: Arc<Claim>,
+        token: u64,
+        sent: BootTime,
+        length: Option<Duration>,
+    ) -> Arc<Self> {
+        Arc::new(Self { claim, token, lease: Lease::new(sent, length), length })
+    }
+
+    /// Why the hold is lost, if it is, by the clock of now.
+    pub(super) fn look(&self) -> Option<RemoteLostReason> {
+        self.lease.over().map(reason)
+    }
+
+    /// Resolves when the hold is lost.
+    pub(super) async fn lost(&self) -> RemoteLost {
+        let reason = reason(self.lease.lost().await);
+        self.claim.lost(reason)
+    }
+
+    /// Whether so much of the lease passed while the grant was waited for that
+    /// it should be renewed before it is relied on.
+    pub(super) fn is_aged(&self, sent: BootTime) -> bool {
+        self.length.is_some_and(|length| sent.after(length / AGED).is_past())
+    }
+
+    /// Once, and at most for as long as an answer may take.
+    pub(super) async fn renew(&self) -> Renewal {
+        let limit = self.length.map_or(ANSWER, |length| ANSWER.min(length / RENEWED_AFTER));
+        let asked = timeout(limit, self.ask_to_renew()).await;
+        let answer = match asked.unwrap_or_else(|_| Err(Failure::silence())) {
+            Ok(answer) => answer,
+            Err(failure) => return Renewal::Failed(failure.error),
+        };
+        match response::read::<Renewed>(&answer) {
+            Ok(renewed) => Renewal::Renewed(renewed.lease(self.claim.options.lease)),
+            Err(refusal) if refusal.is_not_held() => Renewal::NotHeld,
+            Err(refusal) => Renewal::Failed(io::Error::other(refusal.message)),
+        }
+    }
+
+    async fn ask_to_renew(&self) -> Result<Answer, Failure> {
+        let body = json!({ "client": self.claim.client, "token": self.token.to_string() });
+        loop {
+            match self.claim.ask("renew", &body, &Line::default()).await {
+                Err(failure) if failure.was_reused => {}
+                asked => return asked,
+            }
+        }
+    }
+
+    /// Renew until the hold is lost.
+    fn keep(self: &Arc<Self>, sent: BootTime) -> AbortHandle {
+        let tenure = Arc::clone(self);
+        let keeping = async move {
+            let renew = || tenure.renew();
+            let tell = |error| tenure.claim.tell(error, "a lock could not be renewed yet");
+            tenure.lease.keep(sent, renew, tell).await;
+        };
+        // Of the thread that this runs on.
+        tokio::spawn(keeping).abort_handle()
+    }
+
+    /// Tell the daemon, again and again if need be. (R4)
+    async fn give_back(&self) -> Result<(), RemoteError> {
+        const DOING: &str = "unlocking";
+        let claim = &self.claim;
+        let body = json!({ "client": claim.client, "token": self.token.to_string() });
+        // Whether one that was sent in time may have been carried out.
+        let (mut patience, mut may_be_done) = (claim.patience(), false);
+        loop {
+            let (line, begun, in_time) = (Line::default(), Instant::now(), self.look().is_none());
+            let asked = timeout(ANSWER, claim.ask("release", &body, &line)).await;
+            let error = match asked.unwrap_or_else(|_| Err(Failure::silence())) {
+                Ok(answer) => match response::read::<Done>(&answer) {
+                    Ok(Done {}) => return Ok(()),
+                    Err(refusal) if refusal.is_not_held() && may_be_done => return Ok(()),
+                    Err(refusal) if refusal.is_not_held() => {
+                        let reason = self.look().unwrap_or(RemoteLostReason::Ended);
+                        return Err(claim.lost(reason).into());
+                    }
+                    Err(refusal) if refusal.is_passing() => {
+                        may_be_done |= refusal.is_of_a_proxy() && in_time;
+                        io::Error::other(refusal.message)
+                    }
+                    Err(refusal) => return Err(claim.refused(DOING, refusal)),
+                },
+                Err(failure) => {
+                    may_be_done |= failure.may_have_come && in_time;
+                    if failure.was_reused {
+                        continue;
+                    }
+                    failure.error
+                }
+            };
+            if let Err(Exhausted { tried, error }) = patience.pause(begun, error).await {
+                return Err(claim.unreachable(DOING, tried, error));
+            }
+        }
+    }
+}
+
+fn reason(over: Over) -> RemoteLostReason {
+    match over {
+        Over::Expired => RemoteLostReason::Expired,
+        Over::Ended => RemoteLostReason::Ended,
+        Over::Forked => RemoteLostReason::Forked,
+    }
+}
+
+/// A hold that somebody must give back; dropping this does.
+pub(super) struct Hold {
+    pub(super) tenure: Arc<Tenure>,
+    renewing: Option<AbortHandle>,
+    is_given_back: bool,
+}
+
+impl Hold {
+    pub(super) fn new(tenure: Arc<Tenure>) -> Self {
+        Self { tenure, renewing: None, is_given_back: false }
+    }
+
+    /// From when its lease was begun or renewed.
+    pub(super) fn keep(&mut self, sent: BootTime) {
+        self.renewing = Some(self.tenure.keep(sent));
+    }
+
+    /// The daemon says that there is nothing to give back.
+    pub(super) fn forget(mut self) {
+        self.is_given_back = true;
+    }
+
+    pub(super) async fn release(mut self) -> Result<(), RemoteError> {
+        let tenure = Arc::clone(&self.tenure);
+        if let Some(reason) = tenure.look() {
+            // What the daemon may still hold for us, the drop gives back.
+            return Err(tenure.claim.lost(reason).into());
+        }
+        let failed = |error| Err(tenure.claim.unreachable("unlocking", Duration::ZERO, error));
+        self.stop_renewing();
+        tenure.claim.hand_over.begin();
+        let _standing = Standing::at_most(ANSWER);
+        let giving = Arc::clone(&tenure);
+        match tenure.claim.start(async move { giving.give_back().await }) {
+            Ok(given) => {
+                self.is_given_back = true;
+                given.await.unwrap_or_else(|error| failed(io::Error::other(error)))?;
+                events::released(&tenure.claim.name());
+                Ok(())
+            }
+            Err(error) => failed(error),
+        }
+    }
+
+    /// A renewal that comes after the release would be in vain.
+    fn stop_renewing(&mut self) {
+        if let Some(renewing) = self.renewing.take() {
+            renewing.abort();
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.tenure.lease.is_of_this_process() {
+            // It is the parent's, down to its memory. (R7)
+            mem::forget((self.renewing.take(), Arc::clone(&self.tenure)));
+            return;
+        }
+        self.stop_renewing();
+        if self.is_given_back || self.tenure.look() == Some(RemoteLostReason::Ended) {
+            return;
+        }
+        let tenure = Arc::clone(&self.tenure);
+        tenure.claim.hand_over.begin();
+        let giving = async move {
+            match tenure.give_back().await {
+                Ok(()) => tenure.claim.tell_release(),
+                Err(error) => {
+                    tenure.claim.tell(io::Error::other(error), "a lock was not given back");
+                }
+            }
+        };
+        drop(self.tenure.claim.start(giving));
+    }
+}

@@ -1,0 +1,256 @@
+//! What every request is about: a daemon, a resource, and who asks.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::header::HeaderValue;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::connection::Answer;
+use super::endpoint::{Failure, Outlook, Server};
+use super::error::{RemoteError, RemoteLost, RemoteLostReason};
+use super::options::RemoteOptions;
+use super::response::Refusal;
+use super::socket::Line;
+use crate::lease::{Outstanding, Patience, PerProcess, io};
+use crate::local::timer::Standing;
+use crate::lock::events;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+pub(super) struct Claim {
+    pub(super) server: Server,
+    pub(super) resource: String,
+    pub(super) client: String,
+    pub(super) options: RemoteOptions,
+    /// What goes on after its caller has gone.
+    background: PerProcess<TaskTracker>,
+    pub(super) hand_over: HandOver,
+}
+
+/// That something goes on in the background: `flush` waits for it, and an exit a moment.
+pub(super) struct Scheduled {
+    _flush: TaskTrackerToken,
+    _exit: Option<Outstanding>,
+}
+
+impl Claim {
+    pub(super) fn new(
+        server: Server,
+        resource: String,
+        client: String,
+        options: RemoteOptions,
+    ) -> Self {
+        Self {
+            server,
+            resource,
+            client,
+            options,
+            background: PerProcess::new(),
+            hand_over: HandOver::default(),
+        }
+    }
+
+    pub(super) fn background(&self) -> &TaskTracker {
+        let made = self.background.get_or_make(|| {
+            let background = TaskTracker::new();
+            // It can be waited for; tasks are taken all the same.
+            background.close();
+            Ok::<_, Infallible>(background)
+        });
+        match made {
+            Ok(background) => background,
+            Err(never) => match never {},
+        }
+    }
+
+    /// From now on, until what is returned is dropped.
+    pub(super) fn schedule(&self) -> Scheduled {
+        let exit = io().ok().map(|io| io.outstanding());
+        Scheduled { _flush: self.background().token(), _exit: exit }
+    }
+
+    /// Do this in the background.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub(super) fn start<F>(&self, work: F) -> io::Result<JoinHandle<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let scheduled = self.schedule();
+        let work = async move {
+            let done = work.await;
+            drop(scheduled);
+            done
+        };
+        Ok(io()?.spawn(work))
+    }
+
+    /// What the user should know, though there is no error.
+    pub(super) fn tell(self: &Arc<Self>, error: io::Error, what: &'static str) {
+        let claim = Arc::clone(self);
+        log(move || {
+            let (server, resource) = (claim.server.url(), &claim.resource);
+            tracing::warn!(server, resource, %error, "{what}");
+        });
+    }
+
+    /// For those who want to see it.
+    pub(super) fn tell_release(self: &Arc<Self>) {
+        if events::are_wanted() {
+            let claim = Arc::clone(self);
+            log(move || events::released(&claim.name()));
+        }
+    }
+
+    /// `verb` is what is asked for, as the daemon calls it.
+    pub(super) async fn ask(
+        &self,
+        verb: &str,
+        body: &Value,
+        line: &Line,
+    ) -> Result<Answer, Failure> {
+        let path = format!("/v1/locks/{}/{verb}", escaped(&self.resource));
+        self.server.call(&path, JSON, body.to_string(), line).await
+    }
+
+    pub(super) fn patience(&self) -> Patience {
+        Patience::new(self.options.reconnect)
+    }
+
+    /// The lock, for people.
+    pub(super) fn name(&self) -> String {
+        format!("{} at {}", self.resource, self.server.url())
+    }
+
+    fn names(&self) -> (String, String) {
+        (self.server.url().to_owned(), self.resource.clone())
+    }
+
+    pub(super) fn lost(&self, reason: RemoteLostReason) -> RemoteLost {
+        let (server, resource) = self.names();
+        RemoteLost { server, resource, reason }
+    }
+
+    pub(super) fn timed_out(&self, waited: Duration, holder: Option<String>) -> RemoteError {
+        let (server, resource) = self.names();
+        RemoteError::Timeout { server, resource, waited, holder }
+    }
+
+    pub(super) fn cancelled(&self) -> RemoteError {
+        let (server, resource) = self.names();
+        RemoteError::Cancelled { server, resource }
+    }
+
+    pub(super) fn unreachable(
+        &self,
+        doing: &'static str,
+        tried: Duration,
+        source: io::Error,
+    ) -> RemoteError {
+        let (server, resource) = self.names();
+        let tried = Duration::from_millis(u64::try_from(tried.as_millis()).unwrap_or(u64::MAX));
+        RemoteError::Unreachable { server, resource, doing, tried, source }
+    }
+
+    /// No other try would fare better.
+    pub(super) fn hopeless(&self, doing: &'static str, failure: Failure) -> RemoteError {
+        let (server, resource) = self.names();
+        let Failure { error: source, outlook, .. } = failure;
+        match outlook {
+            Outlook::Foreign => self.strange(doing, source.to_string()),
+            _ => RemoteError::Untrusted { server, resource, doing, source },
+        }
+    }
+
+    pub(super) fn strange(&self, doing: &'static str, found: String) -> RemoteError {
+        let (server, resource) = self.names();
+        RemoteError::NotADaemon { server, resource, doing, found }
+    }
+
+    pub(super) fn refused(&self, doing: &'static str, refusal: Refusal) -> RemoteError {
+        let (server, resource) = self.names();
+        let is_forbidden = refusal.is_forbidden();
+        let Refusal { code, message, .. } = refusal;
+        match code {
+            _ if is_forbidden => RemoteError::Forbidden { server, resource, doing, message },
+            Some(code) => RemoteError::Refused { server, resource, doing, code, message },
+            None => RemoteError::NotADaemon { server, resource, doing, found: message },
+        }
+    }
+}
+
+fn log(tell: impl FnOnce() + Send + 'static) {
+    if let Ok(io) = io() {
+        io.log(tell);
+    }
+}
+
+/// Under a paused clock, whether this process has given a hold back for which it waits
+/// as well. The clock stands until the daemon has answered a waiter.
+#[derive(Default)]
+pub(super) struct HandOver(Mutex<(usize, Option<Standing>)>);
+
+/// How long it stands at most: many times what a daemon takes. If longer, a test in
+/// which another client is the next is held up so long.
+const HAND_OVER: Duration = Duration::from_secs(5);
+
+impl HandOver {
+    /// A petition waits, until what this gives is dropped.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.state().0 += 1;
+        Waiting(self)
+    }
+
+    pub(super) fn begin(&self) {
+        let mut state = self.state();
+        if state.0 > 0 {
+            state.1 = Standing::at_most(HAND_OVER);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, (usize, Option<Standing>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A petition that waits under a paused clock.
+pub(super) struct Waiting<'a>(&'a HandOver);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        (state.0, state.1) = (state.0 - 1, None);
+    }
+}
+
+/// As a part of a path.
+fn escaped(name: &str) -> String {
+    let mut part = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            part.push(char::from(byte));
+        } else {
+            part.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    part
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_one_part_of_a_path() {
+        assert_eq!(escaped("a/b c%ü.1"), "a%2Fb%20c%25%C3%BC.1");
+    }
+}

@@ -1,0 +1,16 @@
+//! Linux.
+
+#[cfg(any(feature = "lockd", feature = "lockd-client"))]
+pub(crate) mod boot_clock;
+pub(crate) mod byte_ranges;
+pub(crate) mod files;
+pub(crate) mod fork_count;
+pub(crate) mod inotify;
+pub(crate) mod process;
+pub(crate) mod process_key;
+pub(crate) mod random;
+mod ticket_directory;
+pub(crate) mod ticket_offsets;
+pub(crate) mod tickets;
+pub(crate) mod wait_pipe;
+mod wipe_page;
