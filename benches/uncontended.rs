@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use divan::Bencher;
-use lockkeeper::{AsyncFileLock, Options, Pin};
+use lockkeeper::{AsyncFileLock, FileOptions, Proof};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -97,15 +97,15 @@ fn raw_system_calls(bencher: Bencher<'_, '_>, (_, directory): (&str, &str)) {
 
 #[divan::bench(args = DIRECTORIES)]
 fn pinned(bencher: Bencher<'_, '_>, (_, directory): (&str, &str)) {
-    bench_lock(bencher, directory, Options::default());
+    bench_lock(bencher, directory, FileOptions::default());
 }
 
 #[divan::bench(args = DIRECTORIES)]
 fn portable(bencher: Bencher<'_, '_>, (_, directory): (&str, &str)) {
-    bench_lock(bencher, directory, Options::default().pin(Pin::Never));
+    bench_lock(bencher, directory, FileOptions::default().proof(Proof::Process));
 }
 
-fn bench_lock(bencher: Bencher<'_, '_>, directory: &str, options: Options) {
+fn bench_lock(bencher: Bencher<'_, '_>, directory: &str, options: FileOptions) {
     let (_directory, path) = fresh(directory);
     let runtime = current_thread();
     let lock = AsyncFileLock::with_options(path, options).expect("possible options");

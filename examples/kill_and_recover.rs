@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use lockkeeper::{AsyncFileLock, LockGuard, Options};
+use lockkeeper::{AsyncFileLock, FileGuard, FileOptions};
 
 /// Lines of the input that a worker counts in one turn.
 const BATCH: usize = 10;
@@ -79,7 +79,7 @@ fn start(name: &str, input: &Path, directory: &Path) -> io::Result<Child> {
 async fn work(name: &str, input: &Path, directory: &Path) -> Result<(), Failure> {
     let text = fs::read_to_string(input)?;
     let lines: Vec<&str> = text.lines().collect();
-    let options = Options::default().retry_period(Duration::from_millis(20)).note(name);
+    let options = FileOptions::default().retry_period(Duration::from_millis(20)).note(name);
     let lock = AsyncFileLock::with_options(directory.join("work.lock"), options)?;
     if lock.is_locked().await? {
         println!("{name} waits");
@@ -104,7 +104,7 @@ async fn work(name: &str, input: &Path, directory: &Path) -> Result<(), Failure>
 }
 
 /// Tell what is worth telling, and repair what a dead holder left.
-fn report(name: &str, guard: &LockGuard, waited: Duration, directory: &Path) -> io::Result<()> {
+fn report(name: &str, guard: &FileGuard, waited: Duration, directory: &Path) -> io::Result<()> {
     let Some(dead) = guard.recovered_from() else {
         return Ok(());
     };

@@ -162,7 +162,7 @@ async fn use_again_and_again(
 }
 
 async fn use_once(resource: &str, guard: RemoteGuard, asked: u128, dice: &mut Dice) {
-    let token = guard.token();
+    let token = guard.fencing_token();
     say(&format!("G|{resource}|{token}|{asked}|{}", now()));
     for _ in 0..dice.below(4) {
         sleep(Duration::from_millis(dice.below(15))).await;
@@ -186,7 +186,7 @@ async fn use_once(resource: &str, guard: RemoteGuard, asked: u128, dice: &mut Di
 fn still_holds(resource: &str, guard: &RemoteGuard) {
     let now = now();
     if !guard.is_lost() {
-        say(&format!("H|{resource}|{}|{now}", guard.token()));
+        say(&format!("H|{resource}|{}|{now}", guard.fencing_token()));
     }
 }
 

@@ -6,12 +6,12 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Error, Options};
+use lockkeeper::{AsyncFileLock, Error, FileOptions};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<ExitCode, Error> {
     let path = std::env::temp_dir().join("lockkeeper-single-instance.lock");
-    let lock = AsyncFileLock::with_options(path, Options::default().note("the example"))?;
+    let lock = AsyncFileLock::with_options(path, FileOptions::default().note("the example"))?;
     let Some(guard) = lock.try_acquire().await? else {
         match lock.holder().await? {
             Some(holder) => eprintln!("already running: {holder} ({})", holder.evidence),

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Error, LostReason, Options};
+use lockkeeper::{AsyncFileLock, Error, FileOptions, LostReason};
 use tokio_util::sync::CancellationToken;
 
 /// Work that looks at a token now and then, as libraries do.
@@ -21,7 +21,7 @@ async fn work(stop: CancellationToken) -> u32 {
 #[tokio::main]
 async fn main() -> Result<(), Error> {
     let path = std::env::temp_dir().join(format!("lockkeeper-{}.lock", std::process::id()));
-    let options = Options::default().retry_period(Duration::from_millis(50));
+    let options = FileOptions::default().retry_period(Duration::from_millis(50));
     let lock = AsyncFileLock::with_options(&path, options)?;
 
     // Somebody asks for the lock. It is still ours: stop, then release.

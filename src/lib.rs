@@ -39,9 +39,9 @@
 //!   invariants stand at the head of `src/file/protocol/mod.rs`.
 //! * **Killed means free.** When a holder's last thread is gone, by SIGKILL or
 //!   a power failure, the next contender takes the file over, and
-//!   [`LockGuard::recovered_from`] tells it whose work may be half done. It must
+//!   [`FileGuard::recovered_from`] tells it whose work may be half done. It must
 //!   be allowed to write or replace the file, and pin as the dead one did
-//!   ([`Options::pin`]).
+//!   ([`FileOptions::proof`]).
 //! * **Stopped means held.** A holder that is stopped, swapped out or stuck in
 //!   a debugger still holds. Only its end ends that.
 //! * **Waiting is asleep.** A release or a death wakes the next process at
@@ -57,11 +57,11 @@
 //!   become lock files. An [`AsyncKernelLock`] has its file open as well. Afterwards
 //!   none of these is left.
 //! * **Taking turns.** Tasks of a process are served first in, first out, and
-//!   pass the held file on for [`Options::local_share`] while others wait;
+//!   pass the held file on for [`FileOptions::local_handoff`] while others wait;
 //!   processes in the order in which they began to wait, at any uptime and in any
 //!   time namespace, except that one which does not make use of its turn for ten
 //!   milliseconds is passed over. Where the first two do nothing, being stopped, the
-//!   third finds that out within about [`Options::retry_period`].
+//!   third finds that out within about [`FileOptions::retry_period`].
 //! * **Cancelled means gone.** A dropped future leaves no file, no lock and no
 //!   place in the queue.
 //! * **Nothing of yours is lost.** What cannot be a lock file is never written,
@@ -73,7 +73,7 @@
 //!
 //! * An advisory lock binds only those who ask for it. Somebody who removes the
 //!   file of a living holder makes two: the holder is told through
-//!   [`LockGuard::lost`], but the other is inside by then. To break a lock, use
+//!   [`FileGuard::lost`], but the other is inside by then. To break a lock, use
 //!   [`AsyncFileLock::break_stale`] or [`AsyncFileLock::revoke`].
 //! * It does not defend itself. Whoever may make files in the directory can
 //!   remove the lock file or ask its holder to let go, and whoever may read it
@@ -82,10 +82,10 @@
 //!   over, and its process is judged by its id and name, as openlock does.
 //! * A child that was forked without `exec` shares the lock: if the holder is
 //!   killed, it lasts until the child is gone too. A child made by
-//!   `std::process::Command` does not, unless it is given [`LockGuard::pin`].
+//!   `std::process::Command` does not, unless it is given [`FileGuard::lock_fd`].
 //!   As always after the fork of a threaded process, such a child should ask
 //!   for nothing new: drop what it inherited, and `exec` or exit.
-//! * With [`Pin::Never`], and for files that other programs wrote, life is
+//! * With [`Proof::Process`], and for files that other programs wrote, life is
 //!   judged by the recorded process. Where that cannot be judged exactly, as
 //!   in another container, the lock counts as held.
 //!
@@ -146,11 +146,12 @@ mod sys;
 #[doc(hidden)]
 pub use file::fuzzing;
 pub use file::{
-    AsyncFileLock, AtExit, LockGuard, LockGuards, Offload, Options, Pin, SlowSystem, StatusChanges,
-    acquire_all, acquire_all_timeout,
+    AsyncFileLock, AtExit, FileGuard, FileOptions, LockGuards, Offload, Proof, SlowSystem,
+    StatusChanges, acquire_all, acquire_all_timeout,
 };
 pub use kernel::{AsyncKernelLock, KernelGuard, KernelOptions, Primitive};
 pub use local::executor::flush;
+pub use lock::FencingToken;
 pub use lock::error::{Error, Lost, LostReason};
 pub use lock::holder::{Evidence, Holder, Status};
 #[cfg(feature = "lockd-client")]

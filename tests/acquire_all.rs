@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Error, Options, acquire_all, acquire_all_timeout};
+use lockkeeper::{AsyncFileLock, Error, FileOptions, acquire_all, acquire_all_timeout};
 use support::Process;
 
 fn locks(directory: &Path, names: &[&str]) -> Vec<AsyncFileLock> {
-    let options = Options::default().retry_period(Duration::from_millis(5));
+    let options = FileOptions::default().retry_period(Duration::from_millis(5));
     let lock = |name: &&str| AsyncFileLock::with_options(directory.join(name), options.clone());
     names.iter().map(|name| lock(name).unwrap()).collect()
 }

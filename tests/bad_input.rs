@@ -16,23 +16,25 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, Evidence, Offload, Options, Pin, Status};
+use lockkeeper::{
+    AsyncFileLock, AsyncKernelLock, Error, Evidence, FileOptions, Offload, Proof, Status,
+};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use support::{NOBODY, Process, VERY_LONG, become_user, has_two_users, names_in, with_mode};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-const PINS: [Pin; 2] = [Pin::Auto, Pin::Never];
+const PINS: [Proof; 2] = [Proof::Auto, Proof::Process];
 
-fn every_kind() -> impl Iterator<Item = Options> {
+fn every_kind() -> impl Iterator<Item = FileOptions> {
     PINS.into_iter().flat_map(|pin| {
         [Offload::Never, Offload::Always]
-            .map(|offload| Options::default().pin(pin).offload(offload))
+            .map(|offload| FileOptions::default().proof(pin).offload(offload))
     })
 }
 
-fn lock_with(path: &Path, options: &Options) -> AsyncFileLock {
+fn lock_with(path: &Path, options: &FileOptions) -> AsyncFileLock {
     AsyncFileLock::with_options(path, options.clone()).unwrap()
 }
 
@@ -58,7 +60,7 @@ async fn is_refused(path: &Path, is_right: impl Fn(&Error) -> bool) {
     }
 }
 
-async fn is_refused_with(path: &Path, options: &Options, is_right: impl Fn(&Error) -> bool) {
+async fn is_refused_with(path: &Path, options: &FileOptions, is_right: impl Fn(&Error) -> bool) {
     let lock = lock_with(path, options);
     let before = fingerprint(path);
     let beside = names_beside(path);
@@ -176,8 +178,8 @@ async fn is_refused_with_a_long_name(directory: &TempDir) {
     is_refused(&deep, |error| matches!(error, Error::BadPath { .. } | Error::Io { .. })).await;
     // The longest name leaves no room for the names the portable protocol puts beside it.
     let longest = directory.path().join("x".repeat(255));
-    lock_with(&longest, &Options::default()).acquire().await.unwrap().release().await.unwrap();
-    let portable = lock_with(&longest, &Options::default().pin(Pin::Never));
+    lock_with(&longest, &FileOptions::default()).acquire().await.unwrap().release().await.unwrap();
+    let portable = lock_with(&longest, &FileOptions::default().proof(Proof::Process));
     let error = portable.acquire().await.unwrap_err();
     assert!(is_bad_path(&error), "{error:?}");
     assert!(names_in(directory.path()).is_empty());
@@ -340,8 +342,8 @@ async fn a_huge_file_is_refused_unread() {
 }
 
 /// The record of a holder that was killed.
-fn record_of_the_dead(path: &Path, pin: Pin) -> Vec<u8> {
-    let role = if pin == Pin::Never { "portable" } else { "pinned" };
+fn record_of_the_dead(path: &Path, pin: Proof) -> Vec<u8> {
+    let role = if pin == Proof::Process { "portable" } else { "pinned" };
     let mut holder = Process::play(HOLDER, role, path);
     holder.expect("held");
     holder.kill();
@@ -355,8 +357,9 @@ const HOLDER: &str = "holds_until_it_is_killed";
 #[test]
 fn holds_until_it_is_killed() {
     if let Some((role, path)) = support::role() {
-        let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
-        let guard = lock_with(&path, &Options::default().pin(pin)).blocking_acquire().unwrap();
+        let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
+        let guard =
+            lock_with(&path, &FileOptions::default().proof(pin)).blocking_acquire().unwrap();
         support::tell("held");
         support::told();
         drop(guard);
@@ -385,7 +388,7 @@ async fn a_torn_record_is_the_dead_holders() {
         let path = directory.path().join(&name);
         async move {
             fs::write(&path, &content).unwrap();
-            let lock = lock_with(&path, &Options::default().pin(pin));
+            let lock = lock_with(&path, &FileOptions::default().proof(pin));
             let status = timeout(VERY_LONG, lock.status()).await.unwrap();
             assert!(matches!(status, Ok(Status::Stale(_))), "{name}: {status:?}");
             assert_eq!(fs::read(&path).unwrap(), content, "{name}: looking changes nothing");
@@ -435,13 +438,13 @@ fn a_program_with_a_strange_name_can_hold() {
     for ((argv0, name), pin) in cases.iter().flat_map(|case| PINS.map(|pin| (case, pin))) {
         let directory = support::on_tmpfs();
         let path = directory.path().join("a.lock");
-        let role = if pin == Pin::Never { "portable" } else { "pinned" };
+        let role = if pin == Proof::Process { "portable" } else { "pinned" };
         let mut command = support::player(HOLDER, role, &path);
         command.arg0(argv0);
         let mut holder = Process::start(command);
         holder.expect("held");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let lock = lock_with(&path, &Options::default().pin(pin));
+        let lock = lock_with(&path, &FileOptions::default().proof(pin));
         let seen = runtime.block_on(lock.holder()).unwrap().unwrap();
         assert_eq!((seen.pid, seen.name.as_deref()), (Some(holder.id()), Some(*name)), "{argv0:?}");
         assert!(!seen.is_foreign());
@@ -451,7 +454,7 @@ fn a_program_with_a_strange_name_can_hold() {
     }
 }
 
-async fn timeout_acquire(lock: &AsyncFileLock) -> lockkeeper::LockGuard {
+async fn timeout_acquire(lock: &AsyncFileLock) -> lockkeeper::FileGuard {
     timeout(VERY_LONG, lock.acquire()).await.expect("it hangs").unwrap()
 }
 
@@ -507,9 +510,9 @@ fn another_users_file_in_a_sticky_directory_cannot_be_taken_over() {
     const TEST: &str = "another_users_file_in_a_sticky_directory_cannot_be_taken_over";
     if let Some((role, path)) = support::role() {
         return as_nobody(async {
-            let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
+            let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
             for offload in [Offload::Never, Offload::Always] {
-                let lock = lock_with(&path, &Options::default().pin(pin).offload(offload));
+                let lock = lock_with(&path, &FileOptions::default().proof(pin).offload(offload));
                 let Status::Stale(left_by) = lock.status().await.unwrap() else { panic!() };
                 // There is no limit, and it must not wait for ever.
                 for error in [
@@ -532,7 +535,7 @@ fn another_users_file_in_a_sticky_directory_cannot_be_taken_over() {
     if !has_two_users() {
         return;
     }
-    for (pin, role) in [(Pin::Auto, "pinned"), (Pin::Never, "portable")] {
+    for (pin, role) in [(Proof::Auto, "pinned"), (Proof::Process, "portable")] {
         let directory = with_mode(0o1777);
         let path = directory.path().join("a.lock");
         record_of_the_dead(&path, pin);
@@ -548,8 +551,8 @@ fn another_users_file_that_may_be_removed_is_taken_over_with_the_news() {
     const TEST: &str = "another_users_file_that_may_be_removed_is_taken_over_with_the_news";
     if let Some((role, path)) = support::role() {
         return as_nobody(async {
-            let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
-            let lock = lock_with(&path, &Options::default().pin(pin));
+            let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
+            let lock = lock_with(&path, &FileOptions::default().proof(pin));
             let Status::Stale(left_by) = lock.status().await.unwrap() else { panic!() };
             let guard = timeout_acquire(&lock).await;
             let dead = guard.recovered_from().expect("it died holding the lock");
@@ -560,7 +563,7 @@ fn another_users_file_that_may_be_removed_is_taken_over_with_the_news() {
     if !has_two_users() {
         return;
     }
-    for (pin, role) in [(Pin::Auto, "pinned"), (Pin::Never, "portable")] {
+    for (pin, role) in [(Proof::Auto, "pinned"), (Proof::Process, "portable")] {
         let directory = with_mode(0o777);
         let path = directory.path().join("a.lock");
         record_of_the_dead(&path, pin);
@@ -576,7 +579,7 @@ fn another_users_foreign_file_is_not_taken_over_by_name() {
     const TEST: &str = "another_users_foreign_file_is_not_taken_over_by_name";
     if let Some((_, path)) = support::role() {
         return as_nobody(async {
-            let lock = lock_with(&path, &Options::default());
+            let lock = lock_with(&path, &FileOptions::default());
             for error in [lock.acquire().await.unwrap_err(), lock.try_acquire().await.unwrap_err()]
             {
                 assert!(matches!(error, Error::CannotTakeOver { owner: 0, .. }), "{error:?}");
@@ -604,8 +607,8 @@ fn another_users_living_holder_is_busy() {
     const TEST: &str = "another_users_living_holder_is_busy";
     if let Some((role, path)) = support::role() {
         return as_nobody(async {
-            let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
-            let lock = lock_with(&path, &Options::default().pin(pin));
+            let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
+            let lock = lock_with(&path, &FileOptions::default().proof(pin));
             assert!(lock.try_acquire().await.unwrap().is_none());
             assert!(lock.is_locked().await.unwrap());
         });
@@ -613,10 +616,11 @@ fn another_users_living_holder_is_busy() {
     if !has_two_users() {
         return;
     }
-    for (pin, role) in [(Pin::Auto, "pinned"), (Pin::Never, "portable")] {
+    for (pin, role) in [(Proof::Auto, "pinned"), (Proof::Process, "portable")] {
         let directory = with_mode(0o1777);
         let path = directory.path().join("a.lock");
-        let guard = lock_with(&path, &Options::default().pin(pin)).blocking_acquire().unwrap();
+        let guard =
+            lock_with(&path, &FileOptions::default().proof(pin)).blocking_acquire().unwrap();
         play_nobody(TEST, role, &path);
         drop(guard);
         assert!(names_in(directory.path()).is_empty());
@@ -628,11 +632,11 @@ fn another_users_living_holder_is_busy() {
 fn a_read_only_file_system_is_a_clear_error() {
     const TEST: &str = "a_read_only_file_system_is_a_clear_error";
     if let Some((role, directory)) = support::role() {
-        let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
+        let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
         let is_read_only = is_io(std::io::ErrorKind::ReadOnlyFilesystem);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let options = Options::default().pin(pin);
+            let options = FileOptions::default().proof(pin);
             let free = lock_with(&directory.join("free.lock"), &options);
             let error = timeout(VERY_LONG, free.acquire()).await.unwrap().unwrap_err();
             assert!(is_read_only(&error), "{error:?}");
@@ -654,7 +658,7 @@ fn a_read_only_file_system_is_a_clear_error() {
     if !may_mount.is_ok_and(|output| output.status.success()) {
         return println!("skipped: this process may not make a mount namespace");
     }
-    for (pin, role) in [(Pin::Auto, "pinned"), (Pin::Never, "portable")] {
+    for (pin, role) in [(Proof::Auto, "pinned"), (Proof::Process, "portable")] {
         let (mount, made) = (support::on_tmpfs(), support::on_tmpfs());
         record_of_the_dead(&made.path().join("stale.lock"), pin);
         fs::write(made.path().join("data"), "data").unwrap();

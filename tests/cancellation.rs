@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, LockGuard, Offload, Options, Pin, Status};
+use lockkeeper::{
+    AsyncFileLock, AsyncKernelLock, Error, FileGuard, FileOptions, Offload, Proof, Status,
+};
 use nix::fcntl::{Flock, FlockArg};
 use support::{Process, QUIET, VERY_LONG, names_in};
 use tempfile::TempDir;
@@ -60,7 +62,7 @@ impl Verb {
     }
 
     /// Errors are answers here: a busy lock cannot be broken.
-    fn call(self, lock: &AsyncFileLock) -> BoxFuture<'static, Option<LockGuard>> {
+    fn call(self, lock: &AsyncFileLock) -> BoxFuture<'static, Option<FileGuard>> {
         let lock = lock.clone();
         async move {
             match self {
@@ -81,10 +83,10 @@ impl Verb {
     }
 }
 
-fn every_kind() -> Vec<Options> {
-    let kinds = [Pin::Auto, Pin::Never].into_iter().flat_map(|pin| {
+fn every_kind() -> Vec<FileOptions> {
+    let kinds = [Proof::Auto, Proof::Process].into_iter().flat_map(|pin| {
         [Offload::Never, Offload::Always]
-            .map(|offload| Options::default().pin(pin).offload(offload))
+            .map(|offload| FileOptions::default().proof(pin).offload(offload))
     });
     kinds.collect()
 }
@@ -145,17 +147,17 @@ struct Stage {
     scene: Scene,
     directory: TempDir,
     lock: AsyncFileLock,
-    guard: Option<LockGuard>,
+    guard: Option<FileGuard>,
     other: Option<Process>,
     is_held_by_other: bool,
     foreign: String,
 }
 
 impl Stage {
-    fn new(scene: Scene, options: Options, foreign: &str) -> Self {
+    fn new(scene: Scene, options: FileOptions, foreign: &str) -> Self {
         let directory = support::on_tmpfs();
         let path = directory.path().join("a.lock");
-        let is_pinned = options != options.clone().pin(Pin::Never);
+        let is_pinned = options != options.clone().proof(Proof::Process);
         let other = (scene == Scene::HeldByProcess).then(|| {
             let role = if is_pinned { "pinned" } else { "portable" };
             Process::play(HELD_BY_PROCESS, role, &path)
@@ -281,7 +283,7 @@ impl Stage {
 ///
 /// An offloaded job may end before it is waited for, and so spare a poll:
 /// hence the rounds, and more where that spared all of them.
-fn cancel_in(scene: Scene, rounds: usize) -> Vec<(Options, Verb, usize)> {
+fn cancel_in(scene: Scene, rounds: usize) -> Vec<(FileOptions, Verb, usize)> {
     let foreign = format!("{}\nworker\n", dead_process());
     let mut counts = Vec::new();
     std::thread::scope(|scope| {
@@ -333,7 +335,7 @@ fn cancel_in(scene: Scene, rounds: usize) -> Vec<(Options, Verb, usize)> {
 
 /// `inline` says which verbs have an await point where nothing is offloaded.
 #[track_caller]
-fn something_was_cancelled(counts: &[(Options, Verb, usize)], inline: impl Fn(Verb) -> bool) {
+fn something_was_cancelled(counts: &[(FileOptions, Verb, usize)], inline: impl Fn(Verb) -> bool) {
     let cancelled = |verb, offloaded| -> usize {
         let of_this_kind = counts
             .iter()
@@ -348,7 +350,7 @@ fn something_was_cancelled(counts: &[(Options, Verb, usize)], inline: impl Fn(Ve
     }
 }
 
-fn is_offloaded(options: &Options) -> bool {
+fn is_offloaded(options: &FileOptions) -> bool {
     *options == options.clone().offload(Offload::Always)
 }
 
@@ -381,8 +383,8 @@ const HELD_BY_PROCESS: &str = "behind_another_process_nothing_is_left";
 #[test]
 fn behind_another_process_nothing_is_left() {
     if let Some((role, path)) = support::role() {
-        let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
-        let options = Options::default().pin(pin).retry_period(Duration::from_millis(1));
+        let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
+        let options = FileOptions::default().proof(pin).retry_period(Duration::from_millis(1));
         let lock = AsyncFileLock::with_options(path, options).unwrap();
         while support::told().is_some() {
             let guard = lock.blocking_acquire().unwrap();
@@ -505,7 +507,7 @@ fn waiting_for_deletions_can_be_dropped() {
         let mut cancelled = 0;
         for runtime in runtimes() {
             for polls in 0..6 {
-                let options = Options::default().offload(Offload::Always);
+                let options = FileOptions::default().offload(Offload::Always);
                 let mut stage = Stage::new(Scene::Free, options, "");
                 cancelled += run(&runtime, async move {
                     drop(stage.lock.acquire().await.unwrap());
@@ -521,7 +523,7 @@ fn waiting_for_deletions_can_be_dropped() {
 }
 
 fn with_offload(path: &Path, offload: Offload) -> AsyncFileLock {
-    let options = Options::default().offload(offload).retry_period(Duration::from_millis(5));
+    let options = FileOptions::default().offload(offload).retry_period(Duration::from_millis(5));
     AsyncFileLock::with_options(path, options).unwrap()
 }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, KernelOptions, Offload, Options};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, FileOptions, KernelOptions, Offload};
 use support::{Log, Process, VERY_LONG, kernel_locks};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -34,7 +34,7 @@ impl Lock {
             let options = options.retry_period(PERIOD);
             return Lock::Kernel(AsyncKernelLock::with_options(path, options).unwrap());
         }
-        let options = Options::default().offload(offload).fallback_period(PERIOD);
+        let options = FileOptions::default().offload(offload).fallback_period(PERIOD);
         let options = options.retry_period(PERIOD);
         Lock::File(AsyncFileLock::with_options(path, options).unwrap())
     }

@@ -7,22 +7,22 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Error, LockGuard, LostReason, Offload, Options, Pin};
+use lockkeeper::{AsyncFileLock, Error, FileGuard, FileOptions, LostReason, Offload, Proof};
 use nix::sys::signal::Signal;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::{HOUR, Process};
 use tempfile::TempDir;
 
-fn only_events(pin: Pin) -> Options {
-    Options::default().pin(pin).retry_period(HOUR).fallback_period(HOUR)
+fn only_events(pin: Proof) -> FileOptions {
+    FileOptions::default().proof(pin).retry_period(HOUR).fallback_period(HOUR)
 }
 
-fn lock(path: &Path, pin: Pin) -> AsyncFileLock {
+fn lock(path: &Path, pin: Proof) -> AsyncFileLock {
     AsyncFileLock::with_options(path, only_events(pin)).unwrap()
 }
 
-fn pin_of(path: &Path) -> Pin {
-    if path.ends_with("portable.lock") { Pin::Never } else { Pin::Required }
+fn pin_of(path: &Path) -> Proof {
+    if path.ends_with("portable.lock") { Proof::Process } else { Proof::KernelLock }
 }
 
 /// Holds until told, on a runtime of its own.
@@ -42,7 +42,7 @@ fn places() -> [TempDir; 2] {
 }
 
 /// Start waiting, make sure that it does wait, and give the time it sleeps to `wake`.
-async fn acquires_after(lock: &AsyncFileLock, wake: impl FnOnce()) -> LockGuard {
+async fn acquires_after(lock: &AsyncFileLock, wake: impl FnOnce()) -> FileGuard {
     let waiting = tokio::spawn({
         let lock = lock.clone();
         async move { lock.acquire().await }
@@ -101,7 +101,7 @@ async fn the_end_of_a_foreign_holder_wakes() {
     let path = directory.path().join("a.lock");
     let mut holder = std::process::Command::new("sleep").arg("600").spawn().unwrap();
     fs::write(&path, format!("{}\nsleep\n", holder.id())).unwrap();
-    let options = only_events(Pin::Auto).race_delay(Duration::from_millis(10));
+    let options = only_events(Proof::Auto).race_delay(Duration::from_millis(10));
     let lock = AsyncFileLock::with_options(&path, options).unwrap();
     let guard = acquires_after(&lock, || {
         holder.kill().unwrap();
@@ -135,7 +135,7 @@ async fn every_way_in_which_the_file_can_go_wakes() {
         let path = inner.join("a.lock");
         let holder = Process::play(TEST, "releases", &path);
         holder.expect("held");
-        let lock = lock(&path, Pin::Required);
+        let lock = lock(&path, Proof::KernelLock);
         // Between the two renames there is no directory, and a look says so.
         let waiting = tokio::spawn(async move {
             loop {
@@ -170,7 +170,7 @@ async fn after_a_directory_was_replaced_the_new_one_is_listened_to() {
     let mut second = Process::play(TEST, "releases", &prepared.join("pinned.lock"));
     second.expect("held");
     let waiting = tokio::spawn({
-        let lock = lock(&path, Pin::Required);
+        let lock = lock(&path, Proof::KernelLock);
         async move { lock.acquire().await }
     });
     tokio::time::sleep(support::QUIET).await;
@@ -187,7 +187,7 @@ async fn after_a_directory_was_replaced_the_new_one_is_listened_to() {
 async fn a_loss_is_told_by_an_event() {
     let directory = support::on_tmpfs();
     let path = directory.path().join("a.lock");
-    let lock = lock(&path, Pin::Required);
+    let lock = lock(&path, Proof::KernelLock);
     let remove = |path: &Path| fs::remove_file(path).unwrap();
     let replace = |path: &Path| {
         let other = path.with_extension("other");
@@ -227,7 +227,7 @@ fn runtimes_may_come_and_go() {
         let mut holder = Process::play(TEST, "releases", &path);
         holder.expect("held");
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let lock = lock(&path, Pin::Required);
+        let lock = lock(&path, Proof::KernelLock);
         // One that is gone before the event, and one that hears it.
         let early = runtime.spawn({
             let lock = lock.clone();
@@ -256,7 +256,7 @@ async fn a_stopped_holder_that_goes_on_and_releases_wakes() {
     holder.expect("held");
     holder.signal(Signal::SIGSTOP);
     drop(
-        acquires_after(&lock(&path, Pin::Required), || {
+        acquires_after(&lock(&path, Proof::KernelLock), || {
             holder.hang_up();
             holder.signal(Signal::SIGCONT);
         })
@@ -275,7 +275,7 @@ async fn without_events_the_period_is_looked_at() {
     let mut holder = Process::play(TEST, "releases", &path);
     holder.expect("held");
     // Where calls are made elsewhere, as for a network file system, there are none.
-    let options = Options::default().offload(Offload::Always);
+    let options = FileOptions::default().offload(Offload::Always);
     let lock = AsyncFileLock::with_options(&path, options).unwrap();
     drop(acquires_after(&lock, || holder.hang_up()).await);
 }
@@ -293,7 +293,7 @@ fn a_runtime_without_io_waits_by_looking() {
     let path = directory.path().join("a.lock");
     let mut holder = Process::play(TEST, "holder", &path);
     holder.expect("held");
-    let options = Options::default().retry_period(Duration::from_millis(20));
+    let options = FileOptions::default().retry_period(Duration::from_millis(20));
     let lock = AsyncFileLock::with_options(&path, options).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, Options};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, FileOptions};
 use support::{Process, VERY_LONG, block_on, on_tmpfs, subscribe, tell, told};
 use tokio::time::{sleep, timeout};
 use tracing::Level;
@@ -216,7 +216,8 @@ fn an_acquisition_that_is_watched_for_a_moment_does_not_wait_for_itself() {
         return;
     }
     let (_, path) = support::role().unwrap();
-    let options = Options::default().openlock_compat(true).race_delay(Duration::from_millis(300));
+    let options =
+        FileOptions::default().openlock_compat(true).race_delay(Duration::from_millis(300));
     let lock = AsyncFileLock::with_options(&path, options).unwrap();
     let (log, _subscribed) = Log::of_this_thread(Level::DEBUG);
     drop(block_on(lock.acquire()).unwrap());

@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use lockkeeper::{AsyncFileLock, Error, LockGuard, Offload, Options, Pin, acquire_all, flush};
+use lockkeeper::{
+    AsyncFileLock, Error, FileGuard, FileOptions, Offload, Proof, acquire_all, flush,
+};
 use support::{Process, VERY_LONG, names_in};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -79,7 +81,7 @@ struct Site {
 }
 
 impl Site {
-    fn new(directory: &Path, options: &Options) -> Self {
+    fn new(directory: &Path, options: &FileOptions) -> Self {
         let lock = |name: &str| {
             let path = directory.join("locks").join(name);
             AsyncFileLock::with_options(path, options.clone()).unwrap()
@@ -98,7 +100,7 @@ impl Site {
 
     async fn call(&self, verb: Verb) -> Result<(), Error> {
         let lock = &self.lock;
-        let entered = |guard: LockGuard| {
+        let entered = |guard: FileGuard| {
             visit(&self.inside);
             drop(guard);
         };
@@ -156,10 +158,10 @@ impl Site {
     }
 }
 
-fn every_kind() -> Vec<Options> {
-    let kinds = [Pin::Auto, Pin::Never].into_iter().flat_map(|pin| {
+fn every_kind() -> Vec<FileOptions> {
+    let kinds = [Proof::Auto, Proof::Process].into_iter().flat_map(|pin| {
         [Offload::Never, Offload::Always].map(|offload| {
-            let options = Options::default().pin(pin).offload(offload);
+            let options = FileOptions::default().proof(pin).offload(offload);
             options.retry_period(Duration::from_millis(2))
         })
     });
@@ -217,15 +219,15 @@ fn dead_record(pin: &str) -> Vec<u8> {
 
 const CROWD: &str = "among_others_nobody_is_disturbed";
 
-fn pin_of(options: &Options) -> &'static str {
-    if *options == options.clone().pin(Pin::Never) { "never" } else { "auto" }
+fn pin_of(options: &FileOptions) -> &'static str {
+    if *options == options.clone().proof(Proof::Process) { "never" } else { "auto" }
 }
 
 /// The other process: takes the lock until told to stop, or holds it and dies.
 fn play_another(role: &str, path: &Path) {
     let (part, pin) = role.split_once(' ').unwrap();
-    let pin = if pin == "never" { Pin::Never } else { Pin::Auto };
-    let options = Options::default().pin(pin).retry_period(Duration::from_millis(2));
+    let pin = if pin == "never" { Proof::Process } else { Proof::Auto };
+    let options = FileOptions::default().proof(pin).retry_period(Duration::from_millis(2));
     let site = Site::new(path.parent().unwrap().parent().unwrap(), &options);
     let over = Arc::new(AtomicBool::new(false));
     let guard = (part == "die").then(|| site.lock.blocking_acquire().unwrap());
@@ -301,7 +303,7 @@ impl Crowd {
 }
 
 /// Drop each verb after every number of polls; how often one was under way.
-async fn drop_everywhere(site: &Site, options: &Options, scene: Scene, dead: &[u8]) -> usize {
+async fn drop_everywhere(site: &Site, options: &FileOptions, scene: Scene, dead: &[u8]) -> usize {
     let crowd = (scene == Scene::Among).then(|| Crowd::gather(site));
     let mut under_way = 0;
     for verb in VERBS {
@@ -390,7 +392,7 @@ fn among_others_nobody_is_disturbed() {
 
 /// The runtime goes down after each number of polls, with tasks that wait for
 /// the same lock and one that holds it; a holder elsewhere is not disturbed.
-fn go_down(runtime: fn() -> Runtime, options: &Options, is_held: bool, elsewhere: &Runtime) {
+fn go_down(runtime: fn() -> Runtime, options: &FileOptions, is_held: bool, elsewhere: &Runtime) {
     for verb in VERBS {
         for polls in 0..10 {
             let directory = stage();

@@ -4,13 +4,13 @@ mod support;
 
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Error, Offload, Options, Pin};
+use lockkeeper::{AsyncFileLock, Error, FileOptions, Offload, Proof};
 use support::Process;
 
-fn every_kind() -> impl Iterator<Item = Options> {
-    [Pin::Auto, Pin::Never].into_iter().flat_map(|pin| {
+fn every_kind() -> impl Iterator<Item = FileOptions> {
+    [Proof::Auto, Proof::Process].into_iter().flat_map(|pin| {
         [Offload::Never, Offload::Always]
-            .map(|offload| Options::default().pin(pin).offload(offload))
+            .map(|offload| FileOptions::default().proof(pin).offload(offload))
     })
 }
 

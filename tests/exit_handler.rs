@@ -13,7 +13,7 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lockkeeper::{AsyncFileLock, AtExit, LockGuard, Options};
+use lockkeeper::{AsyncFileLock, AtExit, FileGuard, FileOptions};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use support::Process;
@@ -70,7 +70,7 @@ fn main() {
 }
 
 fn lock(path: &Path, at_exit: AtExit) -> AsyncFileLock {
-    let options = Options::default().at_exit(at_exit).retry_period(Duration::from_millis(5));
+    let options = FileOptions::default().at_exit(at_exit).retry_period(Duration::from_millis(5));
     AsyncFileLock::with_options(path, options).unwrap()
 }
 
@@ -110,7 +110,7 @@ fn hold(lock: &AsyncFileLock) {
 }
 
 fn leave_to_a_task_that_is_not_polled(path: &Path) {
-    let options = Options::default().at_exit(AtExit::Remove).local_share(support::VERY_LONG);
+    let options = FileOptions::default().at_exit(AtExit::Remove).local_handoff(support::VERY_LONG);
     let lock = AsyncFileLock::with_options(path, options).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -177,7 +177,7 @@ fn exit_slowly_while_a_thread_writes(lock: &AsyncFileLock, path: PathBuf) {
 }
 
 /// Try once, as a successor.
-fn successor(path: &Path) -> Option<LockGuard> {
+fn successor(path: &Path) -> Option<FileGuard> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(lock(path, AtExit::Leave).try_acquire()).unwrap()
 }

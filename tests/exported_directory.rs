@@ -10,15 +10,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use lockkeeper::{
-    AsyncFileLock, AsyncKernelLock, Error, Evidence, Holder, KernelOptions, Options, Pin,
-    Primitive, Status,
+    AsyncFileLock, AsyncKernelLock, Error, Evidence, FileOptions, Holder, KernelOptions, Primitive,
+    Proof, Status,
 };
 
 /// By how it is pinned, and what a record says of that.
-const KINDS: [(Pin, &str); 2] = [(Pin::Auto, "flock"), (Pin::Never, "none")];
+const KINDS: [(Proof, &str); 2] = [(Proof::Auto, "flock"), (Proof::Process, "none")];
 
-fn lock(pin: Pin, path: &Path) -> AsyncFileLock {
-    AsyncFileLock::with_options(path, Options::default().pin(pin)).unwrap()
+fn lock(pin: Proof, path: &Path) -> AsyncFileLock {
+    AsyncFileLock::with_options(path, FileOptions::default().proof(pin)).unwrap()
 }
 
 fn this_boot() -> String {
@@ -81,7 +81,7 @@ async fn a_holder_of_this_boot_that_came_over_the_network_is_judged_by_its_proce
     let directory = support::on_disk();
     let path = directory.path().join("a.lock");
     leave(&path, &this_boot(), "flock", "");
-    let guard = lock(Pin::Auto, &path).try_acquire().await.unwrap().expect("its process is gone");
+    let guard = lock(Proof::Auto, &path).try_acquire().await.unwrap().expect("its process is gone");
     let evidence = &guard.recovered_from().unwrap().evidence;
     assert!(matches!(evidence, Evidence::ProcessGone(_)), "{evidence:?}");
     guard.release().await.unwrap();
@@ -90,7 +90,7 @@ async fn a_holder_of_this_boot_that_came_over_the_network_is_judged_by_its_proce
     let text = fs::read_to_string(&path).unwrap().replacen("4194304", "1", 1);
     let text = text.replace("started: 1\n", "");
     fs::write(&path, format!("{text:\n<512}")).unwrap();
-    assert_eq!(refusal(&lock(Pin::Auto, &path)).await.evidence, Evidence::ProcessRuns);
+    assert_eq!(refusal(&lock(Proof::Auto, &path)).await.evidence, Evidence::ProcessRuns);
 }
 
 #[tokio::test]
@@ -103,13 +103,13 @@ async fn whoever_has_a_range_lock_on_the_file_holds_it() {
         let server = KernelOptions::default().primitive(Primitive::Ofd);
         let server = AsyncKernelLock::with_options(&path, server).unwrap();
         let held = server.acquire().await.unwrap();
-        let evidence = refusal(&lock(Pin::Auto, &path)).await.evidence;
+        let evidence = refusal(&lock(Proof::Auto, &path)).await.evidence;
         assert!(matches!(evidence, Evidence::KernelLock | Evidence::Inherited), "{evidence:?}");
-        let status = lock(Pin::Auto, &path).status().await.unwrap();
+        let status = lock(Proof::Auto, &path).status().await.unwrap();
         assert!(matches!(status, Status::Held(_)), "{status:?}");
         held.release().await.unwrap();
     }
-    assert!(lock(Pin::Auto, &path).try_acquire().await.unwrap().is_some());
+    assert!(lock(Proof::Auto, &path).try_acquire().await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Options, Pin};
+use lockkeeper::{AsyncFileLock, FileOptions, Proof};
 use nix::sys::signal::Signal;
 use support::Process;
 
@@ -16,8 +16,8 @@ use support::Process;
 const HOLD: Duration = Duration::from_millis(3);
 
 fn lock(path: &Path) -> AsyncFileLock {
-    let pin = if path.ends_with("portable.lock") { Pin::Never } else { Pin::Auto };
-    AsyncFileLock::with_options(path, Options::default().pin(pin)).unwrap()
+    let pin = if path.ends_with("portable.lock") { Proof::Process } else { Proof::Auto };
+    AsyncFileLock::with_options(path, FileOptions::default().proof(pin)).unwrap()
 }
 
 /// Holds the lock over and over again, and writes down each time.

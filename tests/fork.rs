@@ -9,7 +9,7 @@ mod support;
 
 use std::path::Path;
 
-use lockkeeper::{AsyncFileLock, AtExit, Error, Evidence, LockGuard, Options, Pin};
+use lockkeeper::{AsyncFileLock, AtExit, Error, Evidence, FileGuard, FileOptions, Proof};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 use support::{Process, block_on};
@@ -18,13 +18,13 @@ use support::{Process, block_on};
 const PINS: [&str; 2] = ["pinned", "portable"];
 
 fn lock(pin: &str, path: &Path) -> AsyncFileLock {
-    let pin = if pin == "pinned" { Pin::Required } else { Pin::Never };
-    let options = Options::default().pin(pin).at_exit(AtExit::Remove);
+    let pin = if pin == "pinned" { Proof::KernelLock } else { Proof::Process };
+    let options = FileOptions::default().proof(pin).at_exit(AtExit::Remove);
     AsyncFileLock::with_options(path, options).unwrap()
 }
 
 /// Acquire and fork. The child does `act` and ends as `std::process::exit` does.
-fn fork_holding(pin: &str, path: &Path, act: impl FnOnce(LockGuard)) -> (LockGuard, Pid) {
+fn fork_holding(pin: &str, path: &Path, act: impl FnOnce(FileGuard)) -> (FileGuard, Pid) {
     let guard = lock(pin, path).blocking_acquire().unwrap();
     // SAFETY: the other threads of this process are idle and keep no lock.
     match unsafe { fork() }.unwrap() {
@@ -37,7 +37,7 @@ fn fork_holding(pin: &str, path: &Path, act: impl FnOnce(LockGuard)) -> (LockGua
 }
 
 /// In the parent: the child is gone, release when told.
-fn outlive((guard, child): (LockGuard, Pid)) {
+fn outlive((guard, child): (FileGuard, Pid)) {
     assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
     support::tell("the child is gone");
     support::told();
@@ -127,7 +127,7 @@ fn a_child_contends_for_itself() {
 }
 
 /// Stay until the test hangs up.
-fn stay(inherited: LockGuard) {
+fn stay(inherited: FileGuard) {
     support::told();
     std::mem::forget(inherited);
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::FutureExt;
-use lockkeeper::{AsyncFileLock, Error, LockGuard, Lost, LostReason, Offload, Options, Pin};
+use lockkeeper::{AsyncFileLock, Error, FileGuard, FileOptions, Lost, LostReason, Offload, Proof};
 use nix::unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid};
 use support::{Process, VERY_LONG, names_in};
 use tempfile::TempDir;
@@ -18,10 +18,10 @@ use tokio::time::timeout;
 /// Enough for some to be still on their way.
 const MANY: usize = 200;
 
-fn every_kind() -> impl Iterator<Item = Options> {
-    [Pin::Auto, Pin::Never].into_iter().flat_map(|pin| {
+fn every_kind() -> impl Iterator<Item = FileOptions> {
+    [Proof::Auto, Proof::Process].into_iter().flat_map(|pin| {
         [Offload::Never, Offload::Always]
-            .map(|offload| Options::default().pin(pin).offload(offload))
+            .map(|offload| FileOptions::default().proof(pin).offload(offload))
     })
 }
 
@@ -32,20 +32,20 @@ const EVERY_RUNTIME: [MakeRuntime; 2] = [
     || Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap(),
 ];
 
-fn every_way() -> impl Iterator<Item = (Options, MakeRuntime)> {
+fn every_way() -> impl Iterator<Item = (FileOptions, MakeRuntime)> {
     every_kind().flat_map(|options| EVERY_RUNTIME.map(|make| (options.clone(), make)))
 }
 
-fn lock_in(directory: &TempDir, options: &Options) -> AsyncFileLock {
+fn lock_in(directory: &TempDir, options: &FileOptions) -> AsyncFileLock {
     numbered_lock_in(directory, options, 0)
 }
 
-fn numbered_lock_in(directory: &TempDir, options: &Options, number: usize) -> AsyncFileLock {
+fn numbered_lock_in(directory: &TempDir, options: &FileOptions, number: usize) -> AsyncFileLock {
     let path = directory.path().join(format!("{number}.lock"));
     AsyncFileLock::with_options(path, options.clone()).unwrap()
 }
 
-async fn many_guards(directory: &TempDir, options: &Options) -> Vec<LockGuard> {
+async fn many_guards(directory: &TempDir, options: &FileOptions) -> Vec<FileGuard> {
     let mut guards = Vec::new();
     for number in 0..MANY {
         guards.push(numbered_lock_in(directory, options, number).acquire().await.unwrap());
@@ -72,9 +72,9 @@ async fn a_dropped_guard_gives_the_lock_back() {
 
 #[tokio::test]
 async fn inline_the_file_is_gone_when_drop_returns() {
-    for pin in [Pin::Auto, Pin::Never] {
+    for pin in [Proof::Auto, Proof::Process] {
         let directory = support::on_tmpfs();
-        let options = Options::default().pin(pin).offload(Offload::Never);
+        let options = FileOptions::default().proof(pin).offload(Offload::Never);
         drop(lock_in(&directory, &options).acquire().await.unwrap());
         assert!(names_in(directory.path()).is_empty());
     }
@@ -134,13 +134,13 @@ async fn a_thread_waits_for_a_task_and_a_task_for_a_thread() {
 #[should_panic(expected = "runtime")]
 async fn blocking_in_a_task_panics() {
     let directory = support::on_tmpfs();
-    let _ = lock_in(&directory, &Options::default()).blocking_acquire();
+    let _ = lock_in(&directory, &FileOptions::default()).blocking_acquire();
 }
 
 #[test]
 fn blocking_has_the_limit_of_the_options() {
     let directory = support::on_tmpfs();
-    let options = Options::default().timeout(Duration::from_millis(20));
+    let options = FileOptions::default().timeout(Duration::from_millis(20));
     let lock = lock_in(&directory, &options);
     let _guard = lock.blocking_acquire().unwrap();
     let error = lock.blocking_acquire().unwrap_err();
@@ -163,7 +163,7 @@ fn a_guard_outlives_its_runtime() {
 }
 
 /// Tasks that hold guards and never end.
-fn hold_for_ever(runtime: &Runtime, directory: &TempDir, options: &Options) {
+fn hold_for_ever(runtime: &Runtime, directory: &TempDir, options: &FileOptions) {
     let guards = runtime.block_on(many_guards(directory, options));
     for guard in guards {
         runtime.spawn(async move {
@@ -307,8 +307,8 @@ async fn neither_release_nor_drop_deletes_what_is_not_ours() {
 async fn the_lock_of_a_successor_stays() {
     const TEST: &str = "the_lock_of_a_successor_stays";
     if let Some((role, path)) = support::role() {
-        let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
-        let lock = AsyncFileLock::with_options(path, Options::default().pin(pin)).unwrap();
+        let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
+        let lock = AsyncFileLock::with_options(path, FileOptions::default().proof(pin)).unwrap();
         let guard = lock.acquire().await.unwrap();
         support::tell("held");
         support::told();
@@ -321,7 +321,7 @@ async fn the_lock_of_a_successor_stays() {
         let lock = lock_in(&directory, &options);
         let guard = lock.acquire().await.unwrap();
         std::fs::remove_file(lock.path()).unwrap();
-        let is_portable = options == options.clone().pin(Pin::Never);
+        let is_portable = options == options.clone().proof(Proof::Process);
         let role = if is_portable { "portable" } else { "pinned" };
         let mut successor = Process::play(TEST, role, lock.path());
         successor.expect("held");
@@ -373,8 +373,8 @@ fn be_unable_to_remove(role: &str, path: &Path) {
         std::fs::set_permissions(directory, PermissionsExt::from_mode(mode)).unwrap();
     };
     for offload in [Offload::Never, Offload::Always] {
-        let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
-        let options = Options::default().pin(pin).offload(offload).note("a note");
+        let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
+        let options = FileOptions::default().proof(pin).offload(offload).note("a note");
         let lock = AsyncFileLock::with_options(path, options).unwrap();
         EVERY_RUNTIME[0]().block_on(async {
             for is_released in [true, false] {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, KernelOptions, Offload, Options, Primitive};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, FileOptions, KernelOptions, Offload, Primitive};
 use rustix::fs::{FlockOperation, flock};
 use support::{Process, VERY_LONG, block_on, eventually, on_tmpfs};
 use tokio::time::timeout;
@@ -126,7 +126,8 @@ async fn a_lock_file_that_tasks_contended_for_keeps_nothing_open() {
     let directory = on_tmpfs();
     for offload in OFFLOADS {
         let path = directory.path().join(format!("{offload:?}"));
-        let lock = AsyncFileLock::with_options(path, Options::default().offload(offload)).unwrap();
+        let lock =
+            AsyncFileLock::with_options(path, FileOptions::default().offload(offload)).unwrap();
         let guard = lock.acquire().await.unwrap();
         let tasks: Vec<_> = (0..4)
             .map(|_| {

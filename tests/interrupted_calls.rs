@@ -6,7 +6,7 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, KernelOptions, Options, Pin, Primitive};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, FileOptions, KernelOptions, Primitive, Proof};
 use strace_support::Faults;
 
 /// All that may be called for a path or an open file, as strace(1) takes a set of names:
@@ -37,15 +37,16 @@ const CALLS: [&str; 18] = [
 /// holder, asked for its state, swept and released.
 fn play((_, path): (String, PathBuf)) {
     let play = move || {
-        let dead = [Pin::Auto, Pin::Never]
+        let dead = [Proof::Auto, Proof::Process]
             .map(|pin| fs::read(path.with_extension(format!("{pin:?}"))).unwrap());
         // Before: not all of Tokio's own calls are made again.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         support::tell("ready");
         support::told();
         runtime.block_on(async {
-            for (pin, dead) in [Pin::Auto, Pin::Never].into_iter().zip(dead) {
-                let lock = AsyncFileLock::with_options(&path, Options::default().pin(pin)).unwrap();
+            for (pin, dead) in [Proof::Auto, Proof::Process].into_iter().zip(dead) {
+                let lock =
+                    AsyncFileLock::with_options(&path, FileOptions::default().proof(pin)).unwrap();
                 for _ in 0..2 {
                     lock.acquire().await.unwrap().release().await.unwrap();
                 }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lockkeeper::{
-    AsyncKernelLock, Error, Evidence, KernelGuard, KernelOptions, Options, Primitive,
+    AsyncKernelLock, Error, Evidence, FileOptions, KernelGuard, KernelOptions, Primitive,
 };
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -68,7 +68,7 @@ fn play((role, path): (String, std::path::PathBuf)) {
             "defaults" => {
                 // Changes what the whole process has.
                 let limit = Duration::from_millis(10);
-                Options::set_defaults(Options::default().timeout(limit)).unwrap();
+                FileOptions::set_defaults(FileOptions::default().timeout(limit)).unwrap();
                 let lock = AsyncKernelLock::new(lock.path());
                 let _guard = lock.acquire().await.unwrap();
                 assert!(matches!(lock.acquire().await, Err(Error::Timeout { .. })));

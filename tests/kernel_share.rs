@@ -239,7 +239,7 @@ async fn it_passes_for_no_longer_than_a_share() {
         let (share, hold) = (Duration::from_millis(times.0), Duration::from_millis(times.1));
         let directory = on_tmpfs();
         let path = directory.path().join("table");
-        let options = KernelOptions::default().local_share(share);
+        let options = KernelOptions::default().local_handoff(share);
         let lock = AsyncKernelLock::with_options(&path, options).unwrap();
         for _ in 0..PASSES {
             let guard = lock.acquire().await.unwrap();

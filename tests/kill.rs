@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Options, Pin};
+use lockkeeper::{AsyncFileLock, FileOptions, Proof};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::Process;
 use tempfile::TempDir;
@@ -18,8 +18,8 @@ const KILLS: u32 = 40;
 const PINS: [&str; 2] = ["pinned", "portable"];
 
 fn lock(pin: &str, path: &Path) -> AsyncFileLock {
-    let pin = if pin == "pinned" { Pin::Required } else { Pin::Never };
-    let options = Options::default().pin(pin).retry_period(Duration::from_millis(5));
+    let pin = if pin == "pinned" { Proof::KernelLock } else { Proof::Process };
+    let options = FileOptions::default().proof(pin).retry_period(Duration::from_millis(5));
     AsyncFileLock::with_options(path, options).unwrap()
 }
 

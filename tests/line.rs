@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, LockGuard, Options};
+use lockkeeper::{AsyncFileLock, FileGuard, FileOptions};
 use support::{HOUR, Process, all_hold, eventually, line};
 
 /// Wait, hold until told, release, end.
@@ -23,7 +23,7 @@ async fn wait_and_hold(role: &str, path: &Path) {
             HOUR
         }
     };
-    let options = Options::default().retry_period(period).fallback_period(HOUR);
+    let options = FileOptions::default().retry_period(period).fallback_period(HOUR);
     let lock = AsyncFileLock::with_options(path, options).unwrap();
     let guard = lock.acquire().await.unwrap();
     support::tell("held");
@@ -42,7 +42,7 @@ fn be_user(number: u32) {
 /// Wait for both locks at once, and let each go at once.
 async fn wait_for_two(directory: &Path) {
     let pass_on = |name: &'static str| {
-        let options = Options::default().retry_period(HOUR).fallback_period(HOUR);
+        let options = FileOptions::default().retry_period(HOUR).fallback_period(HOUR);
         let lock = AsyncFileLock::with_options(directory.join(name), options).unwrap();
         tokio::spawn(async move {
             lock.acquire().await.unwrap().release().await.unwrap();
@@ -56,7 +56,7 @@ async fn wait_for_two(directory: &Path) {
     support::told();
 }
 
-async fn hold(path: &Path) -> LockGuard {
+async fn hold(path: &Path) -> FileGuard {
     AsyncFileLock::new(path).acquire().await.unwrap()
 }
 

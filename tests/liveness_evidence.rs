@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use lockkeeper::{AsyncFileLock, Error, Evidence, Holder, Options, Pin, Status};
+use lockkeeper::{AsyncFileLock, Error, Evidence, FileOptions, Holder, Proof, Status};
 use support::Process;
 
 /// As a role names it.
@@ -19,8 +19,8 @@ const PINS: [&str; 2] = ["pinned", "portable"];
 const YOUTH: Duration = Duration::from_secs(2);
 
 fn lock(pin: &str, path: &Path) -> AsyncFileLock {
-    let pin = if pin == "pinned" { Pin::Required } else { Pin::Never };
-    let options = Options::default().pin(pin).race_delay(Duration::from_millis(10));
+    let pin = if pin == "pinned" { Proof::KernelLock } else { Proof::Process };
+    let options = FileOptions::default().proof(pin).race_delay(Duration::from_millis(10));
     AsyncFileLock::with_options(path, options.retry_period(Duration::from_millis(5))).unwrap()
 }
 

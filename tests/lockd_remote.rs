@@ -45,12 +45,12 @@ async fn one_holds_at_a_time_and_tokens_grow() {
     let daemon = Daemon::start(directory.path(), &[]);
     let (one, other) = (lock(&daemon.url, "one"), lock(&daemon.url, "other"));
     let guard = one.acquire().await.expect("a free lock");
-    let first = guard.token();
+    let first = guard.fencing_token();
     assert!(other.try_acquire().await.expect("an answer").is_none());
     assert!(one.try_acquire().await.expect("an answer").is_none(), "one holds, by another guard");
     guard.release().await.expect("it was held");
     let guard = other.try_acquire().await.expect("an answer").expect("a free lock");
-    assert!(guard.token() > first);
+    assert!(guard.fencing_token() > first);
     guard.release().await.expect("it was held");
     assert!(daemon.shown(RESOURCE).is_none());
 }
@@ -192,10 +192,10 @@ async fn a_waiter_survives_kill_9_of_the_daemon() {
     while daemon.waiting(RESOURCE) != 1 {
         sleep(Duration::from_millis(2)).await;
     }
-    let token = guard.token();
+    let token = guard.fencing_token();
     guard.release().await.expect("it was held all the time");
     let guard = timeout(VERY_LONG, waiting).await.expect("in time").expect("no panic");
-    assert!(guard.token() > token);
+    assert!(guard.fencing_token() > token);
     guard.release().await.expect("it was held");
 }
 
@@ -209,7 +209,7 @@ async fn a_grant_whose_answer_was_lost_is_asked_for_again() {
     let guard = acquired(&one).await;
     network.expect_fair();
     let shown = daemon.shown(RESOURCE).expect("it is held");
-    assert_eq!(shown["token"], guard.token().to_string(), "it was granted once");
+    assert_eq!(shown["token"], guard.fencing_token().to_string(), "it was granted once");
     network.turn(Weather::LosesOneAnswer);
     guard.release().await.expect("it was held");
     assert!(daemon.shown(RESOURCE).is_none());

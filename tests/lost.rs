@@ -7,25 +7,28 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use lockkeeper::{
-    AsyncFileLock, Error, Evidence, LockGuard, Lost, LostReason, Offload, Options, Pin,
+    AsyncFileLock, Error, Evidence, FileGuard, FileOptions, Lost, LostReason, Offload, Proof,
 };
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::{Process, QUIET, VERY_LONG, names_in};
 use tokio::time::{sleep, timeout};
 
-fn every_kind() -> impl Iterator<Item = Options> {
-    [Pin::Auto, Pin::Never].into_iter().flat_map(|pin| {
+fn every_kind() -> impl Iterator<Item = FileOptions> {
+    [Proof::Auto, Proof::Process].into_iter().flat_map(|pin| {
         [Offload::Never, Offload::Always].map(|offload| {
-            Options::default().pin(pin).offload(offload).retry_period(Duration::from_millis(5))
+            FileOptions::default()
+                .proof(pin)
+                .offload(offload)
+                .retry_period(Duration::from_millis(5))
         })
     })
 }
 
-fn lock_with(path: impl AsRef<Path>, options: &Options) -> AsyncFileLock {
+fn lock_with(path: impl AsRef<Path>, options: &FileOptions) -> AsyncFileLock {
     AsyncFileLock::with_options(path, options.clone()).unwrap()
 }
 
-async fn loss_of(guard: &LockGuard) -> Lost {
+async fn loss_of(guard: &FileGuard) -> Lost {
     timeout(VERY_LONG, guard.lost()).await.expect("the loss was not noticed")
 }
 
@@ -149,7 +152,7 @@ async fn a_release_cancels_no_token() {
 async fn a_release_during_a_look_is_no_loss() {
     let directory = support::on_tmpfs();
     for offload in [Offload::Never, Offload::Always] {
-        let options = Options::default().offload(offload).retry_period(Duration::from_nanos(1));
+        let options = FileOptions::default().offload(offload).retry_period(Duration::from_nanos(1));
         let lock = lock_with(directory.path().join("a.lock"), &options);
         let mut tokens = Vec::new();
         for _ in 0..200 {
@@ -251,9 +254,9 @@ async fn a_revoked_lock_is_still_held_and_its_release_removes_the_request() {
             let record = std::fs::read(lock.path()).unwrap();
             let first = lock.revoke().await.unwrap().unwrap();
             let second = lock.revoke().await.unwrap().unwrap();
-            assert_eq!(first.token, second.token);
-            assert_eq!(first.token, Some(guard.token()));
-            let request = format!("a.lock.revoke.{}", guard.token());
+            assert_eq!(first.hold_id, second.hold_id);
+            assert_eq!(first.hold_id, Some(guard.hold_id()));
+            let request = format!("a.lock.revoke.{}", guard.hold_id());
             assert_eq!(names_in(directory.path()), ["a.lock", &request]);
             assert_eq!(loss_of(&guard).await.reason, LostReason::Revoked);
             assert_eq!(std::fs::read(lock.path()).unwrap(), record, "the lock file is untouched");
@@ -281,7 +284,7 @@ async fn a_request_goes_with_a_revoked_holder_that_was_killed() {
     for options in every_kind() {
         let directory = support::on_tmpfs();
         let lock = lock_with(directory.path().join("a.lock"), &options);
-        let is_portable = options == options.clone().pin(Pin::Never);
+        let is_portable = options == options.clone().proof(Proof::Process);
         let role = if is_portable { "portable" } else { "pinned" };
         let mut holder = Process::play(REVOKED_ELSEWHERE, role, lock.path());
         holder.expect("held");
@@ -291,7 +294,7 @@ async fn a_request_goes_with_a_revoked_holder_that_was_killed() {
         holder.kill();
         let guard = timeout(VERY_LONG, lock.acquire()).await.unwrap().unwrap();
         let dead = guard.recovered_from().expect("it died holding the lock");
-        assert_eq!(dead.token, asked.token);
+        assert_eq!(dead.hold_id, asked.hold_id);
         assert_eq!(names_in(directory.path()), ["a.lock"], "the request went with the takeover");
         guard.release().await.unwrap();
         assert!(names_in(directory.path()).is_empty());
@@ -299,8 +302,8 @@ async fn a_request_goes_with_a_revoked_holder_that_was_killed() {
 }
 
 async fn hold_until_killed(role: &str, path: PathBuf) {
-    let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
-    let options = Options::default().pin(pin).retry_period(Duration::from_millis(5));
+    let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
+    let options = FileOptions::default().proof(pin).retry_period(Duration::from_millis(5));
     let guard = lock_with(path, &options).acquire().await.unwrap();
     support::tell("held");
     support::tell(&format!("{:?}", loss_of(&guard).await.reason));

@@ -8,13 +8,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, KernelOptions, Options, Pin};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, FileOptions, KernelOptions, Proof};
 use support::{Process, names_in};
 
-const PINS: [Pin; 2] = [Pin::Auto, Pin::Never];
+const PINS: [Proof; 2] = [Proof::Auto, Proof::Process];
 
-fn lock(pin: Pin, path: &Path) -> AsyncFileLock {
-    AsyncFileLock::with_options(path, Options::default().pin(pin)).unwrap()
+fn lock(pin: Proof, path: &Path) -> AsyncFileLock {
+    AsyncFileLock::with_options(path, FileOptions::default().proof(pin)).unwrap()
 }
 
 /// A file of the host, and where it is mounted.
@@ -66,8 +66,8 @@ async fn a_mounted_lock_file_is_refused_while_it_has_a_name_and_after() {
         is_refused(&lock(pin, &mounted.container()).status().await.unwrap_err());
     }
     // The host does not know of it. Its release takes the name away.
-    lock(Pin::Auto, &mounted.host()).acquire().await.unwrap().release().await.unwrap();
-    let holder = lock(Pin::Auto, &mounted.host()).acquire().await.unwrap();
+    lock(Proof::Auto, &mounted.host()).acquire().await.unwrap().release().await.unwrap();
+    let holder = lock(Proof::Auto, &mounted.host()).acquire().await.unwrap();
     for pin in PINS {
         is_refused(&lock(pin, &mounted.container()).try_acquire().await.unwrap_err());
     }
@@ -91,8 +91,8 @@ fn play((role, path): (String, PathBuf)) {
     let play = move || {
         support::block_on(async {
             let refused = match role.as_str() {
-                "file" => lock(Pin::Auto, &path).acquire().await.map(drop),
-                "release" => match lock(Pin::Auto, &path).acquire().await {
+                "file" => lock(Proof::Auto, &path).acquire().await.map(drop),
+                "release" => match lock(Proof::Auto, &path).acquire().await {
                     Ok(guard) => guard.release().await,
                     Err(error) => Err(error),
                 },

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Error, Options, Pin};
+use lockkeeper::{AsyncFileLock, Error, FileOptions, Proof};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use support::{HOUR, Process};
@@ -17,13 +17,13 @@ use support::{HOUR, Process};
 /// More events than this would take a test too long.
 const EVENTS_MAX: usize = 1 << 20;
 
-fn pin_of(path: &Path) -> Pin {
-    if path.ends_with("portable.lock") { Pin::Never } else { Pin::Required }
+fn pin_of(path: &Path) -> Proof {
+    if path.ends_with("portable.lock") { Proof::Process } else { Proof::KernelLock }
 }
 
 /// Holds until told, and stays: its end would wake those who wait, too.
 async fn hold(path: &Path) {
-    let options = Options::default().pin(pin_of(path));
+    let options = FileOptions::default().proof(pin_of(path));
     let lock = AsyncFileLock::with_options(path, options).unwrap();
     let guard = lock.acquire().await.unwrap();
     support::tell("held");
@@ -91,7 +91,7 @@ async fn dropped_events_wake() {
         let path = directory.path().join(name);
         let mut holder = Process::play(TEST, "holder", &path);
         holder.expect("held");
-        let options = Options::default().pin(pin_of(&path));
+        let options = FileOptions::default().proof(pin_of(&path));
         let options = options.retry_period(HOUR).fallback_period(HOUR);
         let lock = AsyncFileLock::with_options(&path, options).unwrap();
         let waiting = tokio::spawn(async move { lock.acquire().await });
@@ -144,7 +144,8 @@ const WATCHES: &str = "max_inotify_watches";
 /// Waits for somebody else's lock by looking now and then.
 async fn wait_without(limit: &str, path: &Path) {
     must_be_refused(limit, path.parent().unwrap());
-    let options = Options::default().pin(pin_of(path)).retry_period(Duration::from_millis(20));
+    let options =
+        FileOptions::default().proof(pin_of(path)).retry_period(Duration::from_millis(20));
     let lock = AsyncFileLock::with_options(path, options).unwrap();
     let error = lock.acquire_timeout(Duration::from_millis(100)).await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
@@ -173,7 +174,7 @@ fn without_inotify_the_period_is_looked_at() {
             let Some(command) = without(limit, &support::player(TEST, limit, &path)) else {
                 return;
             };
-            let options = Options::default().pin(pin_of(&path));
+            let options = FileOptions::default().proof(pin_of(&path));
             let lock = AsyncFileLock::with_options(&path, options).unwrap();
             let guard = lock.blocking_acquire().unwrap();
             let waiter = Process::start(command);

@@ -7,18 +7,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, Options, Pin};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, Error, FileOptions, Proof};
 use strace_support::with_faults;
 use support::{Process, eventually, names_in};
 
-fn lock(pin: Pin, path: &Path) -> AsyncFileLock {
-    AsyncFileLock::with_options(path, Options::default().pin(pin)).unwrap()
+fn lock(pin: Proof, path: &Path) -> AsyncFileLock {
+    AsyncFileLock::with_options(path, FileOptions::default().proof(pin)).unwrap()
 }
 
 /// Acquire, say how that went, hold until told, and release.
 fn play((role, path): (String, PathBuf)) {
     let (pin, hurry) = role.split_once(' ').expect("how it is pinned, and how it acquires");
-    let pin = if pin == "never" { Pin::Never } else { Pin::Auto };
+    let pin = if pin == "never" { Proof::Process } else { Proof::Auto };
     let hurry = hurry == "once";
     let play = move || {
         support::block_on(async {
@@ -180,7 +180,7 @@ fn by_name(flags: &[&str], check: impl AsyncFn(&Path, &Path)) {
 fn where_a_link_is_another_file_the_lock_is_refused() {
     by_name(&["without-rename-flags"], async |below, mounted| {
         let path = mounted.join("a.lock");
-        for pin in [Pin::Auto, Pin::Never] {
+        for pin in [Proof::Auto, Proof::Process] {
             let error = lock(pin, &path).try_acquire().await.unwrap_err();
             assert!(matches!(error, Error::NoHardLinks { .. }), "{error:?}");
             // libfuse keeps what is removed while it is open under another name.
@@ -197,7 +197,7 @@ fn where_a_link_is_another_file_the_lock_is_refused() {
 fn where_a_link_is_another_file_a_rename_serves() {
     by_name(&[], async |below, mounted| {
         let path = mounted.join("a.lock");
-        for pin in [Pin::Auto, Pin::Never] {
+        for pin in [Proof::Auto, Proof::Process] {
             let first = lock(pin, &path).try_acquire().await.unwrap().expect("it is free");
             assert_eq!(names_in(below), ["a.lock"]);
             first.release().await.unwrap();

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Error, Evidence, Options};
+use lockkeeper::{AsyncFileLock, Error, Evidence, FileOptions};
 use support::Process;
 
 /// How long the two sides contend.
@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(10);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn lock(path: &Path) -> AsyncFileLock {
-    let options = Options::default().openlock_compat(true);
+    let options = FileOptions::default().openlock_compat(true);
     AsyncFileLock::with_options(path, options.retry_period(Duration::from_millis(20))).unwrap()
 }
 

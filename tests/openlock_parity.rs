@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::join_all;
-use lockkeeper::{AsyncFileLock, Error, Evidence, LockGuard, Options, Pin, SlowSystem, Status};
+use lockkeeper::{
+    AsyncFileLock, Error, Evidence, FileGuard, FileOptions, Proof, SlowSystem, Status,
+};
 use support::{Process, QUIET, VERY_LONG, names_in};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-const PINS: [Pin; 2] = [Pin::Auto, Pin::Never];
+const PINS: [Proof; 2] = [Proof::Auto, Proof::Process];
 
 /// Young is what changed within so long, as this contender sees it.
 const YOUTH: Duration = Duration::from_secs(2);
@@ -27,7 +29,7 @@ const YOUTH: Duration = Duration::from_secs(2);
 /// meanwhile, also on a machine that is busy.
 const WATCHED: Duration = Duration::from_secs(2);
 
-fn lock_in(directory: &TempDir, options: Options) -> AsyncFileLock {
+fn lock_in(directory: &TempDir, options: FileOptions) -> AsyncFileLock {
     AsyncFileLock::with_options(directory.path().join("a.lock"), options).unwrap()
 }
 
@@ -110,8 +112,8 @@ fn the_default_path_is_openlock_lock_in_the_working_directory() {
 async fn the_limit_of_the_options_holds_where_none_is_given() {
     let directory = support::on_tmpfs();
     let short = Duration::from_millis(30);
-    let impatient = lock_in(&directory, Options::default().timeout(short));
-    let patient = lock_in(&directory, Options::default().timeout(VERY_LONG * 10));
+    let impatient = lock_in(&directory, FileOptions::default().timeout(short));
+    let patient = lock_in(&directory, FileOptions::default().timeout(VERY_LONG * 10));
     let _guard = impatient.acquire().await.unwrap();
     let waited = |error: Error| match error {
         Error::Timeout { waited, path, .. } if path == impatient.path() => waited,
@@ -136,7 +138,7 @@ async fn there_is_a_last_try_at_the_deadline() {
     }
     let directory = support::on_tmpfs();
     // No look between the first and the last, and no events.
-    let options = Options::default().retry_period(10 * VERY_LONG);
+    let options = FileOptions::default().retry_period(10 * VERY_LONG);
     let lock = lock_in(&directory, options.offload(lockkeeper::Offload::Always));
     let mut holder = Process::play(TEST, "holder", lock.path());
     holder.expect("held");
@@ -152,10 +154,11 @@ fn defaults_are_set_for_the_whole_process() {
     const TEST: &str = "defaults_are_set_for_the_whole_process";
     if let Some((_, path)) = support::role() {
         let old = AsyncFileLock::new(&path);
-        let built_in = Options::default();
+        let built_in = FileOptions::default();
         let limit = Duration::from_millis(30);
-        Options::set_defaults(Options::default().timeout(limit).note("by default")).unwrap();
-        assert_eq!(Options::default(), built_in.clone().timeout(limit).note("by default"));
+        FileOptions::set_defaults(FileOptions::default().timeout(limit).note("by default"))
+            .unwrap();
+        assert_eq!(FileOptions::default(), built_in.clone().timeout(limit).note("by default"));
         let guard = AsyncFileLock::new(&path).blocking_acquire().unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let holder = runtime.block_on(old.holder()).unwrap().unwrap();
@@ -163,8 +166,8 @@ fn defaults_are_set_for_the_whole_process() {
         let thread = std::thread::spawn(move || AsyncFileLock::new(path).blocking_acquire());
         let error = thread.join().unwrap().unwrap_err();
         assert!(matches!(error, Error::Timeout { waited, .. } if waited >= limit));
-        assert!(Options::set_defaults(Options::default().tries(0)).is_err());
-        assert_eq!(Options::default().timeout(None).note(""), built_in.note(""));
+        assert!(FileOptions::set_defaults(FileOptions::default().tries(0)).is_err());
+        assert_eq!(FileOptions::default().timeout(None).note(""), built_in.note(""));
         // A lock that was made before keeps what it was made with.
         runtime.block_on(async {
             assert!(timeout(QUIET, old.acquire()).await.is_err());
@@ -184,12 +187,12 @@ async fn the_first_two_lines_are_pid_and_program() {
     let program = argv0.file_stem().unwrap().to_str().unwrap();
     for pin in PINS {
         let directory = support::on_tmpfs();
-        let lock = lock_in(&directory, Options::default().pin(pin));
+        let lock = lock_in(&directory, FileOptions::default().proof(pin));
         let guard = lock.acquire().await.unwrap();
         let text = std::fs::read_to_string(lock.path()).unwrap();
         let lines: Vec<_> = text.lines().take(3).collect();
         let expected =
-            [&std::process::id().to_string(), program, &format!("token: {}", guard.token())];
+            [&std::process::id().to_string(), program, &format!("token: {}", guard.hold_id())];
         assert_eq!(lines, expected);
         assert_eq!(text.len(), 512);
         assert_eq!(lock.holder().await.unwrap().unwrap().pid, Some(std::process::id()));
@@ -221,9 +224,9 @@ fn judgements(sleeper: &Sleeper, zombie: u32) -> Vec<Judgement> {
     ]
 }
 
-async fn is_judged(pin: Pin, (text, expected): Judgement) {
+async fn is_judged(pin: Proof, (text, expected): Judgement) {
     let directory = support::on_tmpfs();
-    let lock = lock_in(&directory, Options::default().pin(pin).race_delay(QUIET));
+    let lock = lock_in(&directory, FileOptions::default().proof(pin).race_delay(QUIET));
     std::fs::write(lock.path(), &text).unwrap();
     let status = lock.status().await.unwrap();
     assert_eq!(std::fs::read_to_string(lock.path()).unwrap(), text, "looking changes nothing");
@@ -275,7 +278,7 @@ async fn a_file_is_stale_when_its_process_is_gone_or_another() {
 async fn a_foreign_file_that_keeps_changing_is_not_taken() {
     let every = PINS.map(|pin| async move {
         let directory = support::on_tmpfs();
-        let lock = lock_in(&directory, Options::default().pin(pin));
+        let lock = lock_in(&directory, FileOptions::default().proof(pin));
         let text = |change: u32| foreign(dead_process(), &format!("worker{change}"));
         std::fs::write(lock.path(), text(0)).unwrap();
         let mut acquire = lock.acquire().boxed();
@@ -300,7 +303,7 @@ async fn a_foreign_file_that_keeps_changing_is_not_taken() {
 async fn a_taken_file_is_watched_for_race_delay() {
     let directory = support::on_tmpfs();
     let race_delay = 2 * QUIET;
-    let lock = lock_in(&directory, Options::default().race_delay(race_delay));
+    let lock = lock_in(&directory, FileOptions::default().race_delay(race_delay));
     std::fs::write(lock.path(), foreign(dead_process(), "worker")).unwrap();
     let acquire = tokio::spawn({
         let lock = lock.clone();
@@ -328,7 +331,7 @@ async fn whoever_replaces_our_file_while_it_is_watched_has_the_lock() {
     let every = PINS.map(|pin| async move {
         let sleeper = Sleeper::new();
         let directory = support::on_tmpfs();
-        let options = Options::default().pin(pin).race_delay(WATCHED);
+        let options = FileOptions::default().proof(pin).race_delay(WATCHED);
         let lock = lock_in(&directory, options);
         std::fs::write(lock.path(), foreign(dead_process(), "worker")).unwrap();
         let winner = foreign(sleeper.0.id(), "sleep");
@@ -354,9 +357,9 @@ fn remove(path: &Path) {
 }
 
 /// Acquire over a stale file, and have `deed` done once while it is watched.
-async fn meddled_with(pin: Pin, tries: u32, deed: fn(&Path)) -> MeddledWith {
+async fn meddled_with(pin: Proof, tries: u32, deed: fn(&Path)) -> MeddledWith {
     let directory = support::on_tmpfs();
-    let options = Options::default().pin(pin).race_delay(WATCHED).tries(tries);
+    let options = FileOptions::default().proof(pin).race_delay(WATCHED).tries(tries);
     let lock = lock_in(&directory, options);
     std::fs::write(lock.path(), foreign(dead_process(), "worker")).unwrap();
     let mut is_done = false;
@@ -373,7 +376,7 @@ async fn meddled_with(pin: Pin, tries: u32, deed: fn(&Path)) -> MeddledWith {
 struct MeddledWith {
     directory: TempDir,
     lock: AsyncFileLock,
-    acquired: Result<LockGuard, Error>,
+    acquired: Result<FileGuard, Error>,
 }
 
 #[tokio::test]
@@ -423,7 +426,8 @@ async fn next_to_openlock_every_try_can_fail() {
     const TRIES: u32 = 3;
     if let Some((role, path)) = support::role() {
         let race_delay = WATCHED;
-        let options = Options::default().openlock_compat(true).tries(TRIES).race_delay(race_delay);
+        let options =
+            FileOptions::default().openlock_compat(true).tries(TRIES).race_delay(race_delay);
         let lock = AsyncFileLock::with_options(path, options).unwrap();
         if role == "invisible" {
             let error = lock.acquire().await.unwrap_err();
@@ -487,15 +491,15 @@ impl Write for Log {
 }
 
 /// Within a nanosecond nothing can be written.
-fn too_slow() -> Options {
-    Options::default().race_delay(Duration::from_nanos(1)).offload(lockkeeper::Offload::Never)
+fn too_slow() -> FileOptions {
+    FileOptions::default().race_delay(Duration::from_nanos(1)).offload(lockkeeper::Offload::Never)
 }
 
 #[tokio::test]
 async fn a_slow_system_is_an_error_where_asked() {
     let every = PINS.map(|pin| async move {
         let directory = support::on_tmpfs();
-        let lock = lock_in(&directory, too_slow().pin(pin).slow_system(SlowSystem::Error));
+        let lock = lock_in(&directory, too_slow().proof(pin).slow_system(SlowSystem::Error));
         std::fs::write(lock.path(), foreign(dead_process(), "worker")).unwrap();
         let error = timeout(VERY_LONG, lock.acquire()).await.unwrap().unwrap_err();
         let Error::SlowSystem { path, took, race_delay } = &error else { panic!("{error}") };
@@ -546,7 +550,7 @@ async fn a_busy_lock_is_looked_at_each_retry_period() {
     let directory = support::on_tmpfs();
     let sleeper = Sleeper::new();
     let period = Duration::from_millis(25);
-    let options = Options::default().retry_period(period).fallback_period(period);
+    let options = FileOptions::default().retry_period(period).fallback_period(period);
     let lock = lock_in(&directory, options);
     std::fs::write(lock.path(), foreign(sleeper.0.id(), "sleep")).unwrap();
     let started = Instant::now();

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use lockkeeper::{
-    AsyncFileLock, Error, Evidence, Holder, LockGuard, Lost, LostReason, Offload, Options, Pin,
-    Status,
+    AsyncFileLock, Error, Evidence, FileGuard, FileOptions, Holder, Lost, LostReason, Offload,
+    Proof, Status,
 };
 use nix::sys::stat::{Mode, umask};
 use support::{Process, VERY_LONG, names_in};
@@ -19,10 +19,10 @@ fn assert_shared<T: Send + Sync + 'static>() {}
 
 /// Compiling is the test.
 #[allow(dead_code)]
-fn what_is_sent_between_threads_can_be(lock: &'static AsyncFileLock, guard: &'static LockGuard) {
+fn what_is_sent_between_threads_can_be(lock: &'static AsyncFileLock, guard: &'static FileGuard) {
     assert_shared::<AsyncFileLock>();
-    assert_shared::<LockGuard>();
-    assert_shared::<Options>();
+    assert_shared::<FileGuard>();
+    assert_shared::<FileOptions>();
     assert_shared::<Error>();
     assert_shared::<Lost>();
     assert_shared::<LostReason>();
@@ -43,7 +43,7 @@ fn what_is_sent_between_threads_can_be(lock: &'static AsyncFileLock, guard: &'st
 }
 
 #[allow(dead_code)]
-fn a_release_can_be_spawned(guard: LockGuard) {
+fn a_release_can_be_spawned(guard: FileGuard) {
     assert_task(&guard.release());
 }
 
@@ -55,20 +55,20 @@ fn a_lock_can_be_cloned_and_printed() {
     assert!(text.contains("/tmp/a.lock"), "{text}");
 }
 
-fn refused(option: &str, options: Options) {
+fn refused(option: &str, options: FileOptions) {
     let error = AsyncFileLock::with_options("a.lock", options.clone()).unwrap_err();
     assert!(matches!(&error, Error::InvalidOption { option: named, .. } if *named == option));
     assert!(error.to_string().contains(option), "{error}");
     assert_eq!(error.path(), None);
-    let before = Options::default();
-    let error = Options::set_defaults(options).unwrap_err();
+    let before = FileOptions::default();
+    let error = FileOptions::set_defaults(options).unwrap_err();
     assert!(matches!(&error, Error::InvalidOption { option: named, .. } if *named == option));
-    assert_eq!(Options::default(), before, "nothing changes");
+    assert_eq!(FileOptions::default(), before, "nothing changes");
 }
 
 #[test]
 fn impossible_values_are_refused() {
-    let options = Options::default;
+    let options = FileOptions::default;
     let century = Duration::from_secs(100 * 365 * 24 * 3600);
     refused("retry_period", options().retry_period(Duration::ZERO));
     refused("retry_period", options().retry_period(century));
@@ -79,7 +79,7 @@ fn impossible_values_are_refused() {
     for mode in [0o000, 0o200, 0o400, 0o444, 0o1644, 0o2644, 0o4644, 0o10_0644, u32::MAX] {
         refused("mode", options().mode(mode));
     }
-    refused("openlock_compat", options().openlock_compat(true).pin(Pin::Never));
+    refused("openlock_compat", options().openlock_compat(true).proof(Proof::Process));
     refused("race_delay", options().openlock_compat(true).race_delay(Duration::ZERO));
     refused("note", options().note("x".repeat(129)));
     refused("note", options().note("é".repeat(65)));
@@ -91,7 +91,7 @@ fn impossible_values_are_refused() {
 #[test]
 fn extreme_but_possible_values_are_taken() {
     let directory = support::on_tmpfs();
-    let options = Options::default;
+    let options = FileOptions::default;
     let possible = [
         options().retry_period(Duration::from_nanos(1)),
         options().race_delay(Duration::ZERO),
@@ -103,7 +103,7 @@ fn extreme_but_possible_values_are_taken() {
         options().mode(0o777),
         options().note(""),
         options().note("x".repeat(128)),
-        options().pin(Pin::Required),
+        options().proof(Proof::KernelLock),
     ];
     for options in possible {
         let path = directory.path().join("a.lock");
@@ -116,18 +116,18 @@ fn extreme_but_possible_values_are_taken() {
 
 #[test]
 fn the_defaults_are_as_documented() {
-    let documented = Options::default()
+    let documented = FileOptions::default()
         .timeout(None)
         .retry_period(Duration::from_millis(300))
         .race_delay(Duration::from_millis(200))
         .tries(2)
         .slow_system(lockkeeper::SlowSystem::Warn)
         .mode(0o644)
-        .pin(Pin::Auto)
+        .proof(Proof::Auto)
         .openlock_compat(false)
         .at_exit(lockkeeper::AtExit::Leave)
         .offload(Offload::Auto);
-    assert_eq!(Options::default(), documented);
+    assert_eq!(FileOptions::default(), documented);
 }
 
 fn mode_of(path: &Path) -> u32 {
@@ -147,8 +147,8 @@ fn the_mode_is_subject_to_the_umask() {
             (0o027, 0o660, 0o640),
         ] {
             umask(Mode::from_bits_truncate(mask));
-            for pin in [Pin::Auto, Pin::Never] {
-                let options = Options::default().mode(asked).pin(pin);
+            for pin in [Proof::Auto, Proof::Process] {
+                let options = FileOptions::default().mode(asked).proof(pin);
                 let lock = AsyncFileLock::with_options(&path, options).unwrap();
                 let _guard = lock.blocking_acquire().unwrap();
                 assert_eq!(mode_of(&path), had, "{asked:o} under {mask:o}, {pin:?}");
@@ -167,11 +167,11 @@ fn the_mode_is_subject_to_the_umask() {
 async fn the_holder_is_shown_with_its_note() {
     let longest = "é".repeat(64);
     for note in [None, Some(""), Some("nightly: import #7"), Some(longest.as_str())] {
-        for pin in [Pin::Auto, Pin::Never] {
+        for pin in [Proof::Auto, Proof::Process] {
             for offload in [Offload::Never, Offload::Always] {
                 let directory = support::on_tmpfs();
                 let path = directory.path().join("a.lock");
-                let options = Options::default().pin(pin).offload(offload);
+                let options = FileOptions::default().proof(pin).offload(offload);
                 let noted = match note {
                     Some(note) => options.clone().note(note),
                     None => options.clone(),
@@ -184,16 +184,16 @@ async fn the_holder_is_shown_with_its_note() {
                 assert_eq!(holder.note.as_deref(), note);
                 assert_eq!(holder.pid, Some(std::process::id()));
                 assert!(!holder.is_foreign());
-                assert_eq!(holder.token, Some(guard.token()));
-                assert_eq!(guard.token().len(), 32);
-                assert!(guard.token().bytes().all(|digit| digit.is_ascii_hexdigit()));
+                assert_eq!(holder.hold_id, Some(guard.hold_id()));
+                assert_eq!(guard.hold_id().len(), 32);
+                assert!(guard.hold_id().bytes().all(|digit| digit.is_ascii_hexdigit()));
                 let uname = nix::sys::utsname::uname().unwrap();
                 assert_eq!(holder.host.as_deref(), uname.nodename().to_str());
                 let since = holder.since.unwrap();
                 assert!(since <= SystemTime::now());
                 assert!(since + Duration::from_secs(1) > before, "in whole seconds");
                 let evidence = match pin {
-                    Pin::Never => Evidence::ProcessRuns,
+                    Proof::Process => Evidence::ProcessRuns,
                     _ => Evidence::KernelLock,
                 };
                 assert_eq!(holder.evidence, evidence);
@@ -218,7 +218,7 @@ async fn each_acquisition_has_a_token_of_its_own() {
     let mut tokens = std::collections::HashSet::new();
     for _ in 0..100 {
         let guard = lock.acquire().await.unwrap();
-        assert!(tokens.insert(guard.token()));
+        assert!(tokens.insert(guard.hold_id()));
         guard.release().await.unwrap();
     }
 }
@@ -226,11 +226,12 @@ async fn each_acquisition_has_a_token_of_its_own() {
 #[tokio::test]
 async fn only_a_pinned_lock_has_a_pin() {
     let directory = support::on_tmpfs();
-    for (pin, has_one) in [(Pin::Auto, true), (Pin::Required, true), (Pin::Never, false)] {
-        let options = Options::default().pin(pin);
+    for (pin, has_one) in [(Proof::Auto, true), (Proof::KernelLock, true), (Proof::Process, false)]
+    {
+        let options = FileOptions::default().proof(pin);
         let path = directory.path().join("a.lock");
         let guard = AsyncFileLock::with_options(&path, options).unwrap().acquire().await.unwrap();
-        assert_eq!(guard.pin().is_some(), has_one, "{pin:?}");
+        assert_eq!(guard.lock_fd().is_some(), has_one, "{pin:?}");
         assert_eq!(guard.path(), path);
         let debug = format!("{guard:?}");
         assert!(debug.contains("a.lock"), "{debug}");
@@ -280,7 +281,7 @@ fn a_relative_path_is_taken_from_the_directory_of_that_moment() {
 async fn the_latest_limit_and_the_longest_delay_can_be_asked_for() {
     let directory = support::on_tmpfs();
     let thirty_years = Duration::from_secs(30 * 365 * 24 * 3600);
-    let options = Options::default().race_delay(thirty_years).tries(u32::MAX);
+    let options = FileOptions::default().race_delay(thirty_years).tries(u32::MAX);
     let path = directory.path().join("a.lock");
     let lock = AsyncFileLock::with_options(path, options).unwrap();
     for limit in [thirty_years, Duration::MAX, Duration::from_secs(6_000_000_000_000_000_000)] {

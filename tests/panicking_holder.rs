@@ -5,20 +5,24 @@ mod support;
 
 use std::path::Path;
 
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, Offload, Options, Pin, Status};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, FileOptions, Offload, Proof, Status};
 use support::{Process, VERY_LONG, names_in};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-fn every_kind() -> impl Iterator<Item = Options> {
-    [Pin::Auto, Pin::Never].into_iter().flat_map(|pin| {
+fn every_kind() -> impl Iterator<Item = FileOptions> {
+    [Proof::Auto, Proof::Process].into_iter().flat_map(|pin| {
         [Offload::Never, Offload::Always]
-            .map(|offload| Options::default().pin(pin).offload(offload))
+            .map(|offload| FileOptions::default().proof(pin).offload(offload))
     })
 }
 
-fn pin_of(role: &str) -> Options {
-    Options::default().pin(if role.contains("portable") { Pin::Never } else { Pin::Auto })
+fn pin_of(role: &str) -> FileOptions {
+    FileOptions::default().proof(if role.contains("portable") {
+        Proof::Process
+    } else {
+        Proof::Auto
+    })
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use lockkeeper::{
-    AsyncFileLock, AsyncKernelLock, Error, KernelGuard, KernelOptions, LockGuard, LostReason,
-    Offload, Options,
+    AsyncFileLock, AsyncKernelLock, Error, FileGuard, FileOptions, KernelGuard, KernelOptions,
+    LostReason, Offload,
 };
 use support::{HOUR, Process, block_on, names_in, on_tmpfs};
 use tokio::time::{Instant, sleep, timeout};
@@ -23,14 +23,14 @@ const OFFLOADS: [Offload; 3] = [Offload::Auto, Offload::Always, Offload::Never];
 const HOLDER: &str = "a_lock_that_another_process_holds_times_out_after_the_limit";
 
 fn file_lock(path: &Path, offload: Offload) -> AsyncFileLock {
-    AsyncFileLock::with_options(path, Options::default().offload(offload)).unwrap()
+    AsyncFileLock::with_options(path, FileOptions::default().offload(offload)).unwrap()
 }
 
 fn kernel_lock(path: &Path, offload: Offload) -> AsyncKernelLock {
     AsyncKernelLock::with_options(path, KernelOptions::default().offload(offload)).unwrap()
 }
 
-async fn file(lock: &AsyncFileLock) -> LockGuard {
+async fn file(lock: &AsyncFileLock) -> FileGuard {
     lock.acquire_timeout(HOUR).await.expect("the lock")
 }
 

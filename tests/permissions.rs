@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use lockkeeper::{
-    AsyncFileLock, AsyncKernelLock, Error, Evidence, KernelOptions, Offload, Options, Pin,
-    Primitive, Status,
+    AsyncFileLock, AsyncKernelLock, Error, Evidence, FileOptions, KernelOptions, Offload,
+    Primitive, Proof, Status,
 };
 use nix::sys::stat::{Mode, umask};
 use support::{HOUR, NOBODY, Process, VERY_LONG, become_user, block_on, has_two_users, with_mode};
@@ -22,12 +22,12 @@ const OTHER: u32 = 1;
 
 const SHORT: Duration = Duration::from_millis(50);
 
-fn options(role: &str) -> Options {
-    let pin = if role.contains("portable") { Pin::Never } else { Pin::Auto };
+fn options(role: &str) -> FileOptions {
+    let pin = if role.contains("portable") { Proof::Process } else { Proof::Auto };
     match role.contains("lane") {
-        true => Options::default().pin(pin).offload(Offload::Always).retry_period(SHORT),
+        true => FileOptions::default().proof(pin).offload(Offload::Always).retry_period(SHORT),
         // Only events can end a wait.
-        false => Options::default().pin(pin).retry_period(HOUR),
+        false => FileOptions::default().proof(pin).retry_period(HOUR),
     }
 }
 
@@ -252,7 +252,7 @@ fn a_claim_that_may_not_be_read_is_busy() {
     dead.expect("held");
     dead.kill();
     let Status::Stale(left) = block_on(lock("portable", &path).status()).unwrap() else { panic!() };
-    let claim = directory.path().join(format!("a.lock.break.{}", left.token.unwrap()));
+    let claim = directory.path().join(format!("a.lock.break.{}", left.hold_id.unwrap()));
     fs::copy(&path, &claim).unwrap();
     support::chmod(&claim, 0o600);
     chown(&claim, Some(OWNER), Some(OWNER)).unwrap();

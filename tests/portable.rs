@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Evidence, LockGuard, Options, Pin};
+use lockkeeper::{AsyncFileLock, Evidence, FileGuard, FileOptions, Proof};
 use support::Process;
 
 const KILLS: usize = 100;
@@ -17,7 +17,8 @@ const KILLS: usize = 100;
 const TURNS: u32 = 300;
 
 fn lock(path: &Path) -> AsyncFileLock {
-    let options = Options::default().pin(Pin::Never).retry_period(Duration::from_millis(1));
+    let options =
+        FileOptions::default().proof(Proof::Process).retry_period(Duration::from_millis(1));
     AsyncFileLock::with_options(path, options).unwrap()
 }
 
@@ -29,7 +30,7 @@ fn nap() {
     std::thread::sleep(Duration::from_micros(random(200)));
 }
 
-async fn next(lock: &AsyncFileLock) -> LockGuard {
+async fn next(lock: &AsyncFileLock) -> FileGuard {
     loop {
         // Without a pause, so that many are in the middle of a try at once.
         if let Some(guard) = lock.try_acquire().await.unwrap() {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::poll;
-use lockkeeper::{AsyncFileLock, Error, LockGuard, Offload, Options, Pin};
+use lockkeeper::{AsyncFileLock, Error, FileGuard, FileOptions, Offload, Proof};
 use support::{Process, QUIET, VERY_LONG, names_in};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -46,7 +46,7 @@ impl Spellings {
 }
 
 fn inline(path: &Path) -> AsyncFileLock {
-    AsyncFileLock::with_options(path, Options::default().offload(Offload::Never)).unwrap()
+    AsyncFileLock::with_options(path, FileOptions::default().offload(Offload::Never)).unwrap()
 }
 
 /// Waiters in the order of `locks`, each surely in the queue before the next comes.
@@ -85,7 +85,7 @@ async fn tasks_are_served_in_the_order_they_came() {
             .map(|(place, waiter)| {
                 let served = Arc::clone(&served);
                 tokio::spawn(async move {
-                    let guard: LockGuard = waiter.await;
+                    let guard: FileGuard = waiter.await;
                     served.lock().unwrap().push(place);
                     tokio::task::yield_now().await;
                     guard.release().await.unwrap();
@@ -129,7 +129,7 @@ async fn a_cancelled_waiter_gives_up_its_place() {
 async fn a_try_does_not_overtake() {
     let directory = support::on_tmpfs();
     let path = directory.path().join("a.lock");
-    let options = Options::default().local_share(Duration::ZERO);
+    let options = FileOptions::default().local_handoff(Duration::ZERO);
     let lock = AsyncFileLock::with_options(path, options).unwrap();
     let guard = lock.acquire().await.unwrap();
     let waiter = queue_up!([lock.clone()]).pop().unwrap();
@@ -146,7 +146,7 @@ async fn a_try_does_not_overtake() {
 async fn the_limit_holds_in_the_queue_and_the_error_names_the_holder() {
     for offload in [Offload::Never, Offload::Always] {
         let directory = support::on_tmpfs();
-        let options = Options::default().offload(offload).note("the first");
+        let options = FileOptions::default().offload(offload).note("the first");
         let lock = AsyncFileLock::with_options(directory.path().join("a.lock"), options).unwrap();
         let guard = lock.acquire().await.unwrap();
         let limit = Duration::from_millis(30);
@@ -155,7 +155,7 @@ async fn the_limit_holds_in_the_queue_and_the_error_names_the_holder() {
         assert_eq!(path, lock.path());
         assert!(*waited >= limit);
         let holder = holder.as_ref().unwrap();
-        assert_eq!(holder.token.as_deref(), Some(guard.token().as_str()));
+        assert_eq!(holder.hold_id.as_deref(), Some(guard.hold_id().as_str()));
         let text = error.to_string();
         assert!(
             text.contains("the first") && text.contains(lock.path().to_str().unwrap()),
@@ -169,7 +169,7 @@ async fn independent_locks_do_not_wait_for_one_another() {
     for offload in [Offload::Never, Offload::Auto, Offload::Always] {
         let (here, there) = (support::on_tmpfs(), support::on_tmpfs());
         let elsewhere = support::on_disk();
-        let options = Options::default().offload(offload);
+        let options = FileOptions::default().offload(offload);
         let lock = |path: PathBuf| AsyncFileLock::with_options(path, options.clone()).unwrap();
         let held = lock(here.path().join("a.lock"));
         let _guard = held.acquire().await.unwrap();
@@ -204,7 +204,7 @@ async fn one_contender_of_a_process_looks_for_all() {
     let mut holder = Process::play(TEST, "holder", &spellings.directory().join("a.lock"));
     holder.expect("held");
     let period = Duration::from_millis(20);
-    let options = Options::default().offload(Offload::Never).retry_period(period);
+    let options = FileOptions::default().offload(Offload::Never).retry_period(period);
     let events = Events::default();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(tracing::Level::TRACE)
@@ -280,7 +280,7 @@ impl Ledger {
 async fn many_tasks_with_many_spellings_exclude_one_another() {
     const TASKS: usize = 64;
     const ENTRIES: usize = 25;
-    for (pin, offload) in [Pin::Auto, Pin::Never]
+    for (pin, offload) in [Proof::Auto, Proof::Process]
         .into_iter()
         .flat_map(|pin| [Offload::Never, Offload::Always].map(|offload| (pin, offload)))
     {
@@ -294,8 +294,8 @@ async fn many_tasks_with_many_spellings_exclude_one_another() {
         let tasks: Vec<_> = (0..TASKS)
             .map(|task| {
                 let path = &spellings.of("a.lock")[task % 5];
-                let options = Options::default()
-                    .pin(pin)
+                let options = FileOptions::default()
+                    .proof(pin)
                     .offload(offload)
                     .retry_period(Duration::from_millis(2));
                 let lock = AsyncFileLock::with_options(path, options).unwrap();

@@ -8,10 +8,10 @@ use std::path::Path;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use lockkeeper::{AsyncFileLock, Evidence, Offload, Options, Pin, Status};
+use lockkeeper::{AsyncFileLock, Evidence, FileOptions, Offload, Proof, Status};
 use support::Process;
 
-fn lock(path: &Path, options: Options) -> AsyncFileLock {
+fn lock(path: &Path, options: FileOptions) -> AsyncFileLock {
     AsyncFileLock::with_options(path, options).unwrap()
 }
 
@@ -23,7 +23,7 @@ fn leave_stale(test: &str, path: &Path) -> u32 {
     holder.id()
 }
 
-async fn hold(path: &Path, options: Options) {
+async fn hold(path: &Path, options: FileOptions) {
     let _guard = lock(path, options).acquire().await.unwrap();
     support::tell("held");
     support::told();
@@ -47,17 +47,17 @@ fn poll_for<F: Future>(time: Duration, future: F) -> Option<F::Output> {
 async fn an_acquisition_that_is_dropped_leaves_the_recovery_to_the_next() {
     const TEST: &str = "an_acquisition_that_is_dropped_leaves_the_recovery_to_the_next";
     let pin = |path: &Path| match path.ends_with("pinned.lock") {
-        true => Pin::Required,
-        false => Pin::Never,
+        true => Proof::KernelLock,
+        false => Proof::Process,
     };
     if let Some((_, path)) = support::role() {
-        return hold(&path, Options::default().pin(pin(&path))).await;
+        return hold(&path, FileOptions::default().proof(pin(&path))).await;
     }
     let directory = support::on_tmpfs();
     let mut dropped = 0;
     for name in ["pinned.lock", "portable.lock"] {
         let path = directory.path().join(name);
-        let options = Options::default().pin(pin(&path)).offload(Offload::Always);
+        let options = FileOptions::default().proof(pin(&path)).offload(Offload::Always);
         for round in 0..30 {
             let dead = leave_stale(TEST, &path);
             // Dropped somewhere on its way: before, while or after it took over.
@@ -81,13 +81,13 @@ async fn an_acquisition_that_is_dropped_leaves_the_recovery_to_the_next() {
 #[tokio::test]
 async fn a_probation_that_is_dropped_leaves_the_recovery_to_the_next() {
     let directory = support::on_tmpfs();
-    for pin in [Pin::Required, Pin::Never] {
+    for pin in [Proof::KernelLock, Proof::Process] {
         let path = directory.path().join("a.lock");
         let gone = std::process::Command::new("true").spawn().unwrap();
         let pid = gone.id();
         gone.wait_with_output().unwrap();
         fs::write(&path, format!("{pid}\nworker\n")).unwrap();
-        let options = Options::default().pin(pin).retry_period(Duration::from_millis(20));
+        let options = FileOptions::default().proof(pin).retry_period(Duration::from_millis(20));
         let slow = lock(&path, options.clone().race_delay(support::VERY_LONG));
         {
             let acquire = slow.acquire();
@@ -118,7 +118,7 @@ async fn a_file_that_vanishes_in_its_probation_takes_no_recovery_with_it() {
     let pid = gone.id();
     gone.wait_with_output().unwrap();
     fs::write(&path, format!("{pid}\nworker\n")).unwrap();
-    let lock = lock(&path, Options::default().race_delay(support::QUIET));
+    let lock = lock(&path, FileOptions::default().race_delay(support::QUIET));
     let vanishes = async {
         while fs::read_to_string(&path).is_ok_and(|text| !text.contains("token:")) {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -133,12 +133,12 @@ async fn a_file_that_vanishes_in_its_probation_takes_no_recovery_with_it() {
 async fn what_was_told_once_is_not_told_again() {
     const TEST: &str = "what_was_told_once_is_not_told_again";
     if let Some((_, path)) = support::role() {
-        return hold(&path, Options::default()).await;
+        return hold(&path, FileOptions::default()).await;
     }
     let directory = support::on_tmpfs();
     let path = directory.path().join("a.lock");
     leave_stale(TEST, &path);
-    let lock = lock(&path, Options::default());
+    let lock = lock(&path, FileOptions::default());
     drop(lock.acquire().await.unwrap());
     assert_eq!(lock.acquire().await.unwrap().recovered_from(), None);
 }
@@ -154,11 +154,11 @@ async fn a_released_file_is_taken_by_its_own_protocol_only_and_nobody_died() {
     let directory = support::on_tmpfs();
     let path = directory.path().join("a.lock");
     for (written, own, other) in
-        [("flock", Pin::Required, Pin::Never), ("none", Pin::Never, Pin::Required)]
+        [("flock", Proof::KernelLock, Proof::Process), ("none", Proof::Process, Proof::KernelLock)]
     {
         fs::write(&path, released_record(written)).unwrap();
-        let own = lock(&path, Options::default().pin(own));
-        let other = lock(&path, Options::default().pin(other));
+        let own = lock(&path, FileOptions::default().proof(own));
+        let other = lock(&path, FileOptions::default().proof(other));
         let Status::Stale(holder) = own.status().await.unwrap() else { panic!("not stale") };
         assert_eq!(holder.evidence, Evidence::Released);
         assert!(other.try_acquire().await.unwrap().is_none());
@@ -175,7 +175,7 @@ async fn a_released_file_is_taken_by_its_own_protocol_only_and_nobody_died() {
 #[tokio::test]
 async fn a_holder_whose_container_has_a_boot_id_of_its_own_is_alive() {
     const TEST: &str = "a_holder_whose_container_has_a_boot_id_of_its_own_is_alive";
-    let options = Options::default().pin(Pin::Never);
+    let options = FileOptions::default().proof(Proof::Process);
     if let Some((_, path)) = support::role() {
         return hold(&path, options).await;
     }
@@ -198,7 +198,7 @@ async fn a_holder_whose_container_has_a_boot_id_of_its_own_is_alive() {
 async fn a_lock_that_is_released_all_the_time_never_looks_stale() {
     const TEST: &str = "a_lock_that_is_released_all_the_time_never_looks_stale";
     if let Some((_, path)) = support::role() {
-        let lock = lock(&path, Options::default());
+        let lock = lock(&path, FileOptions::default());
         support::tell("held");
         loop {
             drop(lock.acquire().await.unwrap());
@@ -208,7 +208,7 @@ async fn a_lock_that_is_released_all_the_time_never_looks_stale() {
     let path = directory.path().join("a.lock");
     let holder = Process::play(TEST, "holder", &path);
     holder.expect("held");
-    let lock = lock(&path, Options::default());
+    let lock = lock(&path, FileOptions::default());
     let mut held = 0;
     for _ in 0..20_000 {
         match lock.status().await.unwrap() {

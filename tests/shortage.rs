@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use futures::poll;
 use lockkeeper::{
-    AsyncFileLock, AsyncKernelLock, Error, KernelGuard, KernelOptions, LockGuard, Offload, Options,
-    acquire_all,
+    AsyncFileLock, AsyncKernelLock, Error, FileGuard, FileOptions, KernelGuard, KernelOptions,
+    Offload, acquire_all,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{HOUR, Log, Process, eventually, kernel_locks};
@@ -28,7 +28,7 @@ const LOOKS: Duration = PERIOD.saturating_mul(20);
 
 #[derive(Debug)]
 enum Guard {
-    File(LockGuard),
+    File(FileGuard),
     Kernel(KernelGuard),
 }
 
@@ -59,7 +59,7 @@ impl Lock {
             let options = options.retry_period(PERIOD);
             return Lock::Kernel(AsyncKernelLock::with_options(path, options).unwrap());
         }
-        let options = Options::default().offload(offload).fallback_period(fallback);
+        let options = FileOptions::default().offload(offload).fallback_period(fallback);
         let options = options.retry_period(PERIOD);
         Lock::File(AsyncFileLock::with_options(path, options).unwrap())
     }
@@ -286,7 +286,7 @@ fn all_of_several_are_acquired_after_it() {
     runtime().block_on(async {
         let other = path.with_extension("other");
         let [one, other] = [&path, &other].map(|path| {
-            let options = Options::default().retry_period(PERIOD);
+            let options = FileOptions::default().retry_period(PERIOD);
             AsyncFileLock::with_options(path, options).unwrap()
         });
         one.acquire().await.unwrap().release().await.unwrap();

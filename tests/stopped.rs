@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
-use lockkeeper::{AsyncFileLock, Options, Pin};
+use lockkeeper::{AsyncFileLock, FileOptions, Proof};
 use nix::sys::signal::Signal;
 use support::Process;
 
@@ -21,8 +21,8 @@ const PINS: [&str; 2] = ["pinned", "portable"];
 const STORM: Duration = Duration::from_secs(4);
 
 fn lock(pin: &str, path: &Path) -> AsyncFileLock {
-    let pin = if pin == "pinned" { Pin::Required } else { Pin::Never };
-    let options = Options::default().pin(pin).retry_period(Duration::from_millis(5));
+    let pin = if pin == "pinned" { Proof::KernelLock } else { Proof::Process };
+    let options = FileOptions::default().proof(pin).retry_period(Duration::from_millis(5));
     AsyncFileLock::with_options(path, options).unwrap()
 }
 

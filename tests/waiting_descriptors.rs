@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, AsyncKernelLock, Options, Pin};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, FileOptions, Proof};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{HOUR, Process, eventually, kernel_locks};
 use tokio::task::JoinSet;
@@ -29,8 +29,8 @@ fn path(directory: &Path, number: usize) -> std::path::PathBuf {
 }
 
 fn file_lock(kind: &str, path: &Path) -> AsyncFileLock {
-    let pin = if kind == "portable" { Pin::Never } else { Pin::Auto };
-    let options = Options::default().pin(pin).retry_period(HOUR).fallback_period(HOUR);
+    let pin = if kind == "portable" { Proof::Process } else { Proof::Auto };
+    let options = FileOptions::default().proof(pin).retry_period(HOUR).fallback_period(HOUR);
     AsyncFileLock::with_options(path, options).unwrap()
 }
 

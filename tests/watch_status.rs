@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
 use lockkeeper::{
-    AsyncFileLock, Error, Evidence, Holder, Offload, Options, Pin, Status, StatusChanges,
+    AsyncFileLock, Error, Evidence, FileOptions, Holder, Offload, Proof, Status, StatusChanges,
 };
 use support::{HOUR, Process, VERY_LONG, block_on, kernel_locks, on_tmpfs};
 use tokio::time::timeout;
@@ -19,11 +19,11 @@ use tokio::time::timeout;
 const ASLEEP: Duration = Duration::from_millis(200);
 
 /// Only events are a reason to look.
-fn by_events() -> Options {
-    Options::default().retry_period(HOUR).fallback_period(HOUR)
+fn by_events() -> FileOptions {
+    FileOptions::default().retry_period(HOUR).fallback_period(HOUR)
 }
 
-fn with(path: &Path, options: Options) -> AsyncFileLock {
+fn with(path: &Path, options: FileOptions) -> AsyncFileLock {
     AsyncFileLock::with_options(path, options).unwrap()
 }
 
@@ -50,8 +50,8 @@ async fn held(changes: &mut StatusChanges) -> Holder {
 
 /// Holds as it is told to, until its input ends.
 fn play((role, path): (String, std::path::PathBuf)) {
-    let pin = if role == "portable" { Pin::Never } else { Pin::Auto };
-    let lock = with(&path, Options::default().note("at work").pin(pin));
+    let pin = if role == "portable" { Proof::Process } else { Proof::Auto };
+    let lock = with(&path, FileOptions::default().note("at work").proof(pin));
     block_on(async {
         while let Some(word) = support::told() {
             let guard = timeout(VERY_LONG, lock.acquire()).await.expect("in time").unwrap();
@@ -184,7 +184,7 @@ async fn a_slow_reader_is_told_the_last_state_once() {
         lock.acquire().await.unwrap().release().await.unwrap();
     }
     let guard = lock.acquire().await.unwrap();
-    assert_eq!(held(&mut changes).await.token, Some(guard.token()));
+    assert_eq!(held(&mut changes).await.hold_id, Some(guard.hold_id()));
     // And nothing more.
     let quiet = timeout(support::QUIET, changes.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
@@ -202,7 +202,7 @@ async fn no_two_items_in_a_row_are_equal() {
     const ITEMS: usize = 40;
     if let Some((_, path)) = support::role() {
         let contend = async move {
-            let lock = with(&path, Options::default().local_share(Duration::ZERO));
+            let lock = with(&path, FileOptions::default().local_handoff(Duration::ZERO));
             support::tell("busy");
             loop {
                 let guard = lock.acquire().await.unwrap();
@@ -285,7 +285,7 @@ async fn an_error_is_told_and_what_comes_after_it() {
     let path = directory.join("a.lock");
     // Nothing can tell of a directory that is not there.
     let retry_period = Duration::from_millis(5);
-    let mut changes = with(&path, Options::default().retry_period(retry_period)).watch();
+    let mut changes = with(&path, FileOptions::default().retry_period(retry_period)).watch();
     assert!(matches!(next(&mut changes).await, Err(Error::NoDirectory { .. })));
     fs::create_dir(&directory).unwrap();
     assert_eq!(next(&mut changes).await.unwrap(), Status::Free);
@@ -317,7 +317,7 @@ async fn a_path_that_can_never_name_a_lock_ends_the_stream() {
 async fn without_events_it_looks_each_retry_period() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
-    let options = Options::default().offload(Offload::Always);
+    let options = FileOptions::default().offload(Offload::Always);
     let lock = with(&path, options.retry_period(Duration::from_millis(5)));
     let mut changes = lock.watch();
     assert_eq!(next(&mut changes).await.unwrap(), Status::Free);
@@ -332,7 +332,7 @@ async fn under_a_paused_clock_each_change_is_told() {
     for offload in [Offload::Auto, Offload::Always] {
         let directory = on_tmpfs();
         let path = directory.path().join("a.lock");
-        let lock = with(&path, Options::default().offload(offload));
+        let lock = with(&path, FileOptions::default().offload(offload));
         let mut changes = lock.watch();
         let began = tokio::time::Instant::now();
         assert_eq!(next(&mut changes).await.unwrap(), Status::Free);

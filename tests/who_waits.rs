@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::poll;
 use lockkeeper::{
-    AsyncFileLock, AsyncKernelLock, Error, KernelOptions, LockGuard, Primitive, acquire_all,
+    AsyncFileLock, AsyncKernelLock, Error, FileGuard, KernelOptions, Primitive, acquire_all,
 };
 use support::{Process, on_tmpfs};
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -46,7 +46,7 @@ async fn the_holder_in_this_process_says_where_it_asked() {
     drop(guards);
     let blocking = lock.clone();
     let blocking = move || at_line!(blocking.blocking_acquire().unwrap());
-    let (line, guard): (u32, LockGuard) = tokio::task::spawn_blocking(blocking).await.unwrap();
+    let (line, guard): (u32, FileGuard) = tokio::task::spawn_blocking(blocking).await.unwrap();
     assert_eq!(line_of_holder(&lock).await, line);
     drop(guard);
 }

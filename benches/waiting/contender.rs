@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use lockkeeper::{AsyncFileLock, LockGuard};
+use lockkeeper::{AsyncFileLock, FileGuard};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat};
 use rustix::io::Errno;
@@ -70,7 +70,7 @@ pub(crate) enum Lock {
 
 /// A hold; it ends with [`Lock::release`].
 pub(crate) enum Hold {
-    Ours(LockGuard),
+    Ours(FileGuard),
     Filelock(filelock::OwnedFileLockGuard),
     Flock,
     Bare(OwnedFd),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Options};
+use lockkeeper::{AsyncFileLock, FileOptions};
 use tempfile::TempDir;
 
 use crate::contender::Kind;
@@ -47,7 +47,7 @@ fn run(share: Duration, time: Duration) -> (u64, Sample) {
     let words =
         [Kind::Ours.name(), as_text(&path), as_text(&waits), times[0].as_str(), times[1].as_str()];
     let other = Process::spawn("server", words, Stdio::null(), Stdio::null());
-    let options = Options::default().local_share(share);
+    let options = FileOptions::default().local_handoff(share);
     let lock = AsyncFileLock::with_options(&path, options).expect("options that go together");
     let (holds, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     Kind::Ours.runtime().block_on(async {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use lockkeeper::{AsyncFileLock, Offload, Options};
+use lockkeeper::{AsyncFileLock, FileOptions, Offload};
 use tempfile::TempDir;
 use tokio::runtime::Builder;
 
@@ -49,7 +49,7 @@ pub(crate) fn measure(plan: &Plan) {
 
 fn stalls(path: &Path, offload: Offload, time: Duration) -> Sample {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let options = Options::default().offload(offload);
+    let options = FileOptions::default().offload(offload);
     let lock = AsyncFileLock::with_options(path, options).expect("valid options");
     let mut sample = Sample::default();
     let end = Instant::now() + time;

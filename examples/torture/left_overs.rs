@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Options, Pin};
+use lockkeeper::{AsyncFileLock, FileOptions, Proof};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
@@ -34,7 +34,7 @@ pub fn check(settings: &Settings, place: &Path, summary: &Summary) -> LeftOvers 
         found.wrong.push("not looked at, but kept: it was stuck".to_owned());
         return found;
     }
-    let is_unnamed = settings.pin != Pin::Never && has_unnamed_files(directory);
+    let is_unnamed = settings.pin != Proof::Process && has_unnamed_files(directory);
     let per_kill = if is_unnamed { 0 } else { summary.kills };
     if found.lock_files > 0 && settings.end == End::Ask {
         found.wrong.push("a lock file, though every worker ended by itself".to_owned());
@@ -78,7 +78,7 @@ fn count(path: &Path) -> LeftOvers {
 
 /// The next acquisition takes what a killed holder left; then a sweep.
 async fn sweep(settings: &Settings, path: &Path, is_stale: bool) -> Result<(), String> {
-    let options = Options::default().pin(settings.pin).retry_period(Duration::from_millis(1));
+    let options = FileOptions::default().proof(settings.pin).retry_period(Duration::from_millis(1));
     let lock = AsyncFileLock::with_options(path, options).map_err(|error| error.to_string())?;
     let acquired = lock.try_acquire().await;
     let acquired = acquired.map_err(|error| format!("the next acquisition: {error}"))?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lockkeeper::Pin;
+use lockkeeper::Proof;
 
 use crate::peer::Peer;
 use crate::tally::TASKS_MAX;
@@ -54,7 +54,7 @@ pub struct Settings {
     pub duration: Duration,
     pub processes: usize,
     pub tasks: usize,
-    pub pin: Pin,
+    pub pin: Proof,
     pub directory: PathBuf,
     pub hold_us: u64,
     pub period_us: u64,
@@ -71,7 +71,7 @@ pub struct Job {
     pub number: u64,
     pub seed: u64,
     pub tasks: usize,
-    pub pin: Pin,
+    pub pin: Proof,
     pub hold_us: u64,
     pub period_us: u64,
 }
@@ -139,7 +139,7 @@ impl Settings {
             duration: Duration::from_secs(60),
             processes: 8,
             tasks: 2,
-            pin: Pin::Auto,
+            pin: Proof::Auto,
             directory: Path::new("/dev/shm").to_owned(),
             hold_us: 200,
             period_us: 2000,
@@ -193,19 +193,19 @@ impl Settings {
     }
 }
 
-pub fn pin_name(pin: Pin) -> &'static str {
+pub fn pin_name(pin: Proof) -> &'static str {
     match pin {
-        Pin::Never => "never",
-        Pin::Required => "required",
+        Proof::Process => "never",
+        Proof::KernelLock => "required",
         _ => "auto",
     }
 }
 
-fn pin(name: &str) -> Result<Pin, String> {
+fn pin(name: &str) -> Result<Proof, String> {
     match name {
-        "auto" => Ok(Pin::Auto),
-        "required" => Ok(Pin::Required),
-        "never" => Ok(Pin::Never),
+        "auto" => Ok(Proof::Auto),
+        "required" => Ok(Proof::KernelLock),
+        "never" => Ok(Proof::Process),
         other => Err(format!("--pin: {other:?} is not auto, required or never")),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lockkeeper::{AsyncFileLock, Error, LockGuard, Offload, Options};
+use lockkeeper::{AsyncFileLock, Error, FileGuard, FileOptions, Offload};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use tokio::runtime::{Builder, Runtime};
@@ -128,7 +128,7 @@ impl Worker {
         let offload = [Offload::Never, Offload::Always, Offload::Auto][dice.below(3) as usize];
         let period = dice.micros_between((self.job.period_us / 8).max(1), self.job.period_us);
         let mut options =
-            Options::default().retry_period(period).pin(self.job.pin).offload(offload);
+            FileOptions::default().retry_period(period).proof(self.job.pin).offload(offload);
         if dice.once_in(2) {
             options = options.fallback_period(period * 4).mode(0o600);
         }
@@ -143,7 +143,7 @@ impl Worker {
         &self,
         lock: &AsyncFileLock,
         dice: &mut Dice,
-    ) -> Result<Option<LockGuard>, Error> {
+    ) -> Result<Option<FileGuard>, Error> {
         let patience = dice.micros_between(1, PATIENCE_MAX_US);
         let outcome = match dice.below(9) {
             0..4 => lock.acquire().await.map(Some),
@@ -189,7 +189,7 @@ impl Worker {
     }
 
     /// The critical section.
-    async fn hold(&self, guard: LockGuard, dice: &mut Dice) {
+    async fn hold(&self, guard: FileGuard, dice: &mut Dice) {
         let visit = self.visits.fetch_add(1, Ordering::Relaxed);
         let ticket = Ticket { process: self.process, visit };
         let pause = dice.micros_up_to(30);
@@ -219,9 +219,9 @@ impl Worker {
         }
     }
 
-    fn violated(&self, guard: &LockGuard, why: Violation) {
+    fn violated(&self, guard: &FileGuard, why: Violation) {
         self.counter.count(|tally| tally.violations += 1);
-        let (token, recovered) = (guard.token(), guard.recovered_from());
+        let (token, recovered) = (guard.hold_id(), guard.recovered_from());
         self.report(&format!("VIOLATION {why}; its token {token}, recovered from {recovered:?}"));
     }
 

@@ -38,7 +38,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::Pin;
+use crate::Proof;
 use exit::Failure;
 
 const EXAMPLES: &str = "\
@@ -267,12 +267,12 @@ enum PinChoice {
     Never,
 }
 
-impl From<PinChoice> for Pin {
+impl From<PinChoice> for Proof {
     fn from(choice: PinChoice) -> Self {
         match choice {
-            PinChoice::Auto => Pin::Auto,
-            PinChoice::Required => Pin::Required,
-            PinChoice::Never => Pin::Never,
+            PinChoice::Auto => Proof::Auto,
+            PinChoice::Required => Proof::KernelLock,
+            PinChoice::Never => Proof::Process,
         }
     }
 }

@@ -171,7 +171,7 @@ async fn run_command(
 fn start(arguments: &Run, guard: &RemoteGuard, signals: &mut Signals) -> Result<Child, Failure> {
     command::start(&arguments.command, signals, |command| {
         command.env(SERVER, guard.server()).env(RESOURCE, guard.resource());
-        command.env(TOKEN, guard.token().to_string());
+        command.env(TOKEN, guard.fencing_token().to_string());
     })
 }
 

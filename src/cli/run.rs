@@ -27,7 +27,7 @@ use super::signals::{Arrived, Signals};
 use super::text::{printable, tell};
 use super::waiting::tell_of_waiting;
 use super::{OnLost, Run, command, inherited};
-use crate::{AsyncFileLock, Error, LockGuard, Options};
+use crate::{AsyncFileLock, Error, FileGuard, FileOptions};
 
 /// How long a command may take to end after SIGTERM when the lock is lost.
 const GRACE: Duration = Duration::from_secs(5);
@@ -93,10 +93,10 @@ async fn run_locked(arguments: &Run) -> Result<u8, Failure> {
     }
 }
 
-fn options(arguments: &Run) -> Options {
-    let mut options = Options::default()
+fn options(arguments: &Run) -> FileOptions {
+    let mut options = FileOptions::default()
         .timeout(if arguments.only_try { Some(Duration::ZERO) } else { arguments.timeout })
-        .pin(arguments.pin.into())
+        .proof(arguments.pin.into())
         .openlock_compat(arguments.openlock_compat);
     if let Some(period) = arguments.retry_period {
         options = options.retry_period(period);
@@ -117,7 +117,7 @@ fn options(arguments: &Run) -> Options {
     }
 }
 
-async fn acquire(lock: &AsyncFileLock, arguments: &Run) -> Result<LockGuard, Error> {
+async fn acquire(lock: &AsyncFileLock, arguments: &Run) -> Result<FileGuard, Error> {
     if arguments.only_try || arguments.quiet {
         return lock.acquire().await;
     }
@@ -130,7 +130,7 @@ async fn acquire(lock: &AsyncFileLock, arguments: &Run) -> Result<LockGuard, Err
 
 async fn run_command(
     arguments: &Run,
-    guard: LockGuard,
+    guard: FileGuard,
     mut signals: Signals,
 ) -> Result<u8, Failure> {
     let mut command = match start(arguments, &guard, &mut signals) {
@@ -147,12 +147,12 @@ async fn run_command(
     Ok(if is_lost && arguments.on_lost == OnLost::Term { exit::LOST } else { code(status) })
 }
 
-fn start(arguments: &Run, guard: &LockGuard, signals: &mut Signals) -> Result<Child, Failure> {
-    let pin = if arguments.close { None } else { guard.pin() };
+fn start(arguments: &Run, guard: &FileGuard, signals: &mut Signals) -> Result<Child, Failure> {
+    let pin = if arguments.close { None } else { guard.lock_fd() };
     // A copy is not closed by exec. Ours is closed again before anything else is started.
     let _inherited = pin.map(rustix::io::dup).transpose().map_err(command::no_copy)?;
     command::start(&arguments.command, signals, |command| {
-        command.env(PATH, guard.path()).env(TOKEN, guard.token());
+        command.env(PATH, guard.path()).env(TOKEN, guard.hold_id());
         command.env_remove(RECOVERED_FROM).env_remove(RECOVERED_PID);
         if let Some(dead) = guard.recovered_from() {
             command.env(RECOVERED_FROM, printable(dead));
@@ -222,7 +222,7 @@ pub(super) fn code(status: ExitStatus) -> u8 {
 }
 
 /// Whether the lock was lost, before (`was_lost`, which was told) or as it now turns out.
-async fn release(guard: LockGuard, was_lost: bool) -> bool {
+async fn release(guard: FileGuard, was_lost: bool) -> bool {
     match guard.release().await {
         Ok(()) => was_lost,
         Err(Error::Lost(_)) if was_lost => true,

@@ -173,7 +173,7 @@ impl Report {
             "host": holder.and_then(|holder| holder.host.as_deref()),
             "since": since.map(|since| humantime::format_rfc3339_seconds(since).to_string()),
             "note": holder.and_then(|holder| holder.note.as_deref()),
-            "token": holder.and_then(|holder| holder.token.as_deref()),
+            "token": holder.and_then(|holder| holder.hold_id.as_deref()),
             "evidence": holder.map(|holder| holder.evidence.to_string()),
             "error": self.answer.as_ref().err().map(message_of),
         })

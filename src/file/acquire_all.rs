@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::guard::LockGuard;
+use super::guard::FileGuard;
 use super::lock::AsyncFileLock;
 use crate::local::task_queue::Site;
 use crate::lock::error::Error;
 
 /// Wait for all of these locks, at most for the shortest
-/// [`Options::timeout`](crate::Options::timeout) among them.
+/// [`FileOptions::timeout`](crate::FileOptions::timeout) among them.
 ///
 /// The guards are in the order of the locks.
 ///
@@ -129,13 +129,13 @@ async fn order(locks: &[&AsyncFileLock]) -> Result<Vec<usize>, Error> {
 /// them back, the last first.
 #[derive(Debug)]
 #[must_use = "the locks are given back as soon as the guards are dropped"]
-pub struct LockGuards(Vec<Option<LockGuard>>);
+pub struct LockGuards(Vec<Option<FileGuard>>);
 
 impl LockGuards {
     /// Give all of them back, the last first.
     ///
     /// # Errors
-    /// That of the first that had one, as [`LockGuard::release`] gives it; all
+    /// That of the first that had one, as [`FileGuard::release`] gives it; all
     /// of them have ended.
     pub async fn release(mut self) -> Result<(), Error> {
         let mut outcome = Ok(());
@@ -149,7 +149,7 @@ impl LockGuards {
     }
 
     /// The guards, in the order in which the locks were given.
-    pub fn iter(&self) -> impl Iterator<Item = &LockGuard> {
+    pub fn iter(&self) -> impl Iterator<Item = &FileGuard> {
         self.0.iter().flatten()
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::protocol::Found;
-use super::record::Token;
+use super::record::HoldId;
 use crate::AsyncFileLock;
 use crate::local::wakeup::jittered;
 use crate::lock::error::Error;
@@ -151,7 +151,7 @@ impl Watcher {
             return false;
         };
         let unnamed = path.directory().join(format!("#{inode}"));
-        listening.await_closes([unnamed, path.candidate(found.token.unwrap_or(Token(0)))])
+        listening.await_closes([unnamed, path.candidate(found.token.unwrap_or(HoldId(0)))])
     }
 
     async fn until_next_look(&mut self) {

@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::at_exit;
-use super::guard::LockGuard;
+use super::guard::FileGuard;
 use super::hold::{Inheritance, Tenure};
 use super::liveness::Myself;
-use super::options::{AtExit, Options, Pin};
+use super::options::{AtExit, FileOptions, Proof};
 use super::protocol::disk::OsDisk;
 use super::protocol::environment::OsSurroundings;
 use super::protocol::lock_file::Held;
@@ -119,7 +119,7 @@ struct Memory {
 #[derive(Clone)]
 struct Terms {
     path: Arc<LockPath>,
-    options: Arc<Options>,
+    options: Arc<FileOptions>,
     surroundings: OsSurroundings,
     place: Place,
     site: Option<Site>,
@@ -127,7 +127,7 @@ struct Terms {
 
 /// How a try ended. What does not end a wait gives the turn back for the next.
 pub(crate) enum Tried {
-    Acquired(LockGuard),
+    Acquired(FileGuard),
     Busy(Busy, Turn),
     /// By something that may pass by itself, see [`Error::hindrance`].
     Hindered(Error, Turn),
@@ -137,8 +137,8 @@ pub(crate) enum Tried {
 /// nobody takes any more undoes what the attempt did: the file goes first, the
 /// turn after it.
 enum Attempted {
-    Acquired(LockGuard),
-    Probation(LockGuard, Duration),
+    Acquired(FileGuard),
+    Probation(FileGuard, Duration),
     Busy(Busy, Turn),
     Hindered(Error, Turn),
 }
@@ -147,7 +147,7 @@ impl Contest {
     /// `last_queue` remembers the queue from one contest to the next.
     pub(crate) async fn enter(
         path: Arc<LockPath>,
-        options: Arc<Options>,
+        options: Arc<FileOptions>,
         process: ProcessKey,
         last_queue: &Mutex<Option<Arc<Queue>>>,
     ) -> Result<Self, Error> {
@@ -168,11 +168,11 @@ impl Contest {
     /// the turn, and nothing is left with it any more.
     pub(crate) fn inherit(
         path: &Arc<LockPath>,
-        options: &Arc<Options>,
+        options: &Arc<FileOptions>,
         process: ProcessKey,
         mut turn: Turn,
         site: Site,
-    ) -> Result<LockGuard, Turn> {
+    ) -> Result<FileGuard, Turn> {
         let Some(left) = Inheritance::of(&mut turn) else {
             return Err(turn);
         };
@@ -400,7 +400,7 @@ impl Terms {
     fn must_be_possible(&self) -> Result<(), Error> {
         let (path, directory) = (self.path.path(), self.path.directory());
         // A portable contender cannot write a file in place.
-        let may_rewrite = || self.options.pin != Pin::Never && may_write(path);
+        let may_rewrite = || self.options.proof != Proof::Process && may_write(path);
         if may_make_names(directory) || may_rewrite() {
             return Ok(());
         }
@@ -427,7 +427,7 @@ impl Terms {
         held: Arc<Held<OsDisk>>,
         turn: Turn,
         recovered_from: Option<Box<Holder>>,
-    ) -> LockGuard {
+    ) -> FileGuard {
         if let Some(site) = self.site {
             turn.holds(held.record().token, site);
         }
@@ -435,7 +435,7 @@ impl Terms {
         if self.options.at_exit == AtExit::Remove {
             at_exit::remove_at_exit(tenure.held());
         }
-        LockGuard::new(tenure, recovered_from, self.options.retry_period)
+        FileGuard::new(tenure, recovered_from, self.options.retry_period)
     }
 }
 

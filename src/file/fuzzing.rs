@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use super::options::{Options, Pin};
+use super::options::{FileOptions, Proof};
 use super::protocol::disk::OsDisk;
 use super::protocol::environment::OsSurroundings;
 use super::protocol::{Attempt, Outcome, Sightings, Surroundings};
-use super::record::{Contents, Proof, RECORD_BYTES, Record, Token};
+use super::record::{Contents, HoldId, RECORD_BYTES, Record, RecordedProof};
 use crate::lock::error::Error;
 use crate::sys::files::Errno;
 use crate::sys::path::LockPath;
@@ -56,11 +56,11 @@ impl Surroundings for Hasty {
         self.system.process()
     }
 
-    fn token(&self) -> Result<Token, Errno> {
+    fn token(&self) -> Result<HoldId, Errno> {
         self.system.token()
     }
 
-    fn record(&self, token: Token, proof: Proof, options: &Options) -> Record {
+    fn record(&self, token: HoldId, proof: RecordedProof, options: &FileOptions) -> Record {
         self.system.record(token, proof, options)
     }
 
@@ -82,9 +82,9 @@ static PATH: LazyLock<Arc<LockPath>> = LazyLock::new(|| {
 #[expect(clippy::missing_panics_doc, reason = "to panic is how a fuzz target fails")]
 pub fn judge(bytes: &[u8]) {
     let Some((&choice, bytes)) = bytes.split_first() else { return };
-    let pin = if choice % 2 == 0 { Pin::Auto } else { Pin::Never };
+    let pin = if choice % 2 == 0 { Proof::Auto } else { Proof::Process };
     // Nothing here waits.
-    let options = Options::default().pin(pin).race_delay(Duration::from_secs(3600));
+    let options = FileOptions::default().proof(pin).race_delay(Duration::from_secs(3600));
     let path = &*PATH;
     fs::write(path.path(), bytes).expect("a lock file");
     let contents = Contents::parse(bytes);

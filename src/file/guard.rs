@@ -13,7 +13,7 @@ use super::hold::Tenure;
 use super::protocol::disk::OsDisk;
 use super::protocol::lock_file::{AtPath, Held};
 use super::protocol::{self, Survival};
-use super::record::Proof;
+use super::record::RecordedProof;
 use crate::local::executor::Place;
 use crate::local::task_queue::Turn;
 use crate::lock::error::{Error, Lost, LostReason};
@@ -40,11 +40,11 @@ use crate::sys::wait_pipe::Presence;
 /// drops the guards of all its tasks, and a panic of a child task leaves the guard with
 /// its parent.
 /// Where the next holder must know, have the panic end the process
-/// (`panic = "abort"`): then [`recovered_from`](LockGuard::recovered_from) tells of it,
+/// (`panic = "abort"`): then [`recovered_from`](FileGuard::recovered_from) tells of it,
 /// as of every dead holder. Or write into the data that work has begun, and remove that
 /// before the release.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
-pub struct LockGuard {
+pub struct FileGuard {
     tenure: Tenure,
     recovered_from: Option<Box<Holder>>,
     retry_period: Duration,
@@ -59,7 +59,7 @@ struct Watch {
     task: AbortOnDropHandle<()>,
 }
 
-impl LockGuard {
+impl FileGuard {
     pub(crate) fn new(
         tenure: Tenure,
         recovered_from: Option<Box<Holder>>,
@@ -91,7 +91,7 @@ impl LockGuard {
     /// [`revoke`](crate::AsyncFileLock::revoke). Else it never resolves.
     ///
     /// It looks at once, at each event, and each
-    /// [`retry_period`](crate::Options::retry_period) for what gives no event.
+    /// [`retry_period`](crate::FileOptions::retry_period) for what gives no event.
     /// A look that fails says neither that the lock is held nor that it is lost.
     ///
     /// # Cancel safety
@@ -209,11 +209,11 @@ impl LockGuard {
 
     /// What names this acquisition in the lock file: 32 hexadecimal digits,
     /// random. Tasks of this process to whom the held file passes within one second
-    /// ([`local_share`](crate::Options::local_share)) share it, and a request to
+    /// ([`local_handoff`](crate::FileOptions::local_handoff)) share it, and a request to
     /// let go reaches whoever of them has the lock. It does not order
     /// acquisitions, so it is no fencing token.
     #[must_use]
-    pub fn token(&self) -> String {
+    pub fn hold_id(&self) -> String {
         self.tenure.held().record().token.to_string()
     }
 
@@ -223,15 +223,15 @@ impl LockGuard {
     ///
     /// Duplicate it for the child; never unlock it.
     #[must_use]
-    pub fn pin(&self) -> Option<BorrowedFd<'_>> {
+    pub fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
         let held = self.tenure.held();
-        (held.record().proof == Proof::Flock).then(|| held.show_file().as_fd())
+        (held.record().proof == RecordedProof::Flock).then(|| held.show_file().as_fd())
     }
 }
 
-impl fmt::Debug for LockGuard {
+impl fmt::Debug for FileGuard {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("LockGuard")
+        out.debug_struct("FileGuard")
             .field("path", &self.path())
             .field("recovered_from", &self.recovered_from)
             .finish_non_exhaustive()

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 
 use super::at_exit;
-use super::options::{AtExit, Options, Pin};
+use super::options::{AtExit, FileOptions, Proof};
 use super::protocol::disk::OsDisk;
 use super::protocol::lock_file::Held;
 use crate::local::executor::{Place, Started};
@@ -28,13 +28,13 @@ struct Inner {
     held: Arc<Held<OsDisk>>,
     turn: Turn,
     /// Of a hold that may pass to a task with equal ones.
-    options: Option<Arc<Options>>,
+    options: Option<Arc<FileOptions>>,
 }
 
 /// A held file that one task leaves to the next. Dropping it releases it.
 pub(crate) struct Inheritance {
     held: Arc<Held<OsDisk>>,
-    options: Arc<Options>,
+    options: Arc<FileOptions>,
     place: Place,
 }
 
@@ -50,7 +50,11 @@ impl Inheritance {
     }
 
     /// The file, for a hold on the same terms.
-    pub(crate) fn on(self, path: &LockPath, options: &Arc<Options>) -> Option<Arc<Held<OsDisk>>> {
+    pub(crate) fn on(
+        self,
+        path: &LockPath,
+        options: &Arc<FileOptions>,
+    ) -> Option<Arc<Held<OsDisk>>> {
         let is_equal = Arc::ptr_eq(&self.options, options) || self.options == *options;
         let is_same = is_equal && self.held.path().path() == path.path();
         if is_same { alone(self.held).ok() } else { None }
@@ -63,10 +67,10 @@ impl Tenure {
     }
 
     /// It may end by passing to a task that waits on equal terms.
-    pub(crate) fn inheritable(mut self, options: &Arc<Options>) -> Self {
+    pub(crate) fn inheritable(mut self, options: &Arc<FileOptions>) -> Self {
         let is_quick = matches!(self.place, Place::Here { is_local: true });
-        let is_plain = options.pin != Pin::Never && !options.openlock_compat;
-        let may_pass = is_quick && is_plain && !options.local_share.is_zero();
+        let is_plain = options.proof != Proof::Process && !options.openlock_compat;
+        let may_pass = is_quick && is_plain && !options.local_handoff.is_zero();
         if may_pass {
             if let Some(inner) = &mut self.inner {
                 inner.options = Some(Arc::clone(options));
@@ -123,7 +127,7 @@ impl Inner {
             return Some(self);
         };
         let now = Instant::now();
-        if !self.turn.may_go_on(options.local_share, now) {
+        if !self.turn.may_go_on(options.local_handoff, now) {
             return Some(self);
         }
         // Whoever watches over the hold at this moment shares it: then it ends.
@@ -136,7 +140,7 @@ impl Inner {
                     at_exit::remove_at_exit(&held);
                 }
                 events::released(&held.path().path().display());
-                let (place, lasts) = (place.clone(), options.local_share);
+                let (place, lasts) = (place.clone(), options.local_handoff);
                 self.turn.leave(Box::new(Inheritance { held, options, place }), now, lasts);
                 None
             }

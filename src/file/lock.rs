@@ -13,12 +13,12 @@ use tracing::{Instrument, Span, field};
 
 use super::changes::StatusChanges;
 use super::contender::{Contest, Tried};
-use super::guard::LockGuard;
-use super::options::{Options, Pin};
+use super::guard::FileGuard;
+use super::options::{FileOptions, Proof};
 use super::protocol::disk::{Disk, OsDisk};
 use super::protocol::lock_file::REVOCATION_SECOND_LOOK;
 use super::protocol::{Busy, YOUTH};
-use super::record::Proof;
+use super::record::RecordedProof;
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
 use crate::local::executor::{Place, Seen};
@@ -53,7 +53,7 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// was built with `enable_all`, as `#[tokio::main]` does. Without `enable_time`
 /// they panic; without `enable_io` Tokio's message of a panic is printed once
 /// for that runtime, and waiting is done by looking each
-/// [`retry_period`](Options::retry_period).
+/// [`retry_period`](FileOptions::retry_period).
 /// [`blocking_acquire`](Self::blocking_acquire) needs no runtime.
 ///
 /// # Examples
@@ -82,7 +82,7 @@ struct Inner {
     given: PathBuf,
     /// `None` if what was given cannot name a lock file.
     path: Option<Arc<LockPath>>,
-    options: Arc<Options>,
+    options: Arc<FileOptions>,
     last_queue: Mutex<Option<Arc<Queue>>>,
     /// The path was seen to lead to the directory of that.
     seen: Seen,
@@ -105,24 +105,24 @@ impl std::fmt::Debug for AsyncFileLock {
 }
 
 impl AsyncFileLock {
-    /// A lock with [`Options::default`]. What is wrong with the path is said
+    /// A lock with [`FileOptions::default`]. What is wrong with the path is said
     /// when it is acquired. A relative path is taken from the working directory
     /// of this moment.
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self::with_checked(path.as_ref(), Options::default())
+        Self::with_checked(path.as_ref(), FileOptions::default())
     }
 
     /// A lock with these options.
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
-    pub fn with_options(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+    pub fn with_options(path: impl AsRef<Path>, options: FileOptions) -> Result<Self, Error> {
         options.check()?;
         Ok(Self::with_checked(path.as_ref(), options))
     }
 
-    fn with_checked(path: &Path, options: Options) -> Self {
+    fn with_checked(path: &Path, options: FileOptions) -> Self {
         let names = LockPath::new(path).ok().map(Arc::new);
         let (given, options, last_queue) = (path.to_owned(), Arc::new(options), Mutex::new(None));
         let seen = Seen::default();
@@ -135,12 +135,12 @@ impl AsyncFileLock {
         self.inner.path.as_deref().map_or(&self.inner.given, LockPath::path)
     }
 
-    /// Wait for the lock, at most for [`Options::timeout`], for ever without it.
+    /// Wait for the lock, at most for [`FileOptions::timeout`], for ever without it.
     ///
     /// A wait outlasts a moment in which the process or the system has no descriptor
     /// to spare, and keeps its place meanwhile. It also outlasts a directory that is
     /// missing for a while, once it has begun: at the start that is an error. It then
-    /// looks each [`retry_period`](Options::retry_period), and a `tracing` warning says so.
+    /// looks each [`retry_period`](FileOptions::retry_period), and a `tracing` warning says so.
     /// At its limit the error says what was in the way.
     ///
     /// A lock file that this process may not read counts as held, also if its holder
@@ -149,7 +149,7 @@ impl AsyncFileLock {
     /// # Keep the future
     /// Each call waits from the end of the line. A `select!` loop that calls this
     /// anew in each round gives its place up each time, and beside processes that
-    /// are busy with the lock it hardly ever gets in. Pin one future before the loop,
+    /// are busy with the lock it hardly ever gets in. Proof one future before the loop,
     /// and poll it by `&mut` in each round:
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -184,7 +184,7 @@ impl AsyncFileLock {
     /// [`Error::Timeout`], or what is wrong with the path, the file or the system.
     /// [`Error::MayNotWrite`] at once where the wait would be in vain.
     #[track_caller]
-    pub fn acquire(&self) -> impl Future<Output = Result<LockGuard, Error>> + Send {
+    pub fn acquire(&self) -> impl Future<Output = Result<FileGuard, Error>> + Send {
         self.contend(self.inner.options.timeout, Location::caller())
     }
 
@@ -207,7 +207,7 @@ impl AsyncFileLock {
     pub fn acquire_timeout(
         &self,
         limit: Duration,
-    ) -> impl Future<Output = Result<LockGuard, Error>> + Send {
+    ) -> impl Future<Output = Result<FileGuard, Error>> + Send {
         self.contend(Some(limit), Location::caller())
     }
 
@@ -223,7 +223,7 @@ impl AsyncFileLock {
     pub fn acquire_with(
         &self,
         token: &CancellationToken,
-    ) -> impl Future<Output = Result<LockGuard, Error>> + Send {
+    ) -> impl Future<Output = Result<FileGuard, Error>> + Send {
         let acquire = self.acquire();
         async move {
             tokio::select! {
@@ -245,11 +245,11 @@ impl AsyncFileLock {
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
     #[track_caller]
-    pub fn try_acquire(&self) -> impl Future<Output = Result<Option<LockGuard>, Error>> + Send {
+    pub fn try_acquire(&self) -> impl Future<Output = Result<Option<FileGuard>, Error>> + Send {
         self.try_at(Location::caller())
     }
 
-    async fn try_at(&self, site: Site) -> Result<Option<LockGuard>, Error> {
+    async fn try_at(&self, site: Site) -> Result<Option<FileGuard>, Error> {
         let shown = Acquiring::begin(&self.path().display());
         let outcome = self.try_once(site).await;
         if let Some(shown) = shown {
@@ -258,7 +258,7 @@ impl AsyncFileLock {
         outcome
     }
 
-    async fn try_once(&self, site: Site) -> Result<Option<LockGuard>, Error> {
+    async fn try_once(&self, site: Site) -> Result<Option<FileGuard>, Error> {
         let mut contest = self.contest().await?.asked_at(site);
         let Some(turn) = contest.queue().try_turn() else {
             return Ok(None);
@@ -274,13 +274,13 @@ impl AsyncFileLock {
     ///
     /// # Panics
     /// In an async context, where it would block the runtime; `spawn_blocking`
-    /// and threads of one's own are fine. The guard's [`lost`](LockGuard::lost)
+    /// and threads of one's own are fine. The guard's [`lost`](FileGuard::lost)
     /// needs a runtime like any other.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
     #[track_caller]
-    pub fn blocking_acquire(&self) -> Result<LockGuard, Error> {
+    pub fn blocking_acquire(&self) -> Result<FileGuard, Error> {
         let deadline = self.inner.options.timeout.and_then(Deadline::after);
         let runtime = self.endurance(deadline).runtime(self.path())?;
         runtime.block_on(self.contend_with(self.endurance(deadline), Location::caller()))
@@ -324,10 +324,10 @@ impl AsyncFileLock {
     ///
     /// Watching is asleep: an acquisition, a release and a death are events. What gives
     /// none is noticed as by [`acquire`](Self::acquire), each
-    /// [`fallback_period`](Options::fallback_period). A watcher has no place in the queue
+    /// [`fallback_period`](FileOptions::fallback_period). A watcher has no place in the queue
     /// and looks as [`status`](Self::status) does. It needs no descriptor but the one by
     /// which a process hears of all events, and one more while a holder has a file that
-    /// it does not keep open ([`Pin::Never`], other programs).
+    /// it does not keep open ([`Proof::Process`], other programs).
     ///
     /// There is none for [`AsyncKernelLock`](crate::AsyncKernelLock): an acquisition
     /// there is no event, and each look would have the kernel list all locks.
@@ -379,13 +379,13 @@ impl AsyncFileLock {
     pub async fn break_stale(&self) -> Result<Option<Holder>, Error> {
         let contest = self.contest().await?;
         let found = contest.probe().await?;
-        let pin = match (found.proof, self.inner.options.pin) {
-            (Some(Proof::Process), _) => Pin::Never,
-            (Some(Proof::Flock), Pin::Never) => Pin::Auto,
+        let pin = match (found.proof, self.inner.options.proof) {
+            (Some(RecordedProof::Process), _) => Proof::Process,
+            (Some(RecordedProof::Flock), Proof::Process) => Proof::Auto,
             (_, pin) => pin,
         };
-        let openlock_compat = self.inner.options.openlock_compat && pin != Pin::Never;
-        let options = Options { pin, openlock_compat, ..(*self.inner.options).clone() };
+        let openlock_compat = self.inner.options.openlock_compat && pin != Proof::Process;
+        let options = FileOptions { proof: pin, openlock_compat, ..(*self.inner.options).clone() };
         let by_its_protocol = Self::with_checked(self.path(), options);
         let guard = by_its_protocol.acquire_timeout(Duration::ZERO).await?;
         let stale = guard.recovered_from().cloned();
@@ -400,11 +400,11 @@ impl AsyncFileLock {
         })
     }
 
-    /// Ask the holder to let go: its [`lost`](LockGuard::lost) fires. Who was
+    /// Ask the holder to let go: its [`lost`](FileGuard::lost) fires. Who was
     /// asked, `None` if nobody had the lock; it may have let go by the time this
     /// returns. The lock file is not touched, and nothing makes a deaf holder
     /// listen. Where the tasks of a process pass the held file on
-    /// ([`Options::local_share`]), whoever of them has it when the request is seen
+    /// ([`FileOptions::local_handoff`]), whoever of them has it when the request is seen
     /// is told, and passes it on no more. Whoever may make files in the directory
     /// can ask.
     ///
@@ -446,7 +446,7 @@ impl AsyncFileLock {
         self.inner.path.as_ref()
     }
 
-    pub(crate) fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &FileOptions {
         &self.inner.options
     }
 
@@ -456,7 +456,7 @@ impl AsyncFileLock {
     }
 
     /// `site` is where in the source that was asked for.
-    async fn contend(&self, limit: Option<Duration>, site: Site) -> Result<LockGuard, Error> {
+    async fn contend(&self, limit: Option<Duration>, site: Site) -> Result<FileGuard, Error> {
         self.contend_with(self.endurance(limit.and_then(Deadline::after)), site).await
     }
 
@@ -465,13 +465,13 @@ impl AsyncFileLock {
         &self,
         limit: Option<Duration>,
         site: Site,
-    ) -> Result<LockGuard, Error> {
+    ) -> Result<FileGuard, Error> {
         let mut endurance = self.endurance(limit.and_then(Deadline::after));
         endurance.wait_begins();
         self.contend_with(endurance, site).await
     }
 
-    async fn contend_with(&self, endurance: Endurance, site: Site) -> Result<LockGuard, Error> {
+    async fn contend_with(&self, endurance: Endurance, site: Site) -> Result<FileGuard, Error> {
         if events::are_wanted() {
             return Box::pin(self.contend_shown(endurance, site)).await;
         }
@@ -479,7 +479,7 @@ impl AsyncFileLock {
     }
 
     /// On the heap: where nobody watches, nothing of this is carried.
-    async fn contend_shown(&self, endurance: Endurance, site: Site) -> Result<LockGuard, Error> {
+    async fn contend_shown(&self, endurance: Endurance, site: Site) -> Result<FileGuard, Error> {
         let path = self.path().display();
         let holder = async {
             let holder = self.holder().await.ok().flatten();
@@ -493,7 +493,7 @@ impl AsyncFileLock {
         events::show(&path, contend, holder).await
     }
 
-    async fn contend_within(&self, endurance: Endurance, site: Site) -> Result<LockGuard, Error> {
+    async fn contend_within(&self, endurance: Endurance, site: Site) -> Result<FileGuard, Error> {
         let deadline = endurance.deadline();
         match deadline.and_then(|deadline| deadline.end.checked_add(self.overrun())) {
             // So late a limit is none.
@@ -519,7 +519,7 @@ impl AsyncFileLock {
         &self,
         mut endurance: Endurance,
         site: Site,
-    ) -> Result<LockGuard, Error> {
+    ) -> Result<FileGuard, Error> {
         let (process, deadline) = (this_process(), endurance.deadline());
         let (mut contest, turn) = match self.enter_until(process, &mut endurance, site).await? {
             Entered::Inherits(guard) => return Ok(guard.told()),
@@ -530,7 +530,7 @@ impl AsyncFileLock {
                 return Err(self.timed_out(deadline, holder.map(Box::new)));
             }
         };
-        let turn = if turn.share_is_over(self.inner.options.local_share) && contest.is_awaited() {
+        let turn = if turn.share_is_over(self.inner.options.local_handoff) && contest.is_awaited() {
             turn
         } else {
             let is_last = deadline.is_some_and(|deadline| deadline.is_over());
@@ -556,7 +556,7 @@ impl AsyncFileLock {
         mut contest: Contest,
         mut turn: Turn,
         mut endurance: Endurance,
-    ) -> Result<LockGuard, Error> {
+    ) -> Result<FileGuard, Error> {
         contest.must_be_possible().await?;
         endurance.wait_begins();
         let deadline = endurance.deadline();
@@ -703,7 +703,7 @@ impl AsyncFileLock {
 #[allow(clippy::large_enum_variant, reason = "the large one is the usual one")]
 enum Entered {
     /// The last task left what it held.
-    Inherits(LockGuard),
+    Inherits(FileGuard),
     Contends(Contest, Turn),
     /// The deadline came first.
     TooLate,
@@ -755,6 +755,6 @@ fn obstacle(busy: Busy) -> Obstacle {
     let was_seen = evidence == Some(&Evidence::ProcessRuns);
     let may_end = was_seen || evidence == Some(&Evidence::KernelLock);
     let at_most = busy.look_again.filter(|_| evidence == Some(&Evidence::Young));
-    let (token, pid) = holder.map_or((None, None), |holder| (holder.token, holder.pid));
+    let (token, pid) = holder.map_or((None, None), |holder| (holder.hold_id, holder.pid));
     Obstacle { token, inode, process: pid.filter(|_| may_end), was_seen, at_most }
 }

@@ -16,6 +16,6 @@ pub(crate) mod record;
 
 pub use acquire_all::{LockGuards, acquire_all, acquire_all_timeout};
 pub use changes::StatusChanges;
-pub use guard::LockGuard;
+pub use guard::FileGuard;
 pub use lock::AsyncFileLock;
-pub use options::{AtExit, Offload, Options, Pin, SlowSystem};
+pub use options::{AtExit, FileOptions, Offload, Proof, SlowSystem};

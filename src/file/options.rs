@@ -13,27 +13,28 @@ pub(crate) const NOTE_MAX_BYTES: usize = 128;
 /// computable. Wait for ever by setting no timeout.
 const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
-/// How a holder's life is proved. See [`Options::pin`].
+/// How a holder's life is proved. See [`FileOptions::proof`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Pin {
-    /// Pinned where the file system has `flock`, portable elsewhere. The default.
+pub enum Proof {
+    /// A kernel lock where the file system has `flock`, its process elsewhere. The
+    /// default.
     #[default]
     Auto,
-    /// Pinned, or [`Error::PinUnavailable`].
-    Required,
-    /// Portable: no kernel lock is taken. For file systems or policies that
-    /// forbid them; every contender of a path should choose the same.
-    Never,
+    /// A kernel lock, or [`Error::KernelLockUnavailable`].
+    KernelLock,
+    /// Its process, as the lock file names it: no kernel lock is taken. For file systems
+    /// or policies that forbid them; every contender of a path should choose the same.
+    Process,
 }
 
-/// What happens to held lock files when the process exits. See [`Options::at_exit`].
+/// What happens to held lock files when the process exits. See [`FileOptions::at_exit`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AtExit {
     /// The file stays; the kernel frees the lock once *all* threads are gone,
     /// and the next contender takes over with
-    /// [`recovered_from`](crate::LockGuard::recovered_from). The default.
+    /// [`recovered_from`](crate::FileGuard::recovered_from). The default.
     #[default]
     Leave,
     /// An exit handler removes the file, as openlock does. Other threads of
@@ -42,7 +43,7 @@ pub enum AtExit {
     Remove,
 }
 
-/// What a write slower than two thirds of [`Options::race_delay`] leads to.
+/// What a write slower than two thirds of [`FileOptions::race_delay`] leads to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SlowSystem {
@@ -53,7 +54,7 @@ pub enum SlowSystem {
     Error,
 }
 
-/// Where the system calls of an attempt run. See [`Options::offload`].
+/// Where the system calls of an attempt run. See [`FileOptions::offload`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Offload {
@@ -71,7 +72,7 @@ pub enum Offload {
     Never,
     /// Always on a thread of this crate's own (one for each file system,
     /// ended when idle), never on Tokio's blocking pool. Who waits then hears of
-    /// nothing and looks each [`retry_period`](Options::retry_period), and others do
+    /// nothing and looks each [`retry_period`](FileOptions::retry_period), and others do
     /// not see it in the line.
     Always,
 }
@@ -83,16 +84,16 @@ pub enum Offload {
 ///
 /// ```
 /// use std::time::Duration;
-/// use lockkeeper::{AsyncFileLock, Options};
+/// use lockkeeper::{AsyncFileLock, FileOptions};
 ///
-/// let options = Options::default()
+/// let options = FileOptions::default()
 ///     .timeout(Duration::from_secs(30))
 ///     .note("nightly import");
 /// let lock = AsyncFileLock::with_options("import.lock", options)?;
 /// # Ok::<(), lockkeeper::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct FileOptions {
     pub(crate) timeout: Option<Duration>,
     pub(crate) retry_period: Duration,
     pub(crate) fallback_period: Option<Duration>,
@@ -100,25 +101,25 @@ pub struct Options {
     pub(crate) tries: u32,
     pub(crate) slow_system: SlowSystem,
     pub(crate) mode: u32,
-    pub(crate) pin: Pin,
+    pub(crate) proof: Proof,
     pub(crate) openlock_compat: bool,
     pub(crate) at_exit: AtExit,
     pub(crate) offload: Offload,
-    pub(crate) local_share: Duration,
+    pub(crate) local_handoff: Duration,
     pub(crate) note: Option<String>,
     /// What a record says instead of this program's name: `lockkeeper run` names its
     /// command.
     pub(crate) name: Option<Arc<str>>,
 }
 
-impl Options {
+impl FileOptions {
     /// The share is the longest that costs others hardly more: beside 64 tasks that
     /// have it without a pause (`cargo bench --bench waiting -- share`, tmpfs, two
     /// cores), another process that takes it for 1 ms at a time does so 735 times a
     /// second by shares of 0, 525 by 0.3 ms, 480 by 1 ms, 270 by 3 ms and 85 by
     /// 10 ms; the tasks have it 1, 100, 130, 240 and 350 thousand times. From 0.3
     /// to 1 ms the other pays a tenth for the third that they gain.
-    const BUILT_IN: Options = Options {
+    const BUILT_IN: FileOptions = FileOptions {
         timeout: None,
         retry_period: Duration::from_millis(300),
         fallback_period: None,
@@ -126,11 +127,11 @@ impl Options {
         tries: 2,
         slow_system: SlowSystem::Warn,
         mode: 0o644,
-        pin: Pin::Auto,
+        proof: Proof::Auto,
         openlock_compat: false,
         at_exit: AtExit::Leave,
         offload: Offload::Auto,
-        local_share: Duration::from_millis(1),
+        local_handoff: Duration::from_millis(1),
         note: None,
         name: None,
     };
@@ -146,7 +147,7 @@ impl Options {
     /// file systems, no inotify to be had), varied by a quarter either way so
     /// that contenders do not march in step. With events a release or a death
     /// is seen at once. It is also the time between two looks of
-    /// [`lost`](crate::LockGuard::lost). Default: 0.3 s.
+    /// [`lost`](crate::FileGuard::lost). Default: 0.3 s.
     #[must_use]
     pub fn retry_period(mut self, period: Duration) -> Self {
         self.retry_period = period;
@@ -196,10 +197,10 @@ impl Options {
         self
     }
 
-    /// How a holder's life is proved. Default: [`Pin::Auto`].
+    /// How a holder's life is proved. Default: [`Proof::Auto`].
     #[must_use]
-    pub fn pin(mut self, pin: Pin) -> Self {
-        self.pin = pin;
+    pub fn proof(mut self, proof: Proof) -> Self {
+        self.proof = proof;
         self
     }
 
@@ -243,10 +244,10 @@ impl Options {
     /// It passes only between locks with equal options
     /// and paths, pinned, on local file systems, without
     /// [`openlock_compat`](Self::openlock_compat), and if the last holder's
-    /// [`pin`](crate::LockGuard::pin) was not asked for. Default: 1 ms.
+    /// [`lock_fd`](crate::FileGuard::lock_fd) was not asked for. Default: 1 ms.
     #[must_use]
-    pub fn local_share(mut self, share: Duration) -> Self {
-        self.local_share = share;
+    pub fn local_handoff(mut self, share: Duration) -> Self {
+        self.local_handoff = share;
         self
     }
 
@@ -258,11 +259,11 @@ impl Options {
         self
     }
 
-    /// Change what [`Options::default`] gives from now on in this process.
+    /// Change what [`FileOptions::default`] gives from now on in this process.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for impossible values; nothing changes then.
-    pub fn set_defaults(options: Options) -> Result<(), Error> {
+    pub fn set_defaults(options: FileOptions) -> Result<(), Error> {
         options.check()?;
         *DEFAULTS.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = options;
         Ok(())
@@ -282,8 +283,11 @@ impl Options {
                 "must be permission bits that let the owner read and write, such as 0o644",
             );
         }
-        if self.openlock_compat && self.pin == Pin::Never {
-            return refuse("openlock_compat", "needs the pin; it does not go with Pin::Never");
+        if self.openlock_compat && self.proof == Proof::Process {
+            return refuse(
+                "openlock_compat",
+                "needs a kernel lock: it does not go with Proof::Process",
+            );
         }
         if self.openlock_compat && self.race_delay.is_zero() {
             return refuse("race_delay", "must be longer than zero with openlock_compat");
@@ -295,7 +299,7 @@ impl Options {
         for (option, period) in [
             ("retry_period", self.retry_period),
             ("race_delay", self.race_delay),
-            ("local_share", self.local_share),
+            ("local_handoff", self.local_handoff),
             ("fallback_period", fallback_period),
         ] {
             if period > LONGEST {
@@ -314,10 +318,10 @@ impl Options {
     }
 }
 
-static DEFAULTS: RwLock<Options> = RwLock::new(Options::BUILT_IN);
+static DEFAULTS: RwLock<FileOptions> = RwLock::new(FileOptions::BUILT_IN);
 
-/// The built-in values, or what [`Options::set_defaults`] put in their place.
-impl Default for Options {
+/// The built-in values, or what [`FileOptions::set_defaults`] put in their place.
+impl Default for FileOptions {
     fn default() -> Self {
         DEFAULTS.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }

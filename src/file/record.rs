@@ -26,21 +26,21 @@ const PID_MAX: u32 = 1 << 22;
 
 /// 128 random bits, new for each record that is written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Token(pub(crate) u128);
+pub(crate) struct HoldId(pub(crate) u128);
 
-impl fmt::Display for Token {
+impl fmt::Display for HoldId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{:032x}", self.0)
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for HoldId {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, out)
     }
 }
 
-impl FromStr for Token {
+impl FromStr for HoldId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -48,7 +48,7 @@ impl FromStr for Token {
         if text.len() != 32 || !text.as_bytes().iter().all(is_hex) {
             return Err(());
         }
-        u128::from_str_radix(text, 16).map(Token).map_err(|_| ())
+        u128::from_str_radix(text, 16).map(HoldId).map_err(|_| ())
     }
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Identity {
 
 /// How a record says that its holder's life is proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Proof {
+pub(crate) enum RecordedProof {
     /// The holder keeps the inode locked with `flock`.
     Flock,
     /// Nothing but its process.
@@ -80,10 +80,10 @@ pub(crate) enum Proof {
 pub(crate) struct Record {
     pub(crate) pid: u32,
     pub(crate) name: Arc<str>,
-    pub(crate) token: Token,
+    pub(crate) token: HoldId,
     pub(crate) host: Option<Arc<str>>,
     pub(crate) identity: Identity,
-    pub(crate) proof: Proof,
+    pub(crate) proof: RecordedProof,
     /// The holder had the file on a local file system. So it ran on the machine
     /// that has that file system, and its `flock` is seen there. A holder that
     /// came over a network, as an NFS client or from a virtual machine, has it on
@@ -135,8 +135,8 @@ impl Record {
             }
         }
         out.write_all(match self.proof {
-            Proof::Flock => b"pin: flock\n",
-            Proof::Process => b"pin: none\n",
+            RecordedProof::Flock => b"pin: flock\n",
+            RecordedProof::Process => b"pin: none\n",
         })?;
         if self.is_local {
             out.write_all(b"local: yes\n")?;
@@ -266,8 +266,8 @@ fn parse_fields(pid: u32, name: &str, lines: &[&str]) -> Option<Record> {
             pidfs_inode: number("pidfd"),
         },
         proof: match field("pin")? {
-            "flock" => Proof::Flock,
-            "none" => Proof::Process,
+            "flock" => RecordedProof::Flock,
+            "none" => RecordedProof::Process,
             _ => return None,
         },
         is_local: field("local") == Some("yes"),
@@ -288,7 +288,7 @@ mod tests {
         Record {
             pid: 4242,
             name: "worker".into(),
-            token: Token(0x5f0c),
+            token: HoldId(0x5f0c),
             host: Some("db-1".into()),
             identity: Identity {
                 boot: Some("2b0f".into()),
@@ -296,7 +296,7 @@ mod tests {
                 started: Some(8_273_645),
                 pidfs_inode: Some(12_345),
             },
-            proof: Proof::Flock,
+            proof: RecordedProof::Flock,
             is_local: true,
             since: Some(SystemTime::UNIX_EPOCH),
             released: false,
@@ -316,7 +316,7 @@ mod tests {
         let longest = Record {
             pid: PID_MAX,
             name: program_name(&"n".repeat(500)).into(),
-            token: Token(u128::MAX),
+            token: HoldId(u128::MAX),
             host: Some(host_name(&"h".repeat(500)).into()),
             identity: Identity {
                 boot: Some("0".repeat(36).into()),
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn control_characters_of_others_are_dropped() {
-        let text = format!("1\na\ntoken: {}\npin: none\nhost: a\x1b[2J\nnote: b\x07\n", Token(7));
+        let text = format!("1\na\ntoken: {}\npin: none\nhost: a\x1b[2J\nnote: b\x07\n", HoldId(7));
         let read = Contents::parse(text.as_bytes()).unwrap();
         let record = read.record().unwrap();
         assert_eq!((record.host.as_deref(), record.note.as_deref()), (Some("a[2J"), Some("b")));
@@ -369,10 +369,10 @@ mod tests {
 
     #[test]
     fn the_first_of_a_repeated_key_wins_and_unknown_keys_are_ignored() {
-        let token = Token(7);
+        let token = HoldId(7);
         let text = format!("1\na\ntoken: {token}\nfuture: 1\npin: flock\npin: none\n");
         let read = Contents::parse(text.as_bytes()).unwrap();
-        assert_eq!(read.record().unwrap().proof, Proof::Flock);
+        assert_eq!(read.record().unwrap().proof, RecordedProof::Flock);
     }
 
     #[test]
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn what_was_read_can_be_written_again() {
-        let mut text = format!("1\na\ntoken:{}\npin:flock\nboot:", Token(7));
+        let mut text = format!("1\na\ntoken:{}\npin:flock\nboot:", HoldId(7));
         text.push_str(&"x".repeat(RECORD_BYTES - text.len()));
         let read = Contents::parse(text.as_bytes()).unwrap();
         assert_eq!(read, Contents::Torn { pid: 1, name: "a".to_owned() });

@@ -31,9 +31,9 @@ use crate::sys::wait_pipe::Presence;
 /// A held kernel lock with its open file. Dropping it gives the lock back: on a
 /// local file system on the spot, elsewhere by a thread of this crate
 /// ([`flush`](crate::flush) waits for that). If it had to be waited for, the
-/// thread that ends the hold gives way once, as for a [`LockGuard`](crate::LockGuard).
+/// thread that ends the hold gives way once, as for a [`FileGuard`](crate::FileGuard).
 ///
-/// It is a type of its own beside [`LockGuard`](crate::LockGuard) because a
+/// It is a type of its own beside [`FileGuard`](crate::FileGuard) because a
 /// kernel lock has a file that is the user's, can be shared and downgraded, and
 /// has no record: nobody is told of a dead predecessor, no token names the
 /// acquisition, and nobody can ask for it.
@@ -45,7 +45,7 @@ use crate::sys::wait_pipe::Presence;
 /// with [`Primitive::Posix`] do not even duplicate it and close the copy.
 ///
 /// A guard that is dropped by a panic releases the lock like any other, and tells
-/// nobody: see [`LockGuard`](crate::LockGuard#panics-of-the-holder). A kernel lock has
+/// nobody: see [`FileGuard`](crate::FileGuard#panics-of-the-holder). A kernel lock has
 /// no record, so its next holder is told of no death either. Where it must know, write
 /// into the file that work has begun, and remove that before the release.
 ///
@@ -238,7 +238,7 @@ impl KernelGuard {
     }
 
     /// A token that is cancelled when [`lost`](Self::lost) would resolve, as
-    /// [`LockGuard::lost_token`](crate::LockGuard::lost_token).
+    /// [`FileGuard::lost_token`](crate::FileGuard::lost_token).
     ///
     /// # Panics
     /// Outside a Tokio runtime.

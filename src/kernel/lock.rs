@@ -16,7 +16,7 @@ use super::options::{KernelOptions, Primitive};
 use super::shared::{SHARE_MAX, Site, Source, Stay, Terms};
 use super::syscalls::{Claim, Sharing};
 use super::wakeup::{Pause, Right};
-use crate::file::options::Options;
+use crate::file::options::FileOptions;
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
 use crate::local::executor::Place;
@@ -84,7 +84,7 @@ const LAST_READER: Duration = Duration::from_millis(5);
 ///   that is removed while we hold is told by [`KernelGuard::lost`].
 /// * **Order.** Tasks of a process are served first in, first out, readers
 ///   together; for a millisecond at a time the locked file itself passes from one
-///   that did not use it to the next ([`KernelOptions::local_share`]). Between
+///   that did not use it to the next ([`KernelOptions::local_handoff`]). Between
 ///   processes of this crate, who came first goes first among those who want the
 ///   same bytes; of those whose ranges only overlap, whoever finds it free. A reader
 ///   lets writers that wait go first as long as anybody has the lock and 10 ms
@@ -206,7 +206,7 @@ impl AsyncKernelLock {
     /// # Keep the future
     /// Each call waits from the end of the line. A `select!` loop that calls this
     /// anew in each round gives its place up each time, and beside processes that
-    /// are busy with the lock it hardly ever gets in. Pin one future before the loop,
+    /// are busy with the lock it hardly ever gets in. Proof one future before the loop,
     /// and poll it by `&mut` in each round:
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -425,7 +425,7 @@ impl AsyncKernelLock {
 
     fn retry_period(&self) -> Duration {
         let options = self.inner.terms.as_ref().map(|terms| &terms.options.shared);
-        options.map_or_else(|| Options::default().retry_period, |options| options.retry_period)
+        options.map_or_else(|| FileOptions::default().retry_period, |options| options.retry_period)
     }
 
     fn limit(&self) -> Option<Duration> {

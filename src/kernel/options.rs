@@ -3,7 +3,7 @@
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
 
-use crate::file::options::{Offload, Options};
+use crate::file::options::{FileOptions, Offload};
 use crate::lock::error::Error;
 
 /// Which of the kernel's locks is taken. Programs exclude each other only if
@@ -27,7 +27,7 @@ pub enum Primitive {
 }
 
 /// Settings of an [`AsyncKernelLock`](crate::AsyncKernelLock). Those it shares
-/// with [`Options`] start with the values of [`Options::default`].
+/// with [`FileOptions`] start with the values of [`FileOptions::default`].
 ///
 /// ```
 /// use lockkeeper::{AsyncKernelLock, KernelOptions, Primitive};
@@ -38,7 +38,7 @@ pub enum Primitive {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelOptions {
-    pub(super) shared: Options,
+    pub(super) shared: FileOptions,
     pub(super) primitive: Primitive,
     pub(super) range: Range,
     pub(super) delete_on_release: bool,
@@ -123,14 +123,14 @@ impl KernelOptions {
         self
     }
 
-    /// As [`Options::timeout`].
+    /// As [`FileOptions::timeout`].
     #[must_use]
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.shared = self.shared.timeout(limit);
         self
     }
 
-    /// As [`Options::retry_period`].
+    /// As [`FileOptions::retry_period`].
     #[must_use]
     pub fn retry_period(mut self, period: Duration) -> Self {
         self.shared = self.shared.retry_period(period);
@@ -149,14 +149,14 @@ impl KernelOptions {
         self
     }
 
-    /// As [`Options::mode`]: permission bits of a file that is made. Default: `0o644`.
+    /// As [`FileOptions::mode`]: permission bits of a file that is made. Default: `0o644`.
     #[must_use]
     pub fn mode(mut self, bits: u32) -> Self {
         self.shared = self.shared.mode(bits);
         self
     }
 
-    /// As [`Options::offload`].
+    /// As [`FileOptions::offload`].
     #[must_use]
     pub fn offload(mut self, place: Offload) -> Self {
         self.shared = self.shared.offload(place);
@@ -172,8 +172,8 @@ impl KernelOptions {
     /// 1 ms counts as that, since the path is not looked at meanwhile. Zero: it is
     /// unlocked after each hold. Default: 1 ms.
     #[must_use]
-    pub fn local_share(mut self, share: Duration) -> Self {
-        self.shared = self.shared.local_share(share);
+    pub fn local_handoff(mut self, share: Duration) -> Self {
+        self.shared = self.shared.local_handoff(share);
         self
     }
 

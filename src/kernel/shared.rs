@@ -59,7 +59,7 @@ impl Terms {
 
     /// How long the locked file may pass from task to task; zero for not at all.
     pub(super) fn share(&self) -> Duration {
-        self.options.shared.local_share.min(SHARE_MAX)
+        self.options.shared.local_handoff.min(SHARE_MAX)
     }
 }
 

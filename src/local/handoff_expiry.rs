@@ -29,7 +29,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(5);
 /// Until when something lasts that is left now for that long.
 pub(crate) fn until(now: Instant, lasts: Duration) -> Instant {
     let lasts = lasts.max(LASTS_MIN);
-    // Options refuse what does not fit.
+    // FileOptions refuse what does not fit.
     now.checked_add(lasts).unwrap_or(now)
 }
 

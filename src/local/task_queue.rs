@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::handoff_expiry;
-use crate::file::record::Token;
+use crate::file::record::HoldId;
 use crate::sys::path::LockPath;
 use crate::sys::process_key::ProcessKey;
 use crate::sys::tickets;
@@ -72,7 +72,7 @@ pub(crate) struct Queue {
     /// Whether something is left there, to be asked without its lock.
     has_legacy: AtomicBool,
     /// The last hold of this process, and where in its source it was asked for.
-    site: Mutex<Option<(Token, Site)>>,
+    site: Mutex<Option<(HoldId, Site)>>,
     /// Whether a turn since the last end of one became a hold.
     was_held: AtomicBool,
 }
@@ -132,7 +132,7 @@ impl Queue {
     }
 
     /// Where this process asked for the hold with this token.
-    pub(crate) fn site_of(&self, token: Token) -> Option<Site> {
+    pub(crate) fn site_of(&self, token: HoldId) -> Option<Site> {
         let (held, site) = (*lock(&self.site))?;
         (held == token).then_some(site)
     }
@@ -303,7 +303,7 @@ impl Turn {
     }
 
     /// This turn became a hold, asked for there.
-    pub(crate) fn holds(&self, token: Token, site: Site) {
+    pub(crate) fn holds(&self, token: HoldId, site: Site) {
         self.queue.was_held.store(true, Ordering::Relaxed);
         *lock(&self.queue.site) = Some((token, site));
     }

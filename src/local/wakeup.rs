@@ -7,7 +7,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::runtime::Handle;
 
 use super::follow_predecessors::Line;
-use crate::file::record::Token;
+use crate::file::record::HoldId;
 use crate::sys::inotify::{Following, Heard, Listening};
 use crate::sys::path::LockPath;
 use crate::sys::tickets::Ticket;
@@ -203,7 +203,7 @@ impl Pause {
         if let Some(inode) = obstacle.inode {
             let token = obstacle.token.and_then(|token| token.parse().ok());
             let unnamed = self.path.directory().join(format!("#{inode}"));
-            let named = self.path.candidate(token.unwrap_or(Token(0)));
+            let named = self.path.candidate(token.unwrap_or(HoldId(0)));
             if listening.await_closes([unnamed, named]) {
                 return;
             }

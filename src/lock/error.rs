@@ -122,7 +122,7 @@ pub enum Error {
     InvalidLockFile {
         /// The lock file.
         path: PathBuf,
-        /// How often it was tried, see [`Options::tries`](crate::Options::tries).
+        /// How often it was tried, see [`FileOptions::tries`](crate::FileOptions::tries).
         tries: u32,
     },
 
@@ -154,10 +154,10 @@ pub enum Error {
         command_line: String,
     },
 
-    /// [`Pin::Required`](crate::Pin::Required) was asked for, and the file
+    /// [`Proof::KernelLock`](crate::Proof::KernelLock) was asked for, and the file
     /// system cannot lock files.
     #[error("{} cannot be pinned: its file system has no flock", path.display())]
-    PinUnavailable {
+    KernelLockUnavailable {
         /// The lock file.
         path: PathBuf,
         /// What the kernel said.
@@ -272,7 +272,7 @@ impl Error {
             | Error::InvalidLockFile { path, .. }
             | Error::SlowSystem { path, .. }
             | Error::InvisibleToOpenlock { path, .. }
-            | Error::PinUnavailable { path, .. }
+            | Error::KernelLockUnavailable { path, .. }
             | Error::NoHardLinks { path, .. }
             | Error::Lost(Lost { path, .. })
             | Error::NotRemoved { path, .. }
@@ -361,8 +361,8 @@ pub(crate) fn rounded(time: Duration) -> String {
     }
 }
 
-/// A lock that was lost while it was held, as [`LockGuard::lost`](crate::LockGuard::lost)
-/// and [`LockGuard::release`](crate::LockGuard::release) tell it.
+/// A lock that was lost while it was held, as [`FileGuard::lost`](crate::FileGuard::lost)
+/// and [`FileGuard::release`](crate::FileGuard::release) tell it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lock {} was lost: {reason}", path.display())]
 #[non_exhaustive]

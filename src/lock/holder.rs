@@ -34,11 +34,11 @@ pub struct Holder {
     pub host: Option<String>,
     /// When it acquired, by its own clock, in whole seconds.
     pub since: Option<SystemTime>,
-    /// The line it wanted to be shown, see [`Options::note`](crate::Options::note).
+    /// The line it wanted to be shown, see [`FileOptions::note`](crate::FileOptions::note).
     pub note: Option<String>,
     /// 32 hexadecimal digits, new for each record that is written: tasks to whom the
     /// file passes within one second share one. `None` for a foreign file.
-    pub token: Option<String>,
+    pub hold_id: Option<String>,
     /// Where this very process asked for the lock that it holds. `None` for
     /// every other holder.
     pub acquired_at: Option<&'static Location<'static>>,
@@ -76,7 +76,7 @@ impl Holder {
     /// Whether the file was written by another program than this crate.
     #[must_use]
     pub fn is_foreign(&self) -> bool {
-        self.token.is_none()
+        self.hold_id.is_none()
     }
 
     pub(crate) fn new(contents: &Contents, evidence: Evidence) -> Self {
@@ -97,15 +97,15 @@ impl Holder {
             host: record.host.as_deref().map(str::to_owned),
             since: record.since,
             note: record.note.clone(),
-            token: Some(record.token.to_string()),
+            hold_id: Some(record.token.to_string()),
             acquired_at: None,
             evidence,
         }
     }
 
     pub(crate) fn nobody(evidence: Evidence) -> Self {
-        let (pid, name, host, since, note, token) = (None, None, None, None, None, None);
-        Self { pid, name, host, since, note, token, acquired_at: None, evidence }
+        let (pid, name, host, since, note, hold_id) = (None, None, None, None, None, None);
+        Self { pid, name, host, since, note, hold_id, acquired_at: None, evidence }
     }
 }
 

@@ -47,7 +47,7 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Options for the locks in this directory, which must be there.
+    /// FileOptions for the locks in this directory, which must be there.
     pub fn new(directory: impl AsRef<Path>) -> Self {
         Self {
             directory: directory.as_ref().to_owned(),

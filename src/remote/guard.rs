@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{RemoteError, RemoteLost};
 use super::hold::Hold;
+use crate::lock::FencingToken;
 
 /// A daemon's lock that is held. Dropping it gives the lock back.
 ///
@@ -84,8 +85,8 @@ impl RemoteGuard {
     /// The fencing token: greater than that of every earlier grant of this
     /// daemon's directory, whatever was locked.
     #[must_use]
-    pub fn token(&self) -> u64 {
-        self.hold.tenure.token
+    pub fn fencing_token(&self) -> FencingToken {
+        FencingToken::new(self.hold.tenure.token, self.server())
     }
 
     /// The daemon's URL.
@@ -113,7 +114,7 @@ impl fmt::Debug for RemoteGuard {
             .field("server", &self.server())
             .field("resource", &self.resource())
             .field("client", &self.client())
-            .field("token", &self.token())
+            .field("fencing_token", &self.fencing_token())
             .field("is_lost", &self.is_lost())
             .finish()
     }

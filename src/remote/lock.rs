@@ -46,7 +46,7 @@ const UNTOLD: Duration = Duration::from_millis(100);
 /// let lock = AsyncRemoteLock::new("http://127.0.0.1:8000", "nightly import", "web-1")?;
 /// let guard = lock.acquire().await?;
 /// tokio::select! {
-///     () = work(guard.token()) => {}
+///     () = work(guard.fencing_token()) => {}
 ///     why = guard.lost() => return Err(why.into()),
 /// }
 /// guard.release().await

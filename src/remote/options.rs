@@ -9,7 +9,7 @@ use super::error::RemoteError;
 /// Renewing a shorter lease would be most of what a machine does.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
-/// Options of an [`AsyncRemoteLock`](crate::AsyncRemoteLock).
+/// FileOptions of an [`AsyncRemoteLock`](crate::AsyncRemoteLock).
 ///
 /// ```
 /// use std::time::Duration;

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::file::record::Token;
+use crate::file::record::HoldId;
 use crate::lock::error::Error;
 
 /// An absolute path that can name a lock file, taken apart.
@@ -51,21 +51,21 @@ impl LockPath {
     }
 
     /// A candidate that has to have a name before it is linked to the path.
-    pub(crate) fn candidate(&self, token: Token) -> PathBuf {
+    pub(crate) fn candidate(&self, token: HoldId) -> PathBuf {
         self.beside(Sibling::Candidate, token)
     }
 
     /// The claim on the stale generation `token`.
-    pub(crate) fn claim(&self, token: Token) -> PathBuf {
+    pub(crate) fn claim(&self, token: HoldId) -> PathBuf {
         self.beside(Sibling::Claim, token)
     }
 
     /// The request that the holder `token` let go.
-    pub(crate) fn revocation(&self, token: Token) -> PathBuf {
+    pub(crate) fn revocation(&self, token: HoldId) -> PathBuf {
         self.beside(Sibling::Revocation, token)
     }
 
-    fn beside(&self, sibling: Sibling, token: Token) -> PathBuf {
+    fn beside(&self, sibling: Sibling, token: HoldId) -> PathBuf {
         let mut name = self.name.clone();
         name.push(format!(".{}.{token}", sibling.word()));
         self.directory.join(name)
@@ -77,7 +77,7 @@ impl LockPath {
     }
 
     /// Which sibling of this lock a name in its directory is.
-    pub(crate) fn parse_sibling(&self, name: &OsStr) -> Option<(Sibling, Token)> {
+    pub(crate) fn parse_sibling(&self, name: &OsStr) -> Option<(Sibling, HoldId)> {
         let rest = name.as_bytes().strip_prefix(self.sibling_prefix().as_slice())?;
         let (word, token) = std::str::from_utf8(rest).ok()?.split_once('.')?;
         let sibling = Sibling::ALL.into_iter().find(|sibling| sibling.word() == word)?;

@@ -388,7 +388,7 @@ impl Kept {
                 self.met.handles += 1;
             }
             Answer::Inode(symbol) => self.met.inodes = self.met.inodes.max(symbol + 1),
-            Answer::Token(symbol) => {
+            Answer::HoldId(symbol) => {
                 self.token = Some(symbol);
                 self.met.tokens = self.met.tokens.max(symbol + 1);
             }

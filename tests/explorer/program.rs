@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use super::replay::{SimDisk, SimSurroundings, ask, choose};
 use super::vocabulary::{Answer, Beside, Ended, MYSELF, Name, Op, PATH, Symbol, Text};
-use crate::file::options::{Options, Pin};
+use crate::file::options::{FileOptions, Proof};
 use crate::file::protocol::disk::{Access, Disk};
 use crate::file::protocol::{
     Acquired, Attempt, Outcome, PROBE_PASSES, Sightings, Surroundings, Survival, survived,
@@ -51,9 +51,9 @@ impl Program {
             | Program::PinnedWaiting
             | Program::PinnedPassing
             | Program::PassingTwice
-            | Program::PassingJumping => contend(self, Pin::Auto),
-            Program::Portable | Program::PortableCancelled => contend(self, Pin::Never),
-            Program::Compat | Program::CompatJumping => contend(self, Pin::Auto),
+            | Program::PassingJumping => contend(self, Proof::Auto),
+            Program::Portable | Program::PortableCancelled => contend(self, Proof::Process),
+            Program::Compat | Program::CompatJumping => contend(self, Proof::Auto),
             Program::Revoker => revoke(),
             Program::Sweeper => sweep(),
             Program::OpenLock => openlock(),
@@ -98,9 +98,9 @@ fn failed(error: impl std::fmt::Display) -> Ended {
     Ended::Failed(error.to_string().leak())
 }
 
-fn contend(program: Program, pin: Pin) -> Ended {
+fn contend(program: Program, pin: Proof) -> Ended {
     let openlock_compat = matches!(program, Program::Compat | Program::CompatJumping);
-    let options = Options { pin, openlock_compat, ..Options::default() };
+    let options = FileOptions { proof: pin, openlock_compat, ..FileOptions::default() };
     let surroundings = SimSurroundings::new(program.has_a_jumping_clock());
     let mut sightings = Sightings::default();
     let mut candidate = None;
@@ -185,7 +185,7 @@ fn hold(program: Program, surroundings: &SimSurroundings, acquired: Acquired<Sim
 
 /// As [`AsyncFileLock::revoke`](crate::AsyncFileLock::revoke) has it.
 fn revoke() -> Ended {
-    let options = Options::default();
+    let options = FileOptions::default();
     let surroundings = SimSurroundings::new(false);
     let mut sightings = Sightings::default();
     let attempt = Attempt::new(&SimDisk, &surroundings, &PATH, &options, &mut sightings);
@@ -210,7 +210,7 @@ fn revoke() -> Ended {
 }
 
 fn sweep() -> Ended {
-    let options = Options::default();
+    let options = FileOptions::default();
     let surroundings = SimSurroundings::new(false);
     let mut sightings = Sightings::default();
     let attempt = Attempt::new(&SimDisk, &surroundings, &PATH, &options, &mut sightings);
@@ -265,7 +265,7 @@ fn openlock_hold() -> Ended {
 }
 
 fn openlock_scratch() -> Name {
-    let Answer::Token(token) = ask(Op::DrawToken) else {
+    let Answer::HoldId(token) = ask(Op::DrawToken) else {
         unreachable!("BUG: no token");
     };
     let scratch = Name::Beside(Beside::Scratch, token);

@@ -18,10 +18,10 @@ use rustix::fs::FileType;
 
 use super::program::Program;
 use super::vocabulary::{Answer, MYSELF, Name, Op, Symbol, Text, drawn, record};
-use crate::file::options::Options;
+use crate::file::options::FileOptions;
 use crate::file::protocol::Surroundings;
 use crate::file::protocol::disk::{Access, Disk, Flock};
-use crate::file::record::{Contents, Proof, Record, Token};
+use crate::file::record::{Contents, HoldId, Record, RecordedProof};
 use crate::sys::files::{Errno, Inode};
 use crate::sys::process::Verdict;
 use crate::sys::process_key::{ProcessKey, this_process};
@@ -297,14 +297,14 @@ impl Surroundings for SimSurroundings {
         this_process()
     }
 
-    fn token(&self) -> Result<Token, Errno> {
+    fn token(&self) -> Result<HoldId, Errno> {
         match ask(Op::DrawToken) {
-            Answer::Token(symbol) => Ok(drawn(symbol)),
+            Answer::HoldId(symbol) => Ok(drawn(symbol)),
             other => unreachable!("BUG: {other:?}"),
         }
     }
 
-    fn record(&self, token: Token, proof: Proof, _: &Options) -> Record {
+    fn record(&self, token: HoldId, proof: RecordedProof, _: &FileOptions) -> Record {
         record(MYSELF, token, proof)
     }
 

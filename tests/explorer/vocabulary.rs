@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use crate::file::protocol::disk::{Access, Flock};
-use crate::file::record::{Contents, Identity, Proof, Record, Token};
+use crate::file::record::{Contents, HoldId, Identity, Record, RecordedProof};
 use crate::sys::path::{LockPath, Sibling};
 
 /// The how-manieth thing of its kind that a process met, or its global number.
@@ -42,7 +42,7 @@ pub(super) enum Text {
     Ours {
         pid: Symbol,
         token: Symbol,
-        proof: Proof,
+        proof: RecordedProof,
         released: bool,
     },
     /// openlock's two lines.
@@ -113,7 +113,7 @@ pub(super) enum Answer {
     /// Number of a list of names, see [`names`](super::replay::names).
     Names(u16),
     Dead(bool),
-    Token(Symbol),
+    HoldId(Symbol),
     Chosen(u8),
 }
 
@@ -222,7 +222,7 @@ impl Text {
     }
 }
 
-pub(super) fn record(pid: Symbol, token: Token, proof: Proof) -> Record {
+pub(super) fn record(pid: Symbol, token: HoldId, proof: RecordedProof) -> Record {
     Record {
         pid: pid_number(pid),
         name: "sim".into(),
@@ -238,11 +238,11 @@ pub(super) fn record(pid: Symbol, token: Token, proof: Proof) -> Record {
 }
 
 /// The token behind a symbol.
-pub(super) fn drawn(symbol: Symbol) -> Token {
-    Token(u128::from(symbol) + 1)
+pub(super) fn drawn(symbol: Symbol) -> HoldId {
+    HoldId(u128::from(symbol) + 1)
 }
 
-fn symbol(token: Token) -> Symbol {
+fn symbol(token: HoldId) -> Symbol {
     u8::try_from(token.0 - 1).expect("BUG: a token nobody drew")
 }
 

@@ -6,7 +6,7 @@ use super::program::Program;
 use super::replay::names_number;
 use super::vocabulary::{Answer, Beside, Ended, Name, Op, Symbol, Text};
 use crate::file::protocol::disk::Flock;
-use crate::file::record::Proof;
+use crate::file::record::RecordedProof;
 use crate::sys::files::Errno;
 
 /// Most processes in a world.
@@ -193,7 +193,12 @@ impl World {
     /// is something stale already, when it has claimed the last of that.
     pub(super) fn leave_by_a_dead_one(&mut self) {
         let (inode, token) = (self.texts.len() as u8, self.tokens);
-        self.texts.push(Text::Ours { pid: DEAD, token, proof: Proof::Process, released: false });
+        self.texts.push(Text::Ours {
+            pid: DEAD,
+            token,
+            proof: RecordedProof::Process,
+            released: false,
+        });
         match token.checked_sub(1) {
             None => self.at_path = inode,
             Some(before) => self.put(Name::Beside(Beside::Claim, before), inode),
@@ -429,7 +434,7 @@ impl World {
             Op::DrawToken => {
                 self.tokens += 1;
                 let token = self.tokens - 1;
-                Answer::Token(know(&mut self.players[usize::from(who)].tokens, token))
+                Answer::HoldId(know(&mut self.players[usize::from(who)].tokens, token))
             }
             Op::Judge(pid) => Answer::Dead(self.player(who).pids[usize::from(pid)] == DEAD),
             Op::Choose(_) => Answer::Chosen(choice),

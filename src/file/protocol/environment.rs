@@ -5,8 +5,8 @@ use std::time::{Instant, SystemTime};
 
 use super::Surroundings;
 use crate::file::liveness::{self, Myself};
-use crate::file::options::Options;
-use crate::file::record::{Contents, Proof, Record, Token};
+use crate::file::options::FileOptions;
+use crate::file::record::{Contents, HoldId, Record, RecordedProof};
 use crate::sys::files::Errno;
 use crate::sys::process::Verdict;
 use crate::sys::process_key::ProcessKey;
@@ -57,12 +57,12 @@ impl Surroundings for OsSurroundings {
         self.process
     }
 
-    fn token(&self) -> Result<Token, Errno> {
+    fn token(&self) -> Result<HoldId, Errno> {
         // Not waited for: a fork may have copied it locked.
         let Ok(mut pool) = POOL.try_lock() else {
             let mut token = [0];
             fill(&mut token)?;
-            return Ok(Token(token[0]));
+            return Ok(HoldId(token[0]));
         };
         if pool.process != Some(self.process) || pool.left == 0 {
             pool.left = 0;
@@ -71,10 +71,10 @@ impl Surroundings for OsSurroundings {
             pool.left = pool.tokens.len();
         }
         pool.left -= 1;
-        Ok(Token(pool.tokens[pool.left]))
+        Ok(HoldId(pool.tokens[pool.left]))
     }
 
-    fn record(&self, token: Token, proof: Proof, options: &Options) -> Record {
+    fn record(&self, token: HoldId, proof: RecordedProof, options: &FileOptions) -> Record {
         Myself::with(self.process, |myself| Record {
             pid: myself.process.pid,
             name: options.name.as_ref().unwrap_or(&myself.name).clone(),

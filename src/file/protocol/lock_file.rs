@@ -1,6 +1,6 @@
 //! A lock file that exists because we made it, or took it over. Dropping a
 //! [`Held`] gives the lock back. It knows nothing of waiting; what a user has
-//! is the [`LockGuard`](crate::LockGuard) above it.
+//! is the [`FileGuard`](crate::FileGuard) above it.
 //!
 //! The numbers cite the invariants at the head of [`attempt`](crate::file::protocol).
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::disk::{Access, Disk};
 use super::mutants::{self, Mutant};
-use crate::file::record::{Contents, Proof, RECORD_BYTES, Record, Token};
+use crate::file::record::{Contents, HoldId, RECORD_BYTES, Record, RecordedProof};
 use crate::local::yield_cpu::let_next_run;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::sys::files::Errno;
@@ -190,7 +190,7 @@ impl<D: Disk> Held<D> {
         let may_be = self.is_ours()
             && !self.is_over()
             && !self.was_shown.load(Ordering::Relaxed)
-            && self.record.proof == Proof::Flock
+            && self.record.proof == RecordedProof::Flock
             && self.untold.lock().unwrap_or_else(PoisonError::into_inner).is_none()
             && self.is_unasked(now)
             && self.is_in_place(now);
@@ -230,7 +230,7 @@ impl<D: Disk> Held<D> {
     /// fails the file is to be dropped, which releases it.
     pub(crate) fn pass_on(
         &mut self,
-        token: impl FnOnce() -> Result<Token, Errno>,
+        token: impl FnOnce() -> Result<HoldId, Errno>,
         since: SystemTime,
         now: Instant,
     ) -> Result<(), Errno> {
@@ -306,7 +306,7 @@ impl<D: Disk> Held<D> {
     /// Without it the lock would last until the last copy of the descriptor
     /// that a forked child inherited is closed. If it fails, closing does it.
     fn unlock(&self) {
-        if self.record.proof == Proof::Flock {
+        if self.record.proof == RecordedProof::Flock {
             let _ = self.disk.unlock(&self.file);
         }
     }

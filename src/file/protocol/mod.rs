@@ -78,8 +78,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::options::{Options, Pin, SlowSystem};
-use super::record::{Contents, Proof, RECORD_BYTES, Record, Token};
+use super::options::{FileOptions, Proof, SlowSystem};
+use super::record::{Contents, HoldId, RECORD_BYTES, Record, RecordedProof};
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder};
 use crate::sys::files::{Errno, Inode};
@@ -111,10 +111,10 @@ pub(crate) trait Surroundings {
     /// What tells this process from its forked children.
     fn process(&self) -> ProcessKey;
     /// 128 random bits.
-    fn token(&self) -> Result<Token, Errno>;
+    fn token(&self) -> Result<HoldId, Errno>;
     /// What this process writes about itself when it acquires now, but for what
     /// depends on the file ([`Record::is_local`]).
-    fn record(&self, token: Token, proof: Proof, options: &Options) -> Record;
+    fn record(&self, token: HoldId, proof: RecordedProof, options: &FileOptions) -> Record;
     /// The monotonic clock.
     fn now(&self) -> Instant;
 }
@@ -200,7 +200,7 @@ pub(crate) struct Attempt<'a, D: Disk, S: Surroundings> {
     disk: &'a D,
     surroundings: &'a S,
     path: &'a Arc<LockPath>,
-    options: &'a Options,
+    options: &'a FileOptions,
     sightings: &'a mut Sightings,
     candidate: Option<Candidate<D>>,
     looks_first: bool,
@@ -290,7 +290,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
         disk: &'a D,
         surroundings: &'a S,
         path: &'a Arc<LockPath>,
-        options: &'a Options,
+        options: &'a FileOptions,
         sightings: &'a mut Sightings,
     ) -> Self {
         Self {
@@ -330,11 +330,11 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
 
     /// Try once.
     pub(crate) fn run(&mut self) -> Result<Outcome<D>, Error> {
-        let is_pinned = self.options.pin != Pin::Never;
+        let is_pinned = self.options.proof != Proof::Process;
         match if is_pinned { self.pinned() } else { self.portable() } {
             // Next to openlock only the pinned form is safe.
             Err(Stop::NoFlock(_))
-                if self.options.pin == Pin::Auto && !self.options.openlock_compat =>
+                if self.options.proof == Proof::Auto && !self.options.openlock_compat =>
             {
                 self.portable().or_else(|stop| self.stopped(stop))
             }
@@ -349,7 +349,9 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
             Stop::Failed(error) | Stop::GoneFromServer(error) => Err(error),
             Stop::Busy(busy) => Ok(Outcome::Busy(Busy { inode: self.last_inode.get(), ..busy })),
             Stop::FromTheTop => Ok(Outcome::Busy(Self::never_still())),
-            Stop::NoFlock(why) => Err(Error::PinUnavailable { path: path(), source: why.into() }),
+            Stop::NoFlock(why) => {
+                Err(Error::KernelLockUnavailable { path: path(), source: why.into() })
+            }
             Stop::NeedsWriting => Err(Error::io("locking", self.path.path(), Errno::BADF)),
         }
     }
@@ -500,7 +502,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
         Ok(())
     }
 
-    fn new_record(&self, proof: Proof) -> Result<Box<Record>, Stop> {
+    fn new_record(&self, proof: RecordedProof) -> Result<Box<Record>, Stop> {
         let token = self.surroundings.token();
         let token = token.map_err(|error| self.failed("drawing random bits for", error))?;
         Ok(Box::new(self.surroundings.record(token, proof, self.options)))

@@ -11,8 +11,8 @@ use super::naming::{Naming, says_no_links};
 use super::{
     Attempt, Busy, Candidate, Locked, Opened, Outcome, PROBE_PASSES, Stale, Stop, Surroundings,
 };
-use crate::file::options::Pin;
-use crate::file::record::{Contents, Proof, Record};
+use crate::file::options::Proof;
+use crate::file::record::{Contents, Record, RecordedProof};
 use crate::lock::error::Error;
 use crate::lock::holder::Evidence;
 use crate::sys::files::{Errno, Inode};
@@ -69,7 +69,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// Step 5. We own the flock on the inode that the path names (2).
     fn rewrite(&self, opened: Locked<D>, stale: Stale) -> Result<Outcome<D>, Stop> {
         let started = self.surroundings.now();
-        let mut record = self.new_record(Proof::Flock)?;
+        let mut record = self.new_record(RecordedProof::Flock)?;
         record.is_local = self.is_local(&opened.file)?;
         if let Err(error) = self.write(&opened.file, &record) {
             // A part of it may be written: the file must go on telling of the dead.
@@ -99,7 +99,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             return Err(self.cannot_take_over(owner, stale, Errno::ACCESS));
         }
         let started = self.surroundings.now();
-        let mut record = self.new_record(Proof::Flock)?;
+        let mut record = self.new_record(RecordedProof::Flock)?;
         let (file, name) = match self.create_candidate(&record) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
                 return Err(self.cannot_take_over(owner, stale, Errno::ACCESS));
@@ -142,7 +142,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             Some(candidate) => candidate,
             None => match self.new_candidate()? {
                 Some(candidate) => candidate,
-                None => return self.name_candidate(self.new_record(Proof::Flock)?),
+                None => return self.name_candidate(self.new_record(RecordedProof::Flock)?),
             },
         };
         let (inode, path) = (candidate.opened.inode, self.path.path());
@@ -172,14 +172,14 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// Make a candidate while there is time. Whatever is wrong will be said by
     /// the attempt that needs one.
     pub(crate) fn prepare_candidate(&mut self) {
-        if self.candidate.is_none() && self.options.pin != Pin::Never {
+        if self.candidate.is_none() && self.options.proof != Proof::Process {
             self.candidate = self.new_candidate().ok().flatten();
         }
     }
 
     /// `None` where there are no unnamed files: open(2) on O_TMPFILE.
     fn new_candidate(&self) -> Result<Option<Candidate<D>>, Stop> {
-        let mut record = self.new_record(Proof::Flock)?;
+        let mut record = self.new_record(RecordedProof::Flock)?;
         match self.disk.create_unnamed(self.path.directory(), self.options.mode) {
             Ok(file) => {
                 let inode = self.prepare(&file, &mut record)?;
@@ -193,7 +193,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// It tells since when the lock is held, and is not so old that this is wrong.
     fn brought_up(&self, mut candidate: Candidate<D>) -> Result<Candidate<D>, Errno> {
         let token = candidate.record.token;
-        let record = self.surroundings.record(token, Proof::Flock, self.options);
+        let record = self.surroundings.record(token, RecordedProof::Flock, self.options);
         let record = Record { is_local: candidate.record.is_local, ..record };
         if record.second() != candidate.record.second() {
             self.write(&candidate.opened.file, &record)?;
@@ -288,10 +288,10 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     pub(super) fn who_locks(&self, contents: &Contents, local: bool) -> (Evidence, bool) {
         match contents {
             Contents::Ours(record) if record.released => (Evidence::Released, true),
-            Contents::Ours(record) if record.proof == Proof::Flock && !self.tells => {
+            Contents::Ours(record) if record.proof == RecordedProof::Flock && !self.tells => {
                 (Evidence::KernelLock, false)
             }
-            Contents::Ours(record) if record.proof == Proof::Flock => {
+            Contents::Ours(record) if record.proof == RecordedProof::Flock => {
                 match self.surroundings.judge(contents, local) {
                     Verdict::Dead(_) => (Evidence::Inherited, true),
                     _ => (Evidence::KernelLock, false),
@@ -315,7 +315,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let local = self.is_local(&opened.file)?;
         let stale = match &contents {
             // Also if it is released: the claim of a portable contender may be on it.
-            Contents::Ours(record) if record.proof == Proof::Process => {
+            Contents::Ours(record) if record.proof == RecordedProof::Process => {
                 Err(self.judge_other_protocol(contents, local))
             }
             Contents::Ours(record) if record.released => {

@@ -29,7 +29,7 @@ use super::disk::{Access, Disk};
 use super::mutants::{self, Mutant};
 use super::naming::Naming;
 use super::{Attempt, Busy, Outcome, ROUNDS, Stale, Stop, Surroundings};
-use crate::file::record::{Contents, Proof, Record, Token};
+use crate::file::record::{Contents, HoldId, Record, RecordedProof};
 use crate::lock::error::Error;
 use crate::lock::holder::Evidence;
 use crate::sys::files::{Errno, Inode};
@@ -76,12 +76,12 @@ struct Candidate<D: Disk> {
 /// A stale file that stands in the way.
 struct Target {
     path: PathBuf,
-    token: Token,
+    token: HoldId,
 }
 
 /// What stands at the path, or at a claim, of a dead owner.
 struct Generation {
-    token: Token,
+    token: HoldId,
     owner: u32,
     stale: Stale,
 }
@@ -186,7 +186,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 
     /// Whether nobody alive has a claim. Looked at before a candidate is made:
     /// the close of one that was in vain would wake everybody who waits, us too.
-    fn must_be_claimable(&mut self, mut token: Token) -> Result<(), Stop> {
+    fn must_be_claimable(&mut self, mut token: HoldId) -> Result<(), Stop> {
         for _ in 0..ROUNDS {
             let claim = self.path.claim(token);
             if self.read_claim(&claim)?.is_none() {
@@ -207,7 +207,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let token = token_of(opened.inode, &contents);
         let stale = match &contents {
             // Also if it is released: a pinned contender may be taking it over.
-            Contents::Ours(record) if record.proof == Proof::Flock => {
+            Contents::Ours(record) if record.proof == RecordedProof::Flock => {
                 Err(self.judge_other_protocol(contents, local))
             }
             Contents::Ours(record) if record.released => {
@@ -220,7 +220,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     }
 
     /// Step 3 for a claim: the token of its claimant, who must be dead.
-    fn dead_claimant(&mut self, path: &Path) -> Result<Token, Stop> {
+    fn dead_claimant(&mut self, path: &Path) -> Result<HoldId, Stop> {
         let Some((inode, contents, local)) = self.read_claim(path)? else {
             return Err(Stop::FromTheTop);
         };
@@ -234,7 +234,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     }
 
     /// The token of the generation at `path`, `None` if nothing is there.
-    fn token_at(&self, path: &Path) -> Result<Option<Token>, Stop> {
+    fn token_at(&self, path: &Path) -> Result<Option<HoldId>, Stop> {
         let found = self.read_claim(path)?;
         Ok(found.map(|(inode, contents, _)| token_of(inode, &contents)))
     }
@@ -262,7 +262,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     }
 
     fn make_candidate(&self) -> Result<Candidate<D>, Stop> {
-        let mut record = self.new_record(Proof::Process)?;
+        let mut record = self.new_record(RecordedProof::Process)?;
         let (file, name) = self.create_candidate(&record)?;
         record.is_local = self.is_local(&file)?;
         let failed = |error| Error::io("writing", name.path(), error);
@@ -281,7 +281,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 }
 
 /// The token in a record; for a foreign file, inode and content (FNV-1a).
-pub(super) fn token_of(inode: Inode, contents: &Contents) -> Token {
+pub(super) fn token_of(inode: Inode, contents: &Contents) -> HoldId {
     if let Contents::Ours(record) = contents {
         return record.token;
     }
@@ -289,5 +289,5 @@ pub(super) fn token_of(inode: Inode, contents: &Contents) -> Token {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     let text = format!("{:?} {contents:?}", inode.identity);
     let step = |hash: u128, byte: u8| (hash ^ u128::from(byte)).wrapping_mul(PRIME);
-    Token(text.bytes().fold(OFFSET, step))
+    HoldId(text.bytes().fold(OFFSET, step))
 }

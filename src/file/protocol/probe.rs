@@ -2,7 +2,7 @@
 
 use super::disk::{Disk, Flock};
 use super::{Attempt, Busy, ROUNDS, Stop, Surroundings};
-use crate::file::record::{Contents, Proof, Token};
+use crate::file::record::{Contents, HoldId, RecordedProof};
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
 use crate::sys::process::Verdict;
@@ -11,9 +11,9 @@ use crate::sys::process::Verdict;
 pub(crate) struct Found {
     pub(crate) status: Status,
     /// The holder's, if the file is ours.
-    pub(crate) token: Option<Token>,
+    pub(crate) token: Option<HoldId>,
     /// How the holder's life is proved, if the file is ours.
-    pub(crate) proof: Option<Proof>,
+    pub(crate) proof: Option<RecordedProof>,
     /// Number of the file's inode, by which the close of an unnamed file is told.
     pub(crate) inode: Option<u64>,
 }
@@ -55,7 +55,9 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         let local = self.is_local(&opened.file)?;
         let contents = self.read(&opened.file)?;
         let is_locked = match &contents {
-            Contents::Ours(record) if record.released || record.proof == Proof::Process => None,
+            Contents::Ours(record) if record.released || record.proof == RecordedProof::Process => {
+                None
+            }
             _ => self.is_locked(&opened.file),
         };
         // Somebody may have taken it over since, or released it: what is told

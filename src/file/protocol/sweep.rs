@@ -12,7 +12,7 @@ use std::path::Path;
 use super::disk::{Access, Disk, Flock};
 use super::mutants::{self, Mutant};
 use super::{Attempt, Surroundings, portable::token_of};
-use crate::file::record::{Contents, Proof, RECORD_BYTES, Token};
+use crate::file::record::{Contents, HoldId, RECORD_BYTES, RecordedProof};
 use crate::sys::files::Errno;
 use crate::sys::path::Sibling;
 use crate::sys::process::Verdict;
@@ -33,13 +33,13 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 
     fn sweep_once(&self) -> Result<usize, Errno> {
         let names = self.disk.list(self.path.directory(), &self.path.sibling_prefix())?;
-        let siblings: Vec<(Sibling, Token)> =
+        let siblings: Vec<(Sibling, HoldId)> =
             names.iter().filter_map(|name| self.path.parse_sibling(name)).collect();
         if siblings.is_empty() {
             return Ok(0);
         }
         let at_path = self.token_in(self.path.path())?;
-        let mut in_use: Vec<Token> = at_path.into_iter().collect();
+        let mut in_use: Vec<HoldId> = at_path.into_iter().collect();
         for (_, token) in siblings.iter().filter(|(sibling, _)| *sibling == Sibling::Claim) {
             if mutants::is_on(Mutant::SweepByPathOnly) {
                 break;
@@ -69,7 +69,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     }
 
     /// The token of what is at a path, `None` if nothing is there.
-    pub(super) fn token_in(&self, path: &Path) -> Result<Option<Token>, Errno> {
+    pub(super) fn token_in(&self, path: &Path) -> Result<Option<HoldId>, Errno> {
         let Some(opened) = self.open(path, Access::Read)? else {
             return Ok(None);
         };
@@ -96,7 +96,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             // Made but not written: if its maker lives, it makes another.
             Ok(Contents::Empty) => true,
             Ok(Contents::Ours(record))
-                if record.proof == Proof::Flock && record.is_local && local =>
+                if record.proof == RecordedProof::Flock && record.is_local && local =>
             {
                 true
             }

@@ -56,7 +56,7 @@ use writer::Lane;
 
 use super::store::{Failure, Recovered, Store, StoreOptions, Unopened};
 use crate::sys::boot_clock::Alarm;
-use crate::{AsyncFileLock, Error, LockGuard, Lost, Options};
+use crate::{AsyncFileLock, Error, FileGuard, FileOptions, Lost};
 
 /// The locks of one directory. Clones are the same engine. [`close`](Engine::close)
 /// it: dropped, it leaves files unsynced, and a change may be on its way still.
@@ -125,7 +125,7 @@ impl Engine {
         recovered: Recovered,
         options: &EngineOptions,
         alarm: Alarm,
-        guard: LockGuard,
+        guard: FileGuard,
     ) -> Result<Self, OpenError> {
         let (changes, failed) = (watch::Sender::new(0), watch::Sender::new(None));
         let sooner = Arc::new(Notify::new());
@@ -455,7 +455,7 @@ async fn expire_leases(
 }
 
 /// Hold the directory until the end. (I7)
-async fn keep_directory(inner: Weak<Inner>, guard: LockGuard, stop: CancellationToken) {
+async fn keep_directory(inner: Weak<Inner>, guard: FileGuard, stop: CancellationToken) {
     let look = async {
         while let Some(inner) = inner.upgrade() {
             inner.looks().await;
@@ -472,8 +472,8 @@ async fn keep_directory(inner: Weak<Inner>, guard: LockGuard, stop: Cancellation
     }
 }
 
-async fn take_directory(path: &Path) -> Result<LockGuard, OpenError> {
-    let options = Options::default().note("a lock daemon serves this directory");
+async fn take_directory(path: &Path) -> Result<FileGuard, OpenError> {
+    let options = FileOptions::default().note("a lock daemon serves this directory");
     let lock = AsyncFileLock::with_options(path.join(DAEMON_LOCK), options)?;
     match lock.acquire_timeout(PREDECESSOR).await {
         Ok(guard) => Ok(guard),

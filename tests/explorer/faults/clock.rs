@@ -115,13 +115,13 @@ fn a_free_or_stale_lock_is_had_by_any_clock() {
 fn a_living_holder_keeps_its_lock_by_any_clock() {
     for second in SECONDS {
         let since = Some(UNIX_EPOCH + Duration::from_secs(second));
-        for pin in [Pin::Auto, Pin::Never] {
+        for pin in [Proof::Auto, Proof::Process] {
             for gait in gaits() {
                 let context = format!("{pin:?}, since {second}, {gait:?}");
                 let disk = FaultyDisk::new();
                 let holder = FaultySurroundings { since, ..FaultySurroundings::new(10) };
                 let held = acquire(&disk, pin, &holder).unwrap().expect("it is free");
-                for contender in [Pin::Auto, Pin::Never] {
+                for contender in [Proof::Auto, Proof::Process] {
                     let surroundings = FaultySurroundings::by(Clocks::new(gait), 100);
                     let second = acquire(&disk, contender, &surroundings);
                     assert!(
@@ -141,12 +141,12 @@ fn a_living_holder_keeps_its_lock_by_any_clock() {
 /// there too short is not old because a clock leapt.
 #[test]
 fn a_foreign_file_is_old_only_by_its_own_time() {
-    let options = Options::default();
+    let options = FileOptions::default();
     let foreign = |pid: u8| format!("{}\nsim\n", u32::from(pid) + 1);
     for gait in gaits() {
         let disk = FaultyDisk::new();
         disk.put(PATH.path(), foreign(LIVING).as_bytes());
-        let living = acquire(&disk, Pin::Auto, &FaultySurroundings::by(Clocks::new(gait), 10));
+        let living = acquire(&disk, Proof::Auto, &FaultySurroundings::by(Clocks::new(gait), 10));
         assert!(living.unwrap().is_none(), "{gait:?}: its process lives");
         let surroundings = FaultySurroundings::by(Clocks::new(gait), 10);
         let mut sightings = Sightings::default();
@@ -165,7 +165,7 @@ fn a_foreign_file_is_old_only_by_its_own_time() {
 /// or earlier, tells the time of its use.
 #[test]
 fn a_candidate_tells_when_it_was_used() {
-    let options = Options::default();
+    let options = FileOptions::default();
     for made in SECONDS {
         for used in SECONDS {
             let at = |second| Some(UNIX_EPOCH + Duration::from_secs(second));
@@ -193,7 +193,7 @@ fn a_candidate_tells_when_it_was_used() {
 fn a_hold_is_passed_on_by_any_clock() {
     let disk = FaultyDisk::new();
     let surroundings = FaultySurroundings::new(10);
-    let mut held = acquire(&disk, Pin::Auto, &surroundings).unwrap().expect("it is free").held;
+    let mut held = acquire(&disk, Proof::Auto, &surroundings).unwrap().expect("it is free").held;
     held.told();
     let now = surroundings.now();
     let (earlier, later) = (now - LEAP, now + LEAP);
@@ -219,7 +219,7 @@ fn what_was_removed_is_not_passed_on_and_what_was_moved_not_for_long() {
     let other = PATH.directory().join("other");
     let acquired = || {
         let (disk, surroundings) = (FaultyDisk::new(), FaultySurroundings::new(10));
-        let held = acquire(&disk, Pin::Auto, &surroundings).unwrap().expect("it is free").held;
+        let held = acquire(&disk, Proof::Auto, &surroundings).unwrap().expect("it is free").held;
         held.told();
         (disk, held, surroundings.now())
     };
@@ -257,7 +257,7 @@ fn what_was_removed_is_not_passed_on_and_what_was_moved_not_for_long() {
 /// asked for an error has it, and the file goes on telling of the dead.
 #[test]
 fn a_leap_while_it_writes_is_a_slow_system() {
-    let options = Options::default().slow_system(SlowSystem::Error);
+    let options = FileOptions::default().slow_system(SlowSystem::Error);
     let foreign = format!("{}\nsim\n", u32::from(GONE) + 1);
     let mut errors = 0;
     for reading in 0..READINGS_MAX {

@@ -16,12 +16,12 @@ use clock::{Clocks, Gait};
 use disk::{Call, Effect, Fault, FaultyDisk};
 
 use super::vocabulary::{PATH, drawn, record};
-use crate::file::options::{Options, Pin};
+use crate::file::options::{FileOptions, Proof};
 use crate::file::protocol::disk::Disk as _;
 use crate::file::protocol::{
     Acquired, Attempt, Outcome, PROBE_PASSES, Sightings, Surroundings, Survival,
 };
-use crate::file::record::{Contents, Proof, Record, Token};
+use crate::file::record::{Contents, HoldId, Record, RecordedProof};
 use crate::lock::error::Error;
 use crate::sys::process::Verdict;
 use crate::sys::process_key::{ProcessKey, this_process};
@@ -71,7 +71,7 @@ impl Surroundings for FaultySurroundings {
         this_process()
     }
 
-    fn token(&self) -> Result<Token, rustix::io::Errno> {
+    fn token(&self) -> Result<HoldId, rustix::io::Errno> {
         if !self.has_bits {
             return Err(rustix::io::Errno::NOSYS);
         }
@@ -79,7 +79,7 @@ impl Surroundings for FaultySurroundings {
         Ok(drawn(self.token.get()))
     }
 
-    fn record(&self, token: Token, proof: Proof, _: &Options) -> Record {
+    fn record(&self, token: HoldId, proof: RecordedProof, _: &FileOptions) -> Record {
         let since = Some(self.since.unwrap_or_else(|| self.clocks.day()));
         Record { since, ..record(LIVING, token, proof) }
     }
@@ -93,63 +93,71 @@ impl Surroundings for FaultySurroundings {
 #[derive(Clone, Copy, Debug)]
 struct Case {
     name: &'static str,
-    pin: Pin,
+    pin: Proof,
     prepare: fn(&FaultyDisk),
 }
 
 const CASES: [Case; 12] = [
-    Case { name: "pinned, nothing there", pin: Pin::Auto, prepare: |_| {} },
-    Case { name: "pinned, stale", pin: Pin::Auto, prepare: |disk| stale(disk, Proof::Flock) },
+    Case { name: "pinned, nothing there", pin: Proof::Auto, prepare: |_| {} },
+    Case {
+        name: "pinned, stale",
+        pin: Proof::Auto,
+        prepare: |disk| stale(disk, RecordedProof::Flock),
+    },
     Case {
         name: "pinned, no unnamed files",
-        pin: Pin::Auto,
+        pin: Proof::Auto,
         prepare: |disk| disk.deny(Call::CreateUnnamed, rustix::io::Errno::OPNOTSUPP),
     },
     Case {
         name: "pinned, stale and not writable",
-        pin: Pin::Auto,
+        pin: Proof::Auto,
         prepare: |disk| {
-            stale(disk, Proof::Flock);
+            stale(disk, RecordedProof::Flock);
             disk.deny(Call::OpenForWriting, rustix::io::Errno::ACCESS);
         },
     },
     Case {
         name: "pinned, openlock's stale file",
-        pin: Pin::Auto,
+        pin: Proof::Auto,
         prepare: |disk| disk.put(PATH.path(), format!("{}\nsim\n", GONE + 1).as_bytes()),
     },
-    Case { name: "pinned, no hard links", pin: Pin::Auto, prepare: no_links },
-    Case { name: "portable, no hard links", pin: Pin::Never, prepare: no_links },
+    Case { name: "pinned, no hard links", pin: Proof::Auto, prepare: no_links },
+    Case { name: "portable, no hard links", pin: Proof::Process, prepare: no_links },
     Case {
         name: "portable, stale, no hard links",
-        pin: Pin::Never,
+        pin: Proof::Process,
         prepare: |disk| {
-            stale(disk, Proof::Process);
+            stale(disk, RecordedProof::Process);
             no_links(disk);
         },
     },
-    Case { name: "portable, nothing there", pin: Pin::Never, prepare: |_| {} },
-    Case { name: "portable, stale", pin: Pin::Never, prepare: |disk| stale(disk, Proof::Process) },
+    Case { name: "portable, nothing there", pin: Proof::Process, prepare: |_| {} },
+    Case {
+        name: "portable, stale",
+        pin: Proof::Process,
+        prepare: |disk| stale(disk, RecordedProof::Process),
+    },
     Case {
         name: "portable, stale and a dead claim",
-        pin: Pin::Never,
+        pin: Proof::Process,
         prepare: |disk| {
-            stale(disk, Proof::Process);
-            let claimant = record(GONE, drawn(1), Proof::Process).to_bytes();
+            stale(disk, RecordedProof::Process);
+            let claimant = record(GONE, drawn(1), RecordedProof::Process).to_bytes();
             disk.put(&PATH.claim(drawn(0)), &claimant);
         },
     },
     Case {
         name: "no kernel locks",
-        pin: Pin::Auto,
+        pin: Proof::Auto,
         prepare: |disk| {
-            stale(disk, Proof::Process);
+            stale(disk, RecordedProof::Process);
             disk.deny(Call::Flock, rustix::io::Errno::OPNOTSUPP);
         },
     },
 ];
 
-fn stale(disk: &FaultyDisk, proof: Proof) {
+fn stale(disk: &FaultyDisk, proof: RecordedProof) {
     disk.put(PATH.path(), &record(GONE, drawn(0), proof).to_bytes());
 }
 
@@ -161,10 +169,10 @@ fn no_links(disk: &FaultyDisk) {
 /// One contender, as [`contest`](crate::file::contender) has it; what it ended with.
 fn acquire(
     disk: &FaultyDisk,
-    pin: Pin,
+    pin: Proof,
     surroundings: &FaultySurroundings,
 ) -> Result<Option<Acquired<FaultyDisk>>, Error> {
-    let options = Options { pin, ..Options::default() };
+    let options = FileOptions { proof: pin, ..FileOptions::default() };
     let mut sightings = Sightings::default();
     let wait = |delay| surroundings.clocks.wait(delay);
     for _ in 0..TRIES {
@@ -190,7 +198,7 @@ fn must_hold(disk: &FaultyDisk, acquired: &Acquired<FaultyDisk>, context: &str) 
     let bytes = disk.content(PATH.path());
     let bytes = bytes.unwrap_or_else(|| panic!("{context}: held, and nothing is there"));
     assert_eq!(bytes, acquired.held.record().to_bytes(), "{context}: another's record");
-    if acquired.held.record().proof == Proof::Flock {
+    if acquired.held.record().proof == RecordedProof::Flock {
         assert!(disk.is_locked(PATH.path()), "{context}: held, and not locked");
     }
 }
@@ -210,7 +218,7 @@ fn suffer(case: Case, fault: Fault, gait: Gait) -> bool {
     disk.inject(fault);
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let surroundings = FaultySurroundings::by(Clocks::new(gait), 10);
-        let options = Options { pin: case.pin, ..Options::default() };
+        let options = FileOptions { proof: case.pin, ..FileOptions::default() };
         let mut sightings = Sightings::default();
         let probe = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
         if let Err(error) = probe.probe() {
@@ -280,7 +288,7 @@ fn must_go_on(disk: &FaultyDisk, case: Case, context: &str) {
     acquired.held.told();
     acquired.held.release().unwrap_or_else(|error| panic!("{context}: then {error}"));
     drop(acquired);
-    let options = Options { pin: case.pin, ..Options::default() };
+    let options = FileOptions { proof: case.pin, ..FileOptions::default() };
     let mut sightings = Sightings::default();
     let swept = Attempt::new(disk, &surroundings, &PATH, &options, &mut sightings).sweep();
     assert!(swept.is_ok(), "{context}: {swept:?}");
@@ -323,9 +331,13 @@ fn each_turn(case: Case, fault: Fault, gait: Gait) -> u32 {
 /// Whoever asks for a kernel lock gets none of the other kind, nor who is next to openlock.
 #[test]
 fn without_kernel_locks_who_needs_them_is_told() {
-    let needing = [Options::default().pin(Pin::Required), Options::default().openlock_compat(true)];
+    let needing = [
+        FileOptions::default().proof(Proof::KernelLock),
+        FileOptions::default().openlock_compat(true),
+    ];
     for options in needing {
-        for prepare in [|_: &FaultyDisk| {}, |disk: &FaultyDisk| stale(disk, Proof::Flock)] {
+        for prepare in [|_: &FaultyDisk| {}, |disk: &FaultyDisk| stale(disk, RecordedProof::Flock)]
+        {
             let disk = FaultyDisk::new();
             prepare(&disk);
             let before = disk.names();
@@ -334,7 +346,7 @@ fn without_kernel_locks_who_needs_them_is_told() {
             let mut sightings = Sightings::default();
             let mut attempt = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
             let error = attempt.run().err().expect("there is no flock");
-            assert!(matches!(error, Error::PinUnavailable { .. }), "{error:?}");
+            assert!(matches!(error, Error::KernelLockUnavailable { .. }), "{error:?}");
             assert_eq!(disk.names(), before);
             assert_eq!(disk.open_files(), 0);
         }
@@ -344,7 +356,7 @@ fn without_kernel_locks_who_needs_them_is_told() {
 /// Nothing is made, and the error names the lock.
 #[test]
 fn without_random_bits_whoever_acquires_is_told() {
-    for pin in [Pin::Auto, Pin::Never] {
+    for pin in [Proof::Auto, Proof::Process] {
         let disk = FaultyDisk::new();
         let surroundings = FaultySurroundings { has_bits: false, ..FaultySurroundings::new(10) };
         let error = acquire(&disk, pin, &surroundings).err().expect("there are no random bits");
@@ -358,10 +370,10 @@ fn without_random_bits_whoever_acquires_is_told() {
 fn a_file_that_stays_gone_from_its_server_is_an_error() {
     for (is_for_ever, call) in [(false, Call::Read), (true, Call::Read), (true, Call::Look)] {
         let disk = FaultyDisk::new();
-        stale(&disk, Proof::Flock);
+        stale(&disk, RecordedProof::Flock);
         let effect = Effect::Error(rustix::io::Errno::STALE);
         disk.inject(Fault { call, turn: 0, effect, is_for_ever });
-        let acquired = acquire(&disk, Pin::Auto, &FaultySurroundings::new(10));
+        let acquired = acquire(&disk, Proof::Auto, &FaultySurroundings::new(10));
         assert_eq!(acquired.is_err(), is_for_ever);
         let message = acquired.err().map(|error| error.to_string());
         assert!(message.is_none_or(|message| message.contains("gone from the server")));
@@ -371,7 +383,7 @@ fn a_file_that_stays_gone_from_its_server_is_an_error() {
 /// A file with another name, as a backup gives it one, tells that it was released.
 #[test]
 fn what_has_another_name_is_marked_when_it_is_released() {
-    for pin in [Pin::Auto, Pin::Never] {
+    for pin in [Proof::Auto, Proof::Process] {
         let disk = FaultyDisk::new();
         let acquired = acquire(&disk, pin, &FaultySurroundings::new(10)).unwrap();
         let backup = PATH.directory().join("backup");
@@ -390,7 +402,7 @@ fn a_sweep_leaves_what_is_no_record() {
     disk.put(&PATH.candidate(drawn(1)), b"hello");
     disk.put(&PATH.claim(drawn(2)), b"hello");
     let surroundings = FaultySurroundings::new(10);
-    let options = Options::default();
+    let options = FileOptions::default();
     let mut sightings = Sightings::default();
     let attempt = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
     assert_eq!(attempt.sweep(), Ok(0));

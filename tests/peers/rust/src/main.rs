@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use distributed_lock_core::traits::{DistributedLock, LockHandle};
 use distributed_lock_file::{FileDistributedLock, FileLockHandle};
-use lockkeeper::{AsyncFileLock, LockGuard, Offload, Options, Pin};
+use lockkeeper::{AsyncFileLock, FileGuard, Offload, FileOptions, Proof};
 use pidlock::{Pidlock, PidlockError};
 use tokio::runtime::{Builder, Runtime};
 
@@ -23,12 +23,12 @@ trait Lock {
 struct Ours {
     runtime: Runtime,
     lock: AsyncFileLock,
-    guard: Option<LockGuard>,
+    guard: Option<FileGuard>,
 }
 
 impl Ours {
-    fn new(path: &Path, pin: Pin) -> Self {
-        let options = Options::default().pin(pin).offload(Offload::Never);
+    fn new(path: &Path, pin: Proof) -> Self {
+        let options = FileOptions::default().proof(pin).offload(Offload::Never);
         let lock = AsyncFileLock::with_options(path, options).expect("possible options");
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
         Self { runtime, lock, guard: None }
@@ -90,8 +90,8 @@ impl Lock for DistributedFileLock {
 
 fn lock(kind: &str, path: &Path) -> Box<dyn Lock> {
     match kind {
-        "lockkeeper" => Box::new(Ours::new(path, Pin::Auto)),
-        "lockkeeper-portable" => Box::new(Ours::new(path, Pin::Never)),
+        "lockkeeper" => Box::new(Ours::new(path, Proof::Auto)),
+        "lockkeeper-portable" => Box::new(Ours::new(path, Proof::Process)),
         "pidlock" => Box::new(PidLock { lock: Pidlock::new_validated(path).expect("a path") }),
         "distributed-lock-file" => Box::new(DistributedFileLock {
             runtime: Builder::new_current_thread().enable_all().build().expect("a runtime"),

@@ -11,16 +11,16 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use futures::poll;
-use lockkeeper::{AsyncFileLock, Error, Holder, LockGuard, LostReason, Options};
+use lockkeeper::{AsyncFileLock, Error, FileGuard, FileOptions, Holder, LostReason};
 use support::{Process, names_in, on_tmpfs};
 use tokio::time::{sleep, timeout};
 
 /// The share does not end while the test runs.
-fn sharing() -> Options {
-    Options::default().local_share(support::VERY_LONG)
+fn sharing() -> FileOptions {
+    FileOptions::default().local_handoff(support::VERY_LONG)
 }
 
-fn lock(path: &Path, options: Options) -> AsyncFileLock {
+fn lock(path: &Path, options: FileOptions) -> AsyncFileLock {
     AsyncFileLock::with_options(path, options).unwrap()
 }
 
@@ -36,7 +36,7 @@ fn second(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
-type Waiter = Pin<Box<dyn Future<Output = Result<LockGuard, Error>> + Send>>;
+type Waiter = Pin<Box<dyn Future<Output = Result<FileGuard, Error>> + Send>>;
 
 /// One who waits, surely in the queue.
 async fn waiter(lock: &AsyncFileLock) -> Waiter {
@@ -46,7 +46,7 @@ async fn waiter(lock: &AsyncFileLock) -> Waiter {
     waiter
 }
 
-async fn had(waiter: Waiter) -> LockGuard {
+async fn had(waiter: Waiter) -> FileGuard {
     timeout(support::VERY_LONG, waiter).await.expect("it is woken").unwrap()
 }
 
@@ -72,9 +72,9 @@ async fn the_file_stays_and_says_since_when() {
         let holder = holder(&lock).await;
         let since = second(holder.since.unwrap());
         assert!((before..=second(SystemTime::now())).contains(&since), "round {round}");
-        assert_eq!(holder.token == last.token, holder.since == last.since, "round {round}");
-        assert_eq!(holder.token, Some(guard.token()));
-        records += u32::from(holder.token != last.token);
+        assert_eq!(holder.hold_id == last.hold_id, holder.since == last.since, "round {round}");
+        assert_eq!(holder.hold_id, Some(guard.hold_id()));
+        records += u32::from(holder.hold_id != last.hold_id);
         last = holder;
         sleep(Duration::from_millis(50)).await;
     }
@@ -103,7 +103,7 @@ async fn a_recovery_is_told_to_the_first_holder_only() {
 async fn without_a_share_each_hold_has_a_file_of_its_own() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
-    let lock = lock(&path, sharing().local_share(Duration::ZERO));
+    let lock = lock(&path, sharing().local_handoff(Duration::ZERO));
     let guard = lock.acquire().await.unwrap();
     let (next, first) = (waiter(&lock).await, inode(&path));
     guard.release().await.unwrap();
@@ -117,7 +117,7 @@ async fn a_file_that_a_child_may_have_is_not_passed_on() {
     let path = directory.path().join("a.lock");
     let lock = lock(&path, sharing());
     let guard = lock.acquire().await.unwrap();
-    let copy = guard.pin().unwrap().try_clone_to_owned().unwrap();
+    let copy = guard.lock_fd().unwrap().try_clone_to_owned().unwrap();
     let (next, first) = (waiter(&lock).await, inode(&path));
     guard.release().await.unwrap();
     let _guard = had(next).await;
@@ -263,7 +263,7 @@ async fn a_file_that_is_removed_before_it_is_taken_is_not_taken() {
 async fn who_does_not_take_it_in_time_keeps_nobody_out() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
-    let lock = lock(&path, Options::default().local_share(Duration::from_millis(20)));
+    let lock = lock(&path, FileOptions::default().local_handoff(Duration::from_millis(20)));
     let mut passes = 0;
     while passes < 10 {
         let guard = lock.acquire().await.unwrap();
@@ -287,8 +287,8 @@ async fn who_does_not_take_it_in_time_keeps_nobody_out() {
 async fn a_long_share_does_not_make_a_shorter_one_longer() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
-    let long = lock(&path, Options::default().local_share(Duration::from_secs(3600)));
-    let short = lock(&path, Options::default());
+    let long = lock(&path, FileOptions::default().local_handoff(Duration::from_secs(3600)));
+    let short = lock(&path, FileOptions::default());
     let guard = long.acquire().await.unwrap();
     let next = waiter(&long).await;
     guard.release().await.unwrap();
