@@ -146,11 +146,12 @@ mod sys;
 #[doc(hidden)]
 pub use file::fuzzing;
 pub use file::{
-    AsyncFileLock, AtExit, FileGuard, FileOptions, LockGuards, Offload, Proof, SlowSystem,
-    StatusChanges, acquire_all, acquire_all_timeout,
+    AsyncFileLock, AtExit, FileGuard, FileOptions, LockGuards, Proof, SlowSystem, StatusChanges,
+    acquire_all, acquire_all_timeout,
 };
 pub use kernel::{AsyncKernelLock, KernelGuard, KernelOptions, Primitive};
 pub use local::executor::flush;
+pub use local::options::Offload;
 pub use lock::FencingToken;
 pub use lock::error::{Error, Lost, LostReason};
 pub use lock::holder::{Evidence, Holder, Status};

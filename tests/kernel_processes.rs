@@ -65,15 +65,6 @@ fn play((role, path): (String, std::path::PathBuf)) {
             "share" => obey(lock.acquire_shared().await).await,
             "readers" => read_without_a_pause(lock).await,
             "contend" => contend_for_the_tail(lock).await,
-            "defaults" => {
-                // Changes what the whole process has.
-                let limit = Duration::from_millis(10);
-                FileOptions::set_defaults(FileOptions::default().timeout(limit)).unwrap();
-                let lock = AsyncKernelLock::new(lock.path());
-                let _guard = lock.acquire().await.unwrap();
-                assert!(matches!(lock.acquire().await, Err(Error::Timeout { .. })));
-                tell("timed out");
-            }
             other => panic!("{other}?"),
         }
     });
@@ -329,16 +320,6 @@ fn nobody_gets_in_between_while_a_lock_is_downgraded() {
             eprintln!("{kind}: the other had it {had} times, never in between");
         });
     }
-}
-
-#[test]
-fn shared_defaults_are_those_of_the_options() {
-    const TEST: &str = "shared_defaults_are_those_of_the_options";
-    if let Some(role) = role() {
-        return play(role);
-    }
-    let directory = on_tmpfs();
-    Process::play(TEST, "defaults flock", &directory.path().join("lock")).expect("timed out");
 }
 
 /// Keeping the file open must not keep those who wait asleep, nor hold the lock.

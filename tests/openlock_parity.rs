@@ -156,7 +156,7 @@ fn defaults_are_set_for_the_whole_process() {
         let old = AsyncFileLock::new(&path);
         let built_in = FileOptions::default();
         let limit = Duration::from_millis(30);
-        FileOptions::set_defaults(FileOptions::default().timeout(limit).note("by default"))
+        FileOptions::set_process_default(FileOptions::default().timeout(limit).note("by default"))
             .unwrap();
         assert_eq!(FileOptions::default(), built_in.clone().timeout(limit).note("by default"));
         let guard = AsyncFileLock::new(&path).blocking_acquire().unwrap();
@@ -166,7 +166,7 @@ fn defaults_are_set_for_the_whole_process() {
         let thread = std::thread::spawn(move || AsyncFileLock::new(path).blocking_acquire());
         let error = thread.join().unwrap().unwrap_err();
         assert!(matches!(error, Error::Timeout { waited, .. } if waited >= limit));
-        assert!(FileOptions::set_defaults(FileOptions::default().tries(0)).is_err());
+        assert!(FileOptions::set_process_default(FileOptions::default().tries(0)).is_err());
         assert_eq!(FileOptions::default().timeout(None).note(""), built_in.note(""));
         // A lock that was made before keeps what it was made with.
         runtime.block_on(async {

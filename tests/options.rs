@@ -61,7 +61,7 @@ fn refused(option: &str, options: FileOptions) {
     assert!(error.to_string().contains(option), "{error}");
     assert_eq!(error.path(), None);
     let before = FileOptions::default();
-    let error = FileOptions::set_defaults(options).unwrap_err();
+    let error = FileOptions::set_process_default(options).unwrap_err();
     assert!(matches!(&error, Error::InvalidOption { option: named, .. } if *named == option));
     assert_eq!(FileOptions::default(), before, "nothing changes");
 }

@@ -94,7 +94,7 @@ async fn run_locked(arguments: &Run) -> Result<u8, Failure> {
 }
 
 fn options(arguments: &Run) -> FileOptions {
-    let mut options = FileOptions::default()
+    let mut options = FileOptions::process_default()
         .timeout(if arguments.only_try { Some(Duration::ZERO) } else { arguments.timeout })
         .proof(arguments.pin.into())
         .openlock_compat(arguments.openlock_compat);

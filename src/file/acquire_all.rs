@@ -47,7 +47,7 @@ where
     L: IntoIterator<Item = &'a AsyncFileLock>,
 {
     let locks: Vec<&AsyncFileLock> = locks.into_iter().collect();
-    let limit = locks.iter().filter_map(|lock| lock.options().timeout).min();
+    let limit = locks.iter().filter_map(|lock| lock.options().wait.timeout).min();
     acquire_until(locks, limit, Location::caller())
 }
 
@@ -88,8 +88,8 @@ async fn acquire_until(
             let patience = match (step, left()) {
                 // Nothing is held yet.
                 (0, left) => left,
-                (_, None) => Some(lock.options().retry_period),
-                (_, Some(left)) => Some(left.min(lock.options().retry_period)),
+                (_, None) => Some(lock.options().wait.retry_period),
+                (_, Some(left)) => Some(left.min(lock.options().wait.retry_period)),
             };
             match lock.contend_further(patience, site).await {
                 Ok(guard) => guards.0[index] = Some(guard),

@@ -18,8 +18,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::protocol::Found;
-use super::record::HoldId;
 use crate::AsyncFileLock;
+use crate::local::hold_id::HoldId;
 use crate::local::wakeup::jittered;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
@@ -157,11 +157,11 @@ impl Watcher {
     async fn until_next_look(&mut self) {
         let options = self.lock.options();
         let Some(listening) = &self.listening else {
-            let period = options.fallback_period.unwrap_or(options.retry_period);
+            let period = options.wait.fallback_period.unwrap_or(options.wait.retry_period);
             return sleep(jittered(period)).await;
         };
-        let long = options.retry_period.saturating_mul(FALLBACK_PERIODS);
-        let period = jittered(options.fallback_period.unwrap_or(long));
+        let long = options.wait.retry_period.saturating_mul(FALLBACK_PERIODS);
+        let period = jittered(options.wait.fallback_period.unwrap_or(long));
         tokio::select! {
             biased;
             heard = listening.event() => {

@@ -155,7 +155,7 @@ impl Contest {
             be_visible(path.path())?;
         }
         prepare(process);
-        let place = Place::of(path.directory(), options.offload).await;
+        let place = Place::of(path.directory(), options.wait.offload).await;
         let failed = |error| Error::of_directory(path.path(), error);
         let (place, directory) = place.map_err(failed)?;
         let queue = recall(last_queue, Entry { process, directory, path: path.clone() });
@@ -213,7 +213,12 @@ impl Contest {
     pub(crate) fn pause(&self) -> Pause {
         let Terms { path, options, place, .. } = &self.terms;
         let has_events = place.has_events();
-        Pause::new(path.clone(), options.retry_period, options.fallback_period, has_events)
+        Pause::new(
+            path.clone(),
+            options.wait.retry_period,
+            options.wait.fallback_period,
+            has_events,
+        )
     }
 
     /// Whether somebody waits in another process.
@@ -435,7 +440,7 @@ impl Terms {
         if self.options.at_exit == AtExit::Remove {
             at_exit::remove_at_exit(tenure.held());
         }
-        FileGuard::new(tenure, recovered_from, self.options.retry_period)
+        FileGuard::new(tenure, recovered_from, self.options.wait.retry_period)
     }
 }
 

@@ -70,7 +70,7 @@ impl Tenure {
     pub(crate) fn inheritable(mut self, options: &Arc<FileOptions>) -> Self {
         let is_quick = matches!(self.place, Place::Here { is_local: true });
         let is_plain = options.proof != Proof::Process && !options.openlock_compat;
-        let may_pass = is_quick && is_plain && !options.local_handoff.is_zero();
+        let may_pass = is_quick && is_plain && !options.wait.local_handoff.is_zero();
         if may_pass {
             if let Some(inner) = &mut self.inner {
                 inner.options = Some(Arc::clone(options));
@@ -127,7 +127,7 @@ impl Inner {
             return Some(self);
         };
         let now = Instant::now();
-        if !self.turn.may_go_on(options.local_handoff, now) {
+        if !self.turn.may_go_on(options.wait.local_handoff, now) {
             return Some(self);
         }
         // Whoever watches over the hold at this moment shares it: then it ends.
@@ -140,7 +140,7 @@ impl Inner {
                     at_exit::remove_at_exit(&held);
                 }
                 events::released(&held.path().path().display());
-                let (place, lasts) = (place.clone(), options.local_handoff);
+                let (place, lasts) = (place.clone(), options.wait.local_handoff);
                 self.turn.leave(Box::new(Inheritance { held, options, place }), now, lasts);
                 None
             }

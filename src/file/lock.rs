@@ -110,7 +110,7 @@ impl AsyncFileLock {
     /// of this moment.
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
-        Self::with_checked(path.as_ref(), FileOptions::default())
+        Self::with_checked(path.as_ref(), FileOptions::process_default())
     }
 
     /// A lock with these options.
@@ -185,7 +185,7 @@ impl AsyncFileLock {
     /// [`Error::MayNotWrite`] at once where the wait would be in vain.
     #[track_caller]
     pub fn acquire(&self) -> impl Future<Output = Result<FileGuard, Error>> + Send {
-        self.contend(self.inner.options.timeout, Location::caller())
+        self.contend(self.inner.options.wait.timeout, Location::caller())
     }
 
     /// Wait for the lock, at most this long. There is always one last try at
@@ -281,7 +281,7 @@ impl AsyncFileLock {
     /// As [`acquire`](Self::acquire).
     #[track_caller]
     pub fn blocking_acquire(&self) -> Result<FileGuard, Error> {
-        let deadline = self.inner.options.timeout.and_then(Deadline::after);
+        let deadline = self.inner.options.wait.timeout.and_then(Deadline::after);
         let runtime = self.endurance(deadline).runtime(self.path())?;
         runtime.block_on(self.contend_with(self.endurance(deadline), Location::caller()))
     }
@@ -506,7 +506,7 @@ impl AsyncFileLock {
     }
 
     fn endurance(&self, deadline: Option<Deadline>) -> Endurance {
-        Endurance::until(deadline, self.inner.options.retry_period)
+        Endurance::until(deadline, self.inner.options.wait.retry_period)
     }
 
     /// How long after the deadline the last try may end.
@@ -530,22 +530,23 @@ impl AsyncFileLock {
                 return Err(self.timed_out(deadline, holder.map(Box::new)));
             }
         };
-        let turn = if turn.share_is_over(self.inner.options.local_handoff) && contest.is_awaited() {
-            turn
-        } else {
-            let is_last = deadline.is_some_and(|deadline| deadline.is_over());
-            match contest.try_once(turn, is_last).await? {
-                Tried::Acquired(guard) => return Ok(guard.told()),
-                Tried::Busy(busy, _) if is_last => {
-                    return Err(self.timed_out(deadline, busy.holder));
+        let turn =
+            if turn.share_is_over(self.inner.options.wait.local_handoff) && contest.is_awaited() {
+                turn
+            } else {
+                let is_last = deadline.is_some_and(|deadline| deadline.is_over());
+                match contest.try_once(turn, is_last).await? {
+                    Tried::Acquired(guard) => return Ok(guard.told()),
+                    Tried::Busy(busy, _) if is_last => {
+                        return Err(self.timed_out(deadline, busy.holder));
+                    }
+                    Tried::Busy(_, turn) => turn,
+                    Tried::Hindered(error, turn) => {
+                        endurance.outlast(error)?;
+                        turn
+                    }
                 }
-                Tried::Busy(_, turn) => turn,
-                Tried::Hindered(error, turn) => {
-                    endurance.outlast(error)?;
-                    turn
-                }
-            }
-        };
+            };
         // On the heap: who need not wait should not carry what waiting takes.
         Box::pin(self.wait_for(contest, turn, endurance)).await
     }
@@ -589,7 +590,7 @@ impl AsyncFileLock {
                     Tried::Hindered(error, again) => {
                         turn = again;
                         endurance.outlast(error)?;
-                        Obstacle::unseen(self.inner.options.retry_period)
+                        Obstacle::unseen(self.inner.options.wait.retry_period)
                     }
                 }
             };
@@ -654,7 +655,7 @@ impl AsyncFileLock {
             return true;
         };
         let look = || directory_identity(directory) == Ok(identity);
-        seen.is_recent() || !Place::is_here(directory, options.offload) || seen.renew(look)
+        seen.is_recent() || !Place::is_here(directory, options.wait.offload) || seen.renew(look)
     }
 
     fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Box<Holder>>) -> Error {

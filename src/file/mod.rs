@@ -13,9 +13,10 @@ mod lock;
 pub(crate) mod options;
 pub(crate) mod protocol;
 pub(crate) mod record;
+pub(crate) mod siblings;
 
 pub use acquire_all::{LockGuards, acquire_all, acquire_all_timeout};
 pub use changes::StatusChanges;
 pub use guard::FileGuard;
 pub use lock::AsyncFileLock;
-pub use options::{AtExit, FileOptions, Offload, Proof, SlowSystem};
+pub use options::{AtExit, FileOptions, Proof, SlowSystem};

@@ -1,17 +1,14 @@
 //! Every knob, its default and its check. No I/O.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use crate::local::options::{LONGEST, Offload, WaitOptions};
 use crate::lock::error::Error;
 
 /// Longest note, in bytes: with every other field at its longest the record
 /// still fits its fixed size.
 pub(crate) const NOTE_MAX_BYTES: usize = 128;
-
-/// Longest period an option may have: thirty years keep every deadline
-/// computable. Wait for ever by setting no timeout.
-const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// How a holder's life is proved. See [`FileOptions::proof`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -54,29 +51,6 @@ pub enum SlowSystem {
     Error,
 }
 
-/// Where the system calls of an attempt run. See [`FileOptions::offload`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Offload {
-    /// On the calling thread for local file systems (microseconds), on a
-    /// thread of this crate's own for network and unknown ones. The default.
-    ///
-    /// Beside a process that writes and syncs as hard as it can on the same ext4,
-    /// an acquisition with its release kept the calling thread for a median of
-    /// 0.10 ms, 4.4 ms in 99.9 % and 41 ms at the longest; by a thread of its own
-    /// it took 0.18, 29 and 46 ms, and on tmpfs inline 0.07, 2.5 and 8.6 ms
-    /// (`cargo bench --bench waiting -- stall --seconds 12`, two slow cores).
-    #[default]
-    Auto,
-    /// Always on the calling thread. A hung network server then hangs it.
-    Never,
-    /// Always on a thread of this crate's own (one for each file system,
-    /// ended when idle), never on Tokio's blocking pool. Who waits then hears of
-    /// nothing and looks each [`retry_period`](FileOptions::retry_period), and others do
-    /// not see it in the line.
-    Always,
-}
-
 /// Settings of an [`AsyncFileLock`](crate::AsyncFileLock).
 ///
 /// Setters chain; [`AsyncFileLock::with_options`](crate::AsyncFileLock::with_options)
@@ -94,9 +68,7 @@ pub enum Offload {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileOptions {
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) retry_period: Duration,
-    pub(crate) fallback_period: Option<Duration>,
+    pub(crate) wait: WaitOptions,
     pub(crate) race_delay: Duration,
     pub(crate) tries: u32,
     pub(crate) slow_system: SlowSystem,
@@ -104,8 +76,6 @@ pub struct FileOptions {
     pub(crate) proof: Proof,
     pub(crate) openlock_compat: bool,
     pub(crate) at_exit: AtExit,
-    pub(crate) offload: Offload,
-    pub(crate) local_handoff: Duration,
     pub(crate) note: Option<String>,
     /// What a record says instead of this program's name: `lockkeeper run` names its
     /// command.
@@ -113,16 +83,8 @@ pub struct FileOptions {
 }
 
 impl FileOptions {
-    /// The share is the longest that costs others hardly more: beside 64 tasks that
-    /// have it without a pause (`cargo bench --bench waiting -- share`, tmpfs, two
-    /// cores), another process that takes it for 1 ms at a time does so 735 times a
-    /// second by shares of 0, 525 by 0.3 ms, 480 by 1 ms, 270 by 3 ms and 85 by
-    /// 10 ms; the tasks have it 1, 100, 130, 240 and 350 thousand times. From 0.3
-    /// to 1 ms the other pays a tenth for the third that they gain.
     const BUILT_IN: FileOptions = FileOptions {
-        timeout: None,
-        retry_period: Duration::from_millis(300),
-        fallback_period: None,
+        wait: WaitOptions::BUILT_IN,
         race_delay: Duration::from_millis(200),
         tries: 2,
         slow_system: SlowSystem::Warn,
@@ -130,8 +92,6 @@ impl FileOptions {
         proof: Proof::Auto,
         openlock_compat: false,
         at_exit: AtExit::Leave,
-        offload: Offload::Auto,
-        local_handoff: Duration::from_millis(1),
         note: None,
         name: None,
     };
@@ -139,7 +99,7 @@ impl FileOptions {
     /// Longest wait of [`acquire`](crate::AsyncFileLock::acquire). Default: none, it waits for ever.
     #[must_use]
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.timeout = limit.into();
+        self.wait.timeout = limit.into();
         self
     }
 
@@ -150,7 +110,7 @@ impl FileOptions {
     /// [`lost`](crate::FileGuard::lost). Default: 0.3 s.
     #[must_use]
     pub fn retry_period(mut self, period: Duration) -> Self {
-        self.retry_period = period;
+        self.wait.retry_period = period;
         self
     }
 
@@ -160,7 +120,7 @@ impl FileOptions {
     /// [`retry_period`](Self::retry_period) with events, once without.
     #[must_use]
     pub fn fallback_period(mut self, period: impl Into<Option<Duration>>) -> Self {
-        self.fallback_period = period.into();
+        self.wait.fallback_period = period.into();
         self
     }
 
@@ -229,7 +189,7 @@ impl FileOptions {
     /// Where the system calls run. Default: [`Offload::Auto`].
     #[must_use]
     pub fn offload(mut self, place: Offload) -> Self {
-        self.offload = place;
+        self.wait.offload = place;
         self
     }
 
@@ -247,7 +207,7 @@ impl FileOptions {
     /// [`lock_fd`](crate::FileGuard::lock_fd) was not asked for. Default: 1 ms.
     #[must_use]
     pub fn local_handoff(mut self, share: Duration) -> Self {
-        self.local_handoff = share;
+        self.wait.local_handoff = share;
         self
     }
 
@@ -259,21 +219,27 @@ impl FileOptions {
         self
     }
 
-    /// Change what [`FileOptions::default`] gives from now on in this process.
+    /// What [`AsyncFileLock::new`](crate::AsyncFileLock::new) uses in this process:
+    /// [`FileOptions::default`], or what [`set_process_default`](Self::set_process_default)
+    /// put in its place.
+    #[must_use]
+    pub fn process_default() -> Self {
+        PROCESS_DEFAULT.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Change what [`process_default`](Self::process_default) gives from now on.
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for impossible values; nothing changes then.
-    pub fn set_defaults(options: FileOptions) -> Result<(), Error> {
+    pub fn set_process_default(options: FileOptions) -> Result<(), Error> {
         options.check()?;
-        *DEFAULTS.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = options;
+        *PROCESS_DEFAULT.write().unwrap_or_else(PoisonError::into_inner) = options;
         Ok(())
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let refuse = |option, why: &str| Err(Error::InvalidOption { option, why: why.to_owned() });
-        if self.retry_period.is_zero() {
-            return refuse("retry_period", "must be longer than zero, or waiting would spin");
-        }
+        self.wait.check()?;
         if self.tries == 0 {
             return refuse("tries", "must be at least 1");
         }
@@ -292,19 +258,8 @@ impl FileOptions {
         if self.openlock_compat && self.race_delay.is_zero() {
             return refuse("race_delay", "must be longer than zero with openlock_compat");
         }
-        if self.fallback_period.is_some_and(|period| period.is_zero()) {
-            return refuse("fallback_period", "must be longer than zero, or waiting would spin");
-        }
-        let fallback_period = self.fallback_period.unwrap_or(self.retry_period);
-        for (option, period) in [
-            ("retry_period", self.retry_period),
-            ("race_delay", self.race_delay),
-            ("local_handoff", self.local_handoff),
-            ("fallback_period", fallback_period),
-        ] {
-            if period > LONGEST {
-                return refuse(option, "must be at most thirty years");
-            }
+        if self.race_delay > LONGEST {
+            return refuse("race_delay", "must be at most thirty years");
         }
         match &self.note {
             Some(note) if note.len() > NOTE_MAX_BYTES => {
@@ -318,11 +273,11 @@ impl FileOptions {
     }
 }
 
-static DEFAULTS: RwLock<FileOptions> = RwLock::new(FileOptions::BUILT_IN);
+static PROCESS_DEFAULT: RwLock<FileOptions> = RwLock::new(FileOptions::BUILT_IN);
 
-/// The built-in values, or what [`FileOptions::set_defaults`] put in their place.
+/// The values that are named with each option.
 impl Default for FileOptions {
     fn default() -> Self {
-        DEFAULTS.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        Self::BUILT_IN
     }
 }

@@ -9,12 +9,12 @@
 //! data and stays untouched: our record (whole or torn), openlock's two lines,
 //! a bare process id, an empty file, a file of NUL bytes.
 
-use std::fmt;
 use std::io;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::local::hold_id::HoldId;
+use crate::lock::holder::{Evidence, Holder};
 use crate::sys::process::{host_name, one_line};
 
 /// Size of a record, and of the largest file that can be a lock file: one disk
@@ -23,34 +23,6 @@ pub(crate) const RECORD_BYTES: usize = 512;
 
 /// Highest process id Linux can be set to give (`PID_MAX_LIMIT`), proc_sys_kernel(5).
 const PID_MAX: u32 = 1 << 22;
-
-/// 128 random bits, new for each record that is written.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct HoldId(pub(crate) u128);
-
-impl fmt::Display for HoldId {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:032x}", self.0)
-    }
-}
-
-impl fmt::Debug for HoldId {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, out)
-    }
-}
-
-impl FromStr for HoldId {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let is_hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() != 32 || !text.as_bytes().iter().all(is_hex) {
-            return Err(());
-        }
-        u128::from_str_radix(text, 16).map(HoldId).map_err(|_| ())
-    }
-}
 
 /// Which process this is, in terms that another process can check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -238,6 +210,32 @@ impl Contents {
         match self {
             Contents::Ours(record) => Some(record),
             _ => None,
+        }
+    }
+}
+
+impl Holder {
+    pub(crate) fn new(contents: &Contents, evidence: Evidence) -> Self {
+        match contents {
+            Contents::Ours(record) => Self::of_record(record, evidence),
+            Contents::Torn { pid, name } | Contents::OpenLock { pid, name } => {
+                Self { pid: Some(*pid), name: Some(name.clone()), ..Self::nobody(evidence) }
+            }
+            Contents::BarePid(pid) => Self { pid: Some(*pid), ..Self::nobody(evidence) },
+            Contents::Empty => Self::nobody(evidence),
+        }
+    }
+
+    pub(crate) fn of_record(record: &Record, evidence: Evidence) -> Self {
+        Self {
+            pid: Some(record.pid),
+            name: Some(record.name.to_string()),
+            host: record.host.as_deref().map(str::to_owned),
+            since: record.since,
+            note: record.note.clone(),
+            hold_id: Some(record.token.to_string()),
+            acquired_at: None,
+            evidence,
         }
     }
 }

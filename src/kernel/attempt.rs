@@ -75,7 +75,7 @@ impl Carrier {
 
     #[inline(always)]
     pub(super) fn open(terms: &Terms, site: &Site) -> Result<Self, Error> {
-        let (path, mode) = (terms.path.path(), terms.options.shared.mode);
+        let (path, mode) = (terms.path.path(), terms.options.mode);
         let opened = match terms.options.primitive {
             Primitive::Posix => {
                 let is_local = site.place.is_local();

@@ -607,7 +607,7 @@ async fn loss(terms: Arc<Terms>, site: Arc<Site>, identity: (u64, u64)) -> Lost 
         if let Ok(Some(reason)) = site.place.run((), look).await {
             return Lost { path: terms.path.path().to_owned(), reason };
         }
-        let period = tokio::time::sleep(terms.options.shared.retry_period);
+        let period = tokio::time::sleep(terms.options.wait.retry_period);
         match &listening {
             None => period.await,
             Some(listening) => tokio::select! {

@@ -16,10 +16,10 @@ use super::options::{KernelOptions, Primitive};
 use super::shared::{SHARE_MAX, Site, Source, Stay, Terms};
 use super::syscalls::{Claim, Sharing};
 use super::wakeup::{Pause, Right};
-use crate::file::options::FileOptions;
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
 use crate::local::executor::Place;
+use crate::local::options::WaitOptions;
 use crate::local::task_queue::Turn;
 use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
@@ -424,12 +424,12 @@ impl AsyncKernelLock {
     }
 
     fn retry_period(&self) -> Duration {
-        let options = self.inner.terms.as_ref().map(|terms| &terms.options.shared);
-        options.map_or_else(|| FileOptions::default().retry_period, |options| options.retry_period)
+        let options = self.inner.terms.as_ref().map(|terms| &terms.options.wait);
+        options.map_or_else(|| WaitOptions::BUILT_IN.retry_period, |options| options.retry_period)
     }
 
     fn limit(&self) -> Option<Duration> {
-        self.inner.terms.as_ref().and_then(|terms| terms.options.shared.timeout)
+        self.inner.terms.as_ref().and_then(|terms| terms.options.wait.timeout)
     }
 
     async fn try_once(

@@ -3,7 +3,7 @@
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
 
-use crate::file::options::{FileOptions, Offload};
+use crate::local::options::{Offload, WaitOptions};
 use crate::lock::error::Error;
 
 /// Which of the kernel's locks is taken. Programs exclude each other only if
@@ -26,8 +26,7 @@ pub enum Primitive {
     Posix,
 }
 
-/// Settings of an [`AsyncKernelLock`](crate::AsyncKernelLock). Those it shares
-/// with [`FileOptions`] start with the values of [`FileOptions::default`].
+/// Settings of an [`AsyncKernelLock`](crate::AsyncKernelLock).
 ///
 /// ```
 /// use lockkeeper::{AsyncKernelLock, KernelOptions, Primitive};
@@ -36,9 +35,10 @@ pub enum Primitive {
 /// let lock = AsyncKernelLock::with_options("table.db", options)?;
 /// # Ok::<(), lockkeeper::Error>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelOptions {
-    pub(super) shared: FileOptions,
+    pub(super) wait: WaitOptions,
+    pub(super) mode: u32,
     pub(super) primitive: Primitive,
     pub(super) range: Range,
     pub(super) delete_on_release: bool,
@@ -123,17 +123,17 @@ impl KernelOptions {
         self
     }
 
-    /// As [`FileOptions::timeout`].
+    /// As [`FileOptions::timeout`](crate::FileOptions::timeout).
     #[must_use]
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.shared = self.shared.timeout(limit);
+        self.wait.timeout = limit.into();
         self
     }
 
-    /// As [`FileOptions::retry_period`].
+    /// As [`FileOptions::retry_period`](crate::FileOptions::retry_period).
     #[must_use]
     pub fn retry_period(mut self, period: Duration) -> Self {
-        self.shared = self.shared.retry_period(period);
+        self.wait.retry_period = period;
         self
     }
 
@@ -145,21 +145,21 @@ impl KernelOptions {
     /// thirty times [`retry_period`](Self::retry_period) with events, once without.
     #[must_use]
     pub fn fallback_period(mut self, period: impl Into<Option<Duration>>) -> Self {
-        self.shared = self.shared.fallback_period(period);
+        self.wait.fallback_period = period.into();
         self
     }
 
-    /// As [`FileOptions::mode`]: permission bits of a file that is made. Default: `0o644`.
+    /// As [`FileOptions::mode`](crate::FileOptions::mode): permission bits of a file that is made. Default: `0o644`.
     #[must_use]
     pub fn mode(mut self, bits: u32) -> Self {
-        self.shared = self.shared.mode(bits);
+        self.mode = bits;
         self
     }
 
-    /// As [`FileOptions::offload`].
+    /// As [`FileOptions::offload`](crate::FileOptions::offload).
     #[must_use]
     pub fn offload(mut self, place: Offload) -> Self {
-        self.shared = self.shared.offload(place);
+        self.wait.offload = place;
         self
     }
 
@@ -173,13 +173,19 @@ impl KernelOptions {
     /// unlocked after each hold. Default: 1 ms.
     #[must_use]
     pub fn local_handoff(mut self, share: Duration) -> Self {
-        self.shared = self.shared.local_handoff(share);
+        self.wait.local_handoff = share;
         self
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
-        self.shared.check()?;
+        self.wait.check()?;
         let refuse = |option, why: &str| Err(Error::InvalidOption { option, why: why.to_owned() });
+        if self.mode & !0o777 != 0 || self.mode & 0o600 != 0o600 {
+            return refuse(
+                "mode",
+                "must be permission bits that let the owner read and write, such as 0o644",
+            );
+        }
         let Range { start, end } = self.range;
         if self.primitive == Primitive::Flock && !self.range.is_whole() {
             return refuse("range", "flock locks whole files: choose Primitive::Ofd");
@@ -200,5 +206,19 @@ impl KernelOptions {
             return refuse("keep_open", "does not go with Primitive::Posix: choose Primitive::Ofd");
         }
         Ok(())
+    }
+}
+
+/// The values that are named with each option.
+impl Default for KernelOptions {
+    fn default() -> Self {
+        Self {
+            wait: WaitOptions::BUILT_IN,
+            mode: 0o644,
+            primitive: Primitive::Flock,
+            range: Range::default(),
+            delete_on_release: false,
+            keep_open: false,
+        }
     }
 }

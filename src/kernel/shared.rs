@@ -13,9 +13,9 @@ use tokio::sync::Notify;
 use super::idle_files;
 use super::open_files::{OpenFile, Register};
 use super::options::{KernelOptions, Primitive};
-use crate::file::protocol::lock_file::LOOK_LASTS;
 use crate::local::deadline::Deadline;
 use crate::local::executor::{Place, Seen};
+use crate::local::path_check::LOOK_LASTS;
 use crate::local::task_queue::{Entry, Queue, Turn};
 use crate::lock::error::Error;
 use crate::sys::files::directory_identity;
@@ -59,7 +59,7 @@ impl Terms {
 
     /// How long the locked file may pass from task to task; zero for not at all.
     pub(super) fn share(&self) -> Duration {
-        self.options.shared.local_handoff.min(SHARE_MAX)
+        self.options.wait.local_handoff.min(SHARE_MAX)
     }
 }
 
@@ -80,7 +80,7 @@ impl Site {
         let process = this_process();
         prepare(process);
         let directory = terms.path.directory();
-        let found = Place::of(directory, terms.options.shared.offload).await;
+        let found = Place::of(directory, terms.options.wait.offload).await;
         let failed = |error| Error::of_directory(terms.path.path(), error);
         let (place, identity) = found.map_err(failed)?;
         let entry = Entry { process, directory: identity, path: Arc::clone(&terms.turns) };

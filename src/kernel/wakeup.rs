@@ -202,7 +202,7 @@ impl Pause {
     /// no right to try now, so that others can go first.
     pub(super) async fn until_next_look(&mut self, file: Option<&mut Carrier>, is_passed: bool) {
         if self.line.is_asleep() {
-            let shared = &self.terms.options.shared;
+            let shared = &self.terms.options.wait;
             let longest = shared.retry_period.saturating_mul(FALLBACK_PERIODS);
             let longest = shared.fallback_period.unwrap_or(longest);
             let (ticket, listening) = (self.ticket.as_ref(), self.listening.as_ref());
@@ -211,7 +211,7 @@ impl Pause {
             self.may_ask = self.is_quiet;
             return;
         }
-        let shared = &self.terms.options.shared;
+        let shared = &self.terms.options.wait;
         let longest = shared.fallback_period;
         let deference = self.line.deference(shared.retry_period);
         let Some(listening) = &self.listening else {

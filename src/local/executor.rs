@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
+use super::options::Offload;
 use super::timer::{PATIENCE, Standing};
-use crate::file::options::Offload;
 use crate::sys::files::{self, Errno};
 use crate::sys::process_key::{ProcessKey, this_process};
 

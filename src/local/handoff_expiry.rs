@@ -16,7 +16,6 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::task_queue::Queue;
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// What is left lasts at least so long: many times what a task takes to run that
@@ -31,6 +30,13 @@ pub(crate) fn until(now: Instant, lasts: Duration) -> Instant {
     let lasts = lasts.max(LASTS_MIN);
     // FileOptions refuse what does not fit.
     now.checked_add(lasts).unwrap_or(now)
+}
+
+/// What may hold a hand-off that nobody takes.
+pub(crate) trait Expire: Send + Sync {
+    /// Drop what lasts no longer than this. When to look again, if anything else is
+    /// there.
+    fn expire(&self, now: Instant) -> Option<Instant>;
 }
 
 /// The watch over the queues of a process.
@@ -48,7 +54,7 @@ struct State {
 
 /// A queue that is left alone until then. When it is gone, so is what was left.
 struct Watched {
-    queue: Weak<Queue>,
+    queue: Weak<dyn Expire>,
     until: Instant,
 }
 
@@ -59,10 +65,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Have [`Queue::lapse`] called then. Whether anybody will do that (3).
-pub(crate) fn watch(queue: &Arc<Queue>, until: Instant) -> bool {
+/// Have [`Expire::expire`] called then. Whether anybody will do that (3).
+pub(crate) fn watch(queue: Weak<dyn Expire>, until: Instant) -> bool {
     let watch = Arc::clone(lock(&WATCHES).entry(this_process()).or_default());
-    watch.add(Watched { queue: Arc::downgrade(queue), until })
+    watch.add(Watched { queue, until })
 }
 
 impl Watched {
@@ -70,8 +76,8 @@ impl Watched {
     fn end(self, now: Instant) -> Option<Self> {
         let queue = self.queue.upgrade()?;
         // A panic in there would end the watch for all.
-        let lapse = AssertUnwindSafe(|| queue.lapse(now));
-        let until = catch_unwind(lapse).ok().flatten()?;
+        let expire = AssertUnwindSafe(|| queue.expire(now));
+        let until = catch_unwind(expire).ok().flatten()?;
         Some(Self { until, ..self })
     }
 }

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
-use super::handoff_expiry;
-use crate::file::record::HoldId;
+use super::handoff_expiry::{self, Expire};
+use super::hold_id::HoldId;
 use crate::sys::path::LockPath;
 use crate::sys::process_key::ProcessKey;
 use crate::sys::tickets;
@@ -206,29 +206,6 @@ impl Queue {
         !is_watched
     }
 
-    /// Drop what lasts no longer than this (3). When to look again, if anything
-    /// else is there.
-    pub(crate) fn lapse(&self, now: Instant) -> Option<Instant> {
-        let mut slot = lock(&self.slot);
-        slot.watched = None;
-        if !self.has_legacy.load(Ordering::SeqCst) {
-            return None;
-        }
-        if let Some(later) = slot.until.filter(|until| *until > now) {
-            slot.watched = Some(later);
-            return Some(later);
-        }
-        // Unless somebody takes it at this moment.
-        let lapses = self.has_legacy.swap(false, Ordering::SeqCst);
-        let lapsed = if lapses { slot.legacy.take() } else { None };
-        drop(slot);
-        if lapsed.is_some() {
-            drop(lapsed);
-            self.turn_ends();
-        }
-        None
-    }
-
     /// Drop what was left if nobody is there to take it (2).
     fn clear(self: &Arc<Self>) {
         if self.has_legacy.load(Ordering::SeqCst) && self.waiting.load(Ordering::SeqCst) == 0 {
@@ -258,6 +235,31 @@ impl Queue {
         });
         queues.insert(entry, Arc::downgrade(&queue));
         queue
+    }
+}
+
+impl Expire for Queue {
+    /// Drop what lasts no longer than this (3). When to look again, if anything
+    /// else is there.
+    fn expire(&self, now: Instant) -> Option<Instant> {
+        let mut slot = lock(&self.slot);
+        slot.watched = None;
+        if !self.has_legacy.load(Ordering::SeqCst) {
+            return None;
+        }
+        if let Some(later) = slot.until.filter(|until| *until > now) {
+            slot.watched = Some(later);
+            return Some(later);
+        }
+        // Unless somebody takes it at this moment.
+        let lapses = self.has_legacy.swap(false, Ordering::SeqCst);
+        let lapsed = if lapses { slot.legacy.take() } else { None };
+        drop(slot);
+        if lapsed.is_some() {
+            drop(lapsed);
+            self.turn_ends();
+        }
+        None
     }
 }
 
@@ -350,8 +352,9 @@ impl Turn {
     pub(crate) fn leave(mut self, legacy: Legacy, now: Instant, lasts: Duration) {
         self.goes_on = true;
         let until = handoff_expiry::until(now, lasts);
-        if self.queue.put_legacy(legacy, until) && !handoff_expiry::watch(&self.queue, until) {
-            self.queue.lapse(until);
+        let queue = Arc::downgrade(&self.queue);
+        if self.queue.put_legacy(legacy, until) && !handoff_expiry::watch(queue, until) {
+            self.queue.expire(until);
         }
     }
 }
@@ -418,8 +421,8 @@ mod tests {
         assert!(queue.put_legacy(Box::new("sooner"), early), "it is watched, but for too long");
         assert!(queue.take_legacy().is_some());
         assert!(!queue.put_legacy(Box::new("later"), late), "somebody looks in time");
-        assert_eq!(queue.lapse(early), Some(late));
-        assert_eq!(queue.lapse(late), None);
+        assert_eq!(queue.expire(early), Some(late));
+        assert_eq!(queue.expire(late), None);
         assert!(queue.take_legacy().is_none(), "it lapsed");
         assert!(queue.put_legacy(Box::new("last"), late), "nobody watches any more");
     }

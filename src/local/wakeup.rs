@@ -7,7 +7,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::runtime::Handle;
 
 use super::follow_predecessors::Line;
-use crate::file::record::HoldId;
+use super::hold_id::HoldId;
 use crate::sys::inotify::{Following, Heard, Listening};
 use crate::sys::path::LockPath;
 use crate::sys::tickets::Ticket;

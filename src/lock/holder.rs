@@ -4,8 +4,6 @@ use std::fmt;
 use std::panic::Location;
 use std::time::SystemTime;
 
-use crate::file::record::{Contents, Record};
-
 /// What is at a lock's path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -77,30 +75,6 @@ impl Holder {
     #[must_use]
     pub fn is_foreign(&self) -> bool {
         self.hold_id.is_none()
-    }
-
-    pub(crate) fn new(contents: &Contents, evidence: Evidence) -> Self {
-        match contents {
-            Contents::Ours(record) => Self::of_record(record, evidence),
-            Contents::Torn { pid, name } | Contents::OpenLock { pid, name } => {
-                Self { pid: Some(*pid), name: Some(name.clone()), ..Self::nobody(evidence) }
-            }
-            Contents::BarePid(pid) => Self { pid: Some(*pid), ..Self::nobody(evidence) },
-            Contents::Empty => Self::nobody(evidence),
-        }
-    }
-
-    pub(crate) fn of_record(record: &Record, evidence: Evidence) -> Self {
-        Self {
-            pid: Some(record.pid),
-            name: Some(record.name.to_string()),
-            host: record.host.as_deref().map(str::to_owned),
-            since: record.since,
-            note: record.note.clone(),
-            hold_id: Some(record.token.to_string()),
-            acquired_at: None,
-            evidence,
-        }
     }
 
     pub(crate) fn nobody(evidence: Evidence) -> Self {

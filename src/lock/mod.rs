@@ -20,7 +20,9 @@ pub struct FencingToken {
 }
 
 impl FencingToken {
-    pub(crate) fn new(number: u64, domain: &str) -> Self {
+    /// A number of this domain. Locks make their own; this is for tests of a storage.
+    #[must_use]
+    pub fn new(number: u64, domain: &str) -> Self {
         Self { number, domain: domain.into() }
     }
 

@@ -1,10 +1,9 @@
-//! The names of one lock: its path, and what the protocol puts beside it.
+//! The path of a lock, taken apart.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::file::record::HoldId;
 use crate::lock::error::Error;
 
 /// An absolute path that can name a lock file, taken apart.
@@ -48,59 +47,5 @@ impl LockPath {
 
     pub(crate) fn name(&self) -> &OsStr {
         &self.name
-    }
-
-    /// A candidate that has to have a name before it is linked to the path.
-    pub(crate) fn candidate(&self, token: HoldId) -> PathBuf {
-        self.beside(Sibling::Candidate, token)
-    }
-
-    /// The claim on the stale generation `token`.
-    pub(crate) fn claim(&self, token: HoldId) -> PathBuf {
-        self.beside(Sibling::Claim, token)
-    }
-
-    /// The request that the holder `token` let go.
-    pub(crate) fn revocation(&self, token: HoldId) -> PathBuf {
-        self.beside(Sibling::Revocation, token)
-    }
-
-    fn beside(&self, sibling: Sibling, token: HoldId) -> PathBuf {
-        let mut name = self.name.clone();
-        name.push(format!(".{}.{token}", sibling.word()));
-        self.directory.join(name)
-    }
-
-    /// What every sibling's name begins with.
-    pub(crate) fn sibling_prefix(&self) -> Vec<u8> {
-        [self.name.as_bytes(), b"."].concat()
-    }
-
-    /// Which sibling of this lock a name in its directory is.
-    pub(crate) fn parse_sibling(&self, name: &OsStr) -> Option<(Sibling, HoldId)> {
-        let rest = name.as_bytes().strip_prefix(self.sibling_prefix().as_slice())?;
-        let (word, token) = std::str::from_utf8(rest).ok()?.split_once('.')?;
-        let sibling = Sibling::ALL.into_iter().find(|sibling| sibling.word() == word)?;
-        Some((sibling, token.parse().ok()?))
-    }
-}
-
-/// Files that the protocol puts beside a lock file, as `<name>.<word>.<token>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sibling {
-    Candidate,
-    Claim,
-    Revocation,
-}
-
-impl Sibling {
-    const ALL: [Sibling; 3] = [Sibling::Candidate, Sibling::Claim, Sibling::Revocation];
-
-    fn word(self) -> &'static str {
-        match self {
-            Sibling::Candidate => "new",
-            Sibling::Claim => "break",
-            Sibling::Revocation => "revoke",
-        }
     }
 }

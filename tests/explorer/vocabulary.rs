@@ -9,8 +9,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use crate::file::protocol::disk::{Access, Flock};
-use crate::file::record::{Contents, HoldId, Identity, Record, RecordedProof};
-use crate::sys::path::{LockPath, Sibling};
+use crate::file::record::{Contents, Identity, Record, RecordedProof};
+use crate::file::siblings::Sibling;
+use crate::local::hold_id::HoldId;
+use crate::sys::path::LockPath;
 
 /// The how-manieth thing of its kind that a process met, or its global number.
 pub(super) type Symbol = u8;

@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::disk::{Access, Disk};
 use super::mutants::{self, Mutant};
-use crate::file::record::{Contents, HoldId, RECORD_BYTES, Record, RecordedProof};
+use crate::file::record::{Contents, RECORD_BYTES, Record, RecordedProof};
+use crate::local::hold_id::HoldId;
+use crate::local::path_check::LOOK_LASTS;
 use crate::local::yield_cpu::let_next_run;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::sys::files::Errno;
@@ -25,12 +27,6 @@ const REVOCATION_MIN_HOLD: Duration = Duration::from_millis(20);
 
 /// Longer than [`REVOCATION_MIN_HOLD`].
 pub(crate) const REVOCATION_SECOND_LOOK: Duration = Duration::from_millis(40);
-
-/// For so long after a look at the path, whether the file was removed or
-/// replaced is seen by its number of names, for half the price; that it, or a
-/// directory above it, was moved is then not seen. It is about what a task takes
-/// to wake, so also what a look before a hand-over is worth after it.
-pub(crate) const LOOK_LASTS: Duration = Duration::from_millis(1);
 
 /// For so long what was seen of a file when it was left counts when it is taken:
 /// about the time a holder needs to begin with its work after any look. It saves

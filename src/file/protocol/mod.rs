@@ -79,7 +79,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::options::{FileOptions, Proof, SlowSystem};
-use super::record::{Contents, HoldId, RECORD_BYTES, Record, RecordedProof};
+use super::record::{Contents, RECORD_BYTES, Record, RecordedProof};
+use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder};
 use crate::sys::files::{Errno, Inode};

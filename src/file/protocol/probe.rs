@@ -2,7 +2,8 @@
 
 use super::disk::{Disk, Flock};
 use super::{Attempt, Busy, ROUNDS, Stop, Surroundings};
-use crate::file::record::{Contents, HoldId, RecordedProof};
+use crate::file::record::{Contents, RecordedProof};
+use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
 use crate::sys::process::Verdict;

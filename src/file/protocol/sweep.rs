@@ -12,9 +12,10 @@ use std::path::Path;
 use super::disk::{Access, Disk, Flock};
 use super::mutants::{self, Mutant};
 use super::{Attempt, Surroundings, portable::token_of};
-use crate::file::record::{Contents, HoldId, RECORD_BYTES, RecordedProof};
+use crate::file::record::{Contents, RECORD_BYTES, RecordedProof};
+use crate::file::siblings::Sibling;
+use crate::local::hold_id::HoldId;
 use crate::sys::files::Errno;
-use crate::sys::path::Sibling;
 use crate::sys::process::Verdict;
 
 impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {

@@ -21,7 +21,8 @@ use crate::file::protocol::disk::Disk as _;
 use crate::file::protocol::{
     Acquired, Attempt, Outcome, PROBE_PASSES, Sightings, Surroundings, Survival,
 };
-use crate::file::record::{Contents, HoldId, Record, RecordedProof};
+use crate::file::record::{Contents, Record, RecordedProof};
+use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
 use crate::sys::process::Verdict;
 use crate::sys::process_key::{ProcessKey, this_process};

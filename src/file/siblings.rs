@@ -1,0 +1,64 @@
+//! The names of the files that the protocol puts beside a lock file.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use crate::local::hold_id::HoldId;
+use crate::sys::path::LockPath;
+
+/// Files that the protocol puts beside a lock file, as `<name>.<word>.<token>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sibling {
+    Candidate,
+    Claim,
+    Revocation,
+}
+
+impl Sibling {
+    const ALL: [Sibling; 3] = [Sibling::Candidate, Sibling::Claim, Sibling::Revocation];
+
+    fn word(self) -> &'static str {
+        match self {
+            Sibling::Candidate => "new",
+            Sibling::Claim => "break",
+            Sibling::Revocation => "revoke",
+        }
+    }
+}
+
+impl LockPath {
+    /// A candidate that has to have a name before it is linked to the path.
+    pub(crate) fn candidate(&self, token: HoldId) -> PathBuf {
+        self.beside(Sibling::Candidate, token)
+    }
+
+    /// The claim on the stale generation `token`.
+    pub(crate) fn claim(&self, token: HoldId) -> PathBuf {
+        self.beside(Sibling::Claim, token)
+    }
+
+    /// The request that the holder `token` let go.
+    pub(crate) fn revocation(&self, token: HoldId) -> PathBuf {
+        self.beside(Sibling::Revocation, token)
+    }
+
+    fn beside(&self, sibling: Sibling, token: HoldId) -> PathBuf {
+        let mut name = self.name().to_owned();
+        name.push(format!(".{}.{token}", sibling.word()));
+        self.directory().join(name)
+    }
+
+    /// What every sibling's name begins with.
+    pub(crate) fn sibling_prefix(&self) -> Vec<u8> {
+        [self.name().as_bytes(), b"."].concat()
+    }
+
+    /// Which sibling of this lock a name in its directory is.
+    pub(crate) fn parse_sibling(&self, name: &OsStr) -> Option<(Sibling, HoldId)> {
+        let rest = name.as_bytes().strip_prefix(self.sibling_prefix().as_slice())?;
+        let (word, token) = std::str::from_utf8(rest).ok()?.split_once('.')?;
+        let sibling = Sibling::ALL.into_iter().find(|sibling| sibling.word() == word)?;
+        Some((sibling, token.parse().ok()?))
+    }
+}

@@ -1,0 +1,286 @@
+//! Imports run one way, and none of them in a circle.
+//!
+//! Each folder of `src` is a room, and each room stands on a floor. A file may import from
+//! its own room and from rooms on lower floors. So no kind of lock imports another kind.
+//! An import counts for the file that defines what is imported, whichever module names it
+//! again. What is compiled for tests alone is free.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use syn::visit::{self, Visit};
+use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
+
+/// From the lowest floor to the highest.
+const FLOORS: [&[&str]; 9] = [
+    &["lock", "wire"],
+    &["sys"],
+    &["local", "lease", "election", "semaphore"],
+    &["file", "kernel", "remote", "etcd", "postgres"],
+    &["any"],
+    &["lib"],
+    &["lockd"],
+    &["cli"],
+    &["bin"],
+];
+
+type Module = Vec<String>;
+
+/// One file of `src`.
+#[derive(Default)]
+struct Source {
+    imports: BTreeSet<Module>,
+    /// What its module names again, and where that comes from.
+    exports: BTreeMap<String, Module>,
+    /// Modules all of whose names it names again.
+    globs: Vec<Module>,
+}
+
+struct House {
+    files: BTreeMap<Module, (PathBuf, Source)>,
+}
+
+impl House {
+    fn of(root: &Path) -> Self {
+        let mut files = BTreeMap::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    let relative = path.strip_prefix(root).unwrap().to_owned();
+                    let text = fs::read_to_string(&path).unwrap();
+                    let module = module_of(&relative);
+                    let source = Reader::read(&module, &text);
+                    files.insert(module, (relative, source));
+                }
+            }
+        }
+        Self { files }
+    }
+
+    /// The file that defines what this path names.
+    fn definition(&self, path: &[String]) -> Option<&Module> {
+        let (module, rest) = (0..=path.len()).rev().find_map(|length| {
+            let (module, _) = self.files.get_key_value(&path[..length])?;
+            Some((module, &path[length..]))
+        })?;
+        let source = &self.files[module].1;
+        let Some(name) = rest.first() else { return Some(module) };
+        if let Some(origin) = source.exports.get(name) {
+            return self.definition(&[origin.as_slice(), &rest[1..]].concat());
+        }
+        let through_glob = source.globs.iter().find_map(|glob| {
+            let path = [glob.as_slice(), rest].concat();
+            self.definition(&path).filter(|found| *found != glob)
+        });
+        Some(through_glob.unwrap_or(module))
+    }
+
+    /// Which file imports from which.
+    fn imports(&self) -> BTreeMap<&Module, BTreeSet<&Module>> {
+        let of = |module, source: &Source| -> BTreeSet<&Module> {
+            let found = source.imports.iter().filter_map(|path| self.definition(path));
+            found.filter(|found| *found != module).collect()
+        };
+        self.files.iter().map(|(module, (_, source))| (module, of(module, source))).collect()
+    }
+
+    fn path(&self, module: &Module) -> String {
+        format!("src/{}", self.files[module].0.display())
+    }
+}
+
+/// `sys` is one module, whichever system's folder it is made of.
+fn module_of(relative: &Path) -> Module {
+    let mut names: Module =
+        relative.with_extension("").iter().map(|name| name.to_str().unwrap().to_owned()).collect();
+    if names.last().is_some_and(|name| name == "mod") {
+        names.pop();
+    }
+    if names.len() > 2 && names[0] == "sys" {
+        names.remove(1);
+    }
+    if names == ["lib"] {
+        names.clear();
+    }
+    names
+}
+
+fn room(module: &Module) -> &str {
+    module.first().map_or("lib", String::as_str)
+}
+
+fn floor(room: &str) -> usize {
+    FLOORS
+        .iter()
+        .position(|rooms| rooms.contains(&room))
+        .unwrap_or_else(|| panic!("src/{room} has no floor in tests/architecture.rs"))
+}
+
+/// Collects the imports of one file.
+struct Reader<'a> {
+    module: &'a Module,
+    /// Inline modules around the item that is read.
+    inner: Module,
+    source: Source,
+}
+
+impl<'a> Reader<'a> {
+    fn read(module: &'a Module, text: &str) -> Source {
+        let mut reader = Self { module, inner: Vec::new(), source: Source::default() };
+        reader.visit_file(&syn::parse_file(text).unwrap());
+        reader.source
+    }
+
+    /// From the root of the crate; `None` for what comes from another crate.
+    fn absolute(&self, path: &[String], children: bool) -> Option<Module> {
+        let mut at = [self.module.as_slice(), &self.inner].concat();
+        match path.first()?.as_str() {
+            "crate" => return Some(path[1..].to_vec()),
+            "self" => return Some([&at, &path[1..]].concat()),
+            "super" => {}
+            _ => return children.then(|| [&at, path].concat()),
+        }
+        let supers = path.iter().take_while(|name| *name == "super").count();
+        at.truncate(at.len().checked_sub(supers)?);
+        Some([&at, &path[supers..]].concat())
+    }
+}
+
+fn is_for_tests(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        let mut is_test = false;
+        if attribute.path().is_ident("cfg") {
+            let _ = attribute.parse_nested_meta(|meta| {
+                is_test |= meta.path.is_ident("test") || meta.path.is_ident("fuzzing");
+                Ok(())
+            });
+        }
+        is_test
+    })
+}
+
+fn leaves(tree: &UseTree, before: &Module, found: &mut Vec<(Module, Option<String>)>) {
+    let with = |name: &syn::Ident| [before.as_slice(), &[name.to_string()]].concat();
+    match tree {
+        UseTree::Path(path) => leaves(&path.tree, &with(&path.ident), found),
+        UseTree::Name(name) if name.ident == "self" => {
+            found.push((before.clone(), before.last().cloned()));
+        }
+        UseTree::Name(name) => found.push((with(&name.ident), Some(name.ident.to_string()))),
+        UseTree::Rename(name) => found.push((with(&name.ident), Some(name.rename.to_string()))),
+        UseTree::Glob(_) => found.push((before.clone(), None)),
+        UseTree::Group(group) => group.items.iter().for_each(|tree| leaves(tree, before, found)),
+    }
+}
+
+impl<'a> Visit<'a> for Reader<'_> {
+    fn visit_item(&mut self, item: &'a Item) {
+        let attributes = match item {
+            Item::Fn(item) => &item.attrs,
+            Item::Impl(item) => &item.attrs,
+            Item::Mod(item) => &item.attrs,
+            Item::Use(item) => &item.attrs,
+            _ => return visit::visit_item(self, item),
+        };
+        if !is_for_tests(attributes) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_item_mod(&mut self, item: &'a ItemMod) {
+        self.inner.push(item.ident.to_string());
+        visit::visit_item_mod(self, item);
+        self.inner.pop();
+    }
+
+    fn visit_item_use(&mut self, item: &'a ItemUse) {
+        let mut found = Vec::new();
+        leaves(&item.tree, &Vec::new(), &mut found);
+        for (path, name) in found {
+            let is_export = !matches!(item.vis, Visibility::Inherited) && self.inner.is_empty();
+            let Some(path) = self.absolute(&path, true) else { continue };
+            match name {
+                Some(name) if is_export => drop(self.source.exports.insert(name, path)),
+                None if is_export => self.source.globs.push(path),
+                _ => drop(self.source.imports.insert(path)),
+            }
+        }
+    }
+
+    fn visit_path(&mut self, path: &'a syn::Path) {
+        let names: Module = path.segments.iter().map(|name| name.ident.to_string()).collect();
+        if names.len() > 1 {
+            self.source.imports.extend(self.absolute(&names, false));
+        }
+        visit::visit_path(self, path);
+    }
+}
+
+/// What each file reaches by its imports, itself only by a circle.
+fn reached<'a>(
+    from: &'a Module,
+    imports: &BTreeMap<&'a Module, BTreeSet<&'a Module>>,
+) -> BTreeSet<&'a Module> {
+    let mut reached = BTreeSet::new();
+    let mut next: Vec<&Module> = imports[from].iter().copied().collect();
+    while let Some(module) = next.pop() {
+        if reached.insert(module) {
+            next.extend(&imports[module]);
+        }
+    }
+    reached
+}
+
+fn house() -> House {
+    House::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+}
+
+#[test]
+fn imports_go_from_higher_floors_to_lower_ones() {
+    let house = house();
+    let mut wrong = Vec::new();
+    for (from, to) in house.imports() {
+        for to in to {
+            let (above, below) = (room(from), room(to));
+            if above != below && floor(above) <= floor(below) {
+                let (from, to) = (house.path(from), house.path(to));
+                wrong.push(format!("{from} imports from {to}: {above} stands on no {below}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports run from higher floors to lower:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let house = house();
+    let imports = house.imports();
+    let all: BTreeMap<_, _> =
+        imports.keys().map(|module| (*module, reached(module, &imports))).collect();
+    let mut circles = BTreeSet::new();
+    for (module, reached) in all.iter().filter(|(module, reached)| reached.contains(*module)) {
+        let back = reached.iter().filter(|other| all[**other].contains(module));
+        let circle: Vec<_> = back.map(|module| house.path(module)).collect();
+        circles.insert(circle.join(", "));
+    }
+    let circles: Vec<_> = circles.into_iter().collect();
+    assert!(circles.is_empty(), "these import each other in a circle:\n{}", circles.join("\n"));
+}
+
+#[test]
+fn every_folder_says_what_it_is_in_a_file_called_mod() {
+    let house = house();
+    for (module, (path, _)) in &house.files {
+        let folder = path.parent().unwrap();
+        let has_children = house.files.keys().any(|other| {
+            other.len() == module.len() + 1 && other.starts_with(module) && !module.is_empty()
+        });
+        let is_mod = path.file_stem().is_some_and(|stem| stem == "mod");
+        assert!(!has_children || is_mod, "{} belongs into a folder as mod.rs", folder.display());
+    }
+}
