@@ -15,9 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use lockkeeper::{
-    AsyncKernelLock, Error, Evidence, FileOptions, KernelGuard, KernelOptions, Primitive,
-};
+use lockkeeper::{AsyncKernelLock, Error, Evidence, KernelGuard, KernelOptions, Primitive};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::sys::signal::Signal;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::guard::FileGuard;
 use super::lock::AsyncFileLock;
-use crate::local::task_queue::Site;
+use crate::local::task_queue::CallSite;
 use crate::lock::error::Error;
 
 /// Wait for all of these locks, at most for the shortest
@@ -73,7 +73,7 @@ where
 async fn acquire_until(
     locks: Vec<&AsyncFileLock>,
     limit: Option<Duration>,
-    site: Site,
+    site: CallSite,
 ) -> Result<LockGuards, Error> {
     let order = order(&locks).await?;
     let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));

@@ -9,17 +9,17 @@
 use std::sync::{Arc, Mutex, Once, PoisonError, TryLockError, Weak};
 
 use super::protocol::disk::OsDisk;
-use super::protocol::lock_file::Held;
+use super::protocol::lock_file::LockFile;
 use crate::sys::process::at_exit;
 
-static HELD: Mutex<Vec<Weak<Held<OsDisk>>>> = Mutex::new(Vec::new());
+static HELD: Mutex<Vec<Weak<LockFile<OsDisk>>>> = Mutex::new(Vec::new());
 
 /// How often the handler tries to get at the list. A thread that was stopped
 /// while it changed the list must not keep the process from exiting.
 const TRIES: u32 = 1000;
 
 /// Remove this file if the process exits while it is held.
-pub(crate) fn remove_at_exit(held: &Arc<Held<OsDisk>>) {
+pub(crate) fn remove_at_exit(held: &Arc<LockFile<OsDisk>>) {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
         if !at_exit(remove_held_files) {

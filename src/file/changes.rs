@@ -23,7 +23,7 @@ use crate::local::hold_id::HoldId;
 use crate::local::wakeup::jittered;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
-use crate::sys::inotify::{Following, Heard, Listening};
+use crate::sys::inotify::{Following, Heard, Subscription};
 
 /// Between two looks. A person sees no difference; if shorter, watchers of a busy lock
 /// take more of its time.
@@ -52,7 +52,7 @@ type Change = Result<Status, Error>;
 
 impl StatusChanges {
     pub(crate) fn of(lock: AsyncFileLock) -> Self {
-        let watcher = Watcher { lock, last: None, listening: None, looked_at: None, echo: None };
+        let watcher = Watcher { lock, last: None, subscription: None, looked_at: None, echo: None };
         Self { next: Some(ReusableBoxFuture::new(watcher.next())) }
     }
 }
@@ -85,7 +85,7 @@ struct Watcher {
     lock: AsyncFileLock,
     /// What was told last.
     last: Option<Told>,
-    listening: Option<Listening>,
+    subscription: Option<Subscription>,
     looked_at: Option<Instant>,
     echo: Option<Duration>,
 }
@@ -122,18 +122,18 @@ impl Watcher {
             sleep_until(looked_at + PACE).await;
         }
         self.looked_at = Some(Instant::now());
-        let listening = self.listening.take();
-        let contest = self.lock.contest().await?;
-        if let Some(path) = self.lock.names().filter(|_| contest.place().has_events()) {
-            self.listening = Listening::renew_for_changes(listening, path);
+        let subscription = self.subscription.take();
+        let contender = self.lock.contender().await?;
+        if let Some(path) = self.lock.names().filter(|_| contender.executor().has_events()) {
+            self.subscription = Subscription::renew_for_changes(subscription, path);
         }
-        contest.probe().await
+        contender.probe().await
     }
 
     /// Whether what was found tells of an end that was not listened to, so that another
     /// look has to follow.
     fn hears_of_more(&mut self, found: &Result<Found, Error>) -> bool {
-        let Some((listening, path)) = self.listening.as_mut().zip(self.lock.names()) else {
+        let Some((subscription, path)) = self.subscription.as_mut().zip(self.lock.names()) else {
             return false;
         };
         let Ok(found) = found else {
@@ -144,19 +144,19 @@ impl Watcher {
             Status::Held(Holder { pid, evidence: Evidence::ProcessRuns, .. }) => *pid,
             _ => None,
         };
-        if listening.follow(process) == Following::Gone {
+        if subscription.follow(process) == Following::Gone {
             self.echo = self.echo.or(Some(FIRST_ECHO));
         }
         let Some(inode) = found.inode else {
             return false;
         };
         let unnamed = path.directory().join(format!("#{inode}"));
-        listening.await_closes([unnamed, path.candidate(found.token.unwrap_or(HoldId(0)))])
+        subscription.await_closes([unnamed, path.candidate(found.token.unwrap_or(HoldId(0)))])
     }
 
     async fn until_next_look(&mut self) {
         let options = self.lock.options();
-        let Some(listening) = &self.listening else {
+        let Some(subscription) = &self.subscription else {
             let period = options.wait.fallback_period.unwrap_or(options.wait.retry_period);
             return sleep(jittered(period)).await;
         };
@@ -164,7 +164,7 @@ impl Watcher {
         let period = jittered(options.wait.fallback_period.unwrap_or(long));
         tokio::select! {
             biased;
-            heard = listening.event() => {
+            heard = subscription.event() => {
                 if heard == Heard::Close {
                     self.echo = Some(FIRST_ECHO);
                 }

@@ -12,20 +12,20 @@ use tokio::time::Instant;
 
 use super::at_exit;
 use super::guard::FileGuard;
-use super::hold::{Inheritance, Tenure};
+use super::hold::{Hold, Inheritance};
 use super::liveness::Myself;
 use super::options::{AtExit, FileOptions, Proof};
 use super::protocol::disk::OsDisk;
-use super::protocol::environment::OsSurroundings;
-use super::protocol::lock_file::Held;
+use super::protocol::environment::OsEnvironment;
+use super::protocol::lock_file::LockFile;
 use super::protocol::{
-    Acquired, Attempt, Busy, Candidate, Found, Outcome, PROBE_PASSES, Sightings, Surroundings,
+    Acquired, Attempt, Busy, Candidate, Environment, Found, Outcome, PROBE_PASSES, Sightings,
     Survival, YOUTH,
 };
-use crate::local::executor::Place;
-use crate::local::task_queue::{Entry, Queue, Site, Turn};
+use crate::local::executor::Executor;
+use crate::local::task_queue::{CallSite, Entry, Queue, Turn};
 use crate::local::timer::sleep;
-use crate::local::wakeup::Pause;
+use crate::local::wakeup::Wakeup;
 use crate::lock::error::Error;
 use crate::lock::holder::{Holder, Status};
 use crate::sys::files::{Inode, inspect_directory, may_make_names, may_write};
@@ -100,7 +100,7 @@ impl Drop for Kept {
 }
 
 /// One contender.
-pub(crate) struct Contest {
+pub(crate) struct Contender {
     terms: Terms,
     queue: Arc<Queue>,
     memory: Memory,
@@ -120,9 +120,9 @@ struct Memory {
 struct Terms {
     path: Arc<LockPath>,
     options: Arc<FileOptions>,
-    surroundings: OsSurroundings,
-    place: Place,
-    site: Option<Site>,
+    environment: OsEnvironment,
+    executor: Executor,
+    site: Option<CallSite>,
 }
 
 /// How a try ended. What does not end a wait gives the turn back for the next.
@@ -143,7 +143,7 @@ enum Attempted {
     Hindered(Error, Turn),
 }
 
-impl Contest {
+impl Contender {
     /// `last_queue` remembers the queue from one contest to the next.
     pub(crate) async fn enter(
         path: Arc<LockPath>,
@@ -155,12 +155,12 @@ impl Contest {
             be_visible(path.path())?;
         }
         prepare(process);
-        let place = Place::of(path.directory(), options.wait.offload).await;
+        let executor = Executor::of(path.directory(), options.wait.offload).await;
         let failed = |error| Error::of_directory(path.path(), error);
-        let (place, directory) = place.map_err(failed)?;
+        let (executor, directory) = executor.map_err(failed)?;
         let queue = recall(last_queue, Entry { process, directory, path: path.clone() });
-        let surroundings = OsSurroundings::of(process);
-        let terms = Terms { path, options, surroundings, place, site: None };
+        let environment = OsEnvironment::of(process);
+        let terms = Terms { path, options, environment, executor, site: None };
         Ok(Self { terms, queue, memory: Memory::default() })
     }
 
@@ -171,7 +171,7 @@ impl Contest {
         options: &Arc<FileOptions>,
         process: ProcessKey,
         mut turn: Turn,
-        site: Site,
+        site: CallSite,
     ) -> Result<FileGuard, Turn> {
         let Some(left) = Inheritance::of(&mut turn) else {
             return Err(turn);
@@ -179,8 +179,8 @@ impl Contest {
         let terms = Terms {
             path: Arc::clone(path),
             options: Arc::clone(options),
-            surroundings: OsSurroundings::of(process),
-            place: left.place().clone(),
+            environment: OsEnvironment::of(process),
+            executor: left.executor().clone(),
             site: Some(site),
         };
         match terms.inherit(*left) {
@@ -190,7 +190,7 @@ impl Contest {
     }
 
     /// Who holds is told where in the source that was asked for.
-    pub(crate) fn asked_at(mut self, site: Site) -> Self {
+    pub(crate) fn asked_at(mut self, site: CallSite) -> Self {
         self.terms.site = Some(site);
         self
     }
@@ -210,10 +210,10 @@ impl Contest {
 
     /// Waits for the next reason to try. Where calls are made elsewhere there
     /// are no events: network file systems do not tell of others' changes.
-    pub(crate) fn pause(&self) -> Pause {
-        let Terms { path, options, place, .. } = &self.terms;
-        let has_events = place.has_events();
-        Pause::new(
+    pub(crate) fn pause(&self) -> Wakeup {
+        let Terms { path, options, executor, .. } = &self.terms;
+        let has_events = executor.has_events();
+        Wakeup::new(
             path.clone(),
             options.wait.retry_period,
             options.wait.fallback_period,
@@ -223,11 +223,11 @@ impl Contest {
 
     /// Whether somebody waits in another process.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.terms.place.has_events() && tickets::is_awaited(self.path())
+        self.terms.executor.has_events() && tickets::is_awaited(self.path())
     }
 
-    pub(crate) fn place(&self) -> &Place {
-        &self.terms.place
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.terms.executor
     }
 
     /// Try until it is clear how it is: a few looks where another's look may
@@ -297,7 +297,7 @@ impl Contest {
             let attempted = terms.attempt(&mut memory, turn, tells);
             (attempted, memory)
         };
-        let (attempted, memory) = self.terms.place.run((memory, turn), attempt).await;
+        let (attempted, memory) = self.terms.executor.run((memory, turn), attempt).await;
         self.memory = memory;
         attempted
     }
@@ -313,7 +313,8 @@ impl Contest {
     /// and cannot be asked. So it was just written by this process, or by another as was
     /// heard. Where calls are made elsewhere there are no unnamed files.
     pub(crate) fn prepare(&mut self) {
-        if self.memory.candidate.is_some() || !matches!(self.terms.place, Place::Here { .. }) {
+        if self.memory.candidate.is_some() || !matches!(self.terms.executor, Executor::Here { .. })
+        {
             return;
         }
         if self.memory.has_heard_a_write || self.queue.held_within(JUST) {
@@ -351,13 +352,13 @@ impl Contest {
     }
 
     async fn look<T: Send + 'static>(&self, look: impl FnOnce() -> T + Send + 'static) -> T {
-        self.terms.place.run((), move |()| look()).await
+        self.terms.executor.run((), move |()| look()).await
     }
 }
 
 impl Terms {
-    fn on<'a>(&'a self, sightings: &'a mut Sightings) -> Attempt<'a, OsDisk, OsSurroundings> {
-        Attempt::new(&OsDisk, &self.surroundings, &self.path, &self.options, sightings)
+    fn on<'a>(&'a self, sightings: &'a mut Sightings) -> Attempt<'a, OsDisk, OsEnvironment> {
+        Attempt::new(&OsDisk, &self.environment, &self.path, &self.options, sightings)
     }
 
     fn attempt(
@@ -419,28 +420,28 @@ impl Terms {
     /// A hold of our own on the file that the last task left. One that has
     /// been replaced since is dropped, and tells nobody: the holder before has
     /// told that it was there.
-    fn inherit(&self, left: Inheritance) -> Option<Arc<Held<OsDisk>>> {
-        let acquired = self.surroundings.now();
+    fn inherit(&self, left: Inheritance) -> Option<Arc<LockFile<OsDisk>>> {
+        let acquired = self.environment.now();
         let mut held = left.on(&self.path, &self.options)?;
         let mine = Arc::get_mut(&mut held)?;
-        mine.pass_on(|| self.surroundings.token(), SystemTime::now(), acquired).ok()?;
+        mine.pass_on(|| self.environment.token(), SystemTime::now(), acquired).ok()?;
         Some(held)
     }
 
     fn guard(
         &self,
-        held: Arc<Held<OsDisk>>,
+        held: Arc<LockFile<OsDisk>>,
         turn: Turn,
         recovered_from: Option<Box<Holder>>,
     ) -> FileGuard {
         if let Some(site) = self.site {
             turn.holds(held.record().token, site);
         }
-        let tenure = Tenure::new(held, turn, self.place.clone()).inheritable(&self.options);
+        let hold = Hold::new(held, turn, self.executor.clone()).inheritable(&self.options);
         if self.options.at_exit == AtExit::Remove {
-            at_exit::remove_at_exit(tenure.held());
+            at_exit::remove_at_exit(hold.held());
         }
-        FileGuard::new(tenure, recovered_from, self.options.wait.retry_period)
+        FileGuard::new(hold, recovered_from, self.options.wait.retry_period)
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::options::{FileOptions, Proof};
 use super::protocol::disk::OsDisk;
-use super::protocol::environment::OsSurroundings;
-use super::protocol::{Attempt, Outcome, Sightings, Surroundings};
+use super::protocol::environment::OsEnvironment;
+use super::protocol::{Attempt, Environment, Outcome, Sightings};
 use super::record::{Contents, RECORD_BYTES, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
@@ -43,12 +43,12 @@ fn essence(contents: Contents) -> Contents {
 /// The running system, but three seconds pass at each look at the clock: no
 /// foreign file stays young.
 struct Hasty {
-    system: OsSurroundings,
+    system: OsEnvironment,
     began: Instant,
     looks: AtomicU64,
 }
 
-impl Surroundings for Hasty {
+impl Environment for Hasty {
     fn judge(&self, contents: &Contents, local: bool) -> Verdict {
         self.system.judge(contents, local)
     }
@@ -89,15 +89,15 @@ pub fn judge(bytes: &[u8]) {
     let path = &*PATH;
     fs::write(path.path(), bytes).expect("a lock file");
     let contents = Contents::parse(bytes);
-    let surroundings = Hasty {
-        system: OsSurroundings::of(this_process()),
+    let environment = Hasty {
+        system: OsEnvironment::of(this_process()),
         began: Instant::now(),
         looks: AtomicU64::new(0),
     };
     let mut sightings = Sightings::default();
     // The second time, a foreign file is old enough.
     for _ in 0..2 {
-        let mut attempt = Attempt::new(&OsDisk, &surroundings, path, &options, &mut sightings);
+        let mut attempt = Attempt::new(&OsDisk, &environment, path, &options, &mut sightings);
         let looked = attempt.probe();
         assert_eq!(looked.is_ok(), contents.is_ok(), "{looked:?}", looked = looked.err());
         match attempt.run() {

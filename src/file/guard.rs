@@ -9,16 +9,16 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::hold::Tenure;
+use super::hold::Hold;
 use super::protocol::disk::OsDisk;
-use super::protocol::lock_file::{AtPath, Held};
+use super::protocol::lock_file::{AtPath, LockFile};
 use super::protocol::{self, Survival};
 use super::record::RecordedProof;
-use crate::local::executor::Place;
+use crate::local::executor::Executor;
 use crate::local::task_queue::Turn;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::holder::Holder;
-use crate::sys::inotify::Listening;
+use crate::sys::inotify::Subscription;
 use crate::sys::wait_pipe::Presence;
 
 /// A held lock. Dropping it gives the lock back.
@@ -45,7 +45,7 @@ use crate::sys::wait_pipe::Presence;
 /// before the release.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct FileGuard {
-    tenure: Tenure,
+    hold: Hold,
     recovered_from: Option<Box<Holder>>,
     retry_period: Duration,
     watch: Mutex<Option<Watch>>,
@@ -61,12 +61,12 @@ struct Watch {
 
 impl FileGuard {
     pub(crate) fn new(
-        tenure: Tenure,
+        hold: Hold,
         recovered_from: Option<Box<Holder>>,
         retry_period: Duration,
     ) -> Self {
         let (watch, presence) = (Mutex::new(None), None);
-        Self { tenure, recovered_from, retry_period, watch, presence }
+        Self { hold, recovered_from, retry_period, watch, presence }
     }
 
     /// Give the lock back and say how that went.
@@ -80,8 +80,8 @@ impl FileGuard {
     /// could not be deleted; it is marked as released, so that the next holder
     /// is not told of a recovery. [`Error::Forked`] in a forked child.
     pub async fn release(self) -> Result<(), Error> {
-        let Self { tenure, presence, .. } = self;
-        let outcome = tenure.end().await;
+        let Self { hold, presence, .. } = self;
+        let outcome = hold.end().await;
         drop(presence);
         outcome
     }
@@ -110,7 +110,7 @@ impl FileGuard {
     /// # }
     /// ```
     pub async fn lost(&self) -> Lost {
-        loss(self.tenure.held(), self.tenure.place(), self.retry_period).await
+        loss(self.hold.held(), self.hold.executor(), self.retry_period).await
     }
 
     /// A token that is cancelled when [`lost`](Self::lost) would resolve, for
@@ -136,8 +136,8 @@ impl FileGuard {
     fn watch(&self) -> Watch {
         let lost = CancellationToken::new();
         let task = watch_for_loss(
-            Arc::downgrade(self.tenure.held()),
-            self.tenure.place().clone(),
+            Arc::downgrade(self.hold.held()),
+            self.hold.executor().clone(),
             self.retry_period,
             lost.clone(),
         );
@@ -149,7 +149,7 @@ impl FileGuard {
     /// and fills the directory with events of its own.
     #[cfg(feature = "lockd")]
     pub(crate) fn losses(&self) -> impl Fn() -> Option<Lost> + Send + Sync + use<> {
-        let (held, path) = (Arc::downgrade(self.tenure.held()), self.path().to_owned());
+        let (held, path) = (Arc::downgrade(self.hold.held()), self.path().to_owned());
         move || {
             let held = held.upgrade().filter(|held| !held.is_over());
             let reason = held.map_or(Some(LostReason::Removed), |held| reason(&held))?;
@@ -159,13 +159,13 @@ impl FileGuard {
 
     /// It had to be waited for: others may want it as well.
     pub(crate) fn contended(self, presence: Option<Presence>) -> Self {
-        self.tenure.held().contended();
+        self.hold.held().contended();
         Self { presence, ..self }
     }
 
     /// The user has it now, and is told of a dead holder.
     pub(crate) fn told(self) -> Self {
-        self.tenure.held().told();
+        self.hold.held().told();
         self
     }
 
@@ -181,13 +181,13 @@ impl FileGuard {
 
     /// After a probation: whether the lock is still ours.
     pub(crate) async fn survived(&self) -> Survival {
-        let held = Arc::clone(self.tenure.held());
-        self.tenure.place().run(held, |held| protocol::survived(&OsDisk, &held)).await
+        let held = Arc::clone(self.hold.held());
+        self.hold.executor().run(held, |held| protocol::survived(&OsDisk, &held)).await
     }
 
     /// Give the file back and keep the turn.
     pub(crate) async fn give_back(self) -> Turn {
-        self.tenure.give_back().await
+        self.hold.give_back().await
     }
 
     /// The previous holder, if it died holding the lock: what the lock guards
@@ -204,7 +204,7 @@ impl FileGuard {
     /// The lock file, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.tenure.held().path().path()
+        self.hold.held().path().path()
     }
 
     /// What names this acquisition in the lock file: 32 hexadecimal digits,
@@ -214,7 +214,7 @@ impl FileGuard {
     /// acquisitions, so it is no fencing token.
     #[must_use]
     pub fn hold_id(&self) -> String {
-        self.tenure.held().record().token.to_string()
+        self.hold.held().record().token.to_string()
     }
 
     /// The descriptor that carries the kernel lock, for a child process that is
@@ -224,7 +224,7 @@ impl FileGuard {
     /// Duplicate it for the child; never unlock it.
     #[must_use]
     pub fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
-        let held = self.tenure.held();
+        let held = self.hold.held();
         (held.record().proof == RecordedProof::Flock).then(|| held.show_file().as_fd())
     }
 }
@@ -240,64 +240,64 @@ impl fmt::Debug for FileGuard {
 
 /// `held` is kept alive no longer than for a look.
 async fn watch_for_loss(
-    held: Weak<Held<OsDisk>>,
-    place: Place,
+    held: Weak<LockFile<OsDisk>>,
+    executor: Executor,
     period: Duration,
     lost: CancellationToken,
 ) {
-    let mut listening = None;
+    let mut subscription = None;
     loop {
         let Some(held) = held.upgrade() else {
             return;
         };
-        listen(&mut listening, &held, &place);
-        if look(&held, &place).await.is_some() {
+        listen(&mut subscription, &held, &executor);
+        if look(&held, &executor).await.is_some() {
             return lost.cancel();
         }
         drop(held);
-        next_look(listening.as_ref(), period).await;
+        next_look(subscription.as_ref(), period).await;
     }
 }
 
-async fn loss(held: &Arc<Held<OsDisk>>, place: &Place, period: Duration) -> Lost {
-    let mut listening = None;
+async fn loss(held: &Arc<LockFile<OsDisk>>, executor: &Executor, period: Duration) -> Lost {
+    let mut subscription = None;
     loop {
-        listen(&mut listening, held, place);
-        if let Some(lost) = look(held, place).await {
+        listen(&mut subscription, held, executor);
+        if let Some(lost) = look(held, executor).await {
             return lost;
         }
-        next_look(listening.as_ref(), period).await;
+        next_look(subscription.as_ref(), period).await;
     }
 }
 
 /// Before a look, so that what happens after it is heard.
-fn listen(listening: &mut Option<Listening>, held: &Held<OsDisk>, place: &Place) {
-    if place.has_events() {
+fn listen(subscription: &mut Option<Subscription>, held: &LockFile<OsDisk>, executor: &Executor) {
+    if executor.has_events() {
         let path = held.shared_path();
-        *listening = Listening::renew(listening.take(), path);
-        if let Some(listening) = listening {
-            listening.await_closes([path.revocation(held.record().token)]);
+        *subscription = Subscription::renew(subscription.take(), path);
+        if let Some(subscription) = subscription {
+            subscription.await_closes([path.revocation(held.record().token)]);
         }
     }
 }
 
 /// Also when time has passed: an ancestor that is renamed gives no event.
-async fn next_look(listening: Option<&Listening>, period: Duration) {
-    let Some(listening) = listening else {
+async fn next_look(subscription: Option<&Subscription>, period: Duration) {
+    let Some(subscription) = subscription else {
         return tokio::time::sleep(period).await;
     };
     tokio::select! {
-        _ = listening.event() => {}
+        _ = subscription.event() => {}
         () = tokio::time::sleep(period) => {}
     }
 }
 
-async fn look(held: &Arc<Held<OsDisk>>, place: &Place) -> Option<Lost> {
-    let reason = place.run(Arc::clone(held), |held| reason(&held)).await?;
+async fn look(held: &Arc<LockFile<OsDisk>>, executor: &Executor) -> Option<Lost> {
+    let reason = executor.run(Arc::clone(held), |held| reason(&held)).await?;
     Some(Lost { path: held.path().path().to_owned(), reason })
 }
 
-fn reason(held: &Held<OsDisk>) -> Option<LostReason> {
+fn reason(held: &LockFile<OsDisk>) -> Option<LostReason> {
     let at_path = held.look();
     if held.is_over() {
         // What was seen may be our own release.
@@ -328,7 +328,7 @@ mod tests {
         let path = LockPath::new(&directory.path().join("lock")).unwrap();
         let lock = AsyncFileLock::new(path.path());
         let guard = lock.acquire().await.unwrap();
-        assert!(!guard.tenure.held().wakes_next());
+        assert!(!guard.hold.held().wakes_next());
         guard.release().await.unwrap();
         let other = File::create(path.path()).unwrap();
         flock(&other, FlockOperation::LockExclusive).unwrap();
@@ -338,6 +338,6 @@ mod tests {
         }
         fs::remove_file(path.path()).unwrap();
         drop(other);
-        assert!(waits.await.unwrap().tenure.held().wakes_next());
+        assert!(waits.await.unwrap().hold.held().wakes_next());
     }
 }

@@ -10,22 +10,22 @@ use tokio::runtime::Handle;
 use super::at_exit;
 use super::options::{AtExit, FileOptions, Proof};
 use super::protocol::disk::OsDisk;
-use super::protocol::lock_file::Held;
-use crate::local::executor::{Place, Started};
+use super::protocol::lock_file::LockFile;
+use crate::local::executor::{Executor, Started};
 use crate::local::task_queue::Turn;
 use crate::lock::error::Error;
 use crate::lock::events;
 use crate::sys::path::LockPath;
 
 /// A held lock file, its turn, and where its system calls run.
-pub(crate) struct Tenure {
+pub(crate) struct Hold {
     inner: Option<Inner>,
-    place: Place,
+    executor: Executor,
 }
 
 /// Dropped in this order.
 struct Inner {
-    held: Arc<Held<OsDisk>>,
+    held: Arc<LockFile<OsDisk>>,
     turn: Turn,
     /// Of a hold that may pass to a task with equal ones.
     options: Option<Arc<FileOptions>>,
@@ -33,9 +33,9 @@ struct Inner {
 
 /// A held file that one task leaves to the next. Dropping it releases it.
 pub(crate) struct Inheritance {
-    held: Arc<Held<OsDisk>>,
+    held: Arc<LockFile<OsDisk>>,
     options: Arc<FileOptions>,
-    place: Place,
+    executor: Executor,
 }
 
 impl Inheritance {
@@ -45,8 +45,8 @@ impl Inheritance {
     }
 
     /// Where the calls of the hold that was left were made.
-    pub(crate) fn place(&self) -> &Place {
-        &self.place
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.executor
     }
 
     /// The file, for a hold on the same terms.
@@ -54,21 +54,21 @@ impl Inheritance {
         self,
         path: &LockPath,
         options: &Arc<FileOptions>,
-    ) -> Option<Arc<Held<OsDisk>>> {
+    ) -> Option<Arc<LockFile<OsDisk>>> {
         let is_equal = Arc::ptr_eq(&self.options, options) || self.options == *options;
         let is_same = is_equal && self.held.path().path() == path.path();
         if is_same { alone(self.held).ok() } else { None }
     }
 }
 
-impl Tenure {
-    pub(crate) fn new(held: Arc<Held<OsDisk>>, turn: Turn, place: Place) -> Self {
-        Self { inner: Some(Inner { held, turn, options: None }), place }
+impl Hold {
+    pub(crate) fn new(held: Arc<LockFile<OsDisk>>, turn: Turn, executor: Executor) -> Self {
+        Self { inner: Some(Inner { held, turn, options: None }), executor }
     }
 
     /// It may end by passing to a task that waits on equal terms.
     pub(crate) fn inheritable(mut self, options: &Arc<FileOptions>) -> Self {
-        let is_quick = matches!(self.place, Place::Here { is_local: true });
+        let is_quick = matches!(self.executor, Executor::Here { is_local: true });
         let is_plain = options.proof != Proof::Process && !options.openlock_compat;
         let may_pass = is_quick && is_plain && !options.wait.local_handoff.is_zero();
         if may_pass {
@@ -79,42 +79,42 @@ impl Tenure {
         self
     }
 
-    pub(crate) fn held(&self) -> &Arc<Held<OsDisk>> {
-        &self.inner.as_ref().expect("BUG: a tenure was used after its end").held
+    pub(crate) fn held(&self) -> &Arc<LockFile<OsDisk>> {
+        &self.inner.as_ref().expect("BUG: a hold was used after its end").held
     }
 
-    pub(crate) fn place(&self) -> &Place {
-        &self.place
+    pub(crate) fn executor(&self) -> &Executor {
+        &self.executor
     }
 
-    fn take(&mut self) -> Option<(Inner, Place)> {
+    fn take(&mut self) -> Option<(Inner, Executor)> {
         let inner = self.inner.take()?;
-        let place = match &self.place {
+        let executor = match &self.executor {
             // In a forked child there are no threads that would do it elsewhere.
-            Place::Lane { .. } if !inner.held.is_ours() => Place::Here { is_local: false },
-            place => place.clone(),
+            Executor::Lane { .. } if !inner.held.is_ours() => Executor::Here { is_local: false },
+            executor => executor.clone(),
         };
-        Some((inner, place))
+        Some((inner, executor))
     }
 
     /// Give the file back and keep the turn, to try again.
     pub(crate) async fn give_back(mut self) -> Turn {
-        let (Inner { held, turn, .. }, place) = self.take().expect("BUG: a tenure ended twice");
+        let (Inner { held, turn, .. }, executor) = self.take().expect("BUG: a hold ended twice");
         let give_back = move || {
             let _ = held.release();
             drop(held);
             turn
         };
-        place.start(give_back).finished().await
+        executor.start(give_back).finished().await
     }
 
     /// End the hold. Once this was called it ends, even if the future is dropped.
     pub(crate) async fn end(mut self) -> Result<(), Error> {
-        let (inner, place) = self.take().expect("BUG: a tenure ended twice");
-        let Some(inner) = inner.pass_on(&place) else {
+        let (inner, executor) = self.take().expect("BUG: a hold ended twice");
+        let Some(inner) = inner.pass_on(&executor) else {
             return Ok(());
         };
-        let mut ending = Ending(Some(place.start(move || inner.end())));
+        let mut ending = Ending(Some(executor.start(move || inner.end())));
         ending.done().await
     }
 }
@@ -122,7 +122,7 @@ impl Tenure {
 impl Inner {
     /// Leave the file to the next task, if one waits, and if this process has
     /// not had it for so long that another should. Else everything is still there.
-    fn pass_on(mut self, place: &Place) -> Option<Self> {
+    fn pass_on(mut self, executor: &Executor) -> Option<Self> {
         let Some(options) = self.options.take() else {
             return Some(self);
         };
@@ -140,8 +140,8 @@ impl Inner {
                     at_exit::remove_at_exit(&held);
                 }
                 events::released(&held.path().path().display());
-                let (place, lasts) = (place.clone(), options.wait.local_handoff);
-                self.turn.leave(Box::new(Inheritance { held, options, place }), now, lasts);
+                let (executor, lasts) = (executor.clone(), options.wait.local_handoff);
+                self.turn.leave(Box::new(Inheritance { held, options, executor }), now, lasts);
                 None
             }
             Err(held) => Some(Self { held, ..self }),
@@ -162,7 +162,7 @@ impl Inner {
 
 /// The hold for its next holder, of which whoever remembers the last one's finds
 /// nothing. Else somebody shares it.
-fn alone(mut held: Arc<Held<OsDisk>>) -> Result<Arc<Held<OsDisk>>, Arc<Held<OsDisk>>> {
+fn alone(mut held: Arc<LockFile<OsDisk>>) -> Result<Arc<LockFile<OsDisk>>, Arc<LockFile<OsDisk>>> {
     match Arc::get_mut(&mut held) {
         Some(_) => Ok(held),
         None => Arc::try_unwrap(held).map(Arc::new),
@@ -170,12 +170,12 @@ fn alone(mut held: Arc<Held<OsDisk>>) -> Result<Arc<Held<OsDisk>>, Arc<Held<OsDi
 }
 
 /// Schedules the deletion, or does it on the spot where nobody would do it later.
-impl Drop for Tenure {
+impl Drop for Hold {
     fn drop(&mut self) {
-        let Some((inner, place)) = self.take() else {
+        let Some((inner, executor)) = self.take() else {
             return;
         };
-        let Some(inner) = inner.pass_on(&place) else {
+        let Some(inner) = inner.pass_on(&executor) else {
             return;
         };
         let end = move || match inner.end() {
@@ -183,7 +183,7 @@ impl Drop for Tenure {
             Err(error) => tracing::warn!("{error}"),
         };
         match Handle::try_current() {
-            Ok(_) => drop(Ending(Some(place.start(end)))),
+            Ok(_) => drop(Ending(Some(executor.start(end)))),
             // Nobody would do it later; and this may be the thread of the place.
             Err(_) => end(),
         }

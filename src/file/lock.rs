@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 
 use super::changes::StatusChanges;
-use super::contender::{Contest, Tried};
+use super::contender::{Contender, Tried};
 use super::guard::FileGuard;
 use super::options::{FileOptions, Proof};
 use super::protocol::disk::{Disk, OsDisk};
@@ -21,10 +21,10 @@ use super::protocol::{Busy, YOUTH};
 use super::record::RecordedProof;
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
-use crate::local::executor::{Place, Seen};
-use crate::local::task_queue::{Queue, Site, Turn};
+use crate::local::executor::{Executor, Seen};
+use crate::local::task_queue::{CallSite, Queue, Turn};
 use crate::local::timer::{Standing, sleep};
-use crate::local::wakeup::Obstacle;
+use crate::local::wakeup::Blocker;
 use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
 use crate::lock::holder::{Evidence, Holder, Status};
@@ -249,7 +249,7 @@ impl AsyncFileLock {
         self.try_at(Location::caller())
     }
 
-    async fn try_at(&self, site: Site) -> Result<Option<FileGuard>, Error> {
+    async fn try_at(&self, site: CallSite) -> Result<Option<FileGuard>, Error> {
         let shown = Acquiring::begin(&self.path().display());
         let outcome = self.try_once(site).await;
         if let Some(shown) = shown {
@@ -258,12 +258,12 @@ impl AsyncFileLock {
         outcome
     }
 
-    async fn try_once(&self, site: Site) -> Result<Option<FileGuard>, Error> {
-        let mut contest = self.contest().await?.asked_at(site);
-        let Some(turn) = contest.queue().try_turn() else {
+    async fn try_once(&self, site: CallSite) -> Result<Option<FileGuard>, Error> {
+        let mut contender = self.contender().await?.asked_at(site);
+        let Some(turn) = contender.queue().try_turn() else {
             return Ok(None);
         };
-        match contest.try_once(turn, true).await? {
+        match contender.try_once(turn, true).await? {
             Tried::Acquired(guard) => Ok(Some(guard.told())),
             Tried::Busy(..) => Ok(None),
             Tried::Hindered(error, _) => Err(error),
@@ -310,8 +310,8 @@ impl AsyncFileLock {
     /// # Errors
     /// As [`holder`](Self::holder).
     pub async fn status(&self) -> Result<Status, Error> {
-        let contest = self.contest().await?;
-        Ok(contest.probe().await?.status)
+        let contender = self.contender().await?;
+        Ok(contender.probe().await?.status)
     }
 
     /// The lock's status now, and then each time that it changes: who holds the lock,
@@ -377,8 +377,8 @@ impl AsyncFileLock {
     /// # Errors
     /// [`Error::Timeout`] with the holder and the evidence that it lives.
     pub async fn break_stale(&self) -> Result<Option<Holder>, Error> {
-        let contest = self.contest().await?;
-        let found = contest.probe().await?;
+        let contender = self.contender().await?;
+        let found = contender.probe().await?;
         let pin = match (found.proof, self.inner.options.proof) {
             (Some(RecordedProof::Process), _) => Proof::Process,
             (Some(RecordedProof::Flock), Proof::Process) => Proof::Auto,
@@ -390,7 +390,7 @@ impl AsyncFileLock {
         let guard = by_its_protocol.acquire_timeout(Duration::ZERO).await?;
         let stale = guard.recovered_from().cloned();
         guard.release().await?;
-        if let Err(error) = contest.sweep().await {
+        if let Err(error) = contender.sweep().await {
             tracing::warn!("{error}");
         }
         Ok(match found.status {
@@ -415,8 +415,8 @@ impl AsyncFileLock {
     /// # Errors
     /// [`Error::CannotAsk`] for a holder that is not of this crate.
     pub async fn revoke(&self) -> Result<Option<Holder>, Error> {
-        let contest = self.contest().await?;
-        let found = contest.probe().await?;
+        let contender = self.contender().await?;
+        let found = contender.probe().await?;
         let Status::Held(holder) = found.status else {
             return Ok(None);
         };
@@ -424,17 +424,17 @@ impl AsyncFileLock {
             let path = self.path().to_owned();
             return Err(Error::CannotAsk { path, holder: Box::new(holder) });
         };
-        let path = contest.path().revocation(token);
-        let (mode, place) = (self.inner.options.mode, contest.place().clone());
+        let path = contender.path().revocation(token);
+        let (mode, executor) = (self.inner.options.mode, contender.executor().clone());
         let ask = move |()| match OsDisk.create(&path, mode) {
             // Or somebody asked before us.
-            Ok(_) | Err(Errno::EXIST) => Ok(Request { path, place }),
+            Ok(_) | Err(Errno::EXIST) => Ok(Request { path, executor }),
             Err(error) => Err(Error::io("creating", &path, error)),
         };
-        let request = contest.place().run((), ask).await?;
+        let request = contender.executor().run((), ask).await?;
         sleep(REVOCATION_SECOND_LOOK).await;
         // If the holder went meanwhile, nobody else will remove the request.
-        let stands = contest.probe().await?.token == Some(token);
+        let stands = contender.probe().await?.token == Some(token);
         if stands {
             request.leave();
         }
@@ -452,11 +452,11 @@ impl AsyncFileLock {
 
     /// What tells this lock from others, whatever path leads to it.
     pub(crate) async fn entry(&self) -> Result<((u64, u64), OsString), Error> {
-        Ok(self.contest().await?.entry())
+        Ok(self.contender().await?.entry())
     }
 
     /// `site` is where in the source that was asked for.
-    async fn contend(&self, limit: Option<Duration>, site: Site) -> Result<FileGuard, Error> {
+    async fn contend(&self, limit: Option<Duration>, site: CallSite) -> Result<FileGuard, Error> {
         self.contend_with(self.endurance(limit.and_then(Deadline::after)), site).await
     }
 
@@ -464,14 +464,14 @@ impl AsyncFileLock {
     pub(crate) async fn contend_further(
         &self,
         limit: Option<Duration>,
-        site: Site,
+        site: CallSite,
     ) -> Result<FileGuard, Error> {
         let mut endurance = self.endurance(limit.and_then(Deadline::after));
         endurance.wait_begins();
         self.contend_with(endurance, site).await
     }
 
-    async fn contend_with(&self, endurance: Endurance, site: Site) -> Result<FileGuard, Error> {
+    async fn contend_with(&self, endurance: Endurance, site: CallSite) -> Result<FileGuard, Error> {
         if events::are_wanted() {
             return Box::pin(self.contend_shown(endurance, site)).await;
         }
@@ -479,7 +479,11 @@ impl AsyncFileLock {
     }
 
     /// On the heap: where nobody watches, nothing of this is carried.
-    async fn contend_shown(&self, endurance: Endurance, site: Site) -> Result<FileGuard, Error> {
+    async fn contend_shown(
+        &self,
+        endurance: Endurance,
+        site: CallSite,
+    ) -> Result<FileGuard, Error> {
         let path = self.path().display();
         let holder = async {
             let holder = self.holder().await.ok().flatten();
@@ -493,7 +497,11 @@ impl AsyncFileLock {
         events::show(&path, contend, holder).await
     }
 
-    async fn contend_within(&self, endurance: Endurance, site: Site) -> Result<FileGuard, Error> {
+    async fn contend_within(
+        &self,
+        endurance: Endurance,
+        site: CallSite,
+    ) -> Result<FileGuard, Error> {
         let deadline = endurance.deadline();
         match deadline.and_then(|deadline| deadline.end.checked_add(self.overrun())) {
             // So late a limit is none.
@@ -518,60 +526,61 @@ impl AsyncFileLock {
     async fn contend_until(
         &self,
         mut endurance: Endurance,
-        site: Site,
+        site: CallSite,
     ) -> Result<FileGuard, Error> {
         let (process, deadline) = (this_process(), endurance.deadline());
-        let (mut contest, turn) = match self.enter_until(process, &mut endurance, site).await? {
+        let (mut contender, turn) = match self.enter_until(process, &mut endurance, site).await? {
             Entered::Inherits(guard) => return Ok(guard.told()),
-            Entered::Contends(contest, turn) => (contest.asked_at(site), turn),
+            Entered::Contends(contender, turn) => (contender.asked_at(site), turn),
             Entered::TooLate => {
                 // On the heap: whose turn comes should not carry what that takes.
                 let holder = Box::pin(self.holder()).await.ok().flatten();
                 return Err(self.timed_out(deadline, holder.map(Box::new)));
             }
         };
-        let turn =
-            if turn.share_is_over(self.inner.options.wait.local_handoff) && contest.is_awaited() {
-                turn
-            } else {
-                let is_last = deadline.is_some_and(|deadline| deadline.is_over());
-                match contest.try_once(turn, is_last).await? {
-                    Tried::Acquired(guard) => return Ok(guard.told()),
-                    Tried::Busy(busy, _) if is_last => {
-                        return Err(self.timed_out(deadline, busy.holder));
-                    }
-                    Tried::Busy(_, turn) => turn,
-                    Tried::Hindered(error, turn) => {
-                        endurance.outlast(error)?;
-                        turn
-                    }
+        let turn = if turn.share_is_over(self.inner.options.wait.local_handoff)
+            && contender.is_awaited()
+        {
+            turn
+        } else {
+            let is_last = deadline.is_some_and(|deadline| deadline.is_over());
+            match contender.try_once(turn, is_last).await? {
+                Tried::Acquired(guard) => return Ok(guard.told()),
+                Tried::Busy(busy, _) if is_last => {
+                    return Err(self.timed_out(deadline, busy.holder));
                 }
-            };
+                Tried::Busy(_, turn) => turn,
+                Tried::Hindered(error, turn) => {
+                    endurance.outlast(error)?;
+                    turn
+                }
+            }
+        };
         // On the heap: who need not wait should not carry what waiting takes.
-        Box::pin(self.wait_for(contest, turn, endurance)).await
+        Box::pin(self.wait_for(contender, turn, endurance)).await
     }
 
     /// Look each time there is a reason to.
     async fn wait_for(
         &self,
-        mut contest: Contest,
+        mut contender: Contender,
         mut turn: Turn,
         mut endurance: Endurance,
     ) -> Result<FileGuard, Error> {
-        contest.must_be_possible().await?;
+        contender.must_be_possible().await?;
         endurance.wait_begins();
         let deadline = endurance.deadline();
-        let mut pause = contest.pause();
+        let mut pause = contender.pause();
         loop {
             // Before the look that is relied on.
             let is_due = pause.is_due();
-            contest.has_heard_a_write(pause.has_heard_a_write());
+            contender.has_heard_a_write(pause.has_heard_a_write());
             // Before the try, so that the last try is at the deadline and not before.
             let is_last = deadline.is_some_and(|deadline| deadline.is_over());
             let obstacle = if !is_last && !is_due {
                 pause.precedence()
             } else {
-                match contest.try_once(turn, is_last).await? {
+                match contender.try_once(turn, is_last).await? {
                     Tried::Acquired(guard) => {
                         let presence = pause.end();
                         return Ok(guard.contended(presence).told());
@@ -590,11 +599,11 @@ impl AsyncFileLock {
                     Tried::Hindered(error, again) => {
                         turn = again;
                         endurance.outlast(error)?;
-                        Obstacle::unseen(self.inner.options.wait.retry_period)
+                        Blocker::unseen(self.inner.options.wait.retry_period)
                     }
                 }
             };
-            contest.prepare();
+            contender.prepare();
             // A foreign file is watched for what other processes do to it.
             let _standing = obstacle.at_most.and_then(Standing::at_most);
             let next_look = pause.until_next_look(obstacle);
@@ -608,13 +617,13 @@ impl AsyncFileLock {
         &self,
         process: ProcessKey,
         endurance: &mut Endurance,
-        site: Site,
+        site: CallSite,
     ) -> Result<Entered, Error> {
         let deadline = endurance.deadline();
         let Some((path, queue)) = self.inner.path.as_ref().zip(self.busy_queue(process)) else {
-            let contest = self.contest_within(process, endurance).await?;
-            let turn = Deadline::limit(deadline, contest.queue().next_turn()).await;
-            return Ok(Entered::of(contest, turn));
+            let contender = self.contest_within(process, endurance).await?;
+            let turn = Deadline::limit(deadline, contender.queue().next_turn()).await;
+            return Ok(Entered::of(contender, turn));
         };
         endurance.wait_begins();
         if let Some(site) = queue.last_site() {
@@ -623,18 +632,18 @@ impl AsyncFileLock {
         let Some(turn) = Deadline::limit(deadline, queue.next_turn()).await else {
             return Ok(Entered::TooLate);
         };
-        let turn = match Contest::inherit(path, &self.inner.options, process, turn, site) {
+        let turn = match Contender::inherit(path, &self.inner.options, process, turn, site) {
             Ok(guard) => return Ok(Entered::Inherits(guard)),
             Err(turn) => turn,
         };
-        let contest = self.contest_within(process, endurance).await?;
-        if turn.is_of(&contest.queue()) {
-            return Ok(Entered::Contends(contest, turn));
+        let contender = self.contest_within(process, endurance).await?;
+        if turn.is_of(&contender.queue()) {
+            return Ok(Entered::Contends(contender, turn));
         }
         // The path leads elsewhere by now.
         drop(turn);
-        let turn = Deadline::limit(deadline, contest.queue().next_turn()).await;
-        Ok(Entered::of(contest, turn))
+        let turn = Deadline::limit(deadline, contender.queue().next_turn()).await;
+        Ok(Entered::of(contender, turn))
     }
 
     /// The queue of the last contest, if a task of this process has its turn.
@@ -655,7 +664,7 @@ impl AsyncFileLock {
             return true;
         };
         let look = || directory_identity(directory) == Ok(identity);
-        seen.is_recent() || !Place::is_here(directory, options.wait.offload) || seen.renew(look)
+        seen.is_recent() || !Executor::is_here(directory, options.wait.offload) || seen.renew(look)
     }
 
     fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Box<Holder>>) -> Error {
@@ -663,7 +672,7 @@ impl AsyncFileLock {
         Error::Timeout { path: self.path().to_owned(), waited, holder }
     }
 
-    pub(crate) async fn contest(&self) -> Result<Contest, Error> {
+    pub(crate) async fn contender(&self) -> Result<Contender, Error> {
         // All else may be done in one poll; so a loop of this must yield here.
         consume_budget().await;
         self.contest_of(this_process()).await
@@ -674,29 +683,29 @@ impl AsyncFileLock {
         &self,
         process: ProcessKey,
         endurance: &mut Endurance,
-    ) -> Result<Contest, Error> {
+    ) -> Result<Contender, Error> {
         loop {
             match self.contest_of(process).await {
                 Err(error) => endurance.outlast(error)?,
-                Ok(contest) => {
-                    if contest.queue().is_busy(process) {
+                Ok(contender) => {
+                    if contender.queue().is_busy(process) {
                         endurance.wait_begins();
                     }
-                    return Ok(contest);
+                    return Ok(contender);
                 }
             }
             endurance.pause().await;
         }
     }
 
-    async fn contest_of(&self, process: ProcessKey) -> Result<Contest, Error> {
+    async fn contest_of(&self, process: ProcessKey) -> Result<Contender, Error> {
         let Some(path) = self.inner.path.clone() else {
             let given = self.inner.given.clone();
             let why = "the working directory was unknown when the lock was made".to_owned();
             return Err(LockPath::new(&given).err().unwrap_or(Error::BadPath { path: given, why }));
         };
         let options = Arc::clone(&self.inner.options);
-        Contest::enter(path, options, process, &self.inner.last_queue).await
+        Contender::enter(path, options, process, &self.inner.last_queue).await
     }
 }
 
@@ -705,15 +714,15 @@ impl AsyncFileLock {
 enum Entered {
     /// The last task left what it held.
     Inherits(FileGuard),
-    Contends(Contest, Turn),
+    Contends(Contender, Turn),
     /// The deadline came first.
     TooLate,
 }
 
 impl Entered {
-    fn of(contest: Contest, turn: Option<Turn>) -> Self {
+    fn of(contender: Contender, turn: Option<Turn>) -> Self {
         match turn {
-            Some(turn) => Entered::Contends(contest, turn),
+            Some(turn) => Entered::Contends(contender, turn),
             None => Entered::TooLate,
         }
     }
@@ -731,7 +740,7 @@ fn waits_for(holder: std::fmt::Arguments<'_>) {
 /// A request to let go, taken back when dropped.
 struct Request {
     path: PathBuf,
-    place: Place,
+    executor: Executor,
 }
 
 impl Request {
@@ -744,18 +753,18 @@ impl Drop for Request {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.path);
         if !path.as_os_str().is_empty() {
-            drop(self.place.start(move || OsDisk.unlink(&path)));
+            drop(self.executor.start(move || OsDisk.unlink(&path)));
         }
     }
 }
 
 /// What a contender waits for when this is in its way.
-fn obstacle(busy: Busy) -> Obstacle {
+fn obstacle(busy: Busy) -> Blocker {
     let Busy { holder, inode, .. } = busy;
     let evidence = holder.as_ref().map(|holder| &holder.evidence);
     let was_seen = evidence == Some(&Evidence::ProcessRuns);
     let may_end = was_seen || evidence == Some(&Evidence::KernelLock);
     let at_most = busy.look_again.filter(|_| evidence == Some(&Evidence::Young));
     let (token, pid) = holder.map_or((None, None), |holder| (holder.hold_id, holder.pid));
-    Obstacle { token, inode, process: pid.filter(|_| may_end), was_seen, at_most }
+    Blocker { token, inode, process: pid.filter(|_| may_end), was_seen, at_most }
 }

@@ -188,8 +188,8 @@ impl FileOptions {
 
     /// Where the system calls run. Default: [`Offload::Auto`].
     #[must_use]
-    pub fn offload(mut self, place: Offload) -> Self {
-        self.wait.offload = place;
+    pub fn offload(mut self, executor: Offload) -> Self {
+        self.wait.offload = executor;
         self
     }
 

@@ -28,8 +28,8 @@ use rustix::fs::FileType;
 
 use super::open_files::{OpenFile, PosixUse};
 use super::options::Primitive;
-use super::shared::{Site, Terms};
-use super::syscalls::{self, Claim, Sharing};
+use super::shared::{LockState, Terms};
+use super::syscalls::{self, LockSpec, Sharing};
 use crate::lock::error::Error;
 use crate::sys::files::{Errno, Inode};
 use crate::sys::tickets::Waiters;
@@ -39,54 +39,54 @@ use crate::sys::tickets::Waiters;
 const REPLACED_MAX: u32 = 100;
 
 /// The file of a contender, and then of a holder.
-pub(super) enum Carrier {
+pub(super) enum LockHandle {
     Open(OpenFile),
     /// On the heap: it is the larger one by far, and seldom.
     Posix(Box<PosixUse>),
 }
 
-impl Deref for Carrier {
+impl Deref for LockHandle {
     type Target = File;
 
     fn deref(&self) -> &File {
         match self {
-            Carrier::Open(file) => file,
-            Carrier::Posix(file) => file,
+            LockHandle::Open(file) => file,
+            LockHandle::Posix(file) => file,
         }
     }
 }
 
-impl Carrier {
+impl LockHandle {
     #[inline]
     pub(super) fn inode(&self) -> Inode {
         match self {
-            Carrier::Open(file) => file.inode,
-            Carrier::Posix(file) => file.inode,
+            LockHandle::Open(file) => file.inode,
+            LockHandle::Posix(file) => file.inode,
         }
     }
 
     /// The directory, where the last release asked there who waits.
     pub(super) fn waiters(&self) -> Option<&Waiters> {
         match self {
-            Carrier::Open(file) => file.waiters.as_deref(),
-            Carrier::Posix(_) => None,
+            LockHandle::Open(file) => file.waiters.as_deref(),
+            LockHandle::Posix(_) => None,
         }
     }
 
     #[inline(always)]
-    pub(super) fn open(terms: &Terms, site: &Site) -> Result<Self, Error> {
+    pub(super) fn open(terms: &Terms, site: &LockState) -> Result<Self, Error> {
         let (path, mode) = (terms.path.path(), terms.options.mode);
         let opened = match terms.options.primitive {
             Primitive::Posix => {
-                let is_local = site.place.is_local();
+                let is_local = site.executor.is_local();
                 PosixUse::open(&site.register, path, mode, is_local)
-                    .map(|file| Carrier::Posix(Box::new(file)))
+                    .map(|file| LockHandle::Posix(Box::new(file)))
             }
             _ => match site.register.reuse(terms.c_path.as_c_str()) {
-                Some(file) => Ok(Carrier::Open(file)),
+                Some(file) => Ok(LockHandle::Open(file)),
                 None => {
                     let open = || syscalls::open_or_create(terms.c_path.as_c_str(), mode);
-                    OpenFile::open(&site.register, open).map(Carrier::Open)
+                    OpenFile::open(&site.register, open).map(LockHandle::Open)
                 }
             },
         };
@@ -96,30 +96,30 @@ impl Carrier {
     }
 
     #[inline(always)]
-    pub(super) fn try_lock(&mut self, claim: Claim) -> Result<bool, Errno> {
+    pub(super) fn try_lock(&mut self, claim: LockSpec) -> Result<bool, Errno> {
         match self {
-            Carrier::Open(file) => syscalls::try_lock(file, claim),
-            Carrier::Posix(file) => file.try_lock(claim),
+            LockHandle::Open(file) => syscalls::try_lock(file, claim),
+            LockHandle::Posix(file) => file.try_lock(claim),
         }
     }
 
     #[inline(always)]
-    pub(super) fn unlock(&mut self, claim: Claim) -> Result<(), Errno> {
+    pub(super) fn unlock(&mut self, claim: LockSpec) -> Result<(), Errno> {
         match self {
-            Carrier::Open(file) => syscalls::unlock(file, claim.primitive, claim.range),
-            Carrier::Posix(file) => file.unlock(),
+            LockHandle::Open(file) => syscalls::unlock(file, claim.primitive, claim.range),
+            LockHandle::Posix(file) => file.unlock(),
         }
     }
 
     /// From exclusive to shared.
-    pub(super) fn downgrade(&self, claim: Claim) -> Result<(), Errno> {
+    pub(super) fn downgrade(&self, claim: LockSpec) -> Result<(), Errno> {
         match self {
-            Carrier::Open(file) => match syscalls::try_lock(file, claim) {
+            LockHandle::Open(file) => match syscalls::try_lock(file, claim) {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(Errno::WOULDBLOCK),
                 Err(error) => Err(error),
             },
-            Carrier::Posix(file) => file.downgrade(claim),
+            LockHandle::Posix(file) => file.downgrade(claim),
         }
     }
 
@@ -132,16 +132,16 @@ impl Carrier {
 
 /// How one try ended.
 pub(super) enum Tried {
-    Locked(Carrier),
+    Locked(LockHandle),
     /// Somebody else has it. The file is open for the next look (4).
-    Busy(Carrier),
+    Busy(LockHandle),
 }
 
 /// One try.
 pub(super) struct Attempt<'a> {
     pub(super) terms: &'a Terms,
-    pub(super) site: &'a Arc<Site>,
-    pub(super) claim: Claim,
+    pub(super) site: &'a Arc<LockState>,
+    pub(super) claim: LockSpec,
     /// Whether a shared lock is wanted only if nobody has the lock at all.
     pub(super) only_if_free: bool,
 }
@@ -149,13 +149,13 @@ pub(super) struct Attempt<'a> {
 impl Attempt<'_> {
     /// `carrier` is the file of the last look, or one that was left open.
     #[inline(always)]
-    pub(super) fn run(&self, mut carrier: Option<Carrier>) -> Result<Tried, Error> {
+    pub(super) fn run(&self, mut carrier: Option<LockHandle>) -> Result<Tried, Error> {
         let path = self.terms.path.path();
         let fail = |doing| move |error: Errno| Error::io(doing, path, error);
         for _ in 0..REPLACED_MAX {
             let mut file = match carrier.take() {
                 Some(file) => file,
-                None => Carrier::open(self.terms, self.site)?,
+                None => LockHandle::open(self.terms, self.site)?,
             };
             let is_locked = self.lock(&mut file).map_err(fail("locking"))?;
             // (1), and a file that was replaced while its holder goes on is nobody's obstacle.
@@ -170,13 +170,13 @@ impl Attempt<'_> {
             }
             is_at.map_err(fail("looking at"))?;
         }
-        Carrier::open(self.terms, self.site).map(Tried::Busy)
+        LockHandle::open(self.terms, self.site).map(Tried::Busy)
     }
 
     /// A file that is itself mounted in a container cannot be removed there. Removed
     /// elsewhere, it goes on in the container, beside its successor.
     #[inline(always)]
-    fn refuse_mounted(&self, file: &mut Carrier, is_locked: bool) -> Result<(), Error> {
+    fn refuse_mounted(&self, file: &mut LockHandle, is_locked: bool) -> Result<(), Error> {
         if !self.terms.options.delete_on_release || !syscalls::is_mounted(file) {
             return Ok(());
         }
@@ -191,7 +191,7 @@ impl Attempt<'_> {
     }
 
     #[inline(always)]
-    fn lock(&self, file: &mut Carrier) -> Result<bool, Errno> {
+    fn lock(&self, file: &mut LockHandle) -> Result<bool, Errno> {
         if !self.only_if_free {
             return file.try_lock(self.claim);
         }

@@ -13,18 +13,18 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::attempt::Carrier;
+use super::attempt::LockHandle;
 use super::close_elsewhere;
 use super::options::Primitive;
-use super::shared::{SHARE_MAX, Site, Source, Stay, Terms};
-use super::syscalls::{self, Claim, Sharing};
-use crate::local::executor::Place;
+use super::shared::{LockState, SHARE_MAX, Source, Stay, Terms};
+use super::syscalls::{self, LockSpec, Sharing};
+use crate::local::executor::Executor;
 use crate::local::task_queue::Turn;
 use crate::local::yield_cpu::let_next_run;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
 use crate::sys::files::Errno;
-use crate::sys::inotify::Listening;
+use crate::sys::inotify::Subscription;
 use crate::sys::tickets::Waiters;
 use crate::sys::wait_pipe::Presence;
 
@@ -81,12 +81,12 @@ impl Drop for LossWatch {
 /// What has to end, in this order: the lock, then the turn. Dropping it does that.
 struct Hold {
     /// `None` once it has ended.
-    carrier: Option<Carrier>,
+    carrier: Option<LockHandle>,
     /// Readers let the next in as soon as they are in.
     turn: Option<Turn>,
-    claim: Claim,
+    claim: LockSpec,
     terms: Arc<Terms>,
-    site: Arc<Site>,
+    site: Arc<LockState>,
     /// Among those of its station, until the end begins.
     number: Option<u64>,
     /// Other processes want it as well, as far as is known.
@@ -101,11 +101,11 @@ struct Hold {
 impl KernelGuard {
     /// To be made where `carrier` was locked.
     pub(super) fn new(
-        carrier: Carrier,
+        carrier: LockHandle,
         turn: Turn,
-        claim: Claim,
+        claim: LockSpec,
         terms: Arc<Terms>,
-        site: Arc<Site>,
+        site: Arc<LockState>,
         asked_at: Source,
     ) -> Self {
         let turn = (claim.sharing == Sharing::Exclusive).then_some(turn);
@@ -128,9 +128,9 @@ impl KernelGuard {
     /// turn, with nothing left.
     pub(super) fn inherit(
         mut turn: Turn,
-        claim: Claim,
+        claim: LockSpec,
         terms: &Arc<Terms>,
-        site: &Arc<Site>,
+        site: &Arc<LockState>,
         asked_at: Source,
     ) -> Result<Self, Turn> {
         let Some(mut hold) = turn.take_legacy().and_then(|left| left.downcast::<Hold>().ok())
@@ -180,9 +180,9 @@ impl KernelGuard {
     /// [`Error::Forked`] in a forked child.
     pub async fn release(mut self) -> Result<(), Error> {
         let hold = self.end_watch().expect("BUG: a guard was released twice");
-        match hold.place() {
-            Place::Here { .. } => hold.end(),
-            place => place.start(move || hold.end()).finished().await,
+        match hold.executor() {
+            Executor::Here { .. } => hold.end(),
+            executor => executor.start(move || hold.end()).finished().await,
         }
     }
 
@@ -206,11 +206,11 @@ impl KernelGuard {
     /// [`Error::Io`]: the lock is given back then.
     pub async fn downgrade(mut self) -> Result<Self, Error> {
         let mut hold = self.end_watch().expect("BUG: a released guard was used");
-        let place = hold.place();
+        let executor = hold.executor();
         let downgrade = move || hold.downgrade().map(|()| Self::of(hold));
-        match place {
-            Place::Here { .. } => downgrade(),
-            place => place.start(downgrade).finished().await,
+        match executor {
+            Executor::Here { .. } => downgrade(),
+            executor => executor.start(downgrade).finished().await,
         }
     }
 
@@ -308,10 +308,10 @@ impl Drop for KernelGuard {
         let Some(hold) = self.end_watch() else {
             return;
         };
-        let place = hold.place();
+        let executor = hold.executor();
         let end = move || Hold::tell(hold.end());
-        match (place, Handle::try_current()) {
-            (place @ Place::Lane { .. }, Ok(_)) => drop(place.start(end)),
+        match (executor, Handle::try_current()) {
+            (executor @ Executor::Lane { .. }, Ok(_)) => drop(executor.start(end)),
             // Nobody would do it later; and this may be the thread of the place.
             _ => end(),
         }
@@ -323,15 +323,15 @@ impl Hold {
         self.site.is_ours()
     }
 
-    fn place(&self) -> Place {
-        match &self.site.place {
+    fn executor(&self) -> Executor {
+        match &self.site.executor {
             // In a forked child there are no threads that would do it elsewhere.
-            Place::Lane { .. } if !self.is_ours() => Place::Here { is_local: false },
-            place => place.clone(),
+            Executor::Lane { .. } if !self.is_ours() => Executor::Here { is_local: false },
+            executor => executor.clone(),
         }
     }
 
-    fn carrier(&self) -> &Carrier {
+    fn carrier(&self) -> &LockHandle {
         self.carrier.as_ref().expect("BUG: a hold was used after its end")
     }
 
@@ -362,9 +362,9 @@ impl Hold {
     /// it again at once anyway. Else everything is still there.
     fn pass_on(mut self: Box<Self>) -> Option<Box<Self>> {
         let is_awaited = self.turn.as_ref().is_some_and(Turn::is_awaited);
-        let is_quick = matches!(self.site.place, Place::Here { is_local: true });
+        let is_quick = matches!(self.site.executor, Executor::Here { is_local: true });
         // The register has POSIX locks, which are of the process.
-        let is_plain = matches!(self.carrier(), Carrier::Open(_)) && !self.was_used();
+        let is_plain = matches!(self.carrier(), LockHandle::Open(_)) && !self.was_used();
         let share = self.terms.share();
         if !is_awaited || !is_quick || !is_plain || share.is_zero() {
             return Some(self);
@@ -414,7 +414,7 @@ impl Hold {
         let _ = carrier.unlock(self.claim);
         let was_used = self.was_used();
         let is_closed = match carrier {
-            Carrier::Open(mut file) => {
+            LockHandle::Open(mut file) => {
                 if was_used {
                     file.was_used();
                 }
@@ -432,7 +432,7 @@ impl Hold {
                     false => self.site.station.leave(file, stay, |known| self.wakes_any(known)),
                 }
             }
-            Carrier::Posix(file) => {
+            LockHandle::Posix(file) => {
                 if was_used {
                     file.was_used();
                 }
@@ -463,7 +463,7 @@ impl Hold {
             Primitive::Ofd | Primitive::Posix => waiters.are_any_by_any_name(),
         };
         let (site, terms) = (&self.site, &*self.terms);
-        if !site.place.is_local() {
+        if !site.executor.is_local() {
             return false;
         }
         if !site.is_in_place_now(terms) {
@@ -478,8 +478,8 @@ impl Hold {
     /// (6) of [`attempt`](super::attempt): closing is all that may be done.
     fn end_in_child(&mut self) -> Result<(), Error> {
         match self.carrier.take() {
-            Some(Carrier::Open(file)) => file.close_in_child(),
-            Some(Carrier::Posix(file)) => std::mem::forget(file),
+            Some(LockHandle::Open(file)) => file.close_in_child(),
+            Some(LockHandle::Posix(file)) => std::mem::forget(file),
             None => {}
         }
         // The queue was copied by a fork, perhaps in the middle of a change.
@@ -520,8 +520,8 @@ impl Hold {
             return true;
         }
         match self.carrier() {
-            Carrier::Posix(file) => file.become_sole(self.claim),
-            Carrier::Open(file) => {
+            LockHandle::Posix(file) => file.become_sole(self.claim),
+            LockHandle::Open(file) => {
                 syscalls::try_lock(file, self.claim.with(Sharing::Exclusive)) == Ok(true)
             }
         }
@@ -567,8 +567,8 @@ impl Hold {
         if self.wakes() {
             let path = self.terms.path.path();
             match self.carrier() {
-                Carrier::Open(file) => file.signal(path),
-                Carrier::Posix(_) => close_elsewhere::signal(path),
+                LockHandle::Open(file) => file.signal(path),
+                LockHandle::Posix(_) => close_elsewhere::signal(path),
             }
         }
         Ok(())
@@ -596,22 +596,22 @@ fn look(path: &Path, identity: (u64, u64)) -> Result<Option<LostReason>, Errno> 
     })
 }
 
-async fn loss(terms: Arc<Terms>, site: Arc<Site>, identity: (u64, u64)) -> Lost {
-    let mut listening = None;
+async fn loss(terms: Arc<Terms>, site: Arc<LockState>, identity: (u64, u64)) -> Lost {
+    let mut subscription = None;
     loop {
-        if site.place.has_events() {
-            listening = Listening::renew(listening.take(), &terms.path);
+        if site.executor.has_events() {
+            subscription = Subscription::renew(subscription.take(), &terms.path);
         }
         let path = Arc::clone(&terms.path);
         let look = move |()| look(path.path(), identity);
-        if let Ok(Some(reason)) = site.place.run((), look).await {
+        if let Ok(Some(reason)) = site.executor.run((), look).await {
             return Lost { path: terms.path.path().to_owned(), reason };
         }
         let period = tokio::time::sleep(terms.options.wait.retry_period);
-        match &listening {
+        match &subscription {
             None => period.await,
-            Some(listening) => tokio::select! {
-                _ = listening.event() => {}
+            Some(subscription) => tokio::select! {
+                _ = subscription.event() => {}
                 () = period => {}
             },
         }

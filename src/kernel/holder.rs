@@ -16,11 +16,11 @@ use std::sync::Arc;
 use rustix::fs::{major, minor};
 use tokio::runtime::Handle;
 
-use super::attempt::{Carrier, cannot_open, check_kind};
+use super::attempt::{LockHandle, cannot_open, check_kind};
 use super::open_files::{OpenFile, PosixUse};
 use super::options::Primitive;
-use super::shared::{Site, Terms};
-use super::syscalls::{self, Claim, Sharing};
+use super::shared::{LockState, Terms};
+use super::syscalls::{self, LockSpec, Sharing};
 use crate::local::executor::Started;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
@@ -28,7 +28,11 @@ use crate::sys::files::Errno;
 use crate::sys::process::program_name;
 
 /// What is at the path: a lock's file stays, so it tells nothing by itself.
-pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<Status, Error> {
+pub(super) fn status(
+    terms: &Terms,
+    site: &Arc<LockState>,
+    claim: LockSpec,
+) -> Result<Status, Error> {
     let path = terms.path.path();
     let fail = |error: Errno| Error::io("looking at", path, error);
     let Some(inode) = syscalls::look_at(path).map_err(fail)? else {
@@ -61,7 +65,7 @@ pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<St
         Primitive::Flock => {
             let holder = of_flock(&file, file.inode.identity, claim);
             // The question may have been in somebody's way.
-            if site.place.is_local() && file.closes_unheard() {
+            if site.executor.is_local() && file.closes_unheard() {
                 file.signal(path);
             }
             holder
@@ -73,7 +77,7 @@ pub(super) fn status(terms: &Terms, site: &Arc<Site>, claim: Claim) -> Result<St
 }
 
 /// Listed first, since asking the kernel by locking can be in somebody's way.
-fn of_flock(file: &File, identity: (u64, u64), claim: Claim) -> Result<Option<Holder>, Errno> {
+fn of_flock(file: &File, identity: (u64, u64), claim: LockSpec) -> Result<Option<Holder>, Errno> {
     if let Some(pid) = listed(identity) {
         return Ok(Some(known(Some(pid))));
     }
@@ -88,13 +92,13 @@ fn of_flock(file: &File, identity: (u64, u64), claim: Claim) -> Result<Option<Ho
 /// The process in the way of a contender, whose end it should hear of. Nobody
 /// waits for the answer here.
 pub(super) fn process_in_the_way(
-    site: &Site,
-    file: &Carrier,
-    claim: Claim,
+    site: &LockState,
+    file: &LockHandle,
+    claim: LockSpec,
 ) -> Started<Option<u32>> {
     let identity = file.inode().identity;
     match claim.primitive {
-        Primitive::Flock => site.place.aside().start(move || listed(identity)),
+        Primitive::Flock => site.executor.aside().start(move || listed(identity)),
         _ => {
             let conflict = syscalls::conflict(file, claim).ok().flatten();
             Started::Done(conflict.and_then(|conflict| conflict.pid))

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use super::shared::Station;
+use super::shared::LocalQueue;
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// Between two looks. Long beside the time from one use to the next of a lock in use,
@@ -19,7 +19,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Watched {
-    stations: Vec<Weak<Station>>,
+    stations: Vec<Weak<LocalQueue>>,
     has_thread: bool,
 }
 
@@ -30,9 +30,9 @@ fn watched() -> MutexGuard<'static, HashMap<ProcessKey, Watched>> {
     WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Have [`Station::close_unused`] called until it says that nothing is left. Whether
+/// Have [`LocalQueue::close_unused`] called until it says that nothing is left. Whether
 /// that will be done (3).
-pub(super) fn watch(station: &Arc<Station>) -> bool {
+pub(super) fn watch(station: &Arc<LocalQueue>) -> bool {
     let process = this_process();
     let mut all = watched();
     let watched = all.entry(process).or_default();

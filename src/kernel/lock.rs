@@ -9,16 +9,16 @@ use tokio::task::{consume_budget, yield_now};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempt, Carrier, Tried};
+use super::attempt::{Attempt, LockHandle, Tried};
 use super::guard::KernelGuard;
 use super::holder;
 use super::options::{KernelOptions, Primitive};
-use super::shared::{SHARE_MAX, Site, Source, Stay, Terms};
-use super::syscalls::{Claim, Sharing};
-use super::wakeup::{Pause, Right};
+use super::shared::{LockState, SHARE_MAX, Source, Stay, Terms};
+use super::syscalls::{LockSpec, Sharing};
+use super::wakeup::{MayTry, Wakeup};
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
-use crate::local::executor::Place;
+use crate::local::executor::Executor;
 use crate::local::options::WaitOptions;
 use crate::local::task_queue::Turn;
 use crate::lock::error::Error;
@@ -155,7 +155,7 @@ struct Inner {
     given: PathBuf,
     /// `None` if what was given cannot name a lock file.
     terms: Option<Arc<Terms>>,
-    last_site: Mutex<Option<Arc<Site>>>,
+    last_site: Mutex<Option<Arc<LockState>>>,
 }
 
 impl std::fmt::Debug for AsyncKernelLock {
@@ -412,11 +412,11 @@ impl AsyncKernelLock {
     pub async fn status(&self) -> Result<Status, Error> {
         let (terms, site) = self.enter().await?;
         let claim = claim(&terms, Sharing::Exclusive);
-        let place = match claim.primitive {
-            Primitive::Flock => site.place.aside(),
-            _ => site.place.clone(),
+        let executor = match claim.primitive {
+            Primitive::Flock => site.executor.aside(),
+            _ => site.executor.clone(),
         };
-        place.run((terms, site), move |(terms, site)| holder::status(&terms, &site, claim)).await
+        executor.run((terms, site), move |(terms, site)| holder::status(&terms, &site, claim)).await
     }
 
     fn endurance(&self, deadline: Option<Deadline>) -> Endurance {
@@ -454,12 +454,12 @@ impl AsyncKernelLock {
         let Some((turn, left)) = site.station.try_turn() else {
             return Ok(None);
         };
-        let contest = Contest { claim: claim(&terms, sharing), terms, site, asked_at };
+        let contest = Contender { claim: claim(&terms, sharing), terms, site, asked_at };
         let turn = match contest.inherit(turn) {
             Ok(guard) => return Ok(Some(guard)),
             Err(turn) => turn,
         };
-        let carrier = left.map(Carrier::Open);
+        let carrier = left.map(LockHandle::Open);
         let right = contest.first_right(false, carrier.as_ref()).at_last(sharing);
         match contest.try_once(turn, carrier, right).await? {
             Ended::Acquired(guard) => {
@@ -468,7 +468,7 @@ impl AsyncKernelLock {
             }
             Ended::Busy(contest, carrier, _turn) => {
                 // Not closed: that would wake all who wait, each time.
-                if let Carrier::Open(file) = carrier {
+                if let LockHandle::Open(file) = carrier {
                     let keep_open = contest.terms.options.keep_open;
                     let stay = if keep_open { Stay::Always } else { Stay::Awhile };
                     contest.site.station.leave(file, stay, |_| false);
@@ -546,8 +546,8 @@ impl AsyncKernelLock {
             return Ok(None);
         };
         let contest =
-            Contest { claim: claim(terms, sharing), terms: Arc::clone(terms), site, asked_at };
-        let Place::Here { .. } = contest.site.place else {
+            Contender { claim: claim(terms, sharing), terms: Arc::clone(terms), site, asked_at };
+        let Executor::Here { .. } = contest.site.executor else {
             reached.contest = Some(contest);
             return Ok(None);
         };
@@ -559,12 +559,12 @@ impl AsyncKernelLock {
             Ok(guard) => return Ok(Some(guard)),
             Err(turn) => turn,
         };
-        let mut carrier = left.map(Carrier::Open);
+        let mut carrier = left.map(LockHandle::Open);
         let share_is_over = contest.share_is_over(&turn);
         let has_looked =
-            !share_is_over && contest.first_right(false, carrier.as_ref()) == Right::Full;
+            !share_is_over && contest.first_right(false, carrier.as_ref()) == MayTry::Full;
         if has_looked {
-            match contest.attempt(Right::Full).run(carrier.take()) {
+            match contest.attempt(MayTry::Full).run(carrier.take()) {
                 Ok(Tried::Locked(file)) => {
                     let guard = contest.hold(file, turn);
                     self.notice(&guard);
@@ -597,7 +597,7 @@ impl AsyncKernelLock {
             Some(contest) => contest,
             None => {
                 let (terms, site) = self.enter_within(&mut endurance).await?;
-                Contest { claim: claim(&terms, sharing), terms, site, asked_at }
+                Contender { claim: claim(&terms, sharing), terms, site, asked_at }
             }
         };
         let (mut turn, mut carrier, share_is_over) = match turn {
@@ -614,7 +614,7 @@ impl AsyncKernelLock {
                     Err(turn) => turn,
                 };
                 let share_is_over = contest.share_is_over(&turn);
-                (turn, left.map(Carrier::Open), share_is_over)
+                (turn, left.map(LockHandle::Open), share_is_over)
             }
         };
         let is_last = is_last || !has_looked && deadline.is_some_and(Deadline::is_over);
@@ -624,7 +624,7 @@ impl AsyncKernelLock {
             }
             let right = contest.first_right(share_is_over, carrier.as_ref());
             let right = if is_last { right.at_last(sharing) } else { right };
-            if right != Right::None {
+            if right != MayTry::None {
                 match contest.try_once(turn, carrier.take(), right).await? {
                     Ended::Acquired(guard) => {
                         self.notice(&guard);
@@ -651,14 +651,14 @@ impl AsyncKernelLock {
     /// Look each time there is a reason to.
     async fn wait_for(
         &self,
-        mut contest: Contest,
+        mut contest: Contender,
         mut turn: Turn,
-        mut carrier: Option<Carrier>,
+        mut carrier: Option<LockHandle>,
         mut endurance: Endurance,
     ) -> Result<KernelGuard, Error> {
         endurance.wait_begins();
         let (sharing, deadline) = (contest.claim.sharing, endurance.deadline());
-        let mut pause = Pause::new(&contest.terms, &contest.site, sharing);
+        let mut pause = Wakeup::new(&contest.terms, &contest.site, sharing);
         loop {
             // Before the look that is relied on; the first try costs no listening.
             pause.listen();
@@ -668,7 +668,7 @@ impl AsyncKernelLock {
             if is_last {
                 right = right.at_last(sharing);
             }
-            if right != Right::None {
+            if right != MayTry::None {
                 match contest.try_once(turn, carrier.take(), right).await? {
                     Ended::Acquired(guard) => {
                         let presence = pause.end();
@@ -688,7 +688,7 @@ impl AsyncKernelLock {
                     break;
                 }
             }
-            let was_hindered = right != Right::None && carrier.is_none();
+            let was_hindered = right != MayTry::None && carrier.is_none();
             let next_look = contest.wait(&mut pause, carrier.as_mut(), right, deadline);
             match was_hindered {
                 true => drop(timeout(self.retry_period(), next_look).await),
@@ -717,7 +717,7 @@ impl AsyncKernelLock {
     async fn enter_within(
         &self,
         endurance: &mut Endurance,
-    ) -> Result<(Arc<Terms>, Arc<Site>), Error> {
+    ) -> Result<(Arc<Terms>, Arc<LockState>), Error> {
         loop {
             match self.enter().await {
                 Err(error) => endurance.outlast(error)?,
@@ -727,7 +727,7 @@ impl AsyncKernelLock {
         }
     }
 
-    async fn enter(&self) -> Result<(Arc<Terms>, Arc<Site>), Error> {
+    async fn enter(&self) -> Result<(Arc<Terms>, Arc<LockState>), Error> {
         let Some(terms) = &self.inner.terms else {
             let given = self.inner.given.clone();
             let why = "the working directory was unknown when the lock was made".to_owned();
@@ -738,14 +738,14 @@ impl AsyncKernelLock {
         if let Some(site) = self.last_site() {
             return Ok((Arc::clone(terms), site));
         }
-        let site = Site::of(terms).await?;
+        let site = LockState::of(terms).await?;
         if let Ok(mut last) = self.inner.last_site.try_lock() {
             *last = Some(Arc::clone(&site));
         }
         Ok((Arc::clone(terms), site))
     }
 
-    fn last_site(&self) -> Option<Arc<Site>> {
+    fn last_site(&self) -> Option<Arc<LockState>> {
         // Not waited for: a fork may have copied it locked.
         let last = self.inner.last_site.try_lock().ok()?.clone();
         let terms = self.inner.terms.as_ref()?;
@@ -768,17 +768,17 @@ fn starting(limit: Option<Duration>) -> impl FnOnce() -> Option<Deadline> {
     move || limit.and_then(Deadline::after)
 }
 
-fn claim(terms: &Terms, sharing: Sharing) -> Claim {
+fn claim(terms: &Terms, sharing: Sharing) -> LockSpec {
     let (primitive, range) = (terms.options.primitive, terms.options.range);
-    Claim { primitive, range, sharing }
+    LockSpec { primitive, range, sharing }
 }
 
 /// How far a contender got without waiting for anything.
 #[derive(Default)]
 struct Reached {
-    contest: Option<Contest>,
+    contest: Option<Contender>,
     /// Whether its share is over is asked once, when it begins.
-    turn: Option<(Turn, Option<Carrier>, bool)>,
+    turn: Option<(Turn, Option<LockHandle>, bool)>,
     /// And somebody else had the lock, or it could not be told.
     has_looked: bool,
     hindered: Option<Error>,
@@ -787,22 +787,22 @@ struct Reached {
 }
 
 /// One contender's tries.
-struct Contest {
+struct Contender {
     terms: Arc<Terms>,
-    site: Arc<Site>,
-    claim: Claim,
+    site: Arc<LockState>,
+    claim: LockSpec,
     asked_at: Source,
 }
 
 /// How a try ended. What does not end a wait gives everything back for the next.
 enum Ended {
     Acquired(KernelGuard),
-    Busy(Contest, Carrier, Turn),
+    Busy(Contender, LockHandle, Turn),
     /// By something that may pass by itself, see [`Error::hindrance`].
-    Hindered(Contest, Error, Turn),
+    Hindered(Contender, Error, Turn),
 }
 
-impl Contest {
+impl Contender {
     /// The lock, if the last task of this process left it with this turn. Else
     /// the turn, and nothing is left with it any more.
     fn inherit(&self, turn: Turn) -> Result<KernelGuard, Turn> {
@@ -818,16 +818,16 @@ impl Contest {
 
     /// A writer goes first unless this process has had the lock for long and
     /// others wait; a reader, unless a writer waits.
-    fn first_right(&self, share_is_over: bool, carrier: Option<&Carrier>) -> Right {
+    fn first_right(&self, share_is_over: bool, carrier: Option<&LockHandle>) -> MayTry {
         let sharing = self.claim.sharing;
         if sharing == Sharing::Exclusive && !share_is_over {
-            return Right::Full;
+            return MayTry::Full;
         }
-        let precede = match carrier.and_then(Carrier::waiters) {
+        let precede = match carrier.and_then(LockHandle::waiters) {
             Some(known) => known.precede(sharing),
             None => self.site.waiters(&self.terms).is_some_and(|found| found.precede(sharing)),
         };
-        if precede { Right::None } else { Right::Full }
+        if precede { MayTry::None } else { MayTry::Full }
     }
 
     /// Threads that sleep in the kernel for a lock have no ticket, and a process that
@@ -858,15 +858,15 @@ impl Contest {
     async fn try_once(
         self,
         turn: Turn,
-        carrier: Option<Carrier>,
-        right: Right,
+        carrier: Option<LockHandle>,
+        right: MayTry,
     ) -> Result<Ended, Error> {
-        if let Place::Here { .. } = self.site.place {
+        if let Executor::Here { .. } = self.site.executor {
             return self.try_here(turn, carrier, right);
         }
-        let place = self.site.place.clone();
-        let attempt = move |(contest, carrier, turn): (Self, Option<Carrier>, Turn)| {
-            if contest.site.place.is_local() {
+        let executor = self.site.executor.clone();
+        let attempt = move |(contest, carrier, turn): (Self, Option<LockHandle>, Turn)| {
+            if contest.site.executor.is_local() {
                 // Only that it is seen to be: else the next finds another site.
                 let _ = contest.site.is_in_place_now(&contest.terms);
                 // For who asks where it cannot be opened.
@@ -874,10 +874,15 @@ impl Contest {
             }
             contest.try_here(turn, carrier, right)
         };
-        place.run((self, carrier, turn), attempt).await
+        executor.run((self, carrier, turn), attempt).await
     }
 
-    fn try_here(self, turn: Turn, carrier: Option<Carrier>, right: Right) -> Result<Ended, Error> {
+    fn try_here(
+        self,
+        turn: Turn,
+        carrier: Option<LockHandle>,
+        right: MayTry,
+    ) -> Result<Ended, Error> {
         match self.attempt(right).run(carrier) {
             Ok(Tried::Busy(carrier)) => Ok(Ended::Busy(self, carrier, turn)),
             Ok(Tried::Locked(carrier)) => Ok(Ended::Acquired(self.hold(carrier, turn))),
@@ -886,28 +891,28 @@ impl Contest {
         }
     }
 
-    fn attempt(&self, right: Right) -> Attempt<'_> {
+    fn attempt(&self, right: MayTry) -> Attempt<'_> {
         let Self { terms, site, claim, .. } = self;
-        Attempt { terms, site, claim: *claim, only_if_free: right == Right::IfFree }
+        Attempt { terms, site, claim: *claim, only_if_free: right == MayTry::IfFree }
     }
 
     /// What was locked for it becomes a hold.
-    fn hold(self, carrier: Carrier, turn: Turn) -> KernelGuard {
+    fn hold(self, carrier: LockHandle, turn: Turn) -> KernelGuard {
         let Self { terms, site, claim, asked_at } = self;
         KernelGuard::new(carrier, turn, claim, terms, site, asked_at)
     }
 
     async fn wait(
         &self,
-        pause: &mut Pause,
-        carrier: Option<&mut Carrier>,
-        right: Right,
+        pause: &mut Wakeup,
+        carrier: Option<&mut LockHandle>,
+        right: MayTry,
         deadline: Option<Deadline>,
     ) {
         if carrier.as_deref().is_some_and(|file| pause.follow(file, self.claim)) {
             return;
         }
-        let next_look = pause.until_next_look(carrier, right == Right::None);
+        let next_look = pause.until_next_look(carrier, right == MayTry::None);
         let _ = Deadline::limit(deadline, next_look).await;
     }
 }

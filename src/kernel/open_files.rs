@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 use super::close_elsewhere;
 use super::options::{Primitive, Range};
-use super::syscalls::{self, Claim, Sharing};
+use super::syscalls::{self, LockSpec, Sharing};
 use crate::sys::files::Inode;
 use crate::sys::fork_count::forks;
 use crate::sys::process_key::{ProcessKey, this_process};
@@ -319,7 +319,7 @@ impl PosixUse {
     }
 
     /// As [`syscalls::try_lock`], within the process too (4).
-    pub(super) fn try_lock(&mut self, claim: Claim) -> Result<bool, Errno> {
+    pub(super) fn try_lock(&mut self, claim: LockSpec) -> Result<bool, Errno> {
         self.changes.borrow_and_update();
         let mut inodes = self.register.write();
         let posix = inodes.get_mut(&self.inode.identity).expect("BUG: a used inode is gone");
@@ -338,7 +338,7 @@ impl PosixUse {
     }
 
     /// From exclusive to shared; the kernel does that in one step, fcntl(2).
-    pub(super) fn downgrade(&self, claim: Claim) -> Result<(), Errno> {
+    pub(super) fn downgrade(&self, claim: LockSpec) -> Result<(), Errno> {
         let mut inodes = self.register.write();
         let posix = inodes.get_mut(&self.inode.identity).expect("BUG: a used inode is gone");
         if !syscalls::try_lock(&posix.file, claim)? {
@@ -386,7 +386,7 @@ impl PosixUse {
     /// From shared to exclusive, for the only hold there is in this process and
     /// elsewhere; whether it is that. In one step, or another of this process
     /// could come in between.
-    pub(super) fn become_sole(&self, claim: Claim) -> bool {
+    pub(super) fn become_sole(&self, claim: LockSpec) -> bool {
         let mut inodes = self.register.write();
         let Some(posix) = inodes.get_mut(&self.inode.identity) else {
             return false;
@@ -414,7 +414,11 @@ impl PosixUse {
     }
 
     /// Who in this process has any of the claim.
-    pub(super) fn is_held_here(register: &Arc<Register>, identity: Identity, claim: Claim) -> bool {
+    pub(super) fn is_held_here(
+        register: &Arc<Register>,
+        identity: Identity,
+        claim: LockSpec,
+    ) -> bool {
         register.of_file(identity).write().get(&identity).is_some_and(|inode| {
             inode.holds.iter().any(|hold| {
                 hold.range.overlaps(claim.range)
@@ -498,7 +502,7 @@ mod tests {
     fn a_file_that_is_reached_by_two_file_systems_is_one() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("lock");
-        let claim = Claim {
+        let claim = LockSpec {
             primitive: Primitive::Posix,
             range: Range::default(),
             sharing: Sharing::Exclusive,

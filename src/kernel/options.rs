@@ -158,8 +158,8 @@ impl KernelOptions {
 
     /// As [`FileOptions::offload`](crate::FileOptions::offload).
     #[must_use]
-    pub fn offload(mut self, place: Offload) -> Self {
-        self.wait.offload = place;
+    pub fn offload(mut self, executor: Offload) -> Self {
+        self.wait.offload = executor;
         self
     }
 

@@ -14,7 +14,7 @@ use super::idle_files;
 use super::open_files::{OpenFile, Register};
 use super::options::{KernelOptions, Primitive};
 use crate::local::deadline::Deadline;
-use crate::local::executor::{Place, Seen};
+use crate::local::executor::{Executor, Seen};
 use crate::local::path_check::LOOK_LASTS;
 use crate::local::task_queue::{Entry, Queue, Turn};
 use crate::lock::error::Error;
@@ -64,32 +64,32 @@ impl Terms {
 }
 
 /// One lock's directory, as it was found.
-pub(super) struct Site {
+pub(super) struct LockState {
     /// Who found it, and makes holds here.
     pub(super) process: ProcessKey,
-    pub(super) place: Place,
+    pub(super) executor: Executor,
     directory: Identity,
     /// The path was seen to name it.
     seen: Seen,
     pub(super) register: Arc<Register>,
-    pub(super) station: Arc<Station>,
+    pub(super) station: Arc<LocalQueue>,
 }
 
-impl Site {
+impl LockState {
     pub(super) async fn of(terms: &Terms) -> Result<Arc<Self>, Error> {
         let process = this_process();
         prepare(process);
         let directory = terms.path.directory();
-        let found = Place::of(directory, terms.options.wait.offload).await;
+        let found = Executor::of(directory, terms.options.wait.offload).await;
         let failed = |error| Error::of_directory(terms.path.path(), error);
-        let (place, identity) = found.map_err(failed)?;
+        let (executor, identity) = found.map_err(failed)?;
         let entry = Entry { process, directory: identity, path: Arc::clone(&terms.turns) };
         let (directory, register) = (identity, Register::of(process, identity.0));
-        let (station, seen) = (Station::of(entry), Seen::now());
-        let site = Self { process, place, directory, seen, register, station };
-        if let Place::Lane { is_local: true, .. } = site.place {
+        let (station, seen) = (LocalQueue::of(entry), Seen::now());
+        let site = Self { process, executor, directory, seen, register, station };
+        if let Executor::Lane { is_local: true, .. } = site.executor {
             let known = (Arc::clone(&terms.label), Arc::clone(&site.station));
-            site.place.run(known, |(label, station)| drop(station.open_waiters(&label))).await;
+            site.executor.run(known, |(label, station)| drop(station.open_waiters(&label))).await;
         }
         Ok(Arc::new(site))
     }
@@ -98,9 +98,9 @@ impl Site {
     /// Where calls are made elsewhere it is not known then, and on network file systems
     /// it is not asked: nobody is seen there.
     pub(super) fn is_in_place(&self, terms: &Terms) -> bool {
-        match self.place {
-            Place::Here { .. } => self.is_in_place_now(terms),
-            Place::Lane { is_local, .. } => !is_local || self.seen.is_recent(),
+        match self.executor {
+            Executor::Here { .. } => self.is_in_place_now(terms),
+            Executor::Lane { is_local, .. } => !is_local || self.seen.is_recent(),
         }
     }
 
@@ -121,8 +121,8 @@ impl Site {
 
     /// Who waits; `None` where that cannot be seen, or not now.
     pub(super) fn waiters(&self, terms: &Terms) -> Option<Arc<Waiters>> {
-        match self.place {
-            Place::Here { is_local: true } => self.station.open_waiters(&terms.label),
+        match self.executor {
+            Executor::Here { is_local: true } => self.station.open_waiters(&terms.label),
             // Not opened here where calls are made elsewhere.
             _ => self.station.waiters(),
         }
@@ -135,10 +135,10 @@ impl Site {
 }
 
 /// Turns, and the file between two of them.
-pub(super) struct Station {
+pub(super) struct LocalQueue {
     key: Entry,
     queue: Arc<Queue>,
-    desk: Mutex<Desk>,
+    desk: Mutex<KeptFile>,
     /// What is on the desk was used since [`idle`] looked last.
     was_used: AtomicBool,
     /// Tasks that wait for their turn. Who puts a file on the desk for them looks with
@@ -164,7 +164,7 @@ struct Guarded {
 type Identity = (u64, u64);
 
 /// A line of the program's source.
-pub(super) type Source = crate::local::task_queue::Site;
+pub(super) type Source = crate::local::task_queue::CallSite;
 
 /// A process that has had the lock over and over for so long asks whether
 /// others wait. Until then the locked file passes from task to task. No longer
@@ -181,7 +181,7 @@ const STAND_BACK_PERIOD: Duration = Duration::from_millis(10);
 const STAND_BACK_SHARE: u32 = 20;
 
 #[derive(Default)]
-struct Desk {
+struct KeptFile {
     /// The file that the last holder left for the next of this process, open
     /// and not locked.
     left: Option<OpenFile>,
@@ -202,13 +202,13 @@ pub(super) enum Stay {
     Always,
 }
 
-static STATIONS: LazyLock<Mutex<HashMap<Entry, Weak<Station>>>> = LazyLock::new(Mutex::default);
+static STATIONS: LazyLock<Mutex<HashMap<Entry, Weak<LocalQueue>>>> = LazyLock::new(Mutex::default);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Station {
+impl LocalQueue {
     fn of(entry: Entry) -> Arc<Self> {
         let mut stations = lock(&STATIONS);
         if let Some(station) = stations.get(&entry).and_then(Weak::upgrade) {
@@ -309,7 +309,7 @@ impl Station {
         self.take_from(&mut lock(&self.desk))
     }
 
-    fn take_from(&self, desk: &mut Desk) -> Option<OpenFile> {
+    fn take_from(&self, desk: &mut KeptFile) -> Option<OpenFile> {
         self.has_left.store(false, Ordering::Release);
         desk.left.take()
     }
@@ -380,7 +380,7 @@ impl Station {
     }
 
     /// Whether what is put on the desk now is closed when it is idle.
-    fn is_watched(self: &Arc<Self>, desk: &mut Desk) -> bool {
+    fn is_watched(self: &Arc<Self>, desk: &mut KeptFile) -> bool {
         self.was_used.store(true, Ordering::Relaxed);
         desk.is_watched = desk.is_watched || idle_files::watch(self);
         desk.is_watched
@@ -407,7 +407,7 @@ impl Station {
     }
 }
 
-impl Drop for Station {
+impl Drop for LocalQueue {
     fn drop(&mut self) {
         let mut stations = lock(&STATIONS);
         // A newcomer may have made another for the entry since.
@@ -418,10 +418,10 @@ impl Drop for Station {
 }
 
 /// A task that waits for its turn.
-struct Waiting<'a>(&'a Station);
+struct Waiting<'a>(&'a LocalQueue);
 
 impl<'a> Waiting<'a> {
-    fn begin(station: &'a Station) -> Self {
+    fn begin(station: &'a LocalQueue) -> Self {
         station.waiting.fetch_add(1, Ordering::AcqRel);
         Self(station)
     }
@@ -450,7 +450,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_the_last_hold_is_told() {
         let path = Arc::new(LockPath::new("/nowhere/read.lock".as_ref()).unwrap());
-        let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
+        let station = LocalQueue::of(Entry { process: this_process(), directory: (0, 0), path });
         station.has_no_holds().await;
         let source = std::panic::Location::caller();
         let [first, last] = [1, 2].map(|inode| station.hold_begins((0, inode), source));
@@ -465,7 +465,7 @@ mod tests {
     #[test]
     fn who_stood_back_for_long_does_so_seldom() {
         let path = Arc::new(LockPath::new("/nowhere/busy.lock".as_ref()).unwrap());
-        let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
+        let station = LocalQueue::of(Entry { process: this_process(), directory: (0, 0), path });
         let (start, instant) = (Instant::now(), Duration::from_nanos(1));
         let pause = |after: Instant, took| {
             station.has_stood_back(after, took);
@@ -489,7 +489,7 @@ mod tests {
         let register = Register::of(this_process(), 0);
         let open = || OpenFile::open(&register, || Ok(File::create(&path).unwrap())).unwrap();
         let path = Arc::new(LockPath::new(&path).unwrap());
-        let station = Station::of(Entry { process: this_process(), directory: (0, 0), path });
+        let station = LocalQueue::of(Entry { process: this_process(), directory: (0, 0), path });
         let is_there = || lock(&station.desk).left.is_some();
         for stay in [Stay::No, Stay::Awhile, Stay::Always] {
             let waiting = Waiting::begin(&station);
@@ -509,7 +509,7 @@ mod tests {
         let open = || OpenFile::open(&register, || Ok(File::create(&path).unwrap())).unwrap();
         let path = Arc::new(LockPath::new(&path).unwrap());
         let key = Entry { process: this_process(), directory: (0, 0), path: Arc::clone(&path) };
-        let station = Station::of(key);
+        let station = LocalQueue::of(key);
         let is_there = || lock(&station.desk).left.is_some();
         for stay in [Stay::Awhile, Stay::Always] {
             assert!(station.open_waiters(&path).is_some());

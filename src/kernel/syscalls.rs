@@ -20,13 +20,13 @@ pub(super) use crate::sys::tickets::Sharing;
 
 /// What is asked of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Claim {
+pub(super) struct LockSpec {
     pub(super) primitive: Primitive,
     pub(super) range: Range,
     pub(super) sharing: Sharing,
 }
 
-impl Claim {
+impl LockSpec {
     pub(super) fn with(self, sharing: Sharing) -> Self {
         Self { sharing, ..self }
     }
@@ -35,7 +35,7 @@ impl Claim {
 /// Lock, or change the lock this open file has; `false` when somebody else is
 /// in the way. A `flock` that is refused leaves the open file without any.
 #[inline(always)]
-pub(super) fn try_lock(file: &File, claim: Claim) -> Result<bool, Errno> {
+pub(super) fn try_lock(file: &File, claim: LockSpec) -> Result<bool, Errno> {
     let outcome = match (claim.primitive, claim.sharing) {
         (Primitive::Flock, Sharing::Exclusive) => {
             flock(file, FlockOperation::NonBlockingLockExclusive)
@@ -65,7 +65,7 @@ pub(super) fn unlock(file: &File, primitive: Primitive, range: Range) -> Result<
 }
 
 /// What is in the way of a claim; not for `flock`, which cannot be asked.
-pub(super) fn conflict(file: &File, claim: Claim) -> Result<Option<InTheWay>, Errno> {
+pub(super) fn conflict(file: &File, claim: LockSpec) -> Result<Option<InTheWay>, Errno> {
     byte_ranges::in_the_way(file, owner(claim.primitive), kind(claim.sharing), claim.range.bytes())
 }
 

@@ -30,14 +30,14 @@ use std::time::Duration;
 use rustix::fs::FileType;
 use tokio::time::sleep;
 
-use super::attempt::Carrier;
+use super::attempt::LockHandle;
 use super::holder;
-use super::shared::{Site, Terms};
-use super::syscalls::{Claim, Sharing};
+use super::shared::{LockState, Terms};
+use super::syscalls::{LockSpec, Sharing};
 use crate::local::executor::Started;
 use crate::local::follow_predecessors::Line;
 use crate::local::wakeup::{jittered, put_away_later};
-use crate::sys::inotify::{Following, Listening};
+use crate::sys::inotify::{Following, Subscription};
 use crate::sys::tickets::{Ahead, Ticket};
 use crate::sys::wait_pipe::Presence;
 
@@ -54,7 +54,7 @@ const LAST_ECHO: Duration = Duration::from_millis(8);
 
 /// What the next look may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Right {
+pub(super) enum MayTry {
     /// Others go first.
     None,
     /// Try for a shared lock only if nobody has any.
@@ -62,23 +62,23 @@ pub(super) enum Right {
     Full,
 }
 
-impl Right {
+impl MayTry {
     /// For a try after which there is no other.
     pub(super) fn at_last(self, sharing: Sharing) -> Self {
         match (self, sharing) {
-            (Right::None, Sharing::Shared) => Right::IfFree,
-            (Right::None, Sharing::Exclusive) => Right::Full,
+            (MayTry::None, Sharing::Shared) => MayTry::IfFree,
+            (MayTry::None, Sharing::Exclusive) => MayTry::Full,
             (right, _) => right,
         }
     }
 }
 
-pub(super) struct Pause {
+pub(super) struct Wakeup {
     terms: Arc<Terms>,
-    site: Arc<Site>,
+    site: Arc<LockState>,
     sharing: Sharing,
     ticket: Option<Ticket>,
-    listening: Option<Listening>,
+    subscription: Option<Subscription>,
     line: Line,
     /// Nobody came earlier; that stays so.
     is_first: bool,
@@ -99,14 +99,14 @@ pub(super) struct Pause {
     next_look: Duration,
 }
 
-impl Pause {
-    pub(super) fn new(terms: &Arc<Terms>, site: &Arc<Site>, sharing: Sharing) -> Self {
+impl Wakeup {
+    pub(super) fn new(terms: &Arc<Terms>, site: &Arc<LockState>, sharing: Sharing) -> Self {
         Self {
             terms: Arc::clone(terms),
             site: Arc::clone(site),
             sharing,
             ticket: None,
-            listening: None,
+            subscription: None,
             line: Line::default(),
             is_first: false,
             is_behind: false,
@@ -122,14 +122,14 @@ impl Pause {
 
     /// To be called before the look that is relied on (1).
     pub(super) fn listen(&mut self) {
-        if !self.site.place.has_events() {
+        if !self.site.executor.has_events() {
             return;
         }
-        if self.listening.is_none() {
-            self.listening = Listening::to_nothing(&self.terms.path);
+        if self.subscription.is_none() {
+            self.subscription = Subscription::to_nothing(&self.terms.path);
             self.is_following = false;
         }
-        if self.ticket.is_none() && self.listening.is_some() {
+        if self.ticket.is_none() && self.subscription.is_some() {
             self.ticket = Ticket::take_as(&self.terms.label, self.sharing);
         } else if let Some(ticket) = &mut self.ticket {
             ticket.show();
@@ -139,9 +139,11 @@ impl Pause {
             return;
         }
         // What is heard is heard of the right directory, or of that it is not.
-        let listens = |listening: &Listening| listening.is_to_directory() && !listening.is_shaken();
-        if !has_heard || !self.listening.as_ref().is_some_and(listens) {
-            self.listening = Listening::renew(self.listening.take(), &self.terms.path);
+        let listens = |subscription: &Subscription| {
+            subscription.is_to_directory() && !subscription.is_shaken()
+        };
+        if !has_heard || !self.subscription.as_ref().is_some_and(listens) {
+            self.subscription = Subscription::renew(self.subscription.take(), &self.terms.path);
             if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.terms.label)) {
                 (self.line, self.is_first) = (Line::default(), false);
             }
@@ -154,10 +156,10 @@ impl Pause {
         if self.is_quiet {
             return self.line.is_asleep() && self.line.sleeps_on();
         }
-        if let (Some(ticket), Some(listening), false) =
-            (&self.ticket, &mut self.listening, self.is_first)
+        if let (Some(ticket), Some(subscription), false) =
+            (&self.ticket, &mut self.subscription, self.is_first)
         {
-            self.is_behind = self.line.look(ticket, listening) != Ahead::Nobody;
+            self.is_behind = self.line.look(ticket, subscription) != Ahead::Nobody;
         }
         self.line.is_asleep()
     }
@@ -168,18 +170,18 @@ impl Pause {
         let mut ticket = self.ticket.take()?;
         ticket.give_up();
         let presence = ticket.presence();
-        put_away_later((ticket, self.listening.take())); // (6)
+        put_away_later((ticket, self.subscription.take())); // (6)
         presence
     }
 
-    pub(super) fn right(&mut self) -> Right {
+    pub(super) fn right(&mut self) -> MayTry {
         if !self.is_preceded() {
-            return Right::Full;
+            return MayTry::Full;
         }
         match (self.is_quiet, self.sharing) {
-            (false, _) => Right::None,
-            (true, Sharing::Exclusive) => Right::Full,
-            (true, Sharing::Shared) => Right::IfFree,
+            (false, _) => MayTry::None,
+            (true, Sharing::Exclusive) => MayTry::Full,
+            (true, Sharing::Shared) => MayTry::IfFree,
         }
     }
 
@@ -200,13 +202,13 @@ impl Pause {
 
     /// Until it is worth looking again. `is_passed` says that this contender has
     /// no right to try now, so that others can go first.
-    pub(super) async fn until_next_look(&mut self, file: Option<&mut Carrier>, is_passed: bool) {
+    pub(super) async fn until_next_look(&mut self, file: Option<&mut LockHandle>, is_passed: bool) {
         if self.line.is_asleep() {
             let shared = &self.terms.options.wait;
             let longest = shared.retry_period.saturating_mul(FALLBACK_PERIODS);
             let longest = shared.fallback_period.unwrap_or(longest);
-            let (ticket, listening) = (self.ticket.as_ref(), self.listening.as_ref());
-            let slept = self.line.sleep(ticket, listening, shared.retry_period, longest);
+            let (ticket, subscription) = (self.ticket.as_ref(), self.subscription.as_ref());
+            let slept = self.line.sleep(ticket, subscription, shared.retry_period, longest);
             self.is_quiet = !slept.await;
             self.may_ask = self.is_quiet;
             return;
@@ -214,7 +216,7 @@ impl Pause {
         let shared = &self.terms.options.wait;
         let longest = shared.fallback_period;
         let deference = self.line.deference(shared.retry_period);
-        let Some(listening) = &self.listening else {
+        let Some(subscription) = &self.subscription else {
             let time = longest.unwrap_or(shared.retry_period);
             let time = if is_passed { time.min(deference) } else { time };
             self.is_quiet = is_passed;
@@ -229,7 +231,7 @@ impl Pause {
         };
         let is_heard = tokio::select! {
             biased;
-            _ = listening.event() => {
+            _ = subscription.event() => {
                 self.has_heard = true;
                 true
             }
@@ -255,7 +257,7 @@ impl Pause {
 
     /// Hear of any close of the file, or of the end of the process that is in the
     /// way (2), once the wait is not a short one. Whether to look again first (1).
-    pub(super) fn follow(&mut self, file: &Carrier, claim: Claim) -> bool {
+    pub(super) fn follow(&mut self, file: &LockHandle, claim: LockSpec) -> bool {
         if !self.is_quiet || self.line.is_asleep() || self.is_following || self.asking.is_some() {
             return false;
         }
@@ -263,8 +265,9 @@ impl Pause {
             return false;
         }
         let inode = file.inode();
-        let hears = |listening: &mut Listening| listening.hear_closes(file, inode.identity);
-        if inode.kind == FileType::RegularFile && self.listening.as_mut().is_some_and(hears) {
+        let hears =
+            |subscription: &mut Subscription| subscription.hear_closes(file, inode.identity);
+        if inode.kind == FileType::RegularFile && self.subscription.as_mut().is_some_and(hears) {
             self.is_following = true;
             return true;
         }
@@ -277,9 +280,9 @@ impl Pause {
 
     /// It may have ended meanwhile, so a look has to follow.
     fn hear_of_end(&mut self, pid: Option<u32>) {
-        if let Some(listening) = &mut self.listening {
+        if let Some(subscription) = &mut self.subscription {
             let pid = pid.filter(|pid| *pid != std::process::id());
-            self.is_following = listening.follow(pid) == Following::Told && pid.is_some();
+            self.is_following = subscription.follow(pid) == Following::Told && pid.is_some();
         }
     }
 }
@@ -295,9 +298,9 @@ async fn answer(asking: &mut Option<Started<Option<u32>>>) -> Option<u32> {
 }
 
 /// POSIX locks of this process end without any event from the kernel.
-async fn changed_here(file: Option<&mut Carrier>) {
+async fn changed_here(file: Option<&mut LockHandle>) {
     match file {
-        Some(Carrier::Posix(file)) => file.changed().await,
+        Some(LockHandle::Posix(file)) => file.changed().await,
         _ => std::future::pending().await,
     }
 }

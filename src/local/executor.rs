@@ -71,7 +71,7 @@ impl Seen {
 
 /// Where the calls for one directory run.
 #[derive(Clone)]
-pub(crate) enum Place {
+pub(crate) enum Executor {
     Here {
         /// Only then are there events.
         is_local: bool,
@@ -83,9 +83,12 @@ pub(crate) enum Place {
     },
 }
 
-impl Place {
+impl Executor {
     /// Find the place for a directory, and the directory's identity.
-    pub(crate) async fn of(directory: &Path, offload: Offload) -> Result<(Place, Identity), Errno> {
+    pub(crate) async fn of(
+        directory: &Path,
+        offload: Offload,
+    ) -> Result<(Executor, Identity), Errno> {
         let known = lock(&DIRECTORIES).get(directory).copied();
         if offload == Offload::Never {
             let identity = files::directory_identity(directory)?;
@@ -93,14 +96,14 @@ impl Place {
                 Some(known) if known.device == identity.0 => known.is_local,
                 _ => remember(directory, look_here(directory)?),
             };
-            return Ok((Place::Here { is_local }, identity));
+            return Ok((Executor::Here { is_local }, identity));
         }
         match known {
             Some(Known { device, is_local: true }) if offload == Offload::Auto => {
                 let identity = files::directory_identity(directory)?;
                 // Unless something else is mounted there now.
                 if identity.0 == device {
-                    return Ok((Place::Here { is_local: true }, identity));
+                    return Ok((Executor::Here { is_local: true }, identity));
                 }
             }
             Some(Known { device, .. }) => {
@@ -117,7 +120,7 @@ impl Place {
 
     /// The first look at a directory may be the one that hangs, so it is not
     /// made here, nor where other directories are looked at.
-    async fn scout(directory: &Path, offload: Offload) -> Result<(Place, Identity), Errno> {
+    async fn scout(directory: &Path, offload: Offload) -> Result<(Executor, Identity), Errno> {
         let (identity, is_local) = look(&Lane::scout(directory), directory).await?;
         remember(directory, (identity, is_local));
         Ok((Self::at(Lane::of(identity.0), is_local, offload), identity))
@@ -125,8 +128,8 @@ impl Place {
 
     fn at(lane: Arc<Lane>, is_local: bool, offload: Offload) -> Self {
         match is_local && offload == Offload::Auto {
-            true => Place::Here { is_local },
-            false => Place::Lane { lane, is_local },
+            true => Executor::Here { is_local },
+            false => Executor::Lane { lane, is_local },
         }
     }
 
@@ -144,19 +147,19 @@ impl Place {
     /// For looks that take milliseconds on any file system.
     pub(crate) fn aside(&self) -> Self {
         match self {
-            &Place::Here { is_local } => Place::Lane { lane: Lane::of(NO_DEVICE), is_local },
-            Place::Lane { .. } => self.clone(),
+            &Executor::Here { is_local } => Executor::Lane { lane: Lane::of(NO_DEVICE), is_local },
+            Executor::Lane { .. } => self.clone(),
         }
     }
 
     /// Whether the kernel tells of what others do to files here.
     pub(crate) fn has_events(&self) -> bool {
-        matches!(self, Place::Here { is_local: true })
+        matches!(self, Executor::Here { is_local: true })
     }
 
     /// Whether it tells others of what is done here.
     pub(crate) fn is_local(&self) -> bool {
-        let (Place::Here { is_local } | Place::Lane { is_local, .. }) = self;
+        let (Executor::Here { is_local } | Executor::Lane { is_local, .. }) = self;
         *is_local
     }
 
@@ -169,9 +172,9 @@ impl Place {
         T: Send + 'static,
     {
         match self {
-            Place::Here { .. } => job(payload),
+            Executor::Here { .. } => job(payload),
             // On the heap: who does it here should not carry what that takes.
-            Place::Lane { lane, .. } => Box::pin(lane.run(payload, job)).await,
+            Executor::Lane { lane, .. } => Box::pin(lane.run(payload, job)).await,
         }
     }
 
@@ -181,8 +184,8 @@ impl Place {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Started<T> {
         match self {
-            Place::Here { .. } => Started::Done(job()),
-            Place::Lane { lane, .. } => Started::Running(lane.enqueue(job)),
+            Executor::Here { .. } => Started::Done(job()),
+            Executor::Lane { lane, .. } => Started::Running(lane.enqueue(job)),
         }
     }
 }
@@ -318,7 +321,7 @@ impl Lane {
         lane
     }
 
-    /// See [`Place::run`].
+    /// See [`Executor::run`].
     async fn run<P, T>(self: &Arc<Self>, payload: P, job: impl FnOnce(P) -> T + Send + 'static) -> T
     where
         P: Send + 'static,

@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use crate::sys::inotify::Listening;
-use crate::sys::tickets::{Ahead, Neighbour, Ticket};
+use crate::sys::inotify::Subscription;
+use crate::sys::tickets::{Ahead, Predecessor, Ticket};
 
 /// How long a contender lets those who came earlier go first, once the lock may be free:
 /// many times what a process takes to wake. A longer time would be the price of each that
@@ -24,9 +24,9 @@ const LOOKS_MAX: usize = 3;
 pub(crate) struct Line {
     sleep: Option<Sleep>,
     /// Behind these it does not sleep: they may not act.
-    wakeful: Option<[Neighbour; 2]>,
+    wakeful: Option<[Predecessor; 2]>,
     /// The last that were seen to be just before it.
-    behind: Option<[Neighbour; 2]>,
+    behind: Option<[Predecessor; 2]>,
     /// Two or more are, whose end cannot be heard of.
     is_far: bool,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Line {
 /// Until something becomes of one of two neighbours.
 #[derive(Clone, Copy)]
 struct Sleep {
-    neighbours: [Neighbour; 2],
+    neighbours: [Predecessor; 2],
     /// So many looks were made since anything was heard.
     looks: u32,
 }
@@ -48,7 +48,7 @@ impl Line {
     /// once a look was made.
     pub(crate) fn sleeps_on(&mut self) -> bool {
         let stopped =
-            self.sleep.take_if(|sleep| sleep.neighbours.iter().any(Neighbour::is_stopped));
+            self.sleep.take_if(|sleep| sleep.neighbours.iter().any(Predecessor::is_stopped));
         self.wakeful = stopped.map(|sleep| sleep.neighbours).or(self.wakeful);
         self.is_asleep()
     }
@@ -61,7 +61,7 @@ impl Line {
     /// 3. The contender watches the pipes, which hear of other ends only.
     ///
     /// So it looks again once it watches, and sleeps if it sees the same two.
-    pub(crate) fn look(&mut self, ticket: &Ticket, listening: &mut Listening) -> Ahead {
+    pub(crate) fn look(&mut self, ticket: &Ticket, subscription: &mut Subscription) -> Ahead {
         (self.sleep, self.is_far) = (None, false);
         let mut ahead = ticket.ahead();
         for _ in 0..LOOKS_MAX {
@@ -69,7 +69,7 @@ impl Line {
             if self.must_stay_awake(neighbours) {
                 break;
             }
-            if !listening.turn_to(neighbours) {
+            if !subscription.turn_to(neighbours) {
                 self.is_far = true;
                 break;
             }
@@ -90,15 +90,15 @@ impl Line {
         if self.is_far { period.max(DEFERENCE) } else { DEFERENCE }
     }
 
-    fn must_stay_awake(&mut self, neighbours: [Neighbour; 2]) -> bool {
+    fn must_stay_awake(&mut self, neighbours: [Predecessor; 2]) -> bool {
         let [last, second] = neighbours;
         // The last went and the second is still there: it may not act.
-        let is_stuck = |behind: [Neighbour; 2]| behind[1].is_same(&last);
+        let is_stuck = |behind: [Predecessor; 2]| behind[1].is_same(&last);
         if self.behind.replace(neighbours).is_some_and(is_stuck) {
             self.wakeful = Some(neighbours);
         }
         let are_these =
-            |these: [Neighbour; 2]| these[0].is_same(&last) && these[1].is_same(&second);
+            |these: [Predecessor; 2]| these[0].is_same(&last) && these[1].is_same(&second);
         self.wakeful.is_some_and(are_these)
     }
 
@@ -108,11 +108,11 @@ impl Line {
     pub(crate) async fn sleep(
         &mut self,
         ticket: Option<&Ticket>,
-        listening: Option<&Listening>,
+        subscription: Option<&Subscription>,
         period: Duration,
         longest: Duration,
     ) -> bool {
-        let (Some(sleep), Some(listening)) = (&mut self.sleep, listening) else {
+        let (Some(sleep), Some(subscription)) = (&mut self.sleep, subscription) else {
             return false;
         };
         let is_third = ticket.is_some_and(|ticket| ticket.are_first(sleep.neighbours));
@@ -120,7 +120,7 @@ impl Line {
         let time = period.saturating_mul(1 << doublings).min(longest);
         tokio::select! {
             biased;
-            _ = listening.event() => true,
+            _ = subscription.event() => true,
             () = tokio::time::sleep(super::wakeup::jittered(time)) => {
                 sleep.looks += 1;
                 false

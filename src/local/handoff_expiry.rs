@@ -41,7 +41,7 @@ pub(crate) trait Expire: Send + Sync {
 
 /// The watch over the queues of a process.
 #[derive(Default)]
-struct Watch {
+struct ExpiryThread {
     state: Mutex<State>,
     came: Condvar,
 }
@@ -59,7 +59,8 @@ struct Watched {
 }
 
 /// By process: a forked child has not its parent's thread.
-static WATCHES: LazyLock<Mutex<HashMap<ProcessKey, Arc<Watch>>>> = LazyLock::new(Mutex::default);
+static WATCHES: LazyLock<Mutex<HashMap<ProcessKey, Arc<ExpiryThread>>>> =
+    LazyLock::new(Mutex::default);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -82,7 +83,7 @@ impl Watched {
     }
 }
 
-impl Watch {
+impl ExpiryThread {
     fn add(self: &Arc<Self>, new: Watched) -> bool {
         let mut state = lock(&self.state);
         if !state.has_thread {

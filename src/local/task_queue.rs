@@ -72,13 +72,13 @@ pub(crate) struct Queue {
     /// Whether something is left there, to be asked without its lock.
     has_legacy: AtomicBool,
     /// The last hold of this process, and where in its source it was asked for.
-    site: Mutex<Option<(HoldId, Site)>>,
+    site: Mutex<Option<(HoldId, CallSite)>>,
     /// Whether a turn since the last end of one became a hold.
     was_held: AtomicBool,
 }
 
 /// A line of the program's source.
-pub(crate) type Site = &'static Location<'static>;
+pub(crate) type CallSite = &'static Location<'static>;
 
 /// What one turn leaves to the next.
 pub(crate) type Legacy = Box<dyn Any + Send + Sync>;
@@ -132,13 +132,13 @@ impl Queue {
     }
 
     /// Where this process asked for the hold with this token.
-    pub(crate) fn site_of(&self, token: HoldId) -> Option<Site> {
+    pub(crate) fn site_of(&self, token: HoldId) -> Option<CallSite> {
         let (held, site) = (*lock(&self.site))?;
         (held == token).then_some(site)
     }
 
     /// Where this process asked for its last hold.
-    pub(crate) fn last_site(&self) -> Option<Site> {
+    pub(crate) fn last_site(&self) -> Option<CallSite> {
         lock(&self.site).map(|(_, site)| site)
     }
 
@@ -305,7 +305,7 @@ impl Turn {
     }
 
     /// This turn became a hold, asked for there.
-    pub(crate) fn holds(&self, token: HoldId, site: Site) {
+    pub(crate) fn holds(&self, token: HoldId, site: CallSite) {
         self.queue.was_held.store(true, Ordering::Relaxed);
         *lock(&self.queue.site) = Some((token, site));
     }

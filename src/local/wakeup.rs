@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::follow_predecessors::Line;
 use super::hold_id::HoldId;
-use crate::sys::inotify::{Following, Heard, Listening};
+use crate::sys::inotify::{Following, Heard, Subscription};
 use crate::sys::path::LockPath;
 use crate::sys::tickets::Ticket;
 use crate::sys::wait_pipe::Presence;
@@ -39,12 +39,12 @@ pub(crate) fn put_away_later(what: impl Send + 'static) {
 /// second, who goes on if the first does not [in time](Line::deference). Whoever comes
 /// after them is asleep until one of the two just before it gets the lock or
 /// goes away, so that a release wakes three processes, however many wait.
-pub(crate) struct Pause {
+pub(crate) struct Wakeup {
     path: Arc<LockPath>,
     retry_period: Duration,
     fallback_period: Option<Duration>,
     has_events: bool,
-    listening: Option<Listening>,
+    subscription: Option<Subscription>,
     ticket: Option<Ticket>,
     /// Nobody came earlier; that stays so.
     is_first: bool,
@@ -58,7 +58,7 @@ pub(crate) struct Pause {
 }
 
 /// What is known of the holder that is waited for.
-pub(crate) struct Obstacle {
+pub(crate) struct Blocker {
     pub(crate) token: Option<String>,
     /// The inode that is locked.
     pub(crate) inode: Option<u64>,
@@ -70,7 +70,7 @@ pub(crate) struct Obstacle {
     pub(crate) at_most: Option<Duration>,
 }
 
-impl Obstacle {
+impl Blocker {
     /// Something that is no holder, as far as is known. To be looked for again then.
     pub(crate) fn unseen(at_most: Duration) -> Self {
         let at_most = Some(at_most);
@@ -78,7 +78,7 @@ impl Obstacle {
     }
 }
 
-impl Pause {
+impl Wakeup {
     pub(crate) fn new(
         path: Arc<LockPath>,
         retry_period: Duration,
@@ -90,7 +90,7 @@ impl Pause {
             retry_period,
             fallback_period,
             has_events,
-            listening: None,
+            subscription: None,
             ticket: None,
             is_first: false,
             line: Line::default(),
@@ -107,10 +107,10 @@ impl Pause {
         if !self.has_events {
             return true;
         }
-        if self.listening.is_none() {
-            self.listening = Listening::to_nothing(&self.path);
+        if self.subscription.is_none() {
+            self.subscription = Subscription::to_nothing(&self.path);
         }
-        if self.ticket.is_none() && self.listening.is_some() {
+        if self.ticket.is_none() && self.subscription.is_some() {
             self.ticket = Ticket::take(&self.path);
         } else if let Some(ticket) = &mut self.ticket {
             ticket.show();
@@ -122,10 +122,10 @@ impl Pause {
             self.may_barge = false;
         }
         let is_early = self.is_first || self.may_barge;
-        if let (Some(ticket), Some(listening), false) =
-            (&self.ticket, &mut self.listening, is_early)
+        if let (Some(ticket), Some(subscription), false) =
+            (&self.ticket, &mut self.subscription, is_early)
         {
-            self.line.look(ticket, listening);
+            self.line.look(ticket, subscription);
             if self.line.is_asleep() {
                 return false;
             }
@@ -138,9 +138,11 @@ impl Pause {
     fn listen(&mut self) {
         // What is heard is heard of the right directory, or of that it is not.
         let has_heard = std::mem::take(&mut self.has_heard);
-        let listens = |listening: &Listening| listening.is_to_directory() && !listening.is_shaken();
-        if !has_heard || !self.listening.as_ref().is_some_and(listens) {
-            self.listening = Listening::renew(self.listening.take(), &self.path);
+        let listens = |subscription: &Subscription| {
+            subscription.is_to_directory() && !subscription.is_shaken()
+        };
+        if !has_heard || !self.subscription.as_ref().is_some_and(listens) {
+            self.subscription = Subscription::renew(self.subscription.take(), &self.path);
             if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.path)) {
                 (self.line, self.is_first) = (Line::default(), false);
             }
@@ -157,10 +159,10 @@ impl Pause {
 
     /// Those who came earlier, and go first. They see to what an event may have been too
     /// early for.
-    pub(crate) fn precedence(&mut self) -> Obstacle {
+    pub(crate) fn precedence(&mut self) -> Blocker {
         self.echo = None;
         let at_most = Some(self.line.deference(self.retry_period));
-        Obstacle { token: None, inode: None, process: None, was_seen: false, at_most }
+        Blocker { token: None, inode: None, process: None, was_seen: false, at_most }
     }
 
     /// The lock was acquired: somebody else is next at once, and hears of it when this
@@ -169,19 +171,19 @@ impl Pause {
         let mut ticket = self.ticket.take()?;
         ticket.give_up();
         let presence = ticket.presence();
-        put_away_later((ticket, self.listening.take()));
+        put_away_later((ticket, self.subscription.take()));
         presence
     }
 
     /// Whether this contender's turn is near, and somebody was just heard to remove or
     /// move a lock file in the directory.
     pub(crate) fn has_heard_a_write(&self) -> bool {
-        let listening = self.listening.as_ref().filter(|_| !self.line.is_asleep());
-        listening.is_some_and(Listening::has_heard_a_write)
+        let subscription = self.subscription.as_ref().filter(|_| !self.line.is_asleep());
+        subscription.is_some_and(Subscription::has_heard_a_write)
     }
 
     /// Until it is worth looking again.
-    pub(crate) async fn until_next_look(&mut self, obstacle: Obstacle) {
+    pub(crate) async fn until_next_look(&mut self, obstacle: Blocker) {
         let is_another = obstacle.token != self.last_token;
         if is_another {
             // Another holder. The close that was just heard may be its all the same.
@@ -190,13 +192,13 @@ impl Pause {
         }
         if self.line.is_asleep() {
             let long = self.retry_period.saturating_mul(FALLBACK_PERIODS);
-            let (ticket, listening) = (self.ticket.as_ref(), self.listening.as_ref());
+            let (ticket, subscription) = (self.ticket.as_ref(), self.subscription.as_ref());
             let longest = self.fallback_period.unwrap_or(long);
-            let is_heard = self.line.sleep(ticket, listening, self.retry_period, longest).await;
+            let is_heard = self.line.sleep(ticket, subscription, self.retry_period, longest).await;
             (self.may_barge, self.has_heard) = (!is_heard, is_heard);
             return;
         }
-        let Some(listening) = &mut self.listening else {
+        let Some(subscription) = &mut self.subscription else {
             let period = self.fallback_period.unwrap_or(self.retry_period);
             return tokio::time::sleep(shortest(period, obstacle.at_most, None)).await;
         };
@@ -204,14 +206,14 @@ impl Pause {
             let token = obstacle.token.and_then(|token| token.parse().ok());
             let unnamed = self.path.directory().join(format!("#{inode}"));
             let named = self.path.candidate(token.unwrap_or(HoldId(0)));
-            if listening.await_closes([unnamed, named]) {
+            if subscription.await_closes([unnamed, named]) {
                 return;
             }
         }
         self.may_barge = true;
         // Who lets another go first has not looked who holds the lock.
         let following = match obstacle.inode {
-            Some(_) => listening.follow(obstacle.process),
+            Some(_) => subscription.follow(obstacle.process),
             None => Following::Told,
         };
         let periods = match following {
@@ -229,7 +231,7 @@ impl Pause {
         let period = self.fallback_period.unwrap_or(long);
         tokio::select! {
             biased;
-            heard = listening.event() => {
+            heard = subscription.event() => {
                 self.may_barge = false;
                 self.has_heard = true;
                 if heard == Heard::Close {

@@ -1,5 +1,5 @@
 //! What the processes of the simulated world do: the shipped code, called as
-//! [`contest`](crate::file::contender) and [`tenure`](crate::file::hold) call it, and a model
+//! [`contender`](crate::file::contender) and [`hold`](crate::file::hold) call it, and a model
 //! of openlock.
 
 use std::time::{Duration, SystemTime};
@@ -9,7 +9,7 @@ use super::vocabulary::{Answer, Beside, Ended, MYSELF, Name, Op, PATH, Symbol, T
 use crate::file::options::{FileOptions, Proof};
 use crate::file::protocol::disk::{Access, Disk};
 use crate::file::protocol::{
-    Acquired, Attempt, Outcome, PROBE_PASSES, Sightings, Surroundings, Survival, survived,
+    Acquired, Attempt, Environment, Outcome, PROBE_PASSES, Sightings, Survival, survived,
 };
 use crate::lock::holder::Status;
 use crate::sys::files::Errno;
@@ -101,12 +101,12 @@ fn failed(error: impl std::fmt::Display) -> Ended {
 fn contend(program: Program, pin: Proof) -> Ended {
     let openlock_compat = matches!(program, Program::Compat | Program::CompatJumping);
     let options = FileOptions { proof: pin, openlock_compat, ..FileOptions::default() };
-    let surroundings = SimSurroundings::new(program.has_a_jumping_clock());
+    let environment = SimSurroundings::new(program.has_a_jumping_clock());
     let mut sightings = Sightings::default();
     let mut candidate = None;
     loop {
         let path = &PATH;
-        let mut attempt = Attempt::new(&SimDisk, &surroundings, path, &options, &mut sightings)
+        let mut attempt = Attempt::new(&SimDisk, &environment, path, &options, &mut sightings)
             .with_candidate(candidate.take());
         let outcome = match attempt.run() {
             Err(error) => return failed(error),
@@ -114,7 +114,7 @@ fn contend(program: Program, pin: Proof) -> Ended {
         };
         match outcome {
             Outcome::Busy(busy) => match busy.look_again {
-                Some(delay) if delay > PROBE_PASSES => surroundings.sleep(delay),
+                Some(delay) if delay > PROBE_PASSES => environment.sleep(delay),
                 _ if program == Program::PinnedWaiting && choose(2) == 1 => {
                     attempt.prepare_candidate();
                     candidate = attempt.into_candidate();
@@ -123,13 +123,13 @@ fn contend(program: Program, pin: Proof) -> Ended {
             },
             Outcome::Acquired(acquired) => {
                 drop(attempt.into_candidate());
-                return hold(program, &surroundings, acquired);
+                return hold(program, &environment, acquired);
             }
             Outcome::Probation(acquired, delay) => {
                 drop(attempt.into_candidate());
-                surroundings.sleep(delay);
+                environment.sleep(delay);
                 if survived(&SimDisk, &acquired.held) == Survival::Held {
-                    return hold(program, &surroundings, acquired);
+                    return hold(program, &environment, acquired);
                 }
                 let _ = acquired.held.release();
             }
@@ -137,7 +137,7 @@ fn contend(program: Program, pin: Proof) -> Ended {
     }
 }
 
-fn hold(program: Program, surroundings: &SimSurroundings, acquired: Acquired<SimDisk>) -> Ended {
+fn hold(program: Program, environment: &SimSurroundings, acquired: Acquired<SimDisk>) -> Ended {
     let mut held = acquired.held;
     let may_give_up = matches!(program, Program::PinnedCancelled | Program::PortableCancelled);
     if may_give_up && choose(2) == 1 {
@@ -163,14 +163,14 @@ fn hold(program: Program, surroundings: &SimSurroundings, acquired: Acquired<Sim
         // As tenure leaves it to the next task, and contest takes it up.
         let is_later = program != Program::PassingJumping && choose(2) == 1;
         later += if is_later { LONG } else { Duration::ZERO };
-        let now = surroundings.now() + later;
+        let now = environment.now() + later;
         if !held.may_be_passed_on(now) {
             break;
         }
         let since = SystemTime::UNIX_EPOCH + later;
         // Not so soon that it would not look again.
         let now = now + Duration::from_micros(100);
-        match held.pass_on(|| surroundings.token(), since, now) {
+        match held.pass_on(|| environment.token(), since, now) {
             Ok(()) => {}
             // Somebody asked for it in between.
             Err(Errno::CANCELED) => return Ended::GivenUp,
@@ -186,9 +186,9 @@ fn hold(program: Program, surroundings: &SimSurroundings, acquired: Acquired<Sim
 /// As [`AsyncFileLock::revoke`](crate::AsyncFileLock::revoke) has it.
 fn revoke() -> Ended {
     let options = FileOptions::default();
-    let surroundings = SimSurroundings::new(false);
+    let environment = SimSurroundings::new(false);
     let mut sightings = Sightings::default();
-    let attempt = Attempt::new(&SimDisk, &surroundings, &PATH, &options, &mut sightings);
+    let attempt = Attempt::new(&SimDisk, &environment, &PATH, &options, &mut sightings);
     let found = match attempt.probe() {
         Ok(found) => found,
         Err(error) => return failed(error),
@@ -211,9 +211,9 @@ fn revoke() -> Ended {
 
 fn sweep() -> Ended {
     let options = FileOptions::default();
-    let surroundings = SimSurroundings::new(false);
+    let environment = SimSurroundings::new(false);
     let mut sightings = Sightings::default();
-    let attempt = Attempt::new(&SimDisk, &surroundings, &PATH, &options, &mut sightings);
+    let attempt = Attempt::new(&SimDisk, &environment, &PATH, &options, &mut sightings);
     match attempt.sweep() {
         Ok(_) => Ended::GivenUp,
         Err(error) => failed(error),

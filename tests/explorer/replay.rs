@@ -19,7 +19,7 @@ use rustix::fs::FileType;
 use super::program::Program;
 use super::vocabulary::{Answer, MYSELF, Name, Op, Symbol, Text, drawn, record};
 use crate::file::options::FileOptions;
-use crate::file::protocol::Surroundings;
+use crate::file::protocol::Environment;
 use crate::file::protocol::disk::{Access, Disk, Flock};
 use crate::file::record::{Contents, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
@@ -282,7 +282,7 @@ impl SimSurroundings {
     }
 }
 
-impl Surroundings for SimSurroundings {
+impl Environment for SimSurroundings {
     fn judge(&self, contents: &Contents, _: bool) -> Verdict {
         let Some(pid) = Text::of(contents).pid() else {
             return Verdict::Dead("it names nobody".to_owned());

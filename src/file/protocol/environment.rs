@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
 
-use super::Surroundings;
+use super::Environment;
 use crate::file::liveness::{self, Myself};
 use crate::file::options::FileOptions;
 use crate::file::record::{Contents, Record, RecordedProof};
@@ -15,11 +15,11 @@ use crate::sys::random;
 
 /// The running system, as this process sees it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct OsSurroundings {
+pub(crate) struct OsEnvironment {
     process: ProcessKey,
 }
 
-impl OsSurroundings {
+impl OsEnvironment {
     pub(crate) fn of(process: ProcessKey) -> Self {
         Self { process }
     }
@@ -49,7 +49,7 @@ fn fill(tokens: &mut [u128]) -> Result<(), Errno> {
     Ok(())
 }
 
-impl Surroundings for OsSurroundings {
+impl Environment for OsEnvironment {
     fn judge(&self, contents: &Contents, local: bool) -> Verdict {
         liveness::judge(contents, local)
     }

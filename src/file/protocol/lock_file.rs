@@ -1,5 +1,5 @@
 //! A lock file that exists because we made it, or took it over. Dropping a
-//! [`Held`] gives the lock back. It knows nothing of waiting; what a user has
+//! [`LockFile`] gives the lock back. It knows nothing of waiting; what a user has
 //! is the [`FileGuard`](crate::FileGuard) above it.
 //!
 //! The numbers cite the invariants at the head of [`attempt`](crate::file::protocol).
@@ -42,7 +42,7 @@ pub(crate) enum AtPath {
 }
 
 /// A held lock.
-pub(crate) struct Held<D: Disk> {
+pub(crate) struct LockFile<D: Disk> {
     disk: D,
     path: Arc<LockPath>,
     /// The one description of the inode (5), open for writing. It carries the
@@ -71,7 +71,7 @@ pub(crate) struct Held<D: Disk> {
     was_shown: AtomicBool,
 }
 
-impl<D: Disk> Held<D> {
+impl<D: Disk> LockFile<D> {
     /// To be made by the closure that made the path name `file`, before
     /// anything else (6).
     pub(crate) fn new(
@@ -366,7 +366,7 @@ impl<D: Disk> Held<D> {
     }
 }
 
-impl<D: Disk> Drop for Held<D> {
+impl<D: Disk> Drop for LockFile<D> {
     fn drop(&mut self) {
         if let Err(error) = self.release() {
             tracing::debug!(path = %self.path.path().display(), %error, "lock given up");

@@ -50,7 +50,7 @@
 //! 6. Who makes a file owns its removal from the same instruction on: the
 //!    closure that makes it returns the value that removes it. A dropped
 //!    future, a runtime that goes down and a panic all clean up.
-//! 7. A [`Held`] acts only in the process that made it. A forked child shares
+//! 7. A [`LockFile`] acts only in the process that made it. A forked child shares
 //!    the description, and its `LOCK_UN` would free the parent's lock.
 //!
 //! # Who follows what
@@ -88,7 +88,7 @@ use crate::sys::path::LockPath;
 use crate::sys::process::Verdict;
 use crate::sys::process_key::ProcessKey;
 use disk::{Access, Disk};
-use lock_file::{AtPath, Held};
+use lock_file::{AtPath, LockFile};
 use mutants::Mutant;
 
 pub(crate) use probe::Found;
@@ -106,7 +106,7 @@ const ROUNDS: u32 = 64;
 pub(crate) const PROBE_PASSES: Duration = Duration::from_millis(1);
 
 /// What an attempt needs to know besides the disk.
-pub(crate) trait Surroundings {
+pub(crate) trait Environment {
     /// Whether the process that wrote `contents` lives. See [`super::liveness::judge`].
     fn judge(&self, contents: &Contents, local: bool) -> Verdict;
     /// What tells this process from its forked children.
@@ -130,7 +130,7 @@ pub(crate) enum Outcome<D: Disk> {
 
 /// A lock that was acquired, and from whom.
 pub(crate) struct Acquired<D: Disk> {
-    pub(crate) held: Held<D>,
+    pub(crate) held: LockFile<D>,
     pub(crate) recovered_from: Option<Box<Holder>>,
 }
 
@@ -197,9 +197,9 @@ impl Sightings {
 }
 
 /// One try.
-pub(crate) struct Attempt<'a, D: Disk, S: Surroundings> {
+pub(crate) struct Attempt<'a, D: Disk, S: Environment> {
     disk: &'a D,
-    surroundings: &'a S,
+    environment: &'a S,
     path: &'a Arc<LockPath>,
     options: &'a FileOptions,
     sightings: &'a mut Sightings,
@@ -286,17 +286,17 @@ impl From<Busy> for Stop {
     }
 }
 
-impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
+impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
     pub(crate) fn new(
         disk: &'a D,
-        surroundings: &'a S,
+        environment: &'a S,
         path: &'a Arc<LockPath>,
         options: &'a FileOptions,
         sightings: &'a mut Sightings,
     ) -> Self {
         Self {
             disk,
-            surroundings,
+            environment,
             path,
             options,
             sightings,
@@ -504,9 +504,9 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
     }
 
     fn new_record(&self, proof: RecordedProof) -> Result<Box<Record>, Stop> {
-        let token = self.surroundings.token();
+        let token = self.environment.token();
         let token = token.map_err(|error| self.failed("drawing random bits for", error))?;
-        Ok(Box::new(self.surroundings.record(token, proof, self.options)))
+        Ok(Box::new(self.environment.record(token, proof, self.options)))
     }
 
     /// Whether a foreign file is one whose process has been gone for long enough.
@@ -516,12 +516,12 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
         contents: Contents,
         local: bool,
     ) -> Result<Stale, Busy> {
-        let how = match self.surroundings.judge(&contents, local) {
+        let how = match self.environment.judge(&contents, local) {
             Verdict::Alive => return Err(Busy::by(&contents, Evidence::ProcessRuns)),
             Verdict::Unknown(why) => return Err(Busy::by(&contents, Evidence::Unknown(why))),
             Verdict::Dead(how) => how,
         };
-        let age = self.sightings.age(inode.identity, &contents, self.surroundings.now());
+        let age = self.sightings.age(inode.identity, &contents, self.environment.now());
         if age < YOUTH {
             let busy = Busy::by(&contents, Evidence::Young);
             return Err(Busy { look_again: Some(YOUTH - age), ..busy });
@@ -535,7 +535,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
 
     /// Whether the process that wrote one of our records is dead.
     fn judge_process(&self, contents: Contents, local: bool) -> Result<Stale, Busy> {
-        let evidence = match self.surroundings.judge(&contents, local) {
+        let evidence = match self.environment.judge(&contents, local) {
             Verdict::Alive => Evidence::ProcessRuns,
             Verdict::Unknown(why) => Evidence::Unknown(why),
             Verdict::Dead(how) => {
@@ -569,7 +569,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
     /// write began at `started`.
     fn acquired(
         &self,
-        mut held: Held<D>,
+        mut held: LockFile<D>,
         stale: Option<Stale>,
         started: Instant,
     ) -> Result<Outcome<D>, Stop> {
@@ -593,7 +593,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
     /// openlock's rule: a write that takes two thirds of `race_delay` or more
     /// leaves too little of it.
     fn check_speed(&self, started: Instant) -> Result<(), Error> {
-        let took = self.surroundings.now().saturating_duration_since(started);
+        let took = self.environment.now().saturating_duration_since(started);
         let race_delay = self.options.race_delay;
         if took < race_delay * 2 / 3 {
             return Ok(());
@@ -657,7 +657,7 @@ impl<'a, D: Disk, S: Surroundings> Attempt<'a, D, S> {
 }
 
 /// The second look, after the delay of a probation.
-pub(crate) fn survived<D: Disk>(disk: &D, held: &Held<D>) -> Survival {
+pub(crate) fn survived<D: Disk>(disk: &D, held: &LockFile<D>) -> Survival {
     match held.look() {
         Ok(AtPath::Mine) => match held.is_intact() {
             Ok(true) => Survival::Held,

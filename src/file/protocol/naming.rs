@@ -16,7 +16,7 @@ use std::path::Path;
 
 use super::disk::Disk;
 use super::mutants::{self, Mutant};
-use super::{Attempt, Stop, Surroundings};
+use super::{Attempt, Environment, Stop};
 use crate::file::record::Record;
 use crate::lock::error::Error;
 use crate::sys::files::{Errno, Inode};
@@ -45,7 +45,7 @@ pub(super) fn says_no_links(error: Errno) -> bool {
     )
 }
 
-impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
+impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     /// Give a file that has the name `from` the name `to`. It may have lost the
     /// first when this returns.
     pub(super) fn name(

@@ -5,11 +5,11 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use super::disk::{Access, Disk, Flock};
-use super::lock_file::Held;
+use super::lock_file::LockFile;
 use super::mutants::{self, Mutant};
 use super::naming::{Naming, says_no_links};
 use super::{
-    Attempt, Busy, Candidate, Locked, Opened, Outcome, PROBE_PASSES, Stale, Stop, Surroundings,
+    Attempt, Busy, Candidate, Environment, Locked, Opened, Outcome, PROBE_PASSES, Stale, Stop,
 };
 use crate::file::options::Proof;
 use crate::file::record::{Contents, Record, RecordedProof};
@@ -18,7 +18,7 @@ use crate::lock::holder::Evidence;
 use crate::sys::files::{Errno, Inode};
 use crate::sys::process::Verdict;
 
-impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
+impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     pub(super) fn pinned(&mut self) -> Result<Outcome<D>, Stop> {
         Self::rounds(|| self.round())
     }
@@ -68,7 +68,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 
     /// Step 5. We own the flock on the inode that the path names (2).
     fn rewrite(&self, opened: Locked<D>, stale: Stale) -> Result<Outcome<D>, Stop> {
-        let started = self.surroundings.now();
+        let started = self.environment.now();
         let mut record = self.new_record(RecordedProof::Flock)?;
         record.is_local = self.is_local(&opened.file)?;
         if let Err(error) = self.write(&opened.file, &record) {
@@ -98,7 +98,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             // compared. In place we could not hurt it; by name we would.
             return Err(self.cannot_take_over(owner, stale, Errno::ACCESS));
         }
-        let started = self.surroundings.now();
+        let started = self.environment.now();
         let mut record = self.new_record(RecordedProof::Flock)?;
         let (file, name) = match self.create_candidate(&record) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
@@ -136,7 +136,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// Step 1, nothing there: a file that is complete and locked from the
     /// first instant the path names it (1).
     fn link_candidate(&mut self) -> Result<Outcome<D>, Stop> {
-        let started = self.surroundings.now();
+        let started = self.environment.now();
         let prepared = self.candidate.take().and_then(|candidate| self.brought_up(candidate).ok());
         let candidate = match prepared {
             Some(candidate) => candidate,
@@ -193,7 +193,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     /// It tells since when the lock is held, and is not so old that this is wrong.
     fn brought_up(&self, mut candidate: Candidate<D>) -> Result<Candidate<D>, Errno> {
         let token = candidate.record.token;
-        let record = self.surroundings.record(token, RecordedProof::Flock, self.options);
+        let record = self.environment.record(token, RecordedProof::Flock, self.options);
         let record = Record { is_local: candidate.record.is_local, ..record };
         if record.second() != candidate.record.second() {
             self.write(&candidate.opened.file, &record)?;
@@ -204,7 +204,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
 
     /// The same with a candidate that has a name of its own.
     fn name_candidate(&mut self, mut record: Box<Record>) -> Result<Outcome<D>, Stop> {
-        let started = self.surroundings.now();
+        let started = self.environment.now();
         let (file, name) = self.create_candidate(&record)?;
         let inode = self.prepare(&file, &mut record)?;
         match self.name(name.path(), self.path.path(), inode, &record)? {
@@ -230,7 +230,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         }
     }
 
-    /// The path names our file: from here on it is removed by its `Held` (6).
+    /// The path names our file: from here on it is removed by its `LockFile` (6).
     pub(super) fn holds(
         &self,
         file: D::File,
@@ -239,9 +239,9 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
         stale: Option<Stale>,
         started: Instant,
     ) -> Result<Outcome<D>, Stop> {
-        let maker = self.surroundings.process();
+        let maker = self.environment.process();
         let (disk, path) = (self.disk.clone(), self.path.clone());
-        let held = Held::new(disk, path, file, inode.identity, record, maker, started);
+        let held = LockFile::new(disk, path, file, inode.identity, record, maker, started);
         if mutants::is_on(Mutant::PinAfterLink) {
             let _ = self.disk.try_flock(held.file(), Flock::Exclusive);
         }
@@ -292,7 +292,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
                 (Evidence::KernelLock, false)
             }
             Contents::Ours(record) if record.proof == RecordedProof::Flock => {
-                match self.surroundings.judge(contents, local) {
+                match self.environment.judge(contents, local) {
                     Verdict::Dead(_) => (Evidence::Inherited, true),
                     _ => (Evidence::KernelLock, false),
                 }

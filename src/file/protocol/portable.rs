@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use super::disk::{Access, Disk};
 use super::mutants::{self, Mutant};
 use super::naming::Naming;
-use super::{Attempt, Busy, Outcome, ROUNDS, Stale, Stop, Surroundings};
+use super::{Attempt, Busy, Environment, Outcome, ROUNDS, Stale, Stop};
 use crate::file::record::{Contents, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
@@ -87,7 +87,7 @@ struct Generation {
     stale: Stale,
 }
 
-impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
+impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     pub(super) fn portable(&mut self) -> Result<Outcome<D>, Stop> {
         let mut candidate = None;
         Self::rounds(|| {
@@ -96,7 +96,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             if let Some(generation) = &generation {
                 self.must_be_claimable(generation.token)?;
             }
-            let started = self.surroundings.now();
+            let started = self.environment.now();
             if candidate.is_none() {
                 candidate = Some(self.make_candidate()?);
             }
@@ -180,7 +180,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             claim.forget();
             claim = Name { disk: self.disk.clone(), path: target.path };
         }
-        // The path is not a claim: from here on a `Held` removes it.
+        // The path is not a claim: from here on a `LockFile` removes it.
         claim.forget();
         Ok(())
     }

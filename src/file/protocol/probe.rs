@@ -1,7 +1,7 @@
 //! Who has the lock, without trying to get it and without a lasting effect.
 
 use super::disk::{Disk, Flock};
-use super::{Attempt, Busy, ROUNDS, Stop, Surroundings};
+use super::{Attempt, Busy, Environment, ROUNDS, Stop};
 use crate::file::record::{Contents, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
@@ -27,7 +27,7 @@ impl Found {
     }
 }
 
-impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
+impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     /// Look. A pinned record alone cannot answer, so its lock is tried in
     /// shared mode and given back at once; a contender that is refused for
     /// that reason looks again.
@@ -95,7 +95,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
     }
 
     fn by_process(&self, contents: &Contents, local: bool) -> (bool, Evidence) {
-        match self.surroundings.judge(contents, local) {
+        match self.environment.judge(contents, local) {
             Verdict::Alive => (true, Evidence::ProcessRuns),
             Verdict::Unknown(why) => (true, Evidence::Unknown(why)),
             Verdict::Dead(_) if *contents == Contents::Empty => (false, Evidence::NobodyNamed),

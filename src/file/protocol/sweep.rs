@@ -11,14 +11,14 @@ use std::path::Path;
 
 use super::disk::{Access, Disk, Flock};
 use super::mutants::{self, Mutant};
-use super::{Attempt, Surroundings, portable::token_of};
+use super::{Attempt, Environment, portable::token_of};
 use crate::file::record::{Contents, RECORD_BYTES, RecordedProof};
 use crate::file::siblings::Sibling;
 use crate::local::hold_id::HoldId;
 use crate::sys::files::Errno;
 use crate::sys::process::Verdict;
 
-impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
+impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     /// Remove left-overs; how many went. What cannot be looked at stays, and what
     /// is no record. A claim on a claim goes only after that one, so it takes
     /// several passes.
@@ -101,7 +101,7 @@ impl<D: Disk, S: Surroundings> Attempt<'_, D, S> {
             {
                 true
             }
-            Ok(contents) => matches!(self.surroundings.judge(&contents, local), Verdict::Dead(_)),
+            Ok(contents) => matches!(self.environment.judge(&contents, local), Verdict::Dead(_)),
             Err(_) => false,
         }
     }

@@ -53,8 +53,8 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
 use super::process_key::{ProcessKey, this_process};
-use super::tickets::Neighbour;
-use super::wait_pipe::Ready;
+use super::tickets::Predecessor;
+use super::wait_pipe::PublishedFd;
 use crate::sys::path::LockPath;
 
 const EVENTS: WatchFlags = WatchFlags::DELETE
@@ -112,7 +112,7 @@ const EVENTS_THAT_FIT: usize = BUFFER_BYTES / (16 + 256);
 const EVENTS_AT_ONCE: usize = 512;
 
 /// The events of this process.
-struct Watch {
+struct Inotify {
     process: ProcessKey,
     inotify: OwnedFd,
     state: Mutex<State>,
@@ -125,11 +125,11 @@ struct Watch {
 #[derive(Default)]
 struct State {
     /// By watch descriptor.
-    directories: HashMap<i32, HashMap<u64, Arc<Ear>>>,
+    directories: HashMap<i32, HashMap<u64, Arc<Listener>>>,
     /// By watch descriptor: what ends with its first event.
     files: HashMap<i32, Watched>,
     /// The watches of other processes' pipes (6).
-    pipes: HashMap<Ready, i32>,
+    pipes: HashMap<PublishedFd, i32>,
     last_listener: u64,
     /// The runtimes that were asked to read, and whether they do.
     readers: HashMap<runtime::Id, bool>,
@@ -137,12 +137,12 @@ struct State {
 
 /// A file or a pipe, and who listens to it.
 struct Watched {
-    pipe: Option<Ready>,
-    ears: HashMap<u64, Arc<Ear>>,
+    pipe: Option<PublishedFd>,
+    ears: HashMap<u64, Arc<Listener>>,
 }
 
 /// One who listens.
-struct Ear {
+struct Listener {
     path: Arc<LockPath>,
     /// Names whose close counts, beside the lock file's own (4).
     closes: Mutex<Vec<OsString>>,
@@ -157,7 +157,7 @@ struct Ear {
     was_written: AtomicBool,
 }
 
-static WATCH: Mutex<Option<Arc<Watch>>> = Mutex::new(None);
+static WATCH: Mutex<Option<Arc<Inotify>>> = Mutex::new(None);
 
 /// The process that `WATCH` was last prepared for; 0 for none, or if the id
 /// alone does not tell.
@@ -182,7 +182,7 @@ pub(crate) fn prepare(process: ProcessKey) {
     }
     let mut watch = lock(&WATCH);
     if watch.as_ref().is_none_or(|watch| watch.process != process) {
-        match Watch::new(process) {
+        match Inotify::new(process) {
             // A forked child inherits its parent's, which is not closed (5).
             Ok(made) => std::mem::forget(watch.replace(Arc::new(made))),
             Err(error) => {
@@ -195,14 +195,14 @@ pub(crate) fn prepare(process: ProcessKey) {
     PREPARED.store(if process.pid == 1 { 0 } else { process.pid }, Ordering::Release);
 }
 
-impl Watch {
+impl Inotify {
     fn new(process: ProcessKey) -> Result<Self, Errno> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let (state, registering, processes) = Default::default();
         Ok(Self { process, inotify, state, registering, processes })
     }
 
-    fn of_this_process() -> Option<Arc<Watch>> {
+    fn of_this_process() -> Option<Arc<Inotify>> {
         let process = this_process();
         lock(&WATCH).as_ref().filter(|watch| watch.process == process).cloned()
     }
@@ -265,7 +265,12 @@ impl Watch {
         false
     }
 
-    fn concerned(&self, directory: i32, what: ReadFlags, name: Option<&OsStr>) -> Vec<Arc<Ear>> {
+    fn concerned(
+        &self,
+        directory: i32,
+        what: ReadFlags,
+        name: Option<&OsStr>,
+    ) -> Vec<Arc<Listener>> {
         let mut state = lock(&self.state);
         if what.contains(ReadFlags::QUEUE_OVERFLOW) {
             let ears = state.directories.values().flat_map(HashMap::values);
@@ -295,7 +300,7 @@ impl Watch {
 
     /// The watch of this pipe for one more who listens. `None` if it is not there any
     /// more, or cannot be seen.
-    fn watch_pipe(&self, state: &mut State, ready: Ready) -> Option<i32> {
+    fn watch_pipe(&self, state: &mut State, ready: PublishedFd) -> Option<i32> {
         if let Some(known) = state.pipes.get(&ready) {
             return Some(*known);
         }
@@ -377,7 +382,7 @@ impl Watch {
 /// Ears whose directory was muted by mistake, and which must look again.
 #[derive(Default)]
 #[must_use]
-struct Deafened(Vec<Arc<Ear>>);
+struct Deafened(Vec<Arc<Listener>>);
 
 impl Deafened {
     /// With nothing locked: whoever is woken may do anything.
@@ -387,7 +392,7 @@ impl Deafened {
 }
 
 /// Whether this is the pipe that was shown. No server is asked.
-fn is_still(ready: Ready, path: &str) -> bool {
+fn is_still(ready: PublishedFd, path: &str) -> bool {
     let wanted = StatxFlags::INO | StatxFlags::TYPE;
     let found = statx(CWD, path, AtFlags::STATX_DONT_SYNC, wanted);
     found.is_ok_and(|found| {
@@ -398,7 +403,7 @@ fn is_still(ready: Ready, path: &str) -> bool {
 
 /// The inotify instance as one runtime has it registered.
 struct Reading {
-    watch: Arc<Watch>,
+    watch: Arc<Inotify>,
     runtime: runtime::Id,
 }
 
@@ -429,7 +434,7 @@ async fn read_events(reading: AsyncFd<Reading>) {
     }
 }
 
-impl Ear {
+impl Listener {
     fn is_concerned(&self, what: ReadFlags, name: Option<&OsStr>) -> bool {
         let Some(name) = name else {
             return what.intersects(FOR_ALL);
@@ -463,9 +468,9 @@ impl Ear {
 }
 
 /// Listens for what may change who holds a lock. Dropping it ends that.
-pub(crate) struct Listening {
-    watch: Arc<Watch>,
-    ear: Arc<Ear>,
+pub(crate) struct Subscription {
+    watch: Arc<Inotify>,
+    ear: Arc<Listener>,
     listener: u64,
     /// The directory's watch, unless it is the pipes that are listened to.
     directory: Option<i32>,
@@ -519,16 +524,16 @@ pub(crate) enum Heard {
     Change,
 }
 
-impl Listening {
+impl Subscription {
     /// Not yet to anything. `None` where there are no events: then one has to
     /// look now and then.
     pub(crate) fn to_nothing(path: &Arc<LockPath>) -> Option<Self> {
-        let watch = Watch::of_this_process().or_else(|| {
+        let watch = Inotify::of_this_process().or_else(|| {
             // There may have been too many open files.
             prepare(this_process());
-            Watch::of_this_process()
+            Inotify::of_this_process()
         })?;
-        let ear = Arc::new(Ear {
+        let ear = Arc::new(Listener {
             path: Arc::clone(path),
             closes: Mutex::default(),
             event: Notify::new(),
@@ -551,18 +556,18 @@ impl Listening {
     /// To be called before each look (2): the directory that is listened to must
     /// be the one that the path leads to now.
     pub(crate) fn renew(this: Option<Self>, path: &Arc<LockPath>) -> Option<Self> {
-        let mut listening = match this {
-            Some(listening) => listening,
+        let mut subscription = match this {
+            Some(subscription) => subscription,
             None => Self::to_nothing(path)?,
         };
-        listening.is_renewed().then_some(listening)
+        subscription.is_renewed().then_some(subscription)
     }
 
     /// The same for one who watches the lock: acquisitions are events as well.
     pub(crate) fn renew_for_changes(this: Option<Self>, path: &Arc<LockPath>) -> Option<Self> {
-        let listening = this.or_else(|| Self::to_nothing(path))?;
-        listening.ear.hears_changes.store(true, Ordering::Relaxed);
-        Self::renew(Some(listening), path)
+        let subscription = this.or_else(|| Self::to_nothing(path))?;
+        subscription.ear.hears_changes.store(true, Ordering::Relaxed);
+        Self::renew(Some(subscription), path)
     }
 
     fn is_renewed(&mut self) -> bool {
@@ -601,7 +606,7 @@ impl Listening {
 
     /// Listen to what becomes of these contenders, and to the directory no longer (6);
     /// whether that can be. Afterwards one has to look whether they are still there.
-    pub(crate) fn turn_to(&mut self, neighbours: [Neighbour; 2]) -> bool {
+    pub(crate) fn turn_to(&mut self, neighbours: [Predecessor; 2]) -> bool {
         if !self.is_ours() || !self.watch.is_read_here() {
             return false;
         }
@@ -754,7 +759,7 @@ impl Listening {
     }
 }
 
-impl Drop for Listening {
+impl Drop for Subscription {
     fn drop(&mut self) {
         if !self.is_ours() {
             // Its end would be one in the parent's runtime.
@@ -785,7 +790,7 @@ mod tests {
         std::fs::create_dir(&b).unwrap();
         std::os::unix::fs::symlink(&a, &current).unwrap();
         let listen = |path: PathBuf| {
-            Listening::renew(None, &Arc::new(LockPath::new(&path).unwrap()))
+            Subscription::renew(None, &Arc::new(LockPath::new(&path).unwrap()))
                 .expect("there are events")
         };
         let at_current = listen(current.join("lock"));
@@ -810,26 +815,26 @@ mod tests {
             let stat = rustix::fs::fstat(file).unwrap();
             (stat.st_dev, stat.st_ino)
         };
-        let mut listening = Listening::to_nothing(&paths).expect("there are events here");
+        let mut subscription = Subscription::to_nothing(&paths).expect("there are events here");
         // And again after it was heard.
         for _ in 0..2 {
-            assert!(listening.hear_closes(&file, identity(&file)));
-            assert!(listening.hear_closes(&file, identity(&file)), "it is listened to");
+            assert!(subscription.hear_closes(&file, identity(&file)));
+            assert!(subscription.hear_closes(&file, identity(&file)), "it is listened to");
             drop(File::open(&path).unwrap());
-            listening.event().await;
+            subscription.event().await;
         }
-        assert!(listening.hear_closes(&file, identity(&file)));
-        let mut other = Listening::to_nothing(&paths).unwrap();
+        assert!(subscription.hear_closes(&file, identity(&file)));
+        let mut other = Subscription::to_nothing(&paths).unwrap();
         assert!(!other.hear_closes(&file, identity(&file)), "there is one watch only");
         // Another file is at the path by now.
         std::fs::remove_file(&path).unwrap();
         let replaced = File::create(&path).unwrap();
-        assert!(listening.hear_closes(&replaced, identity(&replaced)));
+        assert!(subscription.hear_closes(&replaced, identity(&replaced)));
         assert!(other.hear_closes(&file, identity(&file)), "the watch was given up");
         drop(File::open(&path).unwrap());
-        listening.event().await;
+        subscription.event().await;
         drop(other);
-        let mut other = Listening::to_nothing(&paths).unwrap();
+        let mut other = Subscription::to_nothing(&paths).unwrap();
         assert!(other.hear_closes(&file, identity(&file)), "it ended with who listened");
     }
 
@@ -839,8 +844,8 @@ mod tests {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("lock");
         let names = Arc::new(LockPath::new(&path).unwrap());
-        let watches = Listening::renew_for_changes(None, &names).expect("there are events");
-        let waits = Listening::renew(None, &names).expect("there are events");
+        let watches = Subscription::renew_for_changes(None, &names).expect("there are events");
+        let waits = Subscription::renew(None, &names).expect("there are events");
         let file = File::create(&path).unwrap();
         watches.event().await;
         rustix::io::write(&file, b"a record").unwrap();
@@ -854,7 +859,7 @@ mod tests {
     fn a_runtime_reads_whoever_listens_there_first() {
         const WORKERS: usize = 4;
         prepare(this_process());
-        let watch = Watch::of_this_process().expect("inotify can be had here");
+        let watch = Inotify::of_this_process().expect("inotify can be had here");
         for round in 0..300 {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(WORKERS)

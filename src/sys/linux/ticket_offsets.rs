@@ -7,7 +7,7 @@
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 
-use super::wait_pipe::Ready;
+use super::wait_pipe::PublishedFd;
 use crate::sys::path::LockPath;
 
 /// Bits of an offset that are the number of a contender. Numbers are compared within
@@ -116,8 +116,8 @@ impl Name {
 
     /// Start and length of the lock that tells of a pipe at this slot; `None` if there is
     /// no room for all of it.
-    pub(crate) fn shown(self, ready: Ready, slot: i64) -> Option<(i64, i64)> {
-        let Ready { process, descriptor, inode } = ready;
+    pub(crate) fn shown(self, ready: PublishedFd, slot: i64) -> Option<(i64, i64)> {
+        let PublishedFd { process, descriptor, inode } = ready;
         let fits = process >> PROCESS_BITS == 0 && descriptor >> DESCRIPTOR_BITS == 0;
         let all = self.check << INODE_BITS | low(inode as i64, INODE_BITS);
         let all = all << DESCRIPTOR_BITS | i64::from(descriptor);
@@ -126,17 +126,17 @@ impl Name {
     }
 
     /// The same read; `None` if it tells of who waits for another name.
-    pub(crate) fn read(self, (start, length): (i64, i64), slot: i64) -> Option<Ready> {
+    pub(crate) fn read(self, (start, length): (i64, i64), slot: i64) -> Option<PublishedFd> {
         let all = low(length - 1, PART_BITS) << PART_BITS | low(start - slot, PART_BITS);
         let (process, rest) = (low(all, PROCESS_BITS), all >> PROCESS_BITS);
         let (descriptor, rest) = (low(rest, DESCRIPTOR_BITS), rest >> DESCRIPTOR_BITS);
         let (inode, check) = (low(rest, INODE_BITS) as u64, rest >> INODE_BITS);
-        let ready = Ready { process: process as u32, descriptor: descriptor as u32, inode };
+        let ready = PublishedFd { process: process as u32, descriptor: descriptor as u32, inode };
         (check == self.check).then_some(ready)
     }
 }
 
-impl Ready {
+impl PublishedFd {
     /// Whether what is told of a pipe with this number would be this.
     pub(crate) fn is_inode(self, inode: u64) -> bool {
         low(self.inode as i64, INODE_BITS) == low(inode as i64, INODE_BITS)
@@ -185,7 +185,7 @@ mod tests {
         let slot = name.slot(Number(77));
         for inode in [0, 1, (1 << INODE_BITS) - 1, u64::MAX] {
             for (process, descriptor) in [(0, 0), (1, 3), (process, descriptor)] {
-                let ready = Ready { process, descriptor, inode };
+                let ready = PublishedFd { process, descriptor, inode };
                 let shown = name.shown(ready, slot).unwrap();
                 assert!(slot <= shown.0 && shown.0 + shown.1 < slot + (2 << PART_BITS));
                 let read = name.read(shown, slot).unwrap();
@@ -194,8 +194,14 @@ mod tests {
                 assert_eq!(other.read(shown, slot), None, "it is for another name");
             }
         }
-        assert_eq!(name.shown(Ready { process: process + 1, descriptor, inode: 0 }, slot), None);
-        assert_eq!(name.shown(Ready { process, descriptor: descriptor + 1, inode: 0 }, slot), None);
+        assert_eq!(
+            name.shown(PublishedFd { process: process + 1, descriptor, inode: 0 }, slot),
+            None
+        );
+        assert_eq!(
+            name.shown(PublishedFd { process, descriptor: descriptor + 1, inode: 0 }, slot),
+            None
+        );
         // The last slot ends with the offsets.
         let last = Name { base: 0, check: 0 }.slot(Number(Number::COUNT - 1));
         assert_eq!(last + ((2 << PART_BITS) - 1), i64::MAX);

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use super::process;
 use super::ticket_directory::Directory;
 use super::ticket_offsets::{Name, Number, PART_BITS, PIPES, READERS};
-use super::wait_pipe::{Presence, Ready};
+use super::wait_pipe::{Presence, PublishedFd};
 use crate::sys::path::LockPath;
 
 /// How far before a number the one before it is looked for first: it is as a rule the
@@ -121,15 +121,15 @@ pub(crate) enum Ahead {
     Nobody,
     One,
     /// Two or more. These are the last two, and their pipes if they have shown them.
-    More([Neighbour; 2]),
+    More([Predecessor; 2]),
 }
 
 /// Somebody who came just before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Neighbour {
+pub(crate) struct Predecessor {
     number: Number,
     /// Of who is in another process.
-    pub(crate) ready: Option<Ready>,
+    pub(crate) ready: Option<PublishedFd>,
 }
 
 impl Ticket {
@@ -210,12 +210,12 @@ impl Ticket {
         let Some(second) = line.last_before(last) else {
             return Ahead::One;
         };
-        let neighbour = |number| Neighbour { number, ready: self.ready_of(number) };
+        let neighbour = |number| Predecessor { number, ready: self.ready_of(number) };
         Ahead::More([last, second].map(neighbour))
     }
 
     /// Whether nobody came before these.
-    pub(crate) fn are_first(&self, [_, second]: [Neighbour; 2]) -> bool {
+    pub(crate) fn are_first(&self, [_, second]: [Predecessor; 2]) -> bool {
         !self.line().any_before(second.number)
     }
 
@@ -229,7 +229,7 @@ impl Ticket {
         Line { directory: &self.directory, base: self.name.base }
     }
 
-    fn ready_of(&self, number: Number) -> Option<Ready> {
+    fn ready_of(&self, number: Number) -> Option<PublishedFd> {
         let slot = self.name.slot(number);
         self.name.read(self.directory.locked_in(slot, 1 << PART_BITS)?, slot)
     }
@@ -245,7 +245,7 @@ impl Drop for Ticket {
     }
 }
 
-impl Neighbour {
+impl Predecessor {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.number == other.number
     }
@@ -365,8 +365,8 @@ mod tests {
         directory
     }
 
-    fn pipe_of(number: Number) -> Ready {
-        Ready { process: 7, descriptor: 9, inode: number.0 as u64 }
+    fn pipe_of(number: Number) -> PublishedFd {
+        PublishedFd { process: 7, descriptor: 9, inode: number.0 as u64 }
     }
 
     /// Whether these are the last two before this ticket.

@@ -16,7 +16,7 @@ use super::process_key::{ProcessKey, this_process};
 
 /// What a contender has open as long as it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Ready {
+pub(crate) struct PublishedFd {
     pub(crate) process: u32,
     pub(crate) descriptor: u32,
     pub(crate) inode: u64,
@@ -55,10 +55,10 @@ impl Presence {
     }
 
     /// `None` if its numbers are larger than any that are known of.
-    pub(crate) fn ready(&self) -> Option<Ready> {
+    pub(crate) fn ready(&self) -> Option<PublishedFd> {
         let Pipe { end, inode, process } = &*self.0.pipe;
         let descriptor = u32::try_from(end.as_raw_fd()).ok()?;
-        Some(Ready { process: process.pid, descriptor, inode: *inode })
+        Some(PublishedFd { process: process.pid, descriptor, inode: *inode })
     }
 }
 

@@ -85,9 +85,9 @@ fn a_free_or_stale_lock_is_had_by_any_clock() {
             let disk = FaultyDisk::new();
             (case.prepare)(&disk);
             let before = disk.names();
-            let surroundings = FaultySurroundings::by(Clocks::new(gait), 10);
+            let environment = FaultySurroundings::by(Clocks::new(gait), 10);
             let is_foreign = case.name.contains("openlock");
-            match acquire(&disk, case.pin, &surroundings) {
+            match acquire(&disk, case.pin, &environment) {
                 Ok(Some(acquired)) => {
                     assert!(!is_foreign || gait != Gait::StandsStill, "{context}: too young");
                     must_hold(&disk, &acquired, &context);
@@ -103,7 +103,7 @@ fn a_free_or_stale_lock_is_had_by_any_clock() {
                 Err(error) => panic!("{context}: {error}"),
             }
             assert_eq!(disk.open_files(), 0, "{context}: a descriptor stayed open");
-            assert!(surroundings.clocks.was_read_less_than(READINGS_MAX), "{context}");
+            assert!(environment.clocks.was_read_less_than(READINGS_MAX), "{context}");
             must_go_on(&disk, case, &context);
         }
     }
@@ -122,8 +122,8 @@ fn a_living_holder_keeps_its_lock_by_any_clock() {
                 let holder = FaultySurroundings { since, ..FaultySurroundings::new(10) };
                 let held = acquire(&disk, pin, &holder).unwrap().expect("it is free");
                 for contender in [Proof::Auto, Proof::Process] {
-                    let surroundings = FaultySurroundings::by(Clocks::new(gait), 100);
-                    let second = acquire(&disk, contender, &surroundings);
+                    let environment = FaultySurroundings::by(Clocks::new(gait), 100);
+                    let second = acquire(&disk, contender, &environment);
                     assert!(
                         second.unwrap().is_none(),
                         "{context}: a second holder ({contender:?})"
@@ -148,11 +148,11 @@ fn a_foreign_file_is_old_only_by_its_own_time() {
         disk.put(PATH.path(), foreign(LIVING).as_bytes());
         let living = acquire(&disk, Proof::Auto, &FaultySurroundings::by(Clocks::new(gait), 10));
         assert!(living.unwrap().is_none(), "{gait:?}: its process lives");
-        let surroundings = FaultySurroundings::by(Clocks::new(gait), 10);
+        let environment = FaultySurroundings::by(Clocks::new(gait), 10);
         let mut sightings = Sightings::default();
         for pid in [GONE, GONE + 1, GONE, GONE + 1] {
             disk.put(PATH.path(), foreign(pid).as_bytes());
-            let mut attempt = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
+            let mut attempt = Attempt::new(&disk, &environment, &PATH, &options, &mut sightings);
             let Ok(Outcome::Busy(busy)) = attempt.run() else {
                 panic!("{gait:?}: a file that was never seen before was taken over");
             };
@@ -192,10 +192,10 @@ fn a_candidate_tells_when_it_was_used() {
 #[test]
 fn a_hold_is_passed_on_by_any_clock() {
     let disk = FaultyDisk::new();
-    let surroundings = FaultySurroundings::new(10);
-    let mut held = acquire(&disk, Proof::Auto, &surroundings).unwrap().expect("it is free").held;
+    let environment = FaultySurroundings::new(10);
+    let mut held = acquire(&disk, Proof::Auto, &environment).unwrap().expect("it is free").held;
     held.told();
-    let now = surroundings.now();
+    let now = environment.now();
     let (earlier, later) = (now - LEAP, now + LEAP);
     assert!(held.may_be_passed_on(earlier) && held.may_be_passed_on(later));
     let [today, first, last] = SECONDS.map(|second| UNIX_EPOCH + Duration::from_secs(second));
@@ -218,10 +218,10 @@ fn what_was_removed_is_not_passed_on_and_what_was_moved_not_for_long() {
     let old = Duration::from_millis(2);
     let other = PATH.directory().join("other");
     let acquired = || {
-        let (disk, surroundings) = (FaultyDisk::new(), FaultySurroundings::new(10));
-        let held = acquire(&disk, Proof::Auto, &surroundings).unwrap().expect("it is free").held;
+        let (disk, environment) = (FaultyDisk::new(), FaultySurroundings::new(10));
+        let held = acquire(&disk, Proof::Auto, &environment).unwrap().expect("it is free").held;
         held.told();
-        (disk, held, surroundings.now())
+        (disk, held, environment.now())
     };
     let (disk, mut held, now) = acquired();
     assert!(held.may_be_passed_on(now) && held.may_be_passed_on(now + old));
@@ -263,11 +263,11 @@ fn a_leap_while_it_writes_is_a_slow_system() {
     for reading in 0..READINGS_MAX {
         let disk = FaultyDisk::new();
         disk.put(PATH.path(), foreign.as_bytes());
-        let surroundings = FaultySurroundings::by(Clocks::new(Gait::LeapsAt(reading)), 10);
+        let environment = FaultySurroundings::by(Clocks::new(Gait::LeapsAt(reading)), 10);
         let mut sightings = Sightings::default();
         let ended = (0..TRIES).find_map(|_| {
-            surroundings.clocks.wait(YOUTH);
-            match Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings).run() {
+            environment.clocks.wait(YOUTH);
+            match Attempt::new(&disk, &environment, &PATH, &options, &mut sightings).run() {
                 Ok(Outcome::Busy(_)) => None,
                 other => Some(other),
             }

@@ -19,7 +19,7 @@ use super::vocabulary::{PATH, drawn, record};
 use crate::file::options::{FileOptions, Proof};
 use crate::file::protocol::disk::Disk as _;
 use crate::file::protocol::{
-    Acquired, Attempt, Outcome, PROBE_PASSES, Sightings, Surroundings, Survival,
+    Acquired, Attempt, Environment, Outcome, PROBE_PASSES, Sightings, Survival,
 };
 use crate::file::record::{Contents, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
@@ -55,7 +55,7 @@ impl FaultySurroundings {
     }
 }
 
-impl Surroundings for FaultySurroundings {
+impl Environment for FaultySurroundings {
     fn judge(&self, contents: &Contents, _: bool) -> Verdict {
         let pid = match contents {
             Contents::Ours(record) => record.pid,
@@ -167,17 +167,17 @@ fn no_links(disk: &FaultyDisk) {
     disk.deny(Call::Link, rustix::io::Errno::PERM);
 }
 
-/// One contender, as [`contest`](crate::file::contender) has it; what it ended with.
+/// One contender, as [`contender`](crate::file::contender) has it; what it ended with.
 fn acquire(
     disk: &FaultyDisk,
     pin: Proof,
-    surroundings: &FaultySurroundings,
+    environment: &FaultySurroundings,
 ) -> Result<Option<Acquired<FaultyDisk>>, Error> {
     let options = FileOptions { proof: pin, ..FileOptions::default() };
     let mut sightings = Sightings::default();
-    let wait = |delay| surroundings.clocks.wait(delay);
+    let wait = |delay| environment.clocks.wait(delay);
     for _ in 0..TRIES {
-        match Attempt::new(disk, surroundings, &PATH, &options, &mut sightings).run()? {
+        match Attempt::new(disk, environment, &PATH, &options, &mut sightings).run()? {
             Outcome::Acquired(acquired) => return Ok(Some(acquired)),
             Outcome::Probation(acquired, delay) => {
                 wait(delay);
@@ -218,14 +218,14 @@ fn suffer(case: Case, fault: Fault, gait: Gait) -> bool {
     let before = disk.names();
     disk.inject(fault);
     let ran = catch_unwind(AssertUnwindSafe(|| {
-        let surroundings = FaultySurroundings::by(Clocks::new(gait), 10);
+        let environment = FaultySurroundings::by(Clocks::new(gait), 10);
         let options = FileOptions { proof: case.pin, ..FileOptions::default() };
         let mut sightings = Sightings::default();
-        let probe = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
+        let probe = Attempt::new(&disk, &environment, &PATH, &options, &mut sightings);
         if let Err(error) = probe.probe() {
             must_name_a_file(&error, &context);
         }
-        match acquire(&disk, case.pin, &surroundings) {
+        match acquire(&disk, case.pin, &environment) {
             Ok(None) => assert!(
                 !(disk.was_hit() && is_only_unheard(fault)),
                 "{context}: it was done, and not had"
@@ -281,8 +281,8 @@ fn must_leave_no_litter(disk: &FaultyDisk, before: &BTreeSet<String>, fault: Fau
 /// The process is over and another comes: it gets in, and a sweep clears up.
 fn must_go_on(disk: &FaultyDisk, case: Case, context: &str) {
     disk.bury(LIVING, GONE);
-    let surroundings = FaultySurroundings::new(100);
-    let acquired = acquire(disk, case.pin, &surroundings);
+    let environment = FaultySurroundings::new(100);
+    let acquired = acquire(disk, case.pin, &environment);
     let acquired = acquired.unwrap_or_else(|error| panic!("{context}: then {error}"));
     let acquired = acquired.unwrap_or_else(|| panic!("{context}: nobody gets in any more"));
     must_hold(disk, &acquired, context);
@@ -291,7 +291,7 @@ fn must_go_on(disk: &FaultyDisk, case: Case, context: &str) {
     drop(acquired);
     let options = FileOptions { proof: case.pin, ..FileOptions::default() };
     let mut sightings = Sightings::default();
-    let swept = Attempt::new(disk, &surroundings, &PATH, &options, &mut sightings).sweep();
+    let swept = Attempt::new(disk, &environment, &PATH, &options, &mut sightings).sweep();
     assert!(swept.is_ok(), "{context}: {swept:?}");
     assert!(disk.names().is_empty(), "{context}: {:?} stay for ever", disk.names());
 }
@@ -343,9 +343,9 @@ fn without_kernel_locks_who_needs_them_is_told() {
             prepare(&disk);
             let before = disk.names();
             disk.deny(Call::Flock, rustix::io::Errno::OPNOTSUPP);
-            let surroundings = FaultySurroundings::new(10);
+            let environment = FaultySurroundings::new(10);
             let mut sightings = Sightings::default();
-            let mut attempt = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
+            let mut attempt = Attempt::new(&disk, &environment, &PATH, &options, &mut sightings);
             let error = attempt.run().err().expect("there is no flock");
             assert!(matches!(error, Error::KernelLockUnavailable { .. }), "{error:?}");
             assert_eq!(disk.names(), before);
@@ -359,8 +359,8 @@ fn without_kernel_locks_who_needs_them_is_told() {
 fn without_random_bits_whoever_acquires_is_told() {
     for pin in [Proof::Auto, Proof::Process] {
         let disk = FaultyDisk::new();
-        let surroundings = FaultySurroundings { has_bits: false, ..FaultySurroundings::new(10) };
-        let error = acquire(&disk, pin, &surroundings).err().expect("there are no random bits");
+        let environment = FaultySurroundings { has_bits: false, ..FaultySurroundings::new(10) };
+        let error = acquire(&disk, pin, &environment).err().expect("there are no random bits");
         must_name_a_file(&error, "no random bits");
         assert!(disk.names().is_empty() && disk.open_files() == 0);
     }
@@ -402,10 +402,10 @@ fn a_sweep_leaves_what_is_no_record() {
     let disk = FaultyDisk::new();
     disk.put(&PATH.candidate(drawn(1)), b"hello");
     disk.put(&PATH.claim(drawn(2)), b"hello");
-    let surroundings = FaultySurroundings::new(10);
+    let environment = FaultySurroundings::new(10);
     let options = FileOptions::default();
     let mut sightings = Sightings::default();
-    let attempt = Attempt::new(&disk, &surroundings, &PATH, &options, &mut sightings);
+    let attempt = Attempt::new(&disk, &environment, &PATH, &options, &mut sightings);
     assert_eq!(attempt.sweep(), Ok(0));
     assert!(disk.content(&PATH.candidate(drawn(1))).is_some());
     assert!(disk.content(&PATH.claim(drawn(2))).is_some());
