@@ -989,7 +989,7 @@ async fn however_holds_and_waits_end_they_are_counted_right() {
 /// The same test of this binary, as another process.
 fn again(test: &str, directory: &Path) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let name = format!("lockd::engine::tests::{test}");
+    let name = format!("lockd::state::tests::{test}");
     command.args([&name, "--exact", "--nocapture", "--test-threads=1"]);
     command.env("LOCKKEEPER_TEST_DIRECTORY", directory);
     command
