@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard};
 use std::time::Duration;
 
 use tracing::Level;
@@ -20,6 +20,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::log;
 use super::log_line::{Json, LogFormat, Now};
+
+use crate::sys::mutex::Mutex;
 
 /// What waits to be written, in bytes: some 10 000 lines. More would only be old.
 const QUEUE_BYTES: usize = 1024 * 1024;
@@ -90,7 +92,7 @@ impl Log {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     fn push(&self, line: Vec<u8>) {
@@ -120,7 +122,7 @@ impl Shared {
     fn next(&self) -> Vec<u8> {
         let has_none = |queue: &mut Queue| queue.lines.is_empty() && queue.dropped == 0;
         let waited = self.changed.wait_while(self.queue(), has_none);
-        let mut queue = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut queue = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
         queue.is_writing = true;
         if let Some(line) = queue.lines.pop_front() {
             queue.bytes -= line.len();

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use clap::{Args, ValueEnum};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -21,6 +21,7 @@ use super::signals::Signals;
 use super::systemd::{self, Notify};
 use super::text::print;
 use crate::lockd::{FaultStyle, OpenError, Reloader, Server, ServerError, ServerOptions};
+use crate::sys::mutex::Mutex;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -243,7 +244,7 @@ impl Operator {
     }
 
     fn reading(&self) -> MutexGuard<'_, Reading> {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reading.lock()
     }
 
     /// Files are to be read again; whether that has to be begun.

@@ -9,13 +9,15 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::{Mutex, PoisonError};
+
 use std::time::Duration;
 
 use rustix::net::{SocketType, sockopt};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::exit::{Failure, SYSTEM, USAGE};
+
+use crate::sys::mutex::Mutex;
 
 /// How long a word to systemd may take. A longer one would hold up the daemon.
 const NOTIFY_TIME: Duration = Duration::from_secs(1);
@@ -76,7 +78,7 @@ impl Notify {
             return Ok(());
         };
         // Locked until it is sent, so that nothing overtakes the last.
-        let mut is_stopping = self.is_stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_stopping = self.is_stopping.lock();
         if *is_stopping {
             return Ok(());
         }

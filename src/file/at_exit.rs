@@ -6,10 +6,11 @@
 //! signal. Other threads still run while it does, and a successor can get in
 //! before they are gone.
 
-use std::sync::{Arc, Mutex, Once, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Once, Weak};
 
 use super::protocol::disk::OsDisk;
 use super::protocol::lock_file::LockFile;
+use crate::sys::mutex::Mutex;
 use crate::sys::process::at_exit;
 
 static HELD: Mutex<Vec<Weak<LockFile<OsDisk>>>> = Mutex::new(Vec::new());
@@ -26,7 +27,7 @@ pub(crate) fn remove_at_exit(held: &Arc<LockFile<OsDisk>>) {
             tracing::warn!("no exit handler could be registered: held lock files will stay");
         }
     });
-    let mut list = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut list = HELD.lock();
     list.retain(|held| held.strong_count() > 0);
     list.push(Arc::downgrade(held));
 }
@@ -34,13 +35,9 @@ pub(crate) fn remove_at_exit(held: &Arc<LockFile<OsDisk>>) {
 /// `release` compares the process first: a forked child that exits removes nothing.
 extern "C" fn remove_held_files() {
     for _ in 0..TRIES {
-        let mut list = match HELD.try_lock() {
-            Ok(list) => list,
-            Err(TryLockError::Poisoned(list)) => list.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                std::thread::yield_now();
-                continue;
-            }
+        let Some(mut list) = HELD.try_lock() else {
+            std::thread::yield_now();
+            continue;
         };
         for held in list.drain(..).filter_map(|held| held.upgrade()) {
             let _ = held.release();

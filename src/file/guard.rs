@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use crate::local::task_queue::Turn;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::holder::Holder;
 use crate::sys::inotify::Subscription;
+use crate::sys::mutex::Mutex;
 use crate::sys::wait_pipe::Presence;
 
 /// A held lock. Dropping it gives the lock back.
@@ -125,7 +126,7 @@ impl FileGuard {
     /// Outside a Tokio runtime.
     #[must_use]
     pub fn lost_token(&self) -> CancellationToken {
-        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch = self.watch.lock();
         match &*watch {
             Some(watch) if !watch.task.is_finished() || watch.lost.is_cancelled() => {}
             _ => *watch = Some(self.watch()),

@@ -15,13 +15,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+
 use std::thread;
 
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::syscalls;
+use crate::sys::mutex::Mutex;
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// Who is told. By process: a forked child has no such thread.
@@ -31,7 +32,7 @@ static APART: Mutex<Option<(ProcessKey, Sender<PathBuf>)>> = Mutex::new(None);
 /// thread is to be had, or the kernel is older than 5.9, there is none.
 pub(super) fn signal(path: &Path) {
     let process = this_process();
-    let mut apart = APART.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut apart = APART.lock();
     if apart.as_ref().is_none_or(|(owner, _)| *owner != process) {
         *apart = Some((process, begin()));
     }

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Seek;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::runtime::Handle;
@@ -25,6 +25,7 @@ use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
 use crate::sys::files::Errno;
 use crate::sys::inotify::Subscription;
+use crate::sys::mutex::Mutex;
 use crate::sys::tickets::Waiters;
 use crate::sys::wait_pipe::Presence;
 
@@ -216,7 +217,7 @@ impl KernelGuard {
 
     fn end_watch(&mut self) -> Option<Box<Hold>> {
         let mut hold = self.hold.take()?;
-        hold.watch.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        hold.watch.get_mut().take();
         Some(hold)
     }
 
@@ -244,7 +245,7 @@ impl KernelGuard {
     /// Outside a Tokio runtime.
     #[must_use]
     pub fn lost_token(&self) -> CancellationToken {
-        let mut watch = self.hold().watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watch = self.hold().watch.lock();
         match &*watch {
             Some(watch) if !watch.task.is_finished() || watch.lost.is_cancelled() => {}
             _ => *watch = Some(self.watch()),

@@ -6,11 +6,12 @@
 //! 3. Without a thread nothing is kept.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
 use super::shared::LocalQueue;
+use crate::sys::mutex::Mutex;
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// Between two looks. Long beside the time from one use to the next of a lock in use,
@@ -27,7 +28,7 @@ struct Watched {
 static WATCHED: LazyLock<Mutex<HashMap<ProcessKey, Watched>>> = LazyLock::new(Mutex::default);
 
 fn watched() -> MutexGuard<'static, HashMap<ProcessKey, Watched>> {
-    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
+    WATCHED.lock()
 }
 
 /// Have [`LocalQueue::close_unused`] called until it says that nothing is left. Whether

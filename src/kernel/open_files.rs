@@ -28,7 +28,7 @@ use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -39,6 +39,7 @@ use super::options::{Primitive, Range};
 use super::syscalls::{self, LockSpec, Sharing};
 use crate::sys::files::Inode;
 use crate::sys::fork_count::forks;
+use crate::sys::mutex::Mutex;
 use crate::sys::process_key::{ProcessKey, this_process};
 use crate::sys::tickets::Waiters;
 
@@ -63,7 +64,7 @@ static REGISTERED: AtomicUsize = AtomicUsize::new(0);
 
 impl Register {
     pub(super) fn of(process: ProcessKey, device: u64) -> Arc<Self> {
-        let mut registers = REGISTERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registers = REGISTERS.lock();
         let new = || Arc::new(Self { process, device, inodes: RwLock::default() });
         Arc::clone(registers.entry((process, device)).or_insert_with(new))
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -20,6 +20,7 @@ use crate::local::task_queue::{Entry, Queue, Turn};
 use crate::lock::error::Error;
 use crate::sys::files::directory_identity;
 use crate::sys::inotify::prepare;
+use crate::sys::mutex::Mutex;
 use crate::sys::path::LockPath;
 use crate::sys::process_key::{ProcessKey, this_process};
 use crate::sys::tickets::Waiters;
@@ -204,13 +205,9 @@ pub(super) enum Stay {
 
 static STATIONS: LazyLock<Mutex<HashMap<Entry, Weak<LocalQueue>>>> = LazyLock::new(Mutex::default);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl LocalQueue {
     fn of(entry: Entry) -> Arc<Self> {
-        let mut stations = lock(&STATIONS);
+        let mut stations = STATIONS.lock();
         if let Some(station) = stations.get(&entry).and_then(Weak::upgrade) {
             return station;
         }
@@ -231,7 +228,7 @@ impl LocalQueue {
 
     /// A hold begins, asked for there. Its number is for [`hold_ends`](Self::hold_ends).
     pub(super) fn hold_begins(&self, identity: Identity, source: Source) -> u64 {
-        let holds = &mut lock(&self.held).holds;
+        let holds = &mut self.held.lock().holds;
         let number = holds.last().map_or(0, |(last, ..)| last + 1);
         holds.push((number, identity, source));
         number
@@ -239,7 +236,7 @@ impl LocalQueue {
 
     /// Not to be told in a forked child, which may have copied the list locked.
     pub(super) fn hold_ends(&self, ended: u64) {
-        let mut held = lock(&self.held);
+        let mut held = self.held.lock();
         held.holds.retain(|(number, ..)| *number != ended);
         let told = if held.holds.is_empty() { held.awaits_none.take() } else { None };
         drop(held);
@@ -250,13 +247,13 @@ impl LocalQueue {
 
     /// Where this process asked for the lock that it has on this file.
     pub(super) fn asked_at(&self, identity: Identity) -> Option<Source> {
-        let held = lock(&self.held);
+        let held = self.held.lock();
         held.holds.iter().rev().find(|(_, of, _)| *of == identity).map(|(.., source)| *source)
     }
 
     /// Whether it is time to leave the lock free; then it is done now.
     pub(super) fn is_to_stand_back(&self, now: Instant) -> bool {
-        let mut due = lock(&self.stands_back);
+        let mut due = self.stands_back.lock();
         let is_due = due.is_none_or(|due| due <= now);
         if is_due {
             *due = Some(now + STAND_BACK_PERIOD);
@@ -267,7 +264,7 @@ impl LocalQueue {
     /// It was done, and took so long.
     pub(super) fn has_stood_back(&self, now: Instant, took: Duration) {
         let pause = STAND_BACK_PERIOD.max(took * STAND_BACK_SHARE);
-        *lock(&self.stands_back) = Some(now + pause);
+        *self.stands_back.lock() = Some(now + pause);
     }
 
     /// Whether a task of this process has the turn.
@@ -277,14 +274,14 @@ impl LocalQueue {
 
     /// Whether a guard of this process has it.
     pub(super) fn is_held(&self) -> bool {
-        !lock(&self.held).holds.is_empty()
+        !self.held.lock().holds.is_empty()
     }
 
     /// Until no guard of this process has it. To be waited for with the turn.
     pub(super) async fn has_no_holds(&self) {
         loop {
             let none = {
-                let mut held = lock(&self.held);
+                let mut held = self.held.lock();
                 if held.holds.is_empty() {
                     return;
                 }
@@ -306,7 +303,7 @@ impl LocalQueue {
         if !self.has_left.load(Ordering::Acquire) {
             return None;
         }
-        self.take_from(&mut lock(&self.desk))
+        self.take_from(&mut self.desk.lock())
     }
 
     fn take_from(&self, desk: &mut KeptFile) -> Option<OpenFile> {
@@ -343,7 +340,7 @@ impl LocalQueue {
             drop(file);
             return true;
         }
-        let mut desk = lock(&self.desk);
+        let mut desk = self.desk.lock();
         let stay =
             if stay == Stay::Awhile && !self.is_watched(&mut desk) { Stay::No } else { stay };
         // Who waited may have gone.
@@ -360,7 +357,7 @@ impl LocalQueue {
 
     /// Who waits, if that was asked not long ago.
     fn waiters(&self) -> Option<Arc<Waiters>> {
-        let waiters = lock(&self.desk).waiters.clone();
+        let waiters = self.desk.lock().waiters.clone();
         self.was_used.store(true, Ordering::Relaxed);
         waiters
     }
@@ -372,7 +369,7 @@ impl LocalQueue {
             return Some(waiters);
         }
         let waiters = Arc::new(Waiters::of(label)?);
-        let mut desk = lock(&self.desk);
+        let mut desk = self.desk.lock();
         if self.is_watched(&mut desk) {
             desk.waiters = Some(Arc::clone(&waiters));
         }
@@ -389,7 +386,7 @@ impl LocalQueue {
     /// Close what was not used since the last call, but for what somebody waits for or
     /// a user wants open. Whether it is to be called again.
     pub(super) fn close_unused(&self) -> bool {
-        let mut desk = lock(&self.desk);
+        let mut desk = self.desk.lock();
         if self.was_used.swap(false, Ordering::Relaxed) {
             return true;
         }
@@ -409,7 +406,7 @@ impl LocalQueue {
 
 impl Drop for LocalQueue {
     fn drop(&mut self) {
-        let mut stations = lock(&STATIONS);
+        let mut stations = STATIONS.lock();
         // A newcomer may have made another for the entry since.
         if stations.get(&self.key).is_some_and(|station| station.strong_count() == 0) {
             stations.remove(&self.key);
@@ -433,7 +430,7 @@ impl Drop for Waiting<'_> {
             return;
         }
         // Whoever leaves a file from now on sees that nobody waits, or somebody new.
-        let mut desk = lock(&self.0.desk);
+        let mut desk = self.0.desk.lock();
         let is_kept = desk.stay != Stay::No || self.0.waiting.load(Ordering::Acquire) > 0;
         let left = if is_kept { None } else { self.0.take_from(&mut desk) };
         drop(desk);
@@ -490,7 +487,7 @@ mod tests {
         let open = || OpenFile::open(&register, || Ok(File::create(&path).unwrap())).unwrap();
         let path = Arc::new(LockPath::new(&path).unwrap());
         let station = LocalQueue::of(Entry { process: this_process(), directory: (0, 0), path });
-        let is_there = || lock(&station.desk).left.is_some();
+        let is_there = || station.desk.lock().left.is_some();
         for stay in [Stay::No, Stay::Awhile, Stay::Always] {
             let waiting = Waiting::begin(&station);
             assert!(!station.leave(open(), stay, |_| false) && is_there());
@@ -510,7 +507,7 @@ mod tests {
         let path = Arc::new(LockPath::new(&path).unwrap());
         let key = Entry { process: this_process(), directory: (0, 0), path: Arc::clone(&path) };
         let station = LocalQueue::of(key);
-        let is_there = || lock(&station.desk).left.is_some();
+        let is_there = || station.desk.lock().left.is_some();
         for stay in [Stay::Awhile, Stay::Always] {
             assert!(station.open_waiters(&path).is_some());
             station.leave(open(), stay, |_| false);
@@ -521,7 +518,7 @@ mod tests {
             drop(waiting);
             assert!(!station.close_unused());
             assert_eq!(is_there(), stay == Stay::Always);
-            assert!(lock(&station.desk).waiters.is_none());
+            assert!(station.desk.lock().waiters.is_none());
         }
     }
 }

@@ -9,12 +9,13 @@
 
 use std::future::{Future, pending};
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::sys::boot_clock::{Alarm, BootTime};
+use crate::sys::mutex::Mutex;
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// A lease is renewed when this part of it has passed.
@@ -177,7 +178,7 @@ impl Lease {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

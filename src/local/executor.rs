@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, LazyLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::options::Offload;
 use super::timer::{PATIENCE, Standing};
 use crate::sys::files::{self, Errno};
+use crate::sys::mutex::{Mutex, wait_timeout};
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// How long a thread stays when it has nothing to do: long enough not to be
@@ -89,7 +90,7 @@ impl Executor {
         directory: &Path,
         offload: Offload,
     ) -> Result<(Executor, Identity), Errno> {
-        let known = lock(&DIRECTORIES).get(directory).copied();
+        let known = DIRECTORIES.lock().get(directory).copied();
         if offload == Offload::Never {
             let identity = files::directory_identity(directory)?;
             let is_local = match known {
@@ -136,7 +137,7 @@ impl Executor {
     /// Whether directories like this are looked at on the calling thread, as far as is
     /// known.
     pub(crate) fn is_here(directory: &Path, offload: Offload) -> bool {
-        let is_local = || lock(&DIRECTORIES).get(directory).is_some_and(|known| known.is_local);
+        let is_local = || DIRECTORIES.lock().get(directory).is_some_and(|known| known.is_local);
         match offload {
             Offload::Never => true,
             Offload::Auto => is_local(),
@@ -218,7 +219,7 @@ fn look_here(directory: &Path) -> Result<(Identity, bool), Errno> {
 
 /// Whether the directory is on a local file system, remembered.
 fn remember(directory: &Path, (identity, is_local): (Identity, bool)) -> bool {
-    let mut known = lock(&DIRECTORIES);
+    let mut known = DIRECTORIES.lock();
     if known.len() >= DIRECTORIES_MAX {
         known.clear();
     }
@@ -226,16 +227,12 @@ fn remember(directory: &Path, (identity, is_local): (Identity, bool)) -> bool {
     is_local
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Takes a job that has not begun out of its lane.
 struct Withdraw<J>(Arc<Mutex<Option<J>>>);
 
 impl<J> Drop for Withdraw<J> {
     fn drop(&mut self) {
-        let job = lock(&self.0).take();
+        let job = self.0.lock().take();
         drop(job);
     }
 }
@@ -304,12 +301,12 @@ impl Lane {
 
     fn of(device: u64) -> Arc<Lane> {
         Arc::clone(
-            lock(&LANES).entry((this_process(), device)).or_insert_with(|| Lane::new(IDLE_LIMIT)),
+            LANES.lock().entry((this_process(), device)).or_insert_with(|| Lane::new(IDLE_LIMIT)),
         )
     }
 
     fn scout(directory: &Path) -> Arc<Lane> {
-        let mut scouts = lock(&SCOUTS);
+        let mut scouts = SCOUTS.lock();
         scouts.retain(|_, lane| lane.strong_count() > 0);
         let key = (this_process(), directory.to_owned());
         if let Some(lane) = scouts.get(&key).and_then(Weak::upgrade) {
@@ -330,7 +327,7 @@ impl Lane {
         let slot = Arc::new(Mutex::new(Some((payload, job))));
         let _withdraw = Withdraw(Arc::clone(&slot));
         let result = self.enqueue(move || {
-            let taken = lock(&slot).take();
+            let taken = slot.lock().take();
             taken.map(|(payload, job)| job(payload))
         });
         result.await.ok().flatten().expect("BUG: a job that was not withdrawn gave no result")
@@ -353,7 +350,7 @@ impl Lane {
     }
 
     fn push(self: &Arc<Self>, job: Job) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.jobs.push_back(job);
         if state.has_thread {
             self.arrived.notify_one();
@@ -377,17 +374,14 @@ impl Lane {
     }
 
     fn next_job(&self) -> Option<Job> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 return Some(job);
             }
-            let (woken, wait) = self
-                .arrived
-                .wait_timeout(state, self.idle_limit)
-                .unwrap_or_else(PoisonError::into_inner);
+            let (woken, is_over) = wait_timeout(&self.arrived, state, self.idle_limit);
             state = woken;
-            if wait.timed_out() && state.jobs.is_empty() {
+            if is_over && state.jobs.is_empty() {
                 state.has_thread = false;
                 return None;
             }
@@ -410,7 +404,8 @@ fn carry_out(job: Job) {
 /// Dropping the future stops only the waiting.
 pub async fn flush() {
     let process = this_process();
-    let lanes: Vec<Arc<Lane>> = lock(&LANES)
+    let lanes: Vec<Arc<Lane>> = LANES
+        .lock()
         .iter()
         .filter(|((owner, _), _)| *owner == process)
         .map(|(_, lane)| Arc::clone(lane))

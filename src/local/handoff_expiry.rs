@@ -12,10 +12,11 @@
 use std::collections::HashMap;
 use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, LazyLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::sys::mutex::{Mutex, wait_timeout};
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// What is left lasts at least so long: many times what a task takes to run that
@@ -62,13 +63,9 @@ struct Watched {
 static WATCHES: LazyLock<Mutex<HashMap<ProcessKey, Arc<ExpiryThread>>>> =
     LazyLock::new(Mutex::default);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Have [`Expire::expire`] called then. Whether anybody will do that (3).
 pub(crate) fn watch(queue: Weak<dyn Expire>, until: Instant) -> bool {
-    let watch = Arc::clone(lock(&WATCHES).entry(this_process()).or_default());
+    let watch = Arc::clone(WATCHES.lock().entry(this_process()).or_default());
     watch.add(Watched { queue, until })
 }
 
@@ -85,7 +82,7 @@ impl Watched {
 
 impl ExpiryThread {
     fn add(self: &Arc<Self>, new: Watched) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if !state.has_thread {
             let watch = Arc::clone(self);
             let thread = thread::Builder::new().name("lockkeeper-pass".to_owned());
@@ -102,14 +99,14 @@ impl ExpiryThread {
         while let Some(due) = self.next_due() {
             let now = Instant::now();
             for again in due.into_iter().filter_map(|due| due.end(now)) {
-                lock(&self.state).put(again);
+                self.state.lock().put(again);
             }
         }
     }
 
     /// Those whose time has come; `None` if there has been nothing for long.
     fn next_due(&self) -> Option<Vec<Watched>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         loop {
             let now = Instant::now();
             let due = state.take_due(now);
@@ -118,9 +115,9 @@ impl ExpiryThread {
             }
             let next = state.watched.iter().map(|each| each.until).min();
             let time = next.map_or(IDLE_LIMIT, |next| next.saturating_duration_since(now));
-            let woken = self.came.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner);
-            state = woken.0;
-            if next.is_none() && woken.1.timed_out() && state.watched.is_empty() {
+            let (woken, is_over) = wait_timeout(&self.came, state, time);
+            state = woken;
+            if next.is_none() && is_over && state.watched.is_empty() {
                 state.has_thread = false;
                 return None;
             }

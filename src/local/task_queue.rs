@@ -19,13 +19,14 @@ use std::ffi::{OsStr, OsString};
 use std::hash::{Hash, Hasher};
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
 use super::handoff_expiry::{self, Expire};
 use super::hold_id::HoldId;
+use crate::sys::mutex::Mutex;
 use crate::sys::path::LockPath;
 use crate::sys::process_key::ProcessKey;
 use crate::sys::tickets;
@@ -108,12 +109,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 
 static QUEUES: LazyLock<Mutex<HashMap<Entry, Weak<Queue>>>> = LazyLock::new(Mutex::default);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn queues() -> MutexGuard<'static, HashMap<Entry, Weak<Queue>>> {
-    lock(&QUEUES)
+    QUEUES.lock()
 }
 
 impl Queue {
@@ -133,20 +130,20 @@ impl Queue {
 
     /// Where this process asked for the hold with this token.
     pub(crate) fn site_of(&self, token: HoldId) -> Option<CallSite> {
-        let (held, site) = (*lock(&self.site))?;
+        let (held, site) = (*self.site.lock())?;
         (held == token).then_some(site)
     }
 
     /// Where this process asked for its last hold.
     pub(crate) fn last_site(&self) -> Option<CallSite> {
-        lock(&self.site).map(|(_, site)| site)
+        self.site.lock().map(|(_, site)| site)
     }
 
     /// A turn begins: it goes on with a chain, or begins one. How long the
     /// chain is by now.
     fn turn_begins(&self) -> Duration {
         let now = Instant::now();
-        let mut chain = lock(&self.chain);
+        let mut chain = self.chain.lock();
         let goes_on = chain.last_end.is_some_and(|end| now.duration_since(end) <= MOMENT);
         match chain.started.filter(|_| goes_on) {
             Some(started) => now.duration_since(started),
@@ -159,7 +156,7 @@ impl Queue {
 
     /// If it is, another begins.
     fn share_is_over(&self, share: Duration, now: Instant) -> bool {
-        let mut chain = lock(&self.chain);
+        let mut chain = self.chain.lock();
         let is_over = chain.started.is_some_and(|started| now.duration_since(started) > share);
         if is_over {
             chain.started = Some(now);
@@ -169,7 +166,7 @@ impl Queue {
 
     fn turn_ends(&self) {
         let now = Some(Instant::now());
-        let mut chain = lock(&self.chain);
+        let mut chain = self.chain.lock();
         chain.last_end = now;
         // Only the turn that ends has to do with it; and a look costs less than a swap.
         if self.was_held.load(Ordering::Relaxed) {
@@ -180,7 +177,7 @@ impl Queue {
 
     /// Whether a hold of this process ended so recently.
     pub(crate) fn held_within(&self, time: Duration) -> bool {
-        let last_end = lock(&self.chain).last_hold_end;
+        let last_end = self.chain.lock().last_hold_end;
         last_end.is_some_and(|end| end.elapsed() <= time)
     }
 
@@ -190,13 +187,13 @@ impl Queue {
         if !is_there || !self.has_legacy.swap(false, Ordering::SeqCst) {
             return None;
         }
-        lock(&self.slot).legacy.take()
+        self.slot.lock().legacy.take()
     }
 
     /// Leave this to the next turn until then. Whether somebody has to see to it
     /// that it lapses.
     fn put_legacy(&self, legacy: Legacy, until: Instant) -> bool {
-        let mut slot = lock(&self.slot);
+        let mut slot = self.slot.lock();
         (slot.legacy, slot.until) = (Some(legacy), Some(until));
         self.has_legacy.store(true, Ordering::SeqCst);
         let is_watched = slot.watched.is_some_and(|watched| watched <= until);
@@ -242,7 +239,7 @@ impl Expire for Queue {
     /// Drop what lasts no longer than this (3). When to look again, if anything
     /// else is there.
     fn expire(&self, now: Instant) -> Option<Instant> {
-        let mut slot = lock(&self.slot);
+        let mut slot = self.slot.lock();
         slot.watched = None;
         if !self.has_legacy.load(Ordering::SeqCst) {
             return None;
@@ -307,7 +304,7 @@ impl Turn {
     /// This turn became a hold, asked for there.
     pub(crate) fn holds(&self, token: HoldId, site: CallSite) {
         self.queue.was_held.store(true, Ordering::Relaxed);
-        *lock(&self.queue.site) = Some((token, site));
+        *self.queue.site.lock() = Some((token, site));
     }
 
     /// Whether another task of this process waits for its turn.
@@ -325,7 +322,7 @@ impl Turn {
 
     /// Whether this process has had the lock for no longer than that.
     pub(crate) fn is_within(&self, share: Duration, now: Instant) -> bool {
-        let started = lock(&self.queue.chain).started;
+        let started = self.queue.chain.lock().started;
         started.is_some_and(|started| now.saturating_duration_since(started) <= share)
     }
 

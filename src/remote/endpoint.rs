@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -18,6 +18,7 @@ use super::options::RemoteOptions;
 use super::socket::Line;
 use super::tls::{self, Tls};
 use crate::lease::PerProcess;
+use crate::sys::mutex::Mutex;
 
 /// How long a daemon may take for a connection, and for an answer that nobody
 /// makes it wait for.
@@ -203,7 +204,7 @@ impl Server {
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
         match self.idle.get_or_make(|| Ok::<_, Infallible>(Mutex::default())) {
-            Ok(idle) => idle.lock().unwrap_or_else(PoisonError::into_inner),
+            Ok(idle) => idle.lock(),
             Err(never) => match never {},
         }
     }

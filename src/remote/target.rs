@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
@@ -21,6 +21,7 @@ use super::socket::Line;
 use crate::lease::{Outstanding, Patience, PerProcess, io};
 use crate::local::timer::Standing;
 use crate::lock::events;
+use crate::sys::mutex::Mutex;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -218,7 +219,7 @@ impl HandOver {
     }
 
     fn state(&self) -> MutexGuard<'_, (usize, Option<Standing>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The operating system.
 
+pub(crate) mod mutex;
 pub(crate) mod path;
 
 #[cfg(target_os = "linux")]

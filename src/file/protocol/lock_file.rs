@@ -4,8 +4,8 @@
 //!
 //! The numbers cite the invariants at the head of [`attempt`](crate::file::protocol).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::disk::{Access, Disk};
@@ -16,6 +16,7 @@ use crate::local::path_check::LOOK_LASTS;
 use crate::local::yield_cpu::let_next_run;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::sys::files::Errno;
+use crate::sys::mutex::Mutex;
 use crate::sys::path::LockPath;
 use crate::sys::process_key::{ProcessKey, this_process};
 
@@ -167,7 +168,7 @@ impl<D: Disk> LockFile<D> {
 
     /// The user has the lock, and with it the word of the dead holder.
     pub(crate) fn told(&self) {
-        *self.untold.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.untold.lock() = None;
     }
 
     /// Other processes want it as well, as far as is known.
@@ -187,7 +188,7 @@ impl<D: Disk> LockFile<D> {
             && !self.is_over()
             && !self.was_shown.load(Ordering::Relaxed)
             && self.record.proof == RecordedProof::Flock
-            && self.untold.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+            && self.untold.lock().is_none()
             && self.is_unasked(now)
             && self.is_in_place(now);
         self.left = may_be.then_some(now);
@@ -337,7 +338,7 @@ impl<D: Disk> LockFile<D> {
     /// Nobody was told of the dead holder: the next must be. The token stays
     /// ours, since the dead one's may stand for claims that are over.
     fn leave_stale(&self) -> bool {
-        let untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let untold = self.untold.lock().take();
         let bytes = match untold.map(|dead| *dead) {
             None => return false,
             Some(Contents::Ours(dead)) => {

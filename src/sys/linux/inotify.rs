@@ -41,7 +41,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
@@ -55,6 +55,7 @@ use tokio::sync::Notify;
 use super::process_key::{ProcessKey, this_process};
 use super::tickets::Predecessor;
 use super::wait_pipe::PublishedFd;
+use crate::sys::mutex::Mutex;
 use crate::sys::path::LockPath;
 
 const EVENTS: WatchFlags = WatchFlags::DELETE
@@ -171,16 +172,12 @@ pub(crate) fn tell_of_no_events(error: impl Display) {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// To be called before a lock file is opened (5).
 pub(crate) fn prepare(process: ProcessKey) {
     if PREPARED.load(Ordering::Acquire) == process.pid {
         return;
     }
-    let mut watch = lock(&WATCH);
+    let mut watch = WATCH.lock();
     if watch.as_ref().is_none_or(|watch| watch.process != process) {
         match Inotify::new(process) {
             // A forked child inherits its parent's, which is not closed (5).
@@ -204,7 +201,7 @@ impl Inotify {
 
     fn of_this_process() -> Option<Arc<Inotify>> {
         let process = this_process();
-        lock(&WATCH).as_ref().filter(|watch| watch.process == process).cloned()
+        WATCH.lock().as_ref().filter(|watch| watch.process == process).cloned()
     }
 
     /// Have this runtime read events, from its first listener to its end;
@@ -213,16 +210,16 @@ impl Inotify {
         let Ok(runtime) = Handle::try_current() else {
             return false;
         };
-        let known = || lock(&self.state).readers.get(&runtime.id()).copied();
+        let known = || self.state.lock().readers.get(&runtime.id()).copied();
         if let Some(reads) = known() {
             return reads;
         }
-        let _registering = lock(&self.registering);
+        let _registering = self.registering.lock();
         if let Some(reads) = known() {
             return reads;
         }
         let reading = Reading { watch: Arc::clone(self), runtime: runtime.id() };
-        lock(&self.state).readers.insert(runtime.id(), true);
+        self.state.lock().readers.insert(runtime.id(), true);
         // Tokio panics where the runtime was built without `enable_io`, and
         // offers no way to ask.
         #[allow(deprecated, reason = "sound here: the instance is never closed, nor another")]
@@ -234,10 +231,10 @@ impl Inotify {
             Ok(Err(error)) => tell_of_no_events(error),
             Err(_) => {
                 tell_of_no_events("this runtime was built without enable_io");
-                lock(&self.state).readers.insert(runtime.id(), false);
+                self.state.lock().readers.insert(runtime.id(), false);
             }
         }
-        lock(&self.state).readers.get(&runtime.id()) == Some(&true)
+        self.state.lock().readers.get(&runtime.id()) == Some(&true)
     }
 
     /// Tell of what has happened; whether that is all of it.
@@ -271,7 +268,7 @@ impl Inotify {
         what: ReadFlags,
         name: Option<&OsStr>,
     ) -> Vec<Arc<Listener>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if what.contains(ReadFlags::QUEUE_OVERFLOW) {
             let ears = state.directories.values().flat_map(HashMap::values);
             let mut ears: Vec<_> = ears.cloned().collect();
@@ -337,7 +334,7 @@ impl Inotify {
     /// This process, whose end is an event on this runtime (8).
     fn process(&self, pid: u32) -> Result<Arc<Followed>, Errno> {
         let runtime = Handle::try_current().map_err(|_| Errno::NOSYS)?.id();
-        let mut processes = lock(&self.processes);
+        let mut processes = self.processes.lock();
         let known = processes.get(&(runtime, pid)).and_then(Weak::upgrade);
         // The id may be another's by now.
         if let Some(known) = known.filter(|known| !known.has_ended.load(Ordering::Relaxed)) {
@@ -417,7 +414,7 @@ impl AsRawFd for Reading {
 impl Drop for Reading {
     fn drop(&mut self) {
         if self.watch.process == this_process() {
-            lock(&self.watch.state).readers.remove(&self.runtime);
+            self.watch.state.lock().readers.remove(&self.runtime);
         }
     }
 }
@@ -443,7 +440,7 @@ impl Listener {
             return !what.intersects(CHANGED) || self.hears_changes.load(Ordering::Relaxed);
         }
         what.contains(ReadFlags::CLOSE_WRITE)
-            && lock(&self.closes).iter().any(|close| close == name)
+            && self.closes.lock().iter().any(|close| close == name)
     }
 
     /// What is asked for of its directory. To whatever others ask for there it is added,
@@ -545,7 +542,7 @@ impl Subscription {
         if !watch.is_read_here() {
             return None;
         }
-        let mut state = lock(&watch.state);
+        let mut state = watch.state.lock();
         state.last_listener += 1;
         let listener = state.last_listener;
         drop(state);
@@ -576,7 +573,7 @@ impl Subscription {
         }
         let watch = Arc::clone(&self.watch);
         let directory = self.ear.path.directory();
-        let mut state = lock(&watch.state);
+        let mut state = watch.state.lock();
         let directory = match inotify::add_watch(&watch.inotify, directory, self.ear.events()) {
             Ok(directory) => directory,
             Err(error) => {
@@ -611,7 +608,7 @@ impl Subscription {
             return false;
         }
         let watch = Arc::clone(&self.watch);
-        let mut state = lock(&watch.state);
+        let mut state = watch.state.lock();
         let last = std::mem::take(&mut self.pipes);
         for neighbour in neighbours {
             let pipe = neighbour.ready.and_then(|ready| watch.watch_pipe(&mut state, ready));
@@ -677,7 +674,7 @@ impl Subscription {
     pub(crate) fn await_closes<const N: usize>(&self, files: [PathBuf; N]) -> bool {
         let names = files.iter().filter_map(|file| file.file_name()).map(OsStr::to_owned);
         let names: Vec<OsString> = names.collect();
-        let mut closes = lock(&self.ear.closes);
+        let mut closes = self.ear.closes.lock();
         let has_changed = *closes != names;
         *closes = names;
         has_changed
@@ -712,7 +709,7 @@ impl Subscription {
             return false;
         }
         let watch = Arc::clone(&self.watch);
-        let mut state = lock(&watch.state);
+        let mut state = watch.state.lock();
         let is_heard = |(known, number)| known == identity && state.files.contains_key(&number);
         if self.closing.is_some_and(is_heard) {
             return true;
@@ -766,7 +763,7 @@ impl Drop for Subscription {
             return std::mem::forget(self.process.take());
         }
         let watch = Arc::clone(&self.watch);
-        let mut state = lock(&watch.state);
+        let mut state = watch.state.lock();
         self.leave_pipes(&mut state);
         self.end_closing(&mut state);
         let deafened = self.leave(&mut state, self.directory);

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
@@ -20,6 +20,8 @@ use rustix::io::retry_on_intr;
 use super::byte_ranges::{Bytes, Kind, Owner, in_the_way, try_lock, unlock};
 use super::files::{Inode, directory_identity};
 use super::process_key::{ProcessKey, this_process};
+
+use crate::sys::mutex::Mutex;
 
 /// One that is open.
 #[derive(Debug)]
@@ -42,29 +44,25 @@ type Key = (ProcessKey, Identity);
 /// What is open.
 static OPEN: LazyLock<Mutex<HashMap<Key, Weak<Directory>>>> = LazyLock::new(Mutex::default);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Directory {
     /// The one that the path leads to now. `None` where it may not be read, or there are
     /// too many open files at the moment.
     pub(crate) fn of(path: &Path) -> Option<Arc<Self>> {
         let process = this_process();
         let identity = directory_identity(path).ok()?;
-        let known = lock(&OPEN).get(&(process, identity)).and_then(Weak::upgrade);
+        let known = OPEN.lock().get(&(process, identity)).and_then(Weak::upgrade);
         known.or_else(|| Self::open(path, process))
     }
 
     /// The same to ask who waits, for less where nobody of this process does.
     pub(crate) fn to_ask(path: &Path) -> Option<Arc<Self>> {
-        if lock(&OPEN).is_empty() { Self::apart(path).map(Arc::new) } else { Self::of(path) }
+        if OPEN.lock().is_empty() { Self::apart(path).map(Arc::new) } else { Self::of(path) }
     }
 
     fn open(path: &Path, process: ProcessKey) -> Option<Arc<Self>> {
         let mut directory = Self::apart(path)?;
         let identity = rustix::fs::fstat(&directory.file).map(Inode::from).ok()?.identity;
-        let mut open = lock(&OPEN);
+        let mut open = OPEN.lock();
         let known = open.entry((process, identity)).or_default();
         if let Some(directory) = known.upgrade() {
             drop(open);
@@ -99,12 +97,12 @@ impl Directory {
 
     /// Stand at this offset; `false` if a contender of this process does already.
     pub(crate) fn begin(&self, offset: i64) -> bool {
-        lock(&self.own).insert(offset)
+        self.own.lock().insert(offset)
     }
 
     pub(crate) fn end(&self, offset: i64) {
         self.unlock(offset, 1);
-        lock(&self.own).remove(&offset);
+        self.own.lock().remove(&offset);
     }
 
     /// The last offset in the range of some contender's ticket, of this process or
@@ -119,7 +117,7 @@ impl Directory {
             let found_end = if of == 0 { end } else { end.min(found.saturating_add(of)) };
             (found_end - 1).max(start)
         });
-        of_another.or_else(|| lock(&self.own).range(start..end).next_back().copied())
+        of_another.or_else(|| self.own.lock().range(start..end).next_back().copied())
     }
 
     /// Start and length of some other process's lock that has to do with this range.
@@ -144,7 +142,7 @@ impl Drop for Directory {
         let Some(identity) = self.identity.filter(|_| self.is_ours()) else {
             return;
         };
-        let mut open = lock(&OPEN);
+        let mut open = OPEN.lock();
         let key = (self.process, identity);
         // A newcomer may have opened it since.
         if open.get(&key).is_some_and(|directory| directory.strong_count() == 0) {

@@ -7,12 +7,14 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use rustix::fs::{Mode, fchmod, fstat};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::process_key::{ProcessKey, this_process};
+
+use crate::sys::mutex::Mutex;
 
 /// What a contender has open as long as it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,7 +67,7 @@ impl Presence {
 impl Pipe {
     fn of_this_process() -> Option<Arc<Self>> {
         let process = this_process();
-        let mut shared = PIPE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = PIPE.lock();
         if let Some(pipe) = shared.upgrade().filter(|pipe| pipe.process == process) {
             return Some(pipe);
         }
