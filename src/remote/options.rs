@@ -9,7 +9,7 @@ use super::error::RemoteError;
 /// Renewing a shorter lease would be most of what a machine does.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
-/// FileOptions of an [`AsyncRemoteLock`](crate::AsyncRemoteLock).
+/// Options of an [`AsyncRemoteLock`](crate::AsyncRemoteLock).
 ///
 /// ```
 /// use std::time::Duration;
