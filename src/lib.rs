@@ -155,6 +155,7 @@ pub use local::options::Offload;
 pub use lock::FencingToken;
 pub use lock::error::{Error, Lost, LostReason};
 pub use lock::holder::{Evidence, Holder, Status};
+pub use lock::name::LockName;
 #[cfg(feature = "lockd-client")]
 pub use remote::{
     AsyncRemoteLock, RemoteError, RemoteGuard, RemoteLost, RemoteLostReason, RemoteOptions,

@@ -50,8 +50,8 @@ async fn a_busy_one_keeps_none_of_the_others_busy() {
     let busy = locks[1].acquire().await.unwrap();
     let limit = Duration::from_millis(200);
     let late = acquire_all_timeout(&locks, limit).await.unwrap_err();
-    let Error::Timeout { path, .. } = late else { panic!("{late}") };
-    assert_eq!(path, directory.path().join("b"));
+    let Error::Timeout { lock: named, .. } = late else { panic!("{late}") };
+    assert_eq!(named, directory.path().join("b"));
     assert_eq!(support::names_in(directory.path()), ["b"]);
 
     let waiting = tokio::spawn({

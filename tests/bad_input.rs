@@ -520,10 +520,10 @@ fn another_users_file_in_a_sticky_directory_cannot_be_taken_over() {
                     lock.try_acquire().await.unwrap_err(),
                     lock.break_stale().await.unwrap_err(),
                 ] {
-                    let Error::CannotTakeOver { path, owner, stale, source } = &error else {
+                    let Error::CannotTakeOver { lock: named, owner, stale, source } = &error else {
                         panic!("{error:?}")
                     };
-                    assert_eq!((path.as_path(), *owner), (lock.path(), 0));
+                    assert_eq!((named.path(), *owner), (Some(lock.path()), 0));
                     assert_eq!(stale.pid, left_by.pid);
                     assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
                     let text = error.to_string();

@@ -562,7 +562,10 @@ async fn the_token_ends_the_wait() {
         assert!(!waiter.is_finished());
         token.cancel();
         let error = timeout(VERY_LONG, waiter).await.unwrap().unwrap().unwrap_err();
-        assert!(matches!(&error, Error::Cancelled { path } if path == lock.path()), "{error}");
+        assert!(
+            matches!(&error, Error::Cancelled { lock: named } if *named == *lock.path()),
+            "{error}"
+        );
         assert!(error.to_string().contains(lock.path().to_str().unwrap()));
         guard.release().await.unwrap();
         // The lock is free now, and still a cancelled token wins.

@@ -231,7 +231,7 @@ async fn at_its_limit_the_error_says_that_the_directory_is_missing() {
         let stage = Stage::set(TEST, role);
         let (log, _listens) = Log::of_this_thread();
         let lock = stage.lock(role);
-        let mut error = Error::Cancelled { path: PathBuf::new() };
+        let mut error = Error::Cancelled { lock: PathBuf::new().into() };
         // On a machine that is busy a short limit may come before the directory is gone.
         for limit in (1..10).map(|doublings| LOOKS * (1 << doublings)) {
             let waiter = lock.clone();

@@ -20,11 +20,11 @@ fn durations_are_rounded() {
         (7_200_000_349_000, "2h"),
     ] {
         let (path, waited) = (PathBuf::from("/locks/a.lock"), Duration::from_nanos(nanos));
-        let error = Error::Timeout { path, waited, holder: None };
+        let error = Error::Timeout { lock: path.into(), waited, holder: None };
         assert_eq!(error.to_string(), format!("/locks/a.lock was not free within {shown}"));
     }
     let error = Error::SlowSystem {
-        path: "/locks/a.lock".into(),
+        lock: "/locks/a.lock".into(),
         took: Duration::from_nanos(2_000_349_000),
         race_delay: Duration::from_millis(200),
     };
@@ -39,7 +39,7 @@ fn a_shortage_says_what_to_raise() {
     const MEMORY: i32 = 12; // ENOMEM
     for (number, remedy) in [(FILES, "ulimit -n"), (ALL_FILES, "fs.file-max"), (MEMORY, "memory")] {
         let source = io::Error::from_raw_os_error(number);
-        let error = Error::Shortage { doing: "opening", path: "/locks/a.lock".into(), source };
+        let error = Error::Shortage { doing: "opening", lock: "/locks/a.lock".into(), source };
         let text = error.to_string();
         assert!(text.starts_with("opening /locks/a.lock") && text.contains(remedy), "{text}");
     }

@@ -272,8 +272,10 @@ async fn a_release_says_that_the_file_was_removed() {
         let guard = lock.acquire().await.unwrap();
         std::fs::remove_file(lock.path()).unwrap();
         let error = guard.release().await.unwrap_err();
-        assert!(matches!(&error, Error::Lost(Lost { path, reason: LostReason::Removed, .. })
-            if path == lock.path()));
+        assert!(
+            matches!(&error, Error::Lost(Lost { lock: named, reason: LostReason::Removed, .. })
+            if *named == *lock.path())
+        );
         assert!(error.to_string().contains(lock.path().to_str().unwrap()), "{error}");
         let guard = timeout(VERY_LONG, lock.acquire()).await.unwrap().unwrap();
         guard.release().await.unwrap();
@@ -382,8 +384,10 @@ fn be_unable_to_remove(role: &str, path: &Path) {
                 allow(0o555);
                 if is_released {
                     let error = guard.release().await.unwrap_err();
-                    let Error::NotRemoved { path, source } = &error else { panic!("{error}") };
-                    assert_eq!(path, lock.path());
+                    let Error::NotRemoved { lock: named, source } = &error else {
+                        panic!("{error}")
+                    };
+                    assert_eq!(named.path(), Some(lock.path()));
                     assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
                     assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
                 } else {

@@ -224,10 +224,10 @@ async fn already_mine_is_told() {
         let _guard = lock.acquire().await.unwrap();
         let error = lock.acquire_timeout(Duration::ZERO).await.unwrap_err();
         let message = error.to_string();
-        let Error::Timeout { path, holder: Some(holder), .. } = error else {
+        let Error::Timeout { lock: named, holder: Some(holder), .. } = error else {
             panic!("{error:?}");
         };
-        assert_eq!(path, lock.path());
+        assert_eq!(named.path(), Some(lock.path()));
         assert_eq!(holder.pid, Some(std::process::id()));
         assert!(message.contains(&format!("(pid {})", std::process::id())), "{message}");
     }

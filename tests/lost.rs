@@ -46,7 +46,7 @@ async fn hear(reason: LostReason, harm: impl AsyncFn(&AsyncFileLock)) {
         harm(&lock).await;
         let lost = timeout(VERY_LONG, early).await.expect("the loss was not noticed");
         assert_eq!(lost.reason, reason);
-        assert_eq!(lost.path, lock.path());
+        assert_eq!(lost.lock, *lock.path());
         assert!(lost.to_string().contains(lock.path().to_str().unwrap()), "{lost}");
         timeout(VERY_LONG, token.cancelled()).await.expect("the token was not cancelled");
         assert_eq!(loss_of(&guard).await, lost, "asked again, the answer is the same");
@@ -233,8 +233,8 @@ async fn a_foreign_holder_cannot_be_asked() {
         let foreign = format!("{}\n", std::process::id());
         std::fs::write(lock.path(), &foreign).unwrap();
         let error = lock.revoke().await.unwrap_err();
-        let Error::CannotAsk { path, holder } = &error else { panic!("{error}") };
-        assert_eq!(path, lock.path());
+        let Error::CannotAsk { lock: named, holder } = &error else { panic!("{error}") };
+        assert_eq!(named.path(), Some(lock.path()));
         assert_eq!(holder.pid, Some(std::process::id()));
         assert_eq!(holder.evidence, Evidence::ProcessRuns);
         assert!(holder.is_foreign());

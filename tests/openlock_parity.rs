@@ -116,7 +116,7 @@ async fn the_limit_of_the_options_holds_where_none_is_given() {
     let patient = lock_in(&directory, FileOptions::default().timeout(VERY_LONG * 10));
     let _guard = impatient.acquire().await.unwrap();
     let waited = |error: Error| match error {
-        Error::Timeout { waited, path, .. } if path == impatient.path() => waited,
+        Error::Timeout { waited, lock: named, .. } if named == *impatient.path() => waited,
         error => panic!("{error}"),
     };
     let acquired = timeout(VERY_LONG, impatient.acquire()).await.unwrap();
@@ -387,7 +387,7 @@ async fn a_file_that_does_not_stay_is_invalid_after_as_many_tries_as_told() {
         let path = once.lock.path();
         let error = once.acquired.unwrap_err();
         assert!(
-            matches!(&error, Error::InvalidLockFile { path: named, tries: 1 } if named == path),
+            matches!(&error, Error::InvalidLockFile { lock: named, tries: 1 } if named == path),
             "{error}"
         );
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
@@ -431,8 +431,8 @@ async fn next_to_openlock_every_try_can_fail() {
         let lock = AsyncFileLock::with_options(path, options).unwrap();
         if role == "invisible" {
             let error = lock.acquire().await.unwrap_err();
-            let Error::InvisibleToOpenlock { path, .. } = &error else { panic!("{error}") };
-            assert_eq!(path, lock.path());
+            let Error::InvisibleToOpenlock { lock: named, .. } = &error else { panic!("{error}") };
+            assert_eq!(named.path(), Some(lock.path()));
             assert!(error.to_string().contains("python"), "{error}");
             assert!(!lock.path().exists());
         } else {
@@ -502,8 +502,8 @@ async fn a_slow_system_is_an_error_where_asked() {
         let lock = lock_in(&directory, too_slow().proof(pin).slow_system(SlowSystem::Error));
         std::fs::write(lock.path(), foreign(dead_process(), "worker")).unwrap();
         let error = timeout(VERY_LONG, lock.acquire()).await.unwrap().unwrap_err();
-        let Error::SlowSystem { path, took, race_delay } = &error else { panic!("{error}") };
-        assert_eq!(path, lock.path());
+        let Error::SlowSystem { lock: named, took, race_delay } = &error else { panic!("{error}") };
+        assert_eq!(named.path(), Some(lock.path()));
         assert!(took > race_delay);
         assert!(error.to_string().contains(lock.path().to_str().unwrap()), "{error}");
         // The lock is given back, and the next one is told of the dead holder.

@@ -151,8 +151,8 @@ async fn the_limit_holds_in_the_queue_and_the_error_names_the_holder() {
         let guard = lock.acquire().await.unwrap();
         let limit = Duration::from_millis(30);
         let error = timeout(VERY_LONG, lock.acquire_timeout(limit)).await.unwrap().unwrap_err();
-        let Error::Timeout { path, waited, holder } = &error else { panic!("{error}") };
-        assert_eq!(path, lock.path());
+        let Error::Timeout { lock: named, waited, holder } = &error else { panic!("{error}") };
+        assert_eq!(named.path(), Some(lock.path()));
         assert!(*waited >= limit);
         let holder = holder.as_ref().unwrap();
         assert_eq!(holder.hold_id.as_deref(), Some(guard.hold_id().as_str()));

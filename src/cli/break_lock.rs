@@ -34,8 +34,8 @@ fn ask(lock: &AsyncFileLock) -> Result<String, Failure> {
 fn refusal(error: Error) -> Failure {
     match error {
         // Nobody asked to wait, so how long the try took says nothing.
-        Error::Timeout { path, holder, .. } => {
-            refused(&Error::Timeout { path, waited: Duration::ZERO, holder })
+        Error::Timeout { lock, holder, .. } => {
+            refused(&Error::Timeout { lock, waited: Duration::ZERO, holder })
         }
         Error::CannotAsk { .. } => refused(&error),
         error => error.into(),
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn a_refusal_does_not_tell_how_long_the_try_took() {
         let waited = Duration::from_millis(6);
-        let refusal = refusal(Error::Timeout { path: "a.lock".into(), waited, holder: None });
+        let refusal = refusal(Error::Timeout { lock: "a.lock".into(), waited, holder: None });
         assert_eq!(refusal.code, exit::HELD);
         assert_eq!(refusal.message, "refused: a.lock is held by somebody");
     }

@@ -82,14 +82,13 @@ fn code_of(error: &Error) -> u8 {
 
 /// The error and its causes, in one line.
 pub(super) fn message_of(error: &Error) -> String {
-    if let Error::Timeout { path, waited, holder } = error {
+    if let Error::Timeout { lock, waited, holder } = error {
         let holder = holder.as_ref().map_or("somebody".to_owned(), |holder| {
             format!("{holder} ({evidence})", evidence = holder.evidence)
         });
-        let path = path.display();
         return match waited.as_millis() {
-            0 => format!("{path} is held by {holder}"),
-            _ => format!("{path} was not free within {}: held by {holder}", rounded(*waited)),
+            0 => format!("{lock} is held by {holder}"),
+            _ => format!("{lock} was not free within {}: held by {holder}", rounded(*waited)),
         };
     }
     let mut message = error.to_string();

@@ -120,7 +120,7 @@ async fn order(locks: &[&AsyncFileLock]) -> Result<Vec<usize>, Error> {
     }
     entries.sort();
     match entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => Err(Error::SameLockTwice { path: locks[pair[1].1].path().to_owned() }),
+        Some(pair) => Err(Error::SameLockTwice { lock: locks[pair[1].1].path().into() }),
         None => Ok(entries.into_iter().map(|(_, index)| index).collect()),
     }
 }

@@ -266,7 +266,7 @@ impl Contender {
                     let turn = guard.give_back().await;
                     if destroyed >= self.terms.options.tries {
                         let path = self.path().path().to_owned();
-                        return Err(Error::InvalidLockFile { path, tries: destroyed });
+                        return Err(Error::InvalidLockFile { lock: path.into(), tries: destroyed });
                     }
                     turn
                 }
@@ -414,7 +414,7 @@ impl Terms {
             return Ok(());
         };
         let (path, directory) = (path.to_owned(), directory.to_owned());
-        Err(Error::MayNotWrite { path, directory, owner, mode })
+        Err(Error::MayNotWrite { lock: path.into(), directory, owner, mode })
     }
 
     /// A hold of our own on the file that the last task left. One that has
@@ -469,5 +469,5 @@ fn be_visible(path: &Path) -> Result<(), Error> {
     if line.contains("python") && line.contains(&name.to_lowercase()) {
         return Ok(());
     }
-    Err(Error::InvisibleToOpenlock { path: path.to_owned(), name, command_line })
+    Err(Error::InvisibleToOpenlock { lock: path.into(), name, command_line })
 }

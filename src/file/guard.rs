@@ -154,7 +154,7 @@ impl FileGuard {
         move || {
             let held = held.upgrade().filter(|held| !held.is_over());
             let reason = held.map_or(Some(LostReason::Removed), |held| reason(&held))?;
-            Some(Lost { path: path.clone(), reason })
+            Some(Lost { lock: path.clone().into(), reason })
         }
     }
 
@@ -295,7 +295,7 @@ async fn next_look(subscription: Option<&Subscription>, period: Duration) {
 
 async fn look(held: &Arc<LockFile<OsDisk>>, executor: &Executor) -> Option<Lost> {
     let reason = executor.run(Arc::clone(held), |held| reason(&held)).await?;
-    Some(Lost { path: held.path().path().to_owned(), reason })
+    Some(Lost { lock: held.path().path().into(), reason })
 }
 
 fn reason(held: &LockFile<OsDisk>) -> Option<LostReason> {

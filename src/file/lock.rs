@@ -228,7 +228,7 @@ impl AsyncFileLock {
         async move {
             tokio::select! {
                 biased;
-                () = token.cancelled() => Err(Error::Cancelled { path: self.path().to_owned() }),
+                () = token.cancelled() => Err(Error::Cancelled { lock: self.path().into() }),
                 acquired = acquire => acquired,
             }
         }
@@ -422,7 +422,7 @@ impl AsyncFileLock {
         };
         let Some(token) = found.token else {
             let path = self.path().to_owned();
-            return Err(Error::CannotAsk { path, holder: Box::new(holder) });
+            return Err(Error::CannotAsk { lock: path.into(), holder: Box::new(holder) });
         };
         let path = contender.path().revocation(token);
         let (mode, executor) = (self.inner.options.mode, contender.executor().clone());
@@ -669,7 +669,7 @@ impl AsyncFileLock {
 
     fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Box<Holder>>) -> Error {
         let waited = Deadline::waited(deadline);
-        Error::Timeout { path: self.path().to_owned(), waited, holder }
+        Error::Timeout { lock: self.path().into(), waited, holder }
     }
 
     pub(crate) async fn contender(&self) -> Result<Contender, Error> {
@@ -702,7 +702,9 @@ impl AsyncFileLock {
         let Some(path) = self.inner.path.clone() else {
             let given = self.inner.given.clone();
             let why = "the working directory was unknown when the lock was made".to_owned();
-            return Err(LockPath::new(&given).err().unwrap_or(Error::BadPath { path: given, why }));
+            return Err(LockPath::new(&given)
+                .err()
+                .unwrap_or(Error::BadPath { lock: given.into(), why }));
         };
         let options = Arc::clone(&self.inner.options);
         Contender::enter(path, options, process, &self.inner.last_queue).await

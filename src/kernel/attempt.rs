@@ -187,7 +187,7 @@ impl Attempt<'_> {
         let why = "it is itself a mount point, so that its removal is seen on one side only: \
                    mount its directory instead, or do not delete it on release";
         let path = self.terms.path.path().to_owned();
-        Err(Error::BadPath { path, why: why.to_owned() })
+        Err(Error::BadPath { lock: path.into(), why: why.to_owned() })
     }
 
     #[inline(always)]
@@ -224,7 +224,7 @@ pub(super) fn check_kind(terms: &Terms, kind: FileType) -> Result<(), Error> {
         FileType::Fifo => "a fifo",
         _ => "not a regular file",
     };
-    Err(Error::NotALockFile { path: terms.path.path().to_owned(), found: found.to_owned() })
+    Err(Error::NotALockFile { lock: terms.path.path().into(), found: found.to_owned() })
 }
 
 pub(super) fn cannot_open(terms: &Terms, error: Errno) -> Error {
@@ -233,13 +233,15 @@ pub(super) fn cannot_open(terms: &Terms, error: Errno) -> Error {
         Errno::NOENT | Errno::NOTDIR => Error::of_directory(&path, error),
         Errno::ACCESS | Errno::PERM => match syscalls::look_at(&path) {
             Ok(Some(Inode { owner, mode, .. })) => {
-                Error::MayNotOpen { path, owner, mode, source: error.into() }
+                Error::MayNotOpen { lock: path.into(), owner, mode, source: error.into() }
             }
             // It may not be made.
             _ => Error::io("opening", &path, error),
         },
-        Errno::LOOP => Error::NotALockFile { path, found: "a symbolic link".to_owned() },
-        Errno::NXIO => Error::NotALockFile { path, found: "a socket".to_owned() },
+        Errno::LOOP => {
+            Error::NotALockFile { lock: path.into(), found: "a symbolic link".to_owned() }
+        }
+        Errno::NXIO => Error::NotALockFile { lock: path.into(), found: "a socket".to_owned() },
         error => Error::io("opening", &path, error),
     }
 }

@@ -487,7 +487,7 @@ impl Hold {
         std::mem::forget(self.turn.take());
         self.number = None;
         let path = self.terms.path.path().to_owned();
-        Err(Error::Forked { path, holder: self.site.process.pid })
+        Err(Error::Forked { lock: path.into(), holder: self.site.process.pid })
     }
 
     /// (3) of [`attempt`](super::attempt): before the lock goes, and only as
@@ -498,9 +498,9 @@ impl Hold {
             return Ok(());
         }
         let path = self.terms.path.path();
-        let lost = |reason| Err(Error::Lost(Lost { path: path.to_owned(), reason }));
+        let lost = |reason| Err(Error::Lost(Lost { lock: path.into(), reason }));
         let failed =
-            |error: Errno| Err(Error::NotRemoved { path: path.to_owned(), source: error.into() });
+            |error: Errno| Err(Error::NotRemoved { lock: path.into(), source: error.into() });
         match self.look() {
             // Who let go first cannot lose it.
             Ok(Some(_)) if !had_it => Ok(()),
@@ -548,7 +548,7 @@ impl Hold {
     fn downgrade(&mut self) -> Result<(), Error> {
         if !self.is_ours() {
             let path = self.terms.path.path();
-            return Err(Error::Forked { path: path.to_owned(), holder: self.site.process.pid });
+            return Err(Error::Forked { lock: path.into(), holder: self.site.process.pid });
         }
         if self.claim.sharing == Sharing::Shared {
             return Ok(());
@@ -606,7 +606,7 @@ async fn loss(terms: Arc<Terms>, site: Arc<LockState>, identity: (u64, u64)) -> 
         let path = Arc::clone(&terms.path);
         let look = move |()| look(path.path(), identity);
         if let Ok(Some(reason)) = site.executor.run((), look).await {
-            return Lost { path: terms.path.path().to_owned(), reason };
+            return Lost { lock: terms.path.path().into(), reason };
         }
         let period = tokio::time::sleep(terms.options.wait.retry_period);
         match &subscription {

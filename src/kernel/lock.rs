@@ -334,7 +334,7 @@ impl AsyncKernelLock {
     ) -> Result<KernelGuard, Error> {
         tokio::select! {
             biased;
-            () = token.cancelled() => Err(Error::Cancelled { path: self.path().to_owned() }),
+            () = token.cancelled() => Err(Error::Cancelled { lock: self.path().into() }),
             acquired = acquire => acquired,
         }
     }
@@ -710,7 +710,7 @@ impl AsyncKernelLock {
     fn timed_out(&self, deadline: Option<Deadline>, holder: Option<Holder>) -> Error {
         let (holder, path) = (holder.map(Box::new), self.path().to_owned());
         let waited = Deadline::waited(deadline);
-        Error::Timeout { path, waited, holder }
+        Error::Timeout { lock: path.into(), waited, holder }
     }
 
     /// Where the directory can be looked at, perhaps only after a while.
@@ -731,7 +731,9 @@ impl AsyncKernelLock {
         let Some(terms) = &self.inner.terms else {
             let given = self.inner.given.clone();
             let why = "the working directory was unknown when the lock was made".to_owned();
-            return Err(LockPath::new(&given).err().unwrap_or(Error::BadPath { path: given, why }));
+            return Err(LockPath::new(&given)
+                .err()
+                .unwrap_or(Error::BadPath { lock: given.into(), why }));
         };
         // All else may be done in one poll; so a loop of this must yield here.
         consume_budget().await;

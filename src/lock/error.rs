@@ -8,18 +8,19 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::holder::Holder;
+use super::name::LockName;
 
-/// Why a lock could not be had, kept or given back.
+/// Why a lock could not be acquired, kept or released.
 ///
-/// Every variant that concerns a file names its path.
+/// Every variant but [`InvalidOption`](Error::InvalidOption) names the lock.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Somebody else had the lock until the limit. Try later, or tell the user who has it.
-    #[error("{} was not free within {}{}", path.display(), rounded(*waited), held_by(holder.as_deref()))]
+    #[error("{} was not free within {}{}", lock, rounded(*waited), held_by(holder.as_deref()))]
     Timeout {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// How long was waited.
         waited: Duration,
         /// Who had it at the last look, where that can be told.
@@ -27,36 +28,39 @@ pub enum Error {
     },
 
     /// The token given to [`acquire_with`](crate::AsyncFileLock::acquire_with) was cancelled.
-    #[error("waiting for {} was cancelled", path.display())]
+    #[error("waiting for {} was cancelled", lock)]
     Cancelled {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
     },
 
     /// What is at the path is not a lock file; it stays as it is. Choose
     /// another path, or move the file away after looking at it.
-    #[error("{} is not a lock file ({found}) and was left as it is: choose another path or move it away", path.display())]
+    #[error(
+        "{} is not a lock file ({found}) and was left as it is: choose another path or move it away",
+        lock
+    )]
     NotALockFile {
-        /// The path asked for.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// What is there instead.
         found: String,
     },
 
     /// The path cannot name a lock file. Correct it.
-    #[error("{:?} cannot be used as a lock file: {why}", path.as_os_str())]
+    #[error("{lock:?} cannot be used as a lock file: {why}")]
     BadPath {
-        /// The path asked for.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// What is wrong with it.
         why: String,
     },
 
     /// The directory of the lock file does not exist. Make it; this crate does not.
-    #[error("{} cannot be made: its directory does not exist, make that first", path.display())]
+    #[error("{} cannot be made: its directory does not exist, make that first", lock)]
     NoDirectory {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
     },
 
     /// This process could not acquire the lock even if it were free: it may neither
@@ -65,12 +69,12 @@ pub enum Error {
     #[error(
         "{} cannot be acquired by this process, now or when it is free: it may neither write that file nor make one in {} \
          (owned by user id {owner}, mode {mode:04o}): let it write there, or run it as a user who may",
-        path.display(),
+        lock,
         directory.display()
     )]
     MayNotWrite {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// Where a file would have to be made.
         directory: PathBuf,
         /// User id that owns the directory.
@@ -84,11 +88,11 @@ pub enum Error {
     #[error(
         "{} may not be opened by this process, and so not be locked (owned by user id {owner}, mode {mode:04o}): \
          make it readable for this process, or let its user make it with another mode",
-        path.display()
+        lock
     )]
     MayNotOpen {
         /// The file to lock.
-        path: PathBuf,
+        lock: LockName,
         /// User id that owns the file.
         owner: u32,
         /// Permission bits of the file.
@@ -101,11 +105,11 @@ pub enum Error {
     /// file. Its owner, or root, must remove it.
     #[error(
         "{} is stale (left by {stale}), but it belongs to user id {owner} and may neither be rewritten nor removed by this user",
-        path.display()
+        lock
     )]
     CannotTakeOver {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// User id that owns the file.
         owner: u32,
         /// Who left it.
@@ -118,20 +122,23 @@ pub enum Error {
     /// by something that is no lock file, `tries` times over. Only programs that do not
     /// keep to the protocol do that, so it happens only after taking over a
     /// foreign file or with `openlock_compat`.
-    #[error("{} was removed or replaced {tries} times while it was being acquired: some program does not respect the lock", path.display())]
+    #[error(
+        "{} was removed or replaced {tries} times while it was being acquired: some program does not respect the lock",
+        lock
+    )]
     InvalidLockFile {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// How often it was tried, see [`FileOptions::tries`](crate::FileOptions::tries).
         tries: u32,
     },
 
     /// Writing took so long that `race_delay` is no protection. Raise it. Only
     /// with [`SlowSystem::Error`](crate::SlowSystem::Error).
-    #[error("writing {} took {took}, too long for a race_delay of {race_delay:?}: raise it", path.display(), took = rounded(*took))]
+    #[error("writing {} took {took}, too long for a race_delay of {race_delay:?}: raise it", lock, took = rounded(*took))]
     SlowSystem {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// How long the write took.
         took: Duration,
         /// The delay in force.
@@ -143,11 +150,11 @@ pub enum Error {
     /// contains "python".
     #[error(
         "{} cannot be shared with openlock: it sees a holder only if \"python\" and {name:?} are in its command line, and ours is {command_line:?}",
-        path.display()
+        lock
     )]
     InvisibleToOpenlock {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// Name that the lock file would carry.
         name: String,
         /// Command line of this process.
@@ -156,10 +163,10 @@ pub enum Error {
 
     /// [`Proof::KernelLock`](crate::Proof::KernelLock) was asked for, and the file
     /// system cannot lock files.
-    #[error("{} cannot be pinned: its file system has no flock", path.display())]
+    #[error("{} cannot be pinned: its file system has no flock", lock)]
     KernelLockUnavailable {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// What the kernel said.
         source: io::Error,
     },
@@ -169,11 +176,11 @@ pub enum Error {
     /// kernel lock ([`AsyncKernelLock`](crate::AsyncKernelLock)), which needs neither.
     #[error(
         "{} cannot be used as a lock file: its file system has no hard links that keep a file what it is, nor a rename that does not replace; a kernel lock works there (AsyncKernelLock, `lockkeeper run --kernel flock`)",
-        path.display()
+        lock
     )]
     NoHardLinks {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// What the kernel said at last.
         source: io::Error,
     },
@@ -194,37 +201,37 @@ pub enum Error {
 
     /// The lock is given up, and the next contender can have it, but its file
     /// could not be removed.
-    #[error("the lock {} is released, but its file could not be removed{}", path.display(), way_out(source))]
+    #[error("the lock {} is released, but its file could not be removed{}", lock, way_out(source))]
     NotRemoved {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// Why not.
         source: io::Error,
     },
 
     /// The guard was made by another process, before a fork. Only that process
     /// may release it; here its descriptor was closed and nothing else.
-    #[error("{} is held by process {holder}, from which this process was forked", path.display())]
+    #[error("{} is held by process {holder}, from which this process was forked", lock)]
     Forked {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// Process that holds it.
         holder: u32,
     },
 
     /// One lock was to be acquired twice at once: it would wait for itself.
-    #[error("{} was asked for twice at once", path.display())]
+    #[error("{} was asked for twice at once", lock)]
     SameLockTwice {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
     },
 
     /// The holder is another program's, or its file cannot be read, so it cannot be
     /// asked to let go. End that program, or wait.
-    #[error("{} is held by {holder}, which cannot be asked to release it ({evidence}): end it, or wait", path.display(), evidence = holder.evidence)]
+    #[error("{} is held by {holder}, which cannot be asked to release it ({evidence}): end it, or wait", lock, evidence = holder.evidence)]
     CannotAsk {
-        /// The lock file.
-        path: PathBuf,
+        /// The lock.
+        lock: LockName,
         /// Who has it.
         holder: Box<Holder>,
     },
@@ -232,79 +239,164 @@ pub enum Error {
     /// The process may have no more open files, or the system has no more files or
     /// memory. Close some, or raise the limit. A wait outlasts this: only a single try
     /// and a limit end with it.
-    #[error("{doing} {} failed, as {}", path.display(), shortage_of(source))]
+    #[error("{doing} {} failed, as {}", lock, shortage_of(source))]
     Shortage {
         /// What was being done, as in "opening".
         doing: &'static str,
         /// The path it was done to.
-        path: PathBuf,
+        lock: LockName,
         /// What the system said.
         source: io::Error,
     },
 
+    /// The server did not answer for as long as the options say (`reconnect`), or up to
+    /// the limit of the wait: nothing is known of the lock. Start the server, or correct the URL.
+    #[error("{doing} {lock}: the server could not be reached for {}", rounded(*tried))]
+    Unreachable {
+        /// The lock.
+        lock: LockName,
+        /// What was being done, as in "locking".
+        doing: &'static str,
+        /// How long it was tried, in whole milliseconds.
+        tried: Duration,
+        /// What went wrong at last.
+        source: io::Error,
+    },
+
+    /// The server's certificate, or what stands for it, cannot be trusted. Name its
+    /// authority in the options.
+    #[error("{doing} {lock}: the server cannot be trusted")]
+    Untrusted {
+        /// The lock.
+        lock: LockName,
+        /// What was being done.
+        doing: &'static str,
+        /// What is wrong.
+        source: io::Error,
+    },
+
+    /// The server does not know the credentials, or they are not good for this lock.
+    #[error("{doing} {lock}: the server refused these credentials: {message}")]
+    Forbidden {
+        /// The lock.
+        lock: LockName,
+        /// What was being done.
+        doing: &'static str,
+        /// What the server said.
+        message: String,
+    },
+
+    /// The server refused for another reason, which its message tells.
+    #[error("{doing} {lock}: the server refused: {message}")]
+    Refused {
+        /// The lock.
+        lock: LockName,
+        /// What was being done.
+        doing: &'static str,
+        /// The server's word for the reason, for programs.
+        code: String,
+        /// What the server said.
+        message: String,
+    },
+
+    /// What answered is no server of this kind, or speaks TLS where the URL says that it
+    /// does not, or the other way round. Correct the URL.
+    #[error("{doing} {lock}: what answers there is no lock server: {found}")]
+    NotAServer {
+        /// The lock.
+        lock: LockName,
+        /// What was being done.
+        doing: &'static str,
+        /// What came.
+        found: String,
+    },
+
     /// The system refused something. The path may need other permissions, or
     /// the machine attention.
-    #[error("{doing} {} failed{}", path.display(), way_out(source))]
+    #[error("{doing} {} failed{}", lock, way_out(source))]
     Io {
         /// What was being done, as in "opening".
         doing: &'static str,
         /// The path it was done to.
-        path: PathBuf,
+        lock: LockName,
         /// What the system said.
         source: io::Error,
     },
 }
 
 impl Error {
-    /// The path the error is about.
+    /// The lock that the error is about.
     #[must_use]
-    pub fn path(&self) -> Option<&Path> {
+    pub fn lock(&self) -> Option<&LockName> {
         match self {
             Error::InvalidOption { .. } => None,
-            Error::Timeout { path, .. }
-            | Error::Cancelled { path }
-            | Error::NotALockFile { path, .. }
-            | Error::BadPath { path, .. }
-            | Error::NoDirectory { path }
-            | Error::MayNotWrite { path, .. }
-            | Error::MayNotOpen { path, .. }
-            | Error::CannotTakeOver { path, .. }
-            | Error::InvalidLockFile { path, .. }
-            | Error::SlowSystem { path, .. }
-            | Error::InvisibleToOpenlock { path, .. }
-            | Error::KernelLockUnavailable { path, .. }
-            | Error::NoHardLinks { path, .. }
-            | Error::Lost(Lost { path, .. })
-            | Error::NotRemoved { path, .. }
-            | Error::Forked { path, .. }
-            | Error::SameLockTwice { path }
-            | Error::CannotAsk { path, .. }
-            | Error::Shortage { path, .. }
-            | Error::Io { path, .. } => Some(path),
+            Error::Timeout { lock, .. }
+            | Error::Cancelled { lock }
+            | Error::NotALockFile { lock, .. }
+            | Error::BadPath { lock, .. }
+            | Error::NoDirectory { lock }
+            | Error::MayNotWrite { lock, .. }
+            | Error::MayNotOpen { lock, .. }
+            | Error::CannotTakeOver { lock, .. }
+            | Error::InvalidLockFile { lock, .. }
+            | Error::SlowSystem { lock, .. }
+            | Error::InvisibleToOpenlock { lock, .. }
+            | Error::KernelLockUnavailable { lock, .. }
+            | Error::NoHardLinks { lock, .. }
+            | Error::Lost(Lost { lock, .. })
+            | Error::NotRemoved { lock, .. }
+            | Error::Forked { lock, .. }
+            | Error::SameLockTwice { lock }
+            | Error::CannotAsk { lock, .. }
+            | Error::Shortage { lock, .. }
+            | Error::Unreachable { lock, .. }
+            | Error::Untrusted { lock, .. }
+            | Error::Forbidden { lock, .. }
+            | Error::Refused { lock, .. }
+            | Error::NotAServer { lock, .. }
+            | Error::Io { lock, .. } => Some(lock),
         }
     }
 
+    /// The file of the lock that the error is about.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.lock()?.path()
+    }
+
+    /// Whether the lock was held by another until the limit.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Error::Timeout { .. })
+    }
+
+    /// Whether the lock was lost while it was held.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Error::Lost(_))
+    }
+
     pub(crate) fn io(doing: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
-        let (path, source) = (path.to_owned(), source.into());
+        let (lock, source) = (path.into(), source.into());
         match source.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
-                Error::Shortage { doing, path, source }
+                Error::Shortage { doing, lock, source }
             }
-            _ => Error::Io { doing, path, source },
+            _ => Error::Io { doing, lock, source },
         }
     }
 
     /// The directory of `path` could not be looked at.
     pub(crate) fn of_directory(path: &Path, error: Errno) -> Self {
         match error {
-            Errno::NOENT => Error::NoDirectory { path: path.to_owned() },
+            Errno::NOENT => Error::NoDirectory { lock: path.into() },
             Errno::NOTDIR => Self::not_a_directory(path),
             error => Self::io("looking at the directory of", path, error),
         }
     }
 
     pub(crate) fn not_a_directory(path: &Path) -> Self {
-        Error::BadPath { path: path.to_owned(), why: NOT_A_DIRECTORY.to_owned() }
+        Error::BadPath { lock: path.into(), why: NOT_A_DIRECTORY.to_owned() }
     }
 
     /// What is in the way, if that may pass by itself.
@@ -361,14 +453,13 @@ pub(crate) fn rounded(time: Duration) -> String {
     }
 }
 
-/// A lock that was lost while it was held, as [`FileGuard::lost`](crate::FileGuard::lost)
-/// and [`FileGuard::release`](crate::FileGuard::release) tell it.
+/// A lock that was lost while it was held, as `lost` and `release` of each guard tell it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the lock {} was lost: {reason}", path.display())]
+#[error("the lock {lock} was lost: {reason}")]
 #[non_exhaustive]
 pub struct Lost {
-    /// The lock file.
-    pub path: PathBuf,
+    /// The lock.
+    pub lock: LockName,
     /// What happened to it.
     pub reason: LostReason,
 }
@@ -384,6 +475,14 @@ pub enum LostReason {
     /// Somebody asked for the lock with [`revoke`](crate::AsyncFileLock::revoke).
     /// It is still held; stop and release it.
     Revoked,
+    /// The lease could not be renewed in time: the server was out of reach, or this
+    /// process was stopped. The server may give the lock to another now.
+    Expired,
+    /// The server says that the lock is not held any more: an administrator ended the
+    /// hold, its record was removed, or its lease had run out there.
+    Ended,
+    /// The lock is held by the process from which this one was forked, and only there.
+    Forked,
 }
 
 impl fmt::Display for LostReason {
@@ -392,6 +491,9 @@ impl fmt::Display for LostReason {
             LostReason::Removed => "its file was removed",
             LostReason::Replaced => "another file is at its path",
             LostReason::Revoked => "somebody asked for it to be released",
+            LostReason::Expired => "its lease was not renewed in time",
+            LostReason::Ended => "the server has ended it",
+            LostReason::Forked => "it is that of the process from which this one was forked",
         })
     }
 }

@@ -68,6 +68,28 @@ pub enum Evidence {
     Released,
     /// The file names nobody and nobody keeps it locked.
     NobodyNamed,
+    /// The server that keeps the lock says that it is held: alive, as far as its lease goes.
+    Server,
+}
+
+impl Evidence {
+    /// Whether the lock counts as held: the holder is known to be alive, or not known to
+    /// be gone.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        match self {
+            Evidence::KernelLock
+            | Evidence::Inherited
+            | Evidence::ProcessRuns
+            | Evidence::Young
+            | Evidence::Unknown(_)
+            | Evidence::Server => true,
+            Evidence::KernelLockFree
+            | Evidence::ProcessGone(_)
+            | Evidence::Released
+            | Evidence::NobodyNamed => false,
+        }
+    }
 }
 
 impl Holder {
@@ -120,6 +142,7 @@ impl fmt::Display for Evidence {
             Evidence::ProcessGone(why) => return write!(out, "its process is gone: {why}"),
             Evidence::Released => "it was released, but the file could not be removed",
             Evidence::NobodyNamed => "the file names nobody, and nobody keeps it locked",
+            Evidence::Server => "its server says so",
         })
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod error;
 pub(crate) mod events;
 pub(crate) mod holder;
+pub(crate) mod name;
 
 use std::cmp::Ordering;
 use std::fmt;

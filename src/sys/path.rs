@@ -18,7 +18,7 @@ impl LockPath {
     /// Relative paths become absolute here, so that a later change of the
     /// working directory changes nothing.
     pub(crate) fn new(path: &Path) -> Result<Self, Error> {
-        let refuse = |why: &str| Error::BadPath { path: path.to_owned(), why: why.to_owned() };
+        let refuse = |why: &str| Error::BadPath { lock: path.into(), why: why.to_owned() };
         let bytes = path.as_os_str().as_bytes();
         if bytes.is_empty() {
             return Err(refuse("it is empty"));

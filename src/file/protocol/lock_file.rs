@@ -271,7 +271,7 @@ impl<D: Disk> LockFile<D> {
         if !self.is_ours() {
             // (7) LOCK_UN in a forked child would free its parent's lock.
             let path = self.path.path().to_owned();
-            return Err(Error::Forked { path, holder: self.record.pid });
+            return Err(Error::Forked { lock: path.into(), holder: self.record.pid });
         }
         if mutants::is_on(Mutant::CloseBeforeUnlink) {
             self.unlock();
@@ -309,7 +309,7 @@ impl<D: Disk> LockFile<D> {
     }
 
     fn remove(&self) -> Result<(), Error> {
-        let lost = |reason| Err(Error::Lost(Lost { path: self.path.path().to_owned(), reason }));
+        let lost = |reason| Err(Error::Lost(Lost { lock: self.path.path().into(), reason }));
         let at_path = match self.look_closely() {
             Ok((_, links)) if mutants::is_on(Mutant::NoInodeCheck) => Ok((AtPath::Mine, links)),
             Ok((_, links)) if mutants::is_on(Mutant::UnlinkUnseen) => Ok((AtPath::Mine, links)),
@@ -358,7 +358,7 @@ impl<D: Disk> LockFile<D> {
     fn leave_released(&self, why: Errno) -> Result<(), Error> {
         self.mark_released();
         self.file_stays.store(true, Ordering::Relaxed);
-        Err(Error::NotRemoved { path: self.path.path().to_owned(), source: why.into() })
+        Err(Error::NotRemoved { lock: self.path.path().into(), source: why.into() })
     }
 
     fn mark_released(&self) {

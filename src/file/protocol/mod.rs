@@ -351,7 +351,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
             Stop::Busy(busy) => Ok(Outcome::Busy(Busy { inode: self.last_inode.get(), ..busy })),
             Stop::FromTheTop => Ok(Outcome::Busy(Self::never_still())),
             Stop::NoFlock(why) => {
-                Err(Error::KernelLockUnavailable { path: path(), source: why.into() })
+                Err(Error::KernelLockUnavailable { lock: path().into(), source: why.into() })
             }
             Stop::NeedsWriting => Err(Error::io("locking", self.path.path(), Errno::BADF)),
         }
@@ -599,7 +599,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
             return Ok(());
         }
         let path = self.path.path().to_owned();
-        let error = Error::SlowSystem { path, took, race_delay };
+        let error = Error::SlowSystem { lock: path.into(), took, race_delay };
         match self.options.slow_system {
             SlowSystem::Error => Err(error),
             SlowSystem::Warn => {
@@ -610,7 +610,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
     }
 
     fn not_a_lock_file(&self, found: String) -> Error {
-        Error::NotALockFile { path: self.path.path().to_owned(), found }
+        Error::NotALockFile { lock: self.path.path().into(), found }
     }
 
     /// ESTALE: the file was removed on a network file system while it was used.
@@ -635,7 +635,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
 
     fn cannot_take_over(&self, owner: u32, stale: Stale, error: Errno) -> Stop {
         Stop::Failed(Error::CannotTakeOver {
-            path: self.path.path().to_owned(),
+            lock: self.path.path().into(),
             owner,
             stale: Box::new(Holder::new(&stale.contents, stale.evidence)),
             source: error.into(),
@@ -644,7 +644,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
 
     fn cannot_create(&self, error: Errno) -> Error {
         match error {
-            Errno::NOENT => Error::NoDirectory { path: self.path.path().to_owned() },
+            Errno::NOENT => Error::NoDirectory { lock: self.path.path().into() },
             Errno::NAMETOOLONG => self.bad_path("its name is too long for the file system"),
             Errno::NOTDIR => Error::not_a_directory(self.path.path()),
             error => Error::io("creating", self.path.path(), error),
@@ -652,7 +652,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
     }
 
     fn bad_path(&self, why: &str) -> Error {
-        Error::BadPath { path: self.path.path().to_owned(), why: why.to_owned() }
+        Error::BadPath { lock: self.path.path().into(), why: why.to_owned() }
     }
 }
 

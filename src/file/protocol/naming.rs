@@ -113,6 +113,6 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
 
     fn cannot_name(&self, error: Errno) -> Stop {
         let path = self.path.path().to_owned();
-        Stop::Failed(Error::NoHardLinks { path, source: error.into() })
+        Stop::Failed(Error::NoHardLinks { lock: path.into(), source: error.into() })
     }
 }

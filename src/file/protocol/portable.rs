@@ -250,7 +250,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         };
         let contents = match self.read(&opened.file) {
             Err(Stop::Failed(Error::NotALockFile { found, .. })) => {
-                return Err(Error::NotALockFile { path: path.to_owned(), found }.into());
+                return Err(Error::NotALockFile { lock: path.into(), found }.into());
             }
             other => other?,
         };
