@@ -41,7 +41,7 @@ const UNTOLD: Duration = Duration::from_millis(100);
 /// ```no_run
 /// use lockkeeper::AsyncRemoteLock;
 ///
-/// # async fn work(token: u64) {}
+/// # async fn work(token: lockkeeper::FencingToken) {}
 /// # async fn example() -> Result<(), lockkeeper::RemoteError> {
 /// let lock = AsyncRemoteLock::new("http://127.0.0.1:8000", "nightly import", "web-1")?;
 /// let guard = lock.acquire().await?;
