@@ -125,6 +125,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("lockkeeper runs on Linux only: its proofs of life are the Linux kernel's");
 
+mod any;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(test)]
@@ -142,6 +143,7 @@ pub mod lockd;
 mod remote;
 mod sys;
 
+pub use any::{Locks, open};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use file::fuzzing;
@@ -152,10 +154,14 @@ pub use file::{
 pub use kernel::{AsyncKernelLock, KernelGuard, KernelOptions, Primitive};
 pub use local::executor::flush;
 pub use local::options::Offload;
-pub use lock::FencingToken;
+pub use lock::any_lock::{AnyGuard, AnyLock};
 pub use lock::error::{Error, Lost, LostReason};
+pub use lock::fencing_token::FencingToken;
 pub use lock::holder::{Evidence, Holder, Status};
 pub use lock::name::LockName;
+pub use lock::run::Ran;
+pub use lock::wait::{Acquired, Busy, Wait};
+pub use lock::{Guard, Lock};
 #[cfg(feature = "lockd-client")]
 pub use remote::{
     AsyncRemoteLock, RemoteError, RemoteGuard, RemoteLost, RemoteLostReason, RemoteOptions,

@@ -3,7 +3,6 @@
 
 mod break_lock;
 mod command;
-mod duration;
 mod exit;
 #[cfg(feature = "lockd-client")]
 mod health;
@@ -39,6 +38,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::Proof;
+use crate::lock::duration;
 use exit::Failure;
 
 const EXAMPLES: &str = "\

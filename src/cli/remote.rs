@@ -14,7 +14,8 @@ use super::exit::{self, Failure};
 use super::run::{abort_on_panic, attend, code};
 use super::signals::Signals;
 use super::text::tell;
-use super::{OnLost, Run, command, duration};
+use super::{OnLost, Run, command};
+use crate::lock::duration;
 use crate::lock::error::rounded;
 use crate::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteOptions};
 

@@ -114,6 +114,18 @@ impl FileGuard {
         loss(self.hold.held(), self.hold.executor(), self.retry_period).await
     }
 
+    /// Whether the lock is lost, by a look at the path on the caller's thread: one system
+    /// call. Where the file system may not answer, as over a network, there is no look:
+    /// what [`lost_token`](Self::lost_token) knows counts, and without such a token nothing
+    /// is known.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        if self.hold.executor().has_events() {
+            return reason(self.hold.held()).is_some();
+        }
+        self.watch.lock().as_ref().is_some_and(|watch| watch.lost.is_cancelled())
+    }
+
     /// A token that is cancelled when [`lost`](Self::lost) would resolve, for
     /// code that takes tokens. Cancelling it affects nobody else. It is not
     /// cancelled when the guard is released.

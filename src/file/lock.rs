@@ -206,9 +206,9 @@ impl AsyncFileLock {
     #[track_caller]
     pub fn acquire_timeout(
         &self,
-        limit: Duration,
+        limit: impl Into<Option<Duration>>,
     ) -> impl Future<Output = Result<FileGuard, Error>> + Send {
-        self.contend(Some(limit), Location::caller())
+        self.contend(limit.into(), Location::caller())
     }
 
     /// Wait as [`acquire`](Self::acquire) does until `token` is cancelled. The

@@ -1,6 +1,7 @@
 //! Lock files: [`AsyncFileLock`].
 
 mod acquire_all;
+mod as_lock;
 pub(crate) mod at_exit;
 mod changes;
 mod contender;

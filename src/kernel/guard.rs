@@ -238,6 +238,20 @@ impl KernelGuard {
         loss(Arc::clone(&hold.terms), Arc::clone(&hold.site), identity).await
     }
 
+    /// Whether the lock is lost, by a look at the path on the caller's thread: one system
+    /// call. Where the file system may not answer, as over a network, there is no look:
+    /// what [`lost_token`](Self::lost_token) knows counts, and without such a token nothing
+    /// is known.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        let hold = self.hold();
+        if hold.site.executor.has_events() {
+            let identity = hold.carrier().inode().identity;
+            return matches!(look(hold.terms.path.path(), identity), Ok(Some(_)));
+        }
+        hold.watch.lock().as_ref().is_some_and(|watch| watch.lost.is_cancelled())
+    }
+
     /// A token that is cancelled when [`lost`](Self::lost) would resolve, as
     /// [`FileGuard::lost_token`](crate::FileGuard::lost_token).
     ///

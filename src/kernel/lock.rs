@@ -273,9 +273,9 @@ impl AsyncKernelLock {
     #[track_caller]
     pub fn acquire_timeout(
         &self,
-        limit: Duration,
+        limit: impl Into<Option<Duration>>,
     ) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
-        self.contend(Sharing::Exclusive, starting(Some(limit)), Location::caller())
+        self.contend(Sharing::Exclusive, starting(limit.into()), Location::caller())
     }
 
     /// [`acquire_shared`](Self::acquire_shared), at most this long.
@@ -291,9 +291,9 @@ impl AsyncKernelLock {
     #[track_caller]
     pub fn acquire_shared_timeout(
         &self,
-        limit: Duration,
+        limit: impl Into<Option<Duration>>,
     ) -> impl Future<Output = Result<KernelGuard, Error>> + Send {
-        self.contend(Sharing::Shared, starting(Some(limit)), Location::caller())
+        self.contend(Sharing::Shared, starting(limit.into()), Location::caller())
     }
 
     /// [`acquire`](Self::acquire) until `token` is cancelled. The token covers
@@ -428,7 +428,7 @@ impl AsyncKernelLock {
         options.map_or_else(|| WaitOptions::BUILT_IN.retry_period, |options| options.retry_period)
     }
 
-    fn limit(&self) -> Option<Duration> {
+    pub(super) fn limit(&self) -> Option<Duration> {
         self.inner.terms.as_ref().and_then(|terms| terms.options.wait.timeout)
     }
 

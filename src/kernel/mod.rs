@@ -3,6 +3,7 @@
 //! lock in a process share, `open_files` what must not be closed, `close_elsewhere` a
 //! close that does no harm, `idle_files` closes what is not used, `syscalls` the calls.
 
+mod as_lock;
 mod attempt;
 mod close_elsewhere;
 mod guard;

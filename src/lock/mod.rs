@@ -1,54 +1,284 @@
 //! What every lock is, and nothing of how.
+//!
+//! [`Lock`] is what a user names and [`Guard`] what a user has. Each kind of lock
+//! implements both beside methods of the same names of its own, so a program that knows its
+//! kind needs neither trait. A program that does not know it is generic over `impl Lock`,
+//! or takes an [`AnyLock`].
 
+pub(crate) mod any_lock;
+pub(crate) mod duration;
 pub(crate) mod error;
 pub(crate) mod events;
+pub(crate) mod fencing_token;
 pub(crate) mod holder;
 pub(crate) mod name;
+pub(crate) mod run;
+pub(crate) mod wait;
 
-use std::cmp::Ordering;
-use std::fmt;
-use std::sync::Arc;
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::Duration;
 
-/// A number that grows with each acquisition, for the storage that the holder writes to:
-/// storage that has seen a greater number refuses the smaller one.
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use error::{Error, Lost};
+use fencing_token::FencingToken;
+use holder::{Holder, Status};
+use name::LockName;
+use run::Ran;
+use wait::{Acquired, Wait};
+
+/// Keeps [`Lock`] and [`Guard`] for the kinds of this crate, until enough different ones
+/// stand on them.
+pub(crate) mod sealed {
+    /// Implemented by what this crate makes.
+    pub trait Sealed {}
+}
+
+/// A lock between processes, of whatever kind.
 ///
-/// Numbers compare within their domain, the server or cluster that counts them. Those of
-/// different domains do not compare: `partial_cmp` gives `None`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct FencingToken {
-    number: u64,
-    domain: Arc<str>,
+/// Clones are the same lock. The futures own what they need, so they can be spawned.
+///
+/// ```
+/// use lockkeeper::{Error, Guard, Lock};
+///
+/// async fn import(lock: &impl Lock) -> Result<(), Error> {
+///     let guard = lock.acquire().await?;
+///     // What must not run twice at a time.
+///     guard.release().await
+/// }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Error> {
+/// # let directory = std::env::temp_dir().join(format!("lockkeeper-lock-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory).unwrap();
+/// import(&lockkeeper::AsyncFileLock::new(directory.join("import.lock"))).await?;
+/// # std::fs::remove_dir(directory).unwrap();
+/// # Ok(())
+/// # }
+/// ```
+pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
+    /// What a user has while holding the lock.
+    type Guard: Guard;
+
+    /// What the lock is called.
+    fn name(&self) -> LockName;
+
+    /// How long [`acquire`](Self::acquire) waits, by the options of the lock.
+    fn default_wait(&self) -> Wait;
+
+    /// Acquire the lock, and wait for that as long as `wait` says.
+    ///
+    /// # Cancel safety
+    /// The future can be dropped at any point and leaves no lock and no place in a queue.
+    ///
+    /// # Errors
+    /// What keeps the lock from being acquired, but that another holds it.
+    fn acquire_within(
+        &self,
+        wait: Wait,
+    ) -> impl Future<Output = Result<Acquired<Self::Guard>, Error>> + Send + 'static;
+
+    /// Whether the lock is free, held, and by whom.
+    ///
+    /// # Errors
+    /// Why that cannot be found out.
+    fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + 'static;
+
+    /// Wait until the releases that dropped guards have scheduled so far are done.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops only the waiting.
+    fn flush(&self) -> impl Future<Output = ()> + Send + 'static;
+
+    /// Acquire the lock, and wait for that as long as its options say.
+    ///
+    /// # Cancel safety
+    /// As [`acquire_within`](Self::acquire_within).
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], else as [`acquire_within`](Self::acquire_within).
+    fn acquire(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send + 'static {
+        in_time(self.name(), self.acquire_within(self.default_wait()))
+    }
+
+    /// One try; `None` if another holds the lock.
+    ///
+    /// # Cancel safety
+    /// As [`acquire_within`](Self::acquire_within).
+    ///
+    /// # Errors
+    /// As [`acquire_within`](Self::acquire_within).
+    fn try_acquire(
+        &self,
+    ) -> impl Future<Output = Result<Option<Self::Guard>, Error>> + Send + 'static {
+        let trying = self.acquire_within(Wait::No);
+        async move { Ok(trying.await?.held()) }
+    }
+
+    /// Acquire the lock, and wait for that at most this long. `Duration::ZERO` is one try.
+    ///
+    /// # Cancel safety
+    /// As [`acquire_within`](Self::acquire_within).
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    fn acquire_timeout(
+        &self,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Self::Guard, Error>> + Send + 'static {
+        in_time(self.name(), self.acquire_within(Wait::at_most(limit)))
+    }
+
+    /// Acquire the lock, and wait for that until `token` is cancelled. The token covers
+    /// the wait alone.
+    ///
+    /// # Cancel safety
+    /// As [`acquire_within`](Self::acquire_within).
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    fn acquire_with(
+        &self,
+        token: &CancellationToken,
+    ) -> impl Future<Output = Result<Self::Guard, Error>> + Send + 'static {
+        let (lock, token, acquiring) = (self.name(), token.clone(), self.acquire());
+        async move {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => Err(Error::Cancelled { lock }),
+                acquired = acquiring => acquired,
+            }
+        }
+    }
+
+    /// The holder, `None` if the lock is free.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    fn holder(&self) -> impl Future<Output = Result<Option<Holder>, Error>> + Send + 'static {
+        let asking = self.status();
+        async move {
+            match asking.await? {
+                Status::Held(holder) => Ok(Some(holder)),
+                Status::Free | Status::Stale(_) => Ok(None),
+            }
+        }
+    }
+
+    /// Whether the lock is held.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    fn is_locked(&self) -> impl Future<Output = Result<bool, Error>> + Send + 'static {
+        let asking = self.holder();
+        async move { Ok(asking.await?.is_some()) }
+    }
+
+    /// Acquire the lock, run `work` under it, and release the lock. Work that is not done
+    /// when the lock is lost is dropped; the answer says which it was.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lockkeeper::Error> {
+    /// # async fn import() -> u32 { 7 }
+    /// # let directory = std::env::temp_dir().join(format!("lockkeeper-run-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&directory).unwrap();
+    /// use lockkeeper::{AsyncFileLock, Lock};
+    ///
+    /// let lock = AsyncFileLock::new(directory.join("import.lock"));
+    /// let imported = lock.run(import()).await?.in_safety()?;
+    /// assert_eq!(imported, 7);
+    /// # std::fs::remove_dir(directory).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the work and then the guard.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire). The work has not begun then.
+    fn run<F>(&self, work: F) -> impl Future<Output = Result<Ran<F::Output>, Error>> + Send
+    where
+        F: Future + Send,
+        F::Output: Send,
+    {
+        let acquiring = self.acquire();
+        async move { Ok(run::under(acquiring.await?, work).await) }
+    }
 }
 
-impl FencingToken {
-    /// A number of this domain. Locks make their own; this is for tests of a storage.
-    #[must_use]
-    pub fn new(number: u64, domain: &str) -> Self {
-        Self { number, domain: domain.into() }
+/// A lock that is held. Dropping it releases the lock.
+pub trait Guard: Debug + Send + Sync + 'static + sealed::Sealed {
+    /// Resolves when the lock is, or should be, no longer held. Else it never resolves.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    fn lost(&self) -> impl Future<Output = Lost> + Send;
+
+    /// Whether the lock is known at this moment to be lost.
+    fn is_lost(&self) -> bool;
+
+    /// A token that is cancelled when [`lost`](Self::lost) would resolve. Cancelling it
+    /// affects no other code, and the release of the guard does not cancel it.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime, for locks of one machine.
+    fn lost_token(&self) -> CancellationToken;
+
+    /// The number of this hold, if the kind of lock counts them.
+    fn fencing_token(&self) -> Option<FencingToken> {
+        None
     }
 
-    /// The number, to be stored with what the holder writes.
-    #[must_use]
-    pub fn number(&self) -> u64 {
-        self.number
+    /// What names this hold, if the kind of lock names them.
+    fn hold_id(&self) -> Option<String> {
+        None
     }
 
-    /// The server or cluster that counts.
-    #[must_use]
-    pub fn domain(&self) -> &str {
-        &self.domain
+    /// The holder before, if it died while it held the lock: what the lock guards may be
+    /// half done.
+    fn recovered_from(&self) -> Option<&Holder> {
+        None
+    }
+
+    /// The descriptor that carries the lock, if one does. A child process that inherits a
+    /// duplicate keeps the lock alive.
+    #[cfg(unix)]
+    fn lock_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+
+    /// Release the lock and say how that went.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the lock was lost before; else why the release may not be seen
+    /// by others yet.
+    fn release(self) -> impl Future<Output = Result<(), Error>> + Send + 'static
+    where
+        Self: Sized;
+}
+
+/// [`Acquired::Busy`] as an error.
+async fn in_time<G>(
+    lock: LockName,
+    acquiring: impl Future<Output = Result<Acquired<G>, Error>>,
+) -> Result<G, Error> {
+    let started = Instant::now();
+    match acquiring.await? {
+        Acquired::Held(guard) => Ok(guard),
+        Acquired::Busy(busy) => {
+            Err(Error::Timeout { lock, waited: started.elapsed(), holder: busy.holder })
+        }
     }
 }
 
-impl PartialOrd for FencingToken {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        (self.domain == other.domain).then(|| self.number.cmp(&other.number))
-    }
-}
-
-/// The number.
-impl fmt::Display for FencingToken {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.number.fmt(out)
+/// An acquisition that ends with [`Error::Timeout`] as one that ends with [`Acquired`].
+pub(crate) fn or_busy<G>(acquired: Result<G, Error>) -> Result<Acquired<G>, Error> {
+    match acquired {
+        Ok(guard) => Ok(Acquired::Held(guard)),
+        Err(Error::Timeout { holder, .. }) => Ok(Acquired::Busy(wait::Busy::new(holder))),
+        Err(error) => Err(error),
     }
 }

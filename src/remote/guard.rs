@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{RemoteError, RemoteLost};
 use super::hold::Hold;
-use crate::lock::FencingToken;
+use crate::lock::fencing_token::FencingToken;
 
 /// A daemon's lock that is held. Dropping it gives the lock back.
 ///

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 /// # Errors
-/// What is wrong, for clap to print after the flag's name.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+/// What is wrong, to be printed after the name of a flag.
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let is_bare = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     match (is_bare, text.parse::<f64>()) {
         (true, Ok(seconds)) => {

@@ -1,0 +1,389 @@
+//! Locks by URL: the only file that knows all kinds.
+//!
+//! | URL | lock | name |
+//! |---|---|---|
+//! | a path, `file:///run/lock` | [`AsyncFileLock`](crate::AsyncFileLock) | file `<name>.lock` in the directory |
+//! | `flock:///run/lock`, `ofd:///run/lock` | [`AsyncKernelLock`](crate::AsyncKernelLock) | file `<name>` in the directory |
+//! | `lockd+http://host:8000`, `lockd+https://…` | `AsyncRemoteLock` (feature `lockd-client`) | resource |
+//!
+//! Options are keys of the query, as in `?timeout=30s&note=import`. A key that is not
+//! known, a value that is none, and a secret are refused.
+
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+
+use crate::file::options::{AtExit, FileOptions, Proof};
+use crate::kernel::{KernelOptions, Primitive};
+use crate::lock::any_lock::AnyLock;
+use crate::lock::duration;
+use crate::lock::error::Error;
+#[cfg(feature = "lockd-client")]
+use crate::remote::{AsyncRemoteLock, RemoteOptions};
+use crate::{AsyncFileLock, AsyncKernelLock};
+
+/// Keys that would carry a secret.
+const SECRETS: [&str; 5] = ["token", "bearer_token", "password", "secret", "key"];
+
+/// Names in the environment the file with the secret of this client, as `token_file` does.
+#[cfg(feature = "lockd-client")]
+const TOKEN_FILE: &str = "LOCKKEEPER_TOKEN_FILE";
+
+/// The place where locks are kept. Nothing is looked at, and no connection is made, until
+/// a lock is acquired. Locks of one place share connections.
+///
+/// | URL | kind | a lock's name is | keys |
+/// |---|---|---|---|
+/// | a path, or `file:///run/lock` | [`AsyncFileLock`] | the file `<name>.lock` in that directory | `timeout` `retry_period` `fallback_period` `local_handoff` `race_delay` `tries` `mode` `proof` (`auto`, `kernel_lock`, `process`) `openlock_compat` `at_exit` (`leave`, `remove`) `note` |
+/// | `flock:///run/lock`, `ofd:///run/lock` | [`AsyncKernelLock`] | the file in that directory | `timeout` `retry_period` `fallback_period` `local_handoff` `mode` `keep_open` `delete_on_release` |
+/// | `lockd+http://host:8000`, `lockd+https://host` | `AsyncRemoteLock`, with feature `lockd-client` | the resource | `client` (default: host name and process id) `timeout` `lease` `reconnect` `ca_file` `token_file` |
+///
+/// Times are written as in `300ms`, `30s`, `1h30m`; a bare number is seconds.
+/// `true` and `false` are the values of the rest. A secret never stands in a URL, which
+/// process lists and logs show: `token_file` names the file that has it, as
+/// `LOCKKEEPER_TOKEN_FILE` in the environment does.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lockkeeper::Error> {
+/// use lockkeeper::{Guard, Lock};
+///
+/// # let directory = std::env::temp_dir().join(format!("lockkeeper-open-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory).unwrap();
+/// # let at = directory.display().to_string();
+/// let locks = lockkeeper::open(format!("file://{at}?timeout=30s"))?;
+/// let guard = locks.lock("import")?.acquire().await?;
+/// guard.release().await?;
+/// # std::fs::remove_dir(directory).unwrap();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Locks {
+    url: String,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+enum Kind {
+    File {
+        directory: PathBuf,
+        options: FileOptions,
+    },
+    Kernel {
+        directory: PathBuf,
+        options: KernelOptions,
+    },
+    #[cfg(feature = "lockd-client")]
+    Remote {
+        server: String,
+        client: String,
+        options: RemoteOptions,
+    },
+}
+
+/// Open the place that a URL or a path names; see [`Locks`].
+///
+/// # Errors
+/// [`Error::InvalidOption`]: what is wrong with the URL, and what to write.
+pub fn open(url: impl AsRef<str>) -> Result<Locks, Error> {
+    let url = url.as_ref();
+    let Some((scheme, rest)) = url.split_once("://") else {
+        if url.is_empty() {
+            return Err(wrong("it is empty: give a directory, or a URL such as file:///run/lock"));
+        }
+        let kind = Kind::File { directory: url.into(), options: FileOptions::process_default() };
+        return Ok(Locks { url: url.to_owned(), kind });
+    };
+    let parts = Parts::of(rest)?;
+    let kind = match scheme {
+        "file" => {
+            Kind::File { directory: parts.directory(scheme)?, options: parts.file_options()? }
+        }
+        "flock" | "ofd" => {
+            let primitive = if scheme == "flock" { Primitive::Flock } else { Primitive::Ofd };
+            let options = parts.kernel_options(primitive)?;
+            Kind::Kernel { directory: parts.directory(scheme)?, options }
+        }
+        "lockd+http" | "lockd+https" => remote(scheme, &parts)?,
+        "http" | "https" => {
+            return Err(wrong(format!("a lock daemon's URL begins with lockd+{scheme}://")));
+        }
+        _ => {
+            return Err(wrong(format!(
+                "no kind of lock is called {scheme:?}: there are file, flock, ofd, lockd+http \
+                 and lockd+https"
+            )));
+        }
+    };
+    Ok(Locks { url: url.to_owned(), kind })
+}
+
+#[cfg(feature = "lockd-client")]
+fn remote(scheme: &str, parts: &Parts<'_>) -> Result<Kind, Error> {
+    if parts.authority.is_empty() {
+        return Err(wrong(format!("it names no host, as in {scheme}://locks.example:8000")));
+    }
+    let (client, options) = parts.remote_options()?;
+    let scheme = scheme.trim_start_matches("lockd+");
+    let server = format!("{scheme}://{}{}", parts.authority, parts.path);
+    let kind = Kind::Remote { server, client, options };
+    // What is wrong with the host or the port.
+    kind.lock("any")?;
+    Ok(kind)
+}
+
+#[cfg(not(feature = "lockd-client"))]
+fn remote(scheme: &str, _: &Parts<'_>) -> Result<Kind, Error> {
+    Err(wrong(format!(
+        "{scheme} needs the feature lockd-client of lockkeeper, which this program was built \
+         without: cargo add lockkeeper --features lockd-client"
+    )))
+}
+
+impl Locks {
+    /// The lock of this name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`]: why there is no lock of this name.
+    pub fn lock(&self, name: impl AsRef<str>) -> Result<AnyLock, Error> {
+        self.kind.lock(name.as_ref())
+    }
+
+    /// What was opened.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl fmt::Debug for Locks {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("Locks").field(&self.url).finish()
+    }
+}
+
+impl Kind {
+    fn lock(&self, name: &str) -> Result<AnyLock, Error> {
+        if name.trim().is_empty() {
+            return Err(bad_name(name, "it is empty"));
+        }
+        match self {
+            Kind::File { directory, options } => {
+                let path = directory.join(format!("{}.lock", file_name(name)?));
+                AsyncFileLock::with_options(path, options.clone()).map(AnyLock::new)
+            }
+            Kind::Kernel { directory, options } => {
+                let path = directory.join(file_name(name)?);
+                AsyncKernelLock::with_options(path, options.clone()).map(AnyLock::new)
+            }
+            #[cfg(feature = "lockd-client")]
+            Kind::Remote { server, client, options } => {
+                AsyncRemoteLock::with_options(server, name, client, options.clone())
+                    .map(AnyLock::new)
+            }
+        }
+    }
+}
+
+/// A name that stays in its directory.
+fn file_name(name: &str) -> Result<&str, Error> {
+    match name {
+        "." | ".." => Err(bad_name(name, "it names a directory")),
+        _ if name.contains(['/', '\0']) => {
+            Err(bad_name(name, "a file's name has no / and no NUL in it"))
+        }
+        _ => Ok(name),
+    }
+}
+
+fn bad_name(name: &str, why: &str) -> Error {
+    Error::InvalidOption { option: "name", why: format!("{name:?} cannot be used: {why}") }
+}
+
+/// Never with the URL in it, which may have a secret in it by mistake.
+fn wrong(why: impl Into<String>) -> Error {
+    Error::InvalidOption { option: "url", why: why.into() }
+}
+
+/// A URL behind its scheme.
+struct Parts<'a> {
+    authority: &'a str,
+    path: &'a str,
+    query: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(rest: &'a str) -> Result<Self, Error> {
+        if rest.contains('#') {
+            return Err(wrong("it has a #: write %23 where that belongs to a name"));
+        }
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+        if authority.contains('@') {
+            return Err(wrong(
+                "it has a user or a password in it, which process lists and logs would show: \
+                 write the secret into a file and name that with ?token_file=",
+            ));
+        }
+        let query = form_urlencoded::parse(query.as_bytes()).collect();
+        Ok(Self { authority, path, query })
+    }
+
+    fn directory(&self, scheme: &str) -> Result<PathBuf, Error> {
+        if !matches!(self.authority, "" | "localhost") {
+            return Err(wrong(format!(
+                "a file's URL names no host: write {scheme}:///{}{}",
+                self.authority, self.path
+            )));
+        }
+        if self.path.is_empty() {
+            return Err(wrong(format!("it names no directory, as in {scheme}:///run/lock")));
+        }
+        let path: Vec<u8> = percent_decode_str(self.path).collect();
+        if path.contains(&0) {
+            return Err(wrong("a path has no NUL in it"));
+        }
+        Ok(OsString::from_vec(path).into())
+    }
+
+    /// The options as each key of the query sets them; `set` gives `None` for a key that
+    /// it does not know.
+    fn options<O>(
+        &self,
+        known: &str,
+        mut options: O,
+        mut set: impl FnMut(O, &str, &str) -> Result<Option<O>, Error>,
+    ) -> Result<O, Error> {
+        let mut seen: Vec<&str> = Vec::new();
+        for (key, value) in &self.query {
+            if SECRETS.contains(&&**key) {
+                return Err(wrong(format!(
+                    "{key} would be a secret that process lists and logs show: write it into \
+                     a file and name that with ?token_file="
+                )));
+            }
+            if seen.contains(&&**key) {
+                return Err(wrong(format!("{key} is given twice")));
+            }
+            seen.push(key);
+            let unknown = || wrong(format!("there is no key {key:?} here, but {known}"));
+            options = set(options, key, value)?.ok_or_else(unknown)?;
+        }
+        Ok(options)
+    }
+
+    fn file_options(&self) -> Result<FileOptions, Error> {
+        let known = "timeout, retry_period, fallback_period, local_handoff, race_delay, tries, \
+                     mode, proof, openlock_compat, at_exit and note";
+        let options = self.options(known, FileOptions::process_default(), |old, key, value| {
+            Ok(Some(match key {
+                "timeout" => old.timeout(time(key, value)?),
+                "retry_period" => old.retry_period(time(key, value)?),
+                "fallback_period" => old.fallback_period(time(key, value)?),
+                "local_handoff" => old.local_handoff(time(key, value)?),
+                "race_delay" => old.race_delay(time(key, value)?),
+                "tries" => old.tries(number(key, value, 10)?),
+                "mode" => old.mode(number(key, value, 8)?),
+                "openlock_compat" => old.openlock_compat(flag(key, value)?),
+                "proof" => old.proof(match value {
+                    "auto" => Proof::Auto,
+                    "kernel_lock" => Proof::KernelLock,
+                    "process" => Proof::Process,
+                    _ => return Err(bad_value(key, value, "auto, kernel_lock or process")),
+                }),
+                "at_exit" => old.at_exit(match value {
+                    "leave" => AtExit::Leave,
+                    "remove" => AtExit::Remove,
+                    _ => return Err(bad_value(key, value, "leave or remove")),
+                }),
+                "note" => old.note(value),
+                _ => return Ok(None),
+            }))
+        })?;
+        options.check()?;
+        Ok(options)
+    }
+
+    fn kernel_options(&self, primitive: Primitive) -> Result<KernelOptions, Error> {
+        let known = "timeout, retry_period, fallback_period, local_handoff, mode, keep_open and \
+                     delete_on_release";
+        let start = KernelOptions::default().primitive(primitive);
+        let options = self.options(known, start, |old, key, value| {
+            Ok(Some(match key {
+                "timeout" => old.timeout(time(key, value)?),
+                "retry_period" => old.retry_period(time(key, value)?),
+                "fallback_period" => old.fallback_period(time(key, value)?),
+                "local_handoff" => old.local_handoff(time(key, value)?),
+                "mode" => old.mode(number(key, value, 8)?),
+                "keep_open" => old.keep_open(flag(key, value)?),
+                "delete_on_release" => old.delete_on_release(flag(key, value)?),
+                _ => return Ok(None),
+            }))
+        })?;
+        // What does not go together is refused here, and not at the first lock.
+        AsyncKernelLock::with_options("any", options.clone())?;
+        Ok(options)
+    }
+
+    #[cfg(feature = "lockd-client")]
+    fn remote_options(&self) -> Result<(String, RemoteOptions), Error> {
+        let mut client = None;
+        let mut token_file = std::env::var_os(TOKEN_FILE).map(PathBuf::from);
+        let known = "client, timeout, lease, reconnect, ca_file and token_file";
+        let mut options = self.options(known, RemoteOptions::default(), |old, key, value| {
+            Ok(Some(match key {
+                "timeout" => old.timeout(Some(time(key, value)?)),
+                "lease" => old.lease(Some(time(key, value)?)),
+                "reconnect" => old.reconnect(time(key, value)?),
+                "ca_file" => old.ca_file(value),
+                "client" => {
+                    client = Some(value.to_owned());
+                    old
+                }
+                "token_file" => {
+                    token_file = Some(value.into());
+                    old
+                }
+                _ => return Ok(None),
+            }))
+        })?;
+        if let Some(file) = token_file {
+            let why = |error| Error::InvalidOption {
+                option: "token_file",
+                why: format!("{} cannot be read: {error}", file.display()),
+            };
+            let token = std::fs::read_to_string(&file).map_err(why)?;
+            options = options.bearer_token(token.trim());
+        }
+        Ok((client.unwrap_or_else(own_name), options))
+    }
+}
+
+/// This machine and this process, for people.
+#[cfg(feature = "lockd-client")]
+pub(crate) fn own_name() -> String {
+    let system = rustix::system::uname();
+    format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
+}
+
+fn bad_value(key: &str, value: &str, wanted: &str) -> Error {
+    wrong(format!("{key}={value:?} is no value: write {wanted}"))
+}
+
+fn time(key: &str, value: &str) -> Result<Duration, Error> {
+    duration::parse(value).map_err(|_| bad_value(key, value, "a time, as in 300ms, 30s or 1h30m"))
+}
+
+fn number(key: &str, value: &str, radix: u32) -> Result<u32, Error> {
+    u32::from_str_radix(value, radix).map_err(|_| bad_value(key, value, "a number"))
+}
+
+fn flag(key: &str, value: &str) -> Result<bool, Error> {
+    value.parse().map_err(|_| bad_value(key, value, "true or false"))
+}

@@ -1,0 +1,90 @@
+//! Lock files as locks of any kind.
+
+use std::future::Future;
+use std::os::fd::BorrowedFd;
+
+use tokio_util::sync::CancellationToken;
+
+use super::guard::FileGuard;
+use super::lock::AsyncFileLock;
+use crate::lock::error::{Error, Lost};
+use crate::lock::holder::{Holder, Status};
+use crate::lock::name::LockName;
+use crate::lock::sealed::Sealed;
+use crate::lock::wait::{Acquired, Wait};
+use crate::lock::{Guard, Lock, or_busy};
+
+impl Sealed for AsyncFileLock {}
+
+impl Lock for AsyncFileLock {
+    type Guard = FileGuard;
+
+    fn name(&self) -> LockName {
+        self.path().into()
+    }
+
+    fn default_wait(&self) -> Wait {
+        Wait::at_most(self.options().wait.timeout)
+    }
+
+    fn acquire_within(
+        &self,
+        wait: Wait,
+    ) -> impl Future<Output = Result<Acquired<FileGuard>, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { or_busy(lock.acquire_timeout(wait.left()).await) }
+    }
+
+    fn acquire(&self) -> impl Future<Output = Result<FileGuard, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { AsyncFileLock::acquire(&lock).await }
+    }
+
+    fn try_acquire(
+        &self,
+    ) -> impl Future<Output = Result<Option<FileGuard>, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { AsyncFileLock::try_acquire(&lock).await }
+    }
+
+    fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { AsyncFileLock::status(&lock).await }
+    }
+
+    fn flush(&self) -> impl Future<Output = ()> + Send + 'static {
+        crate::local::executor::flush()
+    }
+}
+
+impl Sealed for FileGuard {}
+
+impl Guard for FileGuard {
+    async fn lost(&self) -> Lost {
+        FileGuard::lost(self).await
+    }
+
+    fn is_lost(&self) -> bool {
+        FileGuard::is_lost(self)
+    }
+
+    fn lost_token(&self) -> CancellationToken {
+        FileGuard::lost_token(self)
+    }
+
+    fn hold_id(&self) -> Option<String> {
+        Some(FileGuard::hold_id(self))
+    }
+
+    fn recovered_from(&self) -> Option<&Holder> {
+        FileGuard::recovered_from(self)
+    }
+
+    fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
+        FileGuard::lock_fd(self)
+    }
+
+    fn release(self) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+        FileGuard::release(self)
+    }
+}

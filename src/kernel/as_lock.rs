@@ -1,0 +1,82 @@
+//! Kernel locks as locks of any kind.
+
+use std::future::Future;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use tokio_util::sync::CancellationToken;
+
+use super::guard::KernelGuard;
+use super::lock::AsyncKernelLock;
+use crate::lock::error::{Error, Lost};
+use crate::lock::holder::Status;
+use crate::lock::name::LockName;
+use crate::lock::sealed::Sealed;
+use crate::lock::wait::{Acquired, Wait};
+use crate::lock::{Guard, Lock, or_busy};
+
+impl Sealed for AsyncKernelLock {}
+
+impl Lock for AsyncKernelLock {
+    type Guard = KernelGuard;
+
+    fn name(&self) -> LockName {
+        self.path().into()
+    }
+
+    fn default_wait(&self) -> Wait {
+        Wait::at_most(self.limit())
+    }
+
+    fn acquire_within(
+        &self,
+        wait: Wait,
+    ) -> impl Future<Output = Result<Acquired<KernelGuard>, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { or_busy(lock.acquire_timeout(wait.left()).await) }
+    }
+
+    fn acquire(&self) -> impl Future<Output = Result<KernelGuard, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { AsyncKernelLock::acquire(&lock).await }
+    }
+
+    fn try_acquire(
+        &self,
+    ) -> impl Future<Output = Result<Option<KernelGuard>, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { AsyncKernelLock::try_acquire(&lock).await }
+    }
+
+    fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { AsyncKernelLock::status(&lock).await }
+    }
+
+    fn flush(&self) -> impl Future<Output = ()> + Send + 'static {
+        crate::local::executor::flush()
+    }
+}
+
+impl Sealed for KernelGuard {}
+
+impl Guard for KernelGuard {
+    async fn lost(&self) -> Lost {
+        KernelGuard::lost(self).await
+    }
+
+    fn is_lost(&self) -> bool {
+        KernelGuard::is_lost(self)
+    }
+
+    fn lost_token(&self) -> CancellationToken {
+        KernelGuard::lost_token(self)
+    }
+
+    fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
+
+    fn release(self) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+        KernelGuard::release(self)
+    }
+}

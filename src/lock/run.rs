@@ -1,0 +1,51 @@
+//! Work under a lock.
+
+use std::future::Future;
+
+use super::Guard;
+use super::error::{Error, Lost};
+
+/// What became of work that ran under a lock.
+#[derive(Debug)]
+#[must_use = "the lock may have been lost while the work ran"]
+#[non_exhaustive]
+pub enum Ran<T> {
+    /// The work is done, and the lock was held all the while.
+    Done(T),
+    /// The work is done, and the release said that the lock may not have been held all
+    /// the while, or may still be.
+    Doubtful(T, Error),
+    /// The lock was lost before the work was done, and the work was dropped.
+    Lost(Lost),
+}
+
+impl<T> Ran<T> {
+    /// What the work gave, if the lock was held all the while.
+    ///
+    /// # Errors
+    /// [`Error::Lost`], or what the release said. What the work gave is dropped.
+    pub fn in_safety(self) -> Result<T, Error> {
+        match self {
+            Ran::Done(output) => Ok(output),
+            Ran::Doubtful(_, error) => Err(error),
+            Ran::Lost(lost) => Err(lost.into()),
+        }
+    }
+}
+
+/// The work is dropped before the guard.
+pub(crate) async fn under<G: Guard, F: Future>(guard: G, work: F) -> Ran<F::Output> {
+    let output = {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            output = &mut work => Ok(output),
+            lost = guard.lost() => Err(lost),
+        }
+    };
+    match (output, guard.release().await) {
+        (Ok(output), Ok(())) => Ran::Done(output),
+        (Ok(output), Err(error)) => Ran::Doubtful(output, error),
+        (Err(lost), _) => Ran::Lost(lost),
+    }
+}
