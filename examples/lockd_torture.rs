@@ -35,7 +35,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lockkeeper::lockd::{Server, ServerOptions};
-use lockkeeper::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteLostReason, RemoteOptions};
+use lockkeeper::{AsyncRemoteLock, Error, LostReason, RemoteGuard, RemoteOptions};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
@@ -175,7 +175,7 @@ async fn use_once(resource: &str, guard: RemoteGuard, asked: u128, dice: &mut Di
     }
     match guard.release().await {
         Ok(()) => say(&format!("R|{resource}|{token}")),
-        Err(RemoteError::Lost(lost)) if lost.reason == RemoteLostReason::Expired => {
+        Err(Error::Lost(lost)) if lost.reason == LostReason::Expired => {
             say(&format!("L|{resource}|{token}"));
         }
         Err(error) => say(&format!("X|{resource}|{token}|{error}")),

@@ -163,9 +163,7 @@ pub use lock::run::Ran;
 pub use lock::wait::{Acquired, Busy, Wait};
 pub use lock::{Guard, Lock};
 #[cfg(feature = "lockd-client")]
-pub use remote::{
-    AsyncRemoteLock, RemoteError, RemoteGuard, RemoteLost, RemoteLostReason, RemoteOptions,
-};
+pub use remote::{AsyncRemoteLock, RemoteGuard, RemoteOptions};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -13,7 +13,7 @@ mod support;
 
 use std::time::Duration;
 
-use lockkeeper::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteLostReason, RemoteOptions};
+use lockkeeper::{AsyncRemoteLock, Error, LostReason, RemoteGuard, RemoteOptions};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use remote_support::{Daemon, Network, Weather};
@@ -104,7 +104,7 @@ async fn a_blocked_runtime_does_not_keep_a_loss_from_being_told() {
     // On the only thread of this runtime, and without a look at the guard.
     eventually("the token is cancelled", || lost.is_cancelled());
     assert!(guard.is_lost());
-    assert_eq!(guard.lost().await.reason, RemoteLostReason::Expired);
+    assert_eq!(guard.lost().await.reason, LostReason::Expired);
 }
 
 #[test]
@@ -149,9 +149,9 @@ fn a_lock_is_used_from_several_runtimes_at_once() {
 fn inherit(lock: AsyncRemoteLock, guard: RemoteGuard, second: RemoteGuard, url: &str) {
     assert!(guard.is_lost());
     assert!(guard.lost_token().is_cancelled());
-    assert_eq!(block_on(guard.lost()).reason, RemoteLostReason::Forked);
-    let Err(RemoteError::Lost(lost)) = block_on(guard.release()) else { panic!("not ours") };
-    assert_eq!(lost.reason, RemoteLostReason::Forked);
+    assert_eq!(block_on(guard.lost()).reason, LostReason::Forked);
+    let Err(Error::Lost(lost)) = block_on(guard.release()) else { panic!("not ours") };
+    assert_eq!(lost.reason, LostReason::Forked);
     drop(second);
     block_on(lock.flush());
     assert!(block_on(lock.try_acquire()).expect("an answer").is_none(), "the parent has it");

@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cli_support::{STAY, lockkeeper, output, stderr};
-use lockkeeper::{AsyncRemoteLock, RemoteError, RemoteOptions};
+use lockkeeper::{AsyncRemoteLock, Error, RemoteOptions};
 use nix::sys::signal::Signal;
 use remote_support::{Daemon, Scripted, certificate, certificate_with, http, stalled};
 use support::{Process, QUIET, VERY_LONG, on_tmpfs};
@@ -176,9 +176,9 @@ async fn a_limit_without_an_answer_is_no_timeout() {
             let error = acquiring.expect("in time").expect_err("there is no daemon");
             let is_right = match away.text {
                 "speaks no TLS" | "speaks no HTTP" => {
-                    matches!(error, RemoteError::NotADaemon { .. })
+                    matches!(error, Error::NotAServer { .. })
                 }
-                _ => matches!(error, RemoteError::Unreachable { .. }),
+                _ => matches!(error, Error::Unreachable { .. }),
             };
             assert!(is_right, "{}: {error:?}", away.what);
         }

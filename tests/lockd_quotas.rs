@@ -10,7 +10,7 @@ use lockd_support::support;
 
 use cli_support::lockkeeper;
 use lockd_support::Client;
-use lockkeeper::{AsyncRemoteLock, RemoteError};
+use lockkeeper::{AsyncRemoteLock, Error};
 use serde_json::{Value, json};
 use serve_support::{Serve, parsed, refused, token, write_tokens};
 use support::{eventually, on_tmpfs};
@@ -45,7 +45,7 @@ async fn a_refusal_names_the_limit() {
     // Clients have the same text, and do not wait for better times.
     let lock = AsyncRemoteLock::new(&daemon.url, "d", "c").expect("a lock");
     match lock.acquire().await {
-        Err(RemoteError::Refused { code, message, .. }) => {
+        Err(Error::Refused { code, message, .. }) => {
             assert_eq!(code, TOO_MANY_LOCKS);
             assert!(message.contains("--locks-per-client 2"), "{message}");
         }

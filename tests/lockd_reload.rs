@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 
 use cli_support::lockkeeper;
 use lockd_support::Client;
-use lockkeeper::{AsyncRemoteLock, RemoteError, RemoteOptions};
+use lockkeeper::{AsyncRemoteLock, Error, RemoteOptions};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use serve_support::{
@@ -92,7 +92,7 @@ async fn new_connections_get_the_new_certificate_and_open_ones_stay() {
     let fresh = secured.lock("other", &secured.certificate).acquire().await;
     fresh.expect("the new certificate is trusted").release().await.expect("it was held");
     let refused = secured.lock("other", &old).acquire().await;
-    assert!(matches!(refused, Err(RemoteError::Untrusted { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(Error::Untrusted { .. })), "{refused:?}");
 
     // Both go on over the connections that they have.
     held.release().await.expect("it was held");

@@ -10,7 +10,9 @@ mod support;
 
 use std::time::Duration;
 
-use lockkeeper::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteLostReason, RemoteOptions};
+use lockkeeper::{
+    AsyncRemoteLock, Error, Evidence, LockName, LostReason, RemoteGuard, RemoteOptions,
+};
 use nix::sys::signal::Signal;
 use remote_support::{Daemon, Network, Weather, certificate};
 use support::{Process, QUIET, VERY_LONG, eventually, on_tmpfs};
@@ -95,11 +97,11 @@ async fn a_limit_names_the_holder() {
     let _guard = acquired(&lock(&daemon.url, "the holder")).await;
     let limit = Duration::from_millis(50);
     let refused = lock(&daemon.url, "other").acquire_timeout(limit).await;
-    let Err(RemoteError::Timeout { server, resource, waited, holder }) = refused else {
-        panic!("{refused:?}")
-    };
-    assert_eq!((server.as_str(), resource.as_str()), (daemon.url.as_str(), RESOURCE));
-    assert_eq!(holder.as_deref(), Some("the holder"));
+    let Err(Error::Timeout { lock, waited, holder }) = refused else { panic!("{refused:?}") };
+    assert_eq!(lock, LockName::at(RESOURCE, &daemon.url));
+    let holder = holder.expect("the daemon names it");
+    assert_eq!(holder.name.as_deref(), Some("the holder"));
+    assert_eq!(holder.evidence, Evidence::Server);
     assert!(waited >= limit);
 }
 
@@ -297,8 +299,8 @@ async fn who_is_cut_off_knows_before_another_gets_the_lock() {
     assert!(guard.is_lost(), "another has it");
     timeout(VERY_LONG, lost.cancelled()).await.expect("in time");
     let why = guard.lost().await;
-    assert_eq!((why.reason, why.resource.as_str()), (RemoteLostReason::Expired, RESOURCE));
-    assert!(matches!(guard.release().await, Err(RemoteError::Lost(_))));
+    assert_eq!((why.reason, why.lock.name()), (LostReason::Expired, Some(RESOURCE)));
+    assert!(matches!(guard.release().await, Err(Error::Lost(_))));
     assert!(!next.is_lost());
 }
 
@@ -324,9 +326,9 @@ async fn what_an_administrator_ends_is_lost() {
     let guard = acquired(&leased(&daemon.url, "holder", LEASE)).await;
     daemon.force(RESOURCE);
     let why = timeout(VERY_LONG, guard.lost()).await.expect("in time");
-    assert_eq!(why.reason, RemoteLostReason::Ended);
-    let Err(RemoteError::Lost(why)) = guard.release().await else { panic!("it was held") };
-    assert_eq!(why.reason, RemoteLostReason::Ended);
+    assert_eq!(why.reason, LostReason::Ended);
+    let Err(Error::Lost(why)) = guard.release().await else { panic!("it was held") };
+    assert_eq!(why.reason, LostReason::Ended);
 }
 
 #[tokio::test]
@@ -336,8 +338,10 @@ async fn an_unreachable_daemon_is_named() {
     let lock = AsyncRemoteLock::with_options(url, RESOURCE, "one", options).expect("a lock");
     for refused in [lock.acquire().await.map(drop), lock.try_acquire().await.map(drop)] {
         let error = refused.expect_err("nobody listens there");
-        assert!(matches!(error, RemoteError::Unreachable { .. }), "{error:?}");
-        assert_eq!((error.server(), error.resource()), (Some(url), Some(RESOURCE)));
+        assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        assert_eq!(error.lock(), Some(&LockName::at(RESOURCE, url)));
+        let text = format!("locking {RESOURCE:?} at {url}: the server could not be reached for ");
+        assert!(error.to_string().starts_with(&text), "{error}");
     }
 }
 
@@ -345,7 +349,7 @@ async fn an_unreachable_daemon_is_named() {
 async fn what_is_wrong_with_a_url_is_said() {
     for url in ["", "locks", "ftp://locks", "http://", "http://a@locks", "http://locks?x=y"] {
         let error = AsyncRemoteLock::new(url, RESOURCE, "one").expect_err("this is no daemon");
-        assert!(matches!(error, RemoteError::InvalidOption { option: "server", .. }), "{error:?}");
+        assert!(matches!(error, Error::InvalidOption { option: "server", .. }), "{error:?}");
     }
     let lease = RemoteOptions::default().lease(Some(Duration::from_millis(1)));
     let url = "http://127.0.0.1:1";
@@ -371,11 +375,11 @@ async fn tls_and_credentials_are_needed_where_the_daemon_asks_for_them() {
 
     let trusting = || RemoteOptions::default().ca_file(&cert);
     let untrusted = lock(&daemon.url, "mine").acquire().await;
-    assert!(matches!(untrusted, Err(RemoteError::Untrusted { .. })), "{untrusted:?}");
+    assert!(matches!(untrusted, Err(Error::Untrusted { .. })), "{untrusted:?}");
     let nobody = with(&daemon.url, "mine", trusting()).acquire().await;
-    assert!(matches!(nobody, Err(RemoteError::Forbidden { .. })), "{nobody:?}");
+    assert!(matches!(nobody, Err(Error::Forbidden { .. })), "{nobody:?}");
     let other = with(&daemon.url, "not mine", trusting().bearer_token(secret)).acquire().await;
-    assert!(matches!(other, Err(RemoteError::Forbidden { .. })), "{other:?}");
+    assert!(matches!(other, Err(Error::Forbidden { .. })), "{other:?}");
     let mine = with(&daemon.url, "mine", trusting().bearer_token(secret));
     acquired(&mine).await.release().await.expect("it was held");
     assert!(!format!("{mine:?}").contains(secret));

@@ -6,7 +6,6 @@ use clap::Args;
 use tokio::time::timeout;
 
 use super::exit::{self, Failure};
-use super::remote::failure_of;
 use super::text::{print, printable};
 use crate::RemoteOptions;
 use crate::remote::{ANSWER, Answer, Line, Server};
@@ -57,7 +56,7 @@ pub(super) fn health(arguments: &Health) -> Result<u8, Failure> {
         Some(file) => options.ca_file(file),
         None => options,
     };
-    let server = Server::new(&arguments.server, &options).map_err(|error| failure_of(&error))?;
+    let server = Server::new(&arguments.server, &options)?;
     let answer =
         super::runtime()?.block_on(ask(&server, arguments.path())).map_err(|why| Failure {
             code: exit::SYSTEM,

@@ -15,7 +15,7 @@ use clap::Args;
 use tokio::time::{Instant, timeout};
 
 use super::exit::{self, Failure};
-use super::remote::{Credentials, failure_of};
+use super::remote::Credentials;
 use crate::lease::Patience;
 use crate::remote::{ANSWER, Answer, Line, Server, is_passing};
 
@@ -62,7 +62,7 @@ pub(super) struct Call {
 /// `method` is `lock` or `unlock`.
 pub(super) fn call(method: &str, arguments: &Call) -> Result<u8, Failure> {
     let options = arguments.credentials.options()?;
-    let server = Server::new(&arguments.server, &options).map_err(|error| failure_of(&error))?;
+    let server = Server::new(&arguments.server, &options)?;
     let document = document(method, [&arguments.resource, &arguments.client]);
     let reconnect = arguments.credentials.reconnect.unwrap_or_default();
     let asked = super::runtime()?.block_on(ask(&server, document, reconnect));

@@ -2,7 +2,6 @@
 //! from [`super::run`]: nothing carries the lock but this process. If it is
 //! killed, the command runs on and the lease ends.
 
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,14 +9,13 @@ use clap::Args;
 use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 
-use super::exit::{self, Failure};
+use super::exit::{self, Failure, message_of};
 use super::run::{abort_on_panic, attend, code};
 use super::signals::Signals;
 use super::text::tell;
 use super::{OnLost, Run, command};
 use crate::lock::duration;
-use crate::lock::error::rounded;
-use crate::{AsyncRemoteLock, RemoteError, RemoteGuard, RemoteOptions};
+use crate::{AsyncRemoteLock, Error, RemoteGuard, RemoteOptions};
 
 /// How long a daemon may take to hear that nobody waits, or holds, any more.
 const UNDO: Duration = Duration::from_secs(5);
@@ -110,8 +108,7 @@ fn lock(arguments: &Run) -> Result<AsyncRemoteLock, Failure> {
     }
     let options = options.lease(Some(remote.lease));
     let client = remote.client.clone().unwrap_or_else(own_name);
-    let lock = AsyncRemoteLock::with_options(url, resource, client, options);
-    lock.map_err(|error| failure_of(&error))
+    Ok(AsyncRemoteLock::with_options(url, resource, client, options)?)
 }
 
 fn own_name() -> String {
@@ -129,7 +126,7 @@ async fn run_locked(arguments: &Run, lock: &AsyncRemoteLock) -> Result<u8, Failu
     };
     let ended = match (acquired, signals.already()) {
         (Ok(Ok(guard)), None) => run_command(arguments, guard, signals).await,
-        (Ok(Err(error)), _) => Err(failure_of(&error)),
+        (Ok(Err(error)), _) => Err(error.into()),
         (Err(signal), _) | (Ok(Ok(_)), Some(signal)) => Ok(exit::by_signal(signal.number)),
     };
     // What was dropped above.
@@ -137,7 +134,7 @@ async fn run_locked(arguments: &Run, lock: &AsyncRemoteLock) -> Result<u8, Failu
     ended
 }
 
-async fn acquire(arguments: &Run, lock: &AsyncRemoteLock) -> Result<RemoteGuard, RemoteError> {
+async fn acquire(arguments: &Run, lock: &AsyncRemoteLock) -> Result<RemoteGuard, Error> {
     if arguments.only_try {
         return lock.acquire_at_once().await;
     }
@@ -180,39 +177,10 @@ fn start(arguments: &Run, guard: &RemoteGuard, signals: &mut Signals) -> Result<
 async fn release(guard: RemoteGuard, was_lost: bool) -> bool {
     match guard.release().await {
         Ok(()) => was_lost,
-        Err(RemoteError::Lost(_)) if was_lost => true,
+        Err(Error::Lost(_)) if was_lost => true,
         Err(error) => {
             tell(message_of(&error));
-            was_lost || matches!(error, RemoteError::Lost(_))
+            was_lost || matches!(error, Error::Lost(_))
         }
     }
-}
-
-pub(super) fn failure_of(error: &RemoteError) -> Failure {
-    let code = match error {
-        RemoteError::InvalidOption { .. } => exit::USAGE,
-        RemoteError::Timeout { .. } => exit::NOT_IN_TIME,
-        RemoteError::Lost(_) => exit::LOST,
-        _ => exit::SYSTEM,
-    };
-    Failure { code, message: message_of(error) }
-}
-
-/// The error and its causes, in one line.
-fn message_of(error: &RemoteError) -> String {
-    if let RemoteError::Timeout { server, resource, waited, holder } = error {
-        let holder = holder.as_deref().unwrap_or("somebody");
-        if *waited < UNTOLD {
-            return format!("{resource:?} at {server} is held by {holder}");
-        }
-        let waited = rounded(*waited);
-        return format!("{resource:?} at {server} was not free within {waited}: held by {holder}");
-    }
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        message.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    message
 }

@@ -108,15 +108,18 @@ impl Holder {
 /// As in `worker (pid 4242 on db-1) since 2026-11-21T04:30:00Z: nightly import`.
 impl fmt::Display for Holder {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.name, self.pid) {
-            (Some(name), Some(pid)) if !name.is_empty() => write!(out, "{name} (pid {pid}")?,
-            (_, Some(pid)) => write!(out, "a process (pid {pid}")?,
-            _ => return out.write_str("somebody unnamed"),
+        let name = self.name.as_deref().filter(|name| !name.is_empty());
+        match (name, self.pid) {
+            (name, Some(pid)) => {
+                write!(out, "{} (pid {pid}", name.unwrap_or("a process"))?;
+                if let Some(host) = &self.host {
+                    write!(out, " on {host}")?;
+                }
+                out.write_str(")")?;
+            }
+            (Some(name), None) => out.write_str(name)?,
+            (None, None) => return out.write_str("somebody unnamed"),
         }
-        if let Some(host) = &self.host {
-            write!(out, " on {host}")?;
-        }
-        out.write_str(")")?;
         if let Some(since) = self.since {
             write!(out, " since {}", humantime::format_rfc3339_seconds(since))?;
         }

@@ -12,13 +12,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::Answer;
 use super::endpoint::{ANSWER, Failure};
-use super::error::RemoteError;
 use super::guard::RemoteGuard;
 use super::hold::{Hold, Tenure};
 use super::response::{self, Granted};
 use super::socket::Line;
 use super::target::{Claim, Scheduled};
 use crate::lease::{Exhausted, Patience, Renewal};
+use crate::lock::error::Error;
 use crate::sys::boot_clock::BootTime;
 use crate::sys::random;
 
@@ -47,7 +47,7 @@ pub(super) enum Outcome {
     Busy(Option<String>),
 }
 
-pub(super) type Decided = Result<Outcome, RemoteError>;
+pub(super) type Decided = Result<Outcome, Error>;
 
 /// Who asked is gone. What it leaves behind counts as scheduled by this.
 pub(super) type Gone = oneshot::Receiver<Scheduled>;
@@ -73,7 +73,7 @@ enum Tried {
 impl Petition {
     /// # Errors
     /// There are no random bits for its name.
-    pub(super) fn new(claim: &Arc<Claim>, wait: Wait) -> Result<Self, RemoteError> {
+    pub(super) fn new(claim: &Arc<Claim>, wait: Wait) -> Result<Self, Error> {
         let id = new_id();
         let id = id.map_err(|error| claim.unreachable(DOING, Duration::ZERO, error))?;
         let (claim, line) = (Arc::clone(claim), Arc::new(Line::default()));

@@ -13,11 +13,11 @@ use hyper::http::Uri;
 use tokio::time::timeout;
 
 use super::connection::{Answer, Connection};
-use super::error::RemoteError;
 use super::options::RemoteOptions;
 use super::socket::Line;
 use super::tls::{self, Tls};
 use crate::lease::PerProcess;
+use crate::lock::error::Error;
 use crate::sys::mutex::Mutex;
 
 /// How long a daemon may take for a connection, and for an answer that nobody
@@ -66,8 +66,8 @@ pub(crate) enum Outlook {
 
 impl Server {
     /// # Errors
-    /// [`RemoteError::InvalidOption`].
-    pub(crate) fn new(url: &str, options: &RemoteOptions) -> Result<Self, RemoteError> {
+    /// [`Error::InvalidOption`].
+    pub(crate) fn new(url: &str, options: &RemoteOptions) -> Result<Self, Error> {
         // Without the URL: it may have a password in it.
         let wrong = |why: &str| invalid("server", why.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong("what is given is no URL"))?;
@@ -228,13 +228,13 @@ impl Failure {
     }
 }
 
-fn bearer(token: &str) -> Result<HeaderValue, RemoteError> {
+fn bearer(token: &str) -> Result<HeaderValue, Error> {
     let mut value = HeaderValue::try_from(format!("Bearer {token}"))
         .map_err(|_| invalid("bearer_token", "it has characters that no token has".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
 }
 
-pub(super) fn invalid(option: &'static str, why: String) -> RemoteError {
-    RemoteError::InvalidOption { option, why }
+pub(super) fn invalid(option: &'static str, why: String) -> Error {
+    Error::InvalidOption { option, why }
 }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use tokio_util::sync::CancellationToken;
 
-use super::error::{RemoteError, RemoteLost};
 use super::hold::Hold;
+use crate::lock::error::{Error, Lost};
 use crate::lock::fencing_token::FencingToken;
 
 /// A daemon's lock that is held. Dropping it gives the lock back.
@@ -26,7 +26,7 @@ use crate::lock::fencing_token::FencingToken;
 /// No clock can stop a process that was suspended inside and goes on, and the
 /// clock of a virtual machine may stand still while its host does not run it.
 /// What the lock guards can help itself: let it refuse a
-/// [`token`](Self::token) that is smaller than one it has seen.
+/// [`fencing_token`](Self::fencing_token) that is smaller than one it has seen.
 #[must_use = "the lock is given back as soon as the guard is dropped"]
 pub struct RemoteGuard {
     hold: Hold,
@@ -45,10 +45,10 @@ impl RemoteGuard {
     /// Once it was polled, it goes on in the background.
     ///
     /// # Errors
-    /// [`RemoteError::Lost`] if the lock was lost before: somebody else may have
-    /// been inside. [`RemoteError::Unreachable`] if the daemon could not be
+    /// [`Error::Lost`] if the lock was lost before: somebody else may have
+    /// been inside. [`Error::Unreachable`] if the daemon could not be
     /// told: the lock is held there until its lease ends.
-    pub async fn release(self) -> Result<(), RemoteError> {
+    pub async fn release(self) -> Result<(), Error> {
         self.hold.release().await
     }
 
@@ -64,7 +64,7 @@ impl RemoteGuard {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub async fn lost(&self) -> RemoteLost {
+    pub async fn lost(&self) -> Lost {
         self.hold.tenure.lost().await
     }
 

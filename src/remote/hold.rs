@@ -11,12 +11,12 @@ use tokio::time::{Instant, timeout};
 
 use super::connection::Answer;
 use super::endpoint::{ANSWER, Failure};
-use super::error::{RemoteError, RemoteLost, RemoteLostReason};
 use super::response::{self, Done, Renewed};
 use super::socket::Line;
 use super::target::Claim;
 use crate::lease::{Exhausted, Lease, Over, RENEWED_AFTER, Renewal};
 use crate::local::timer::Standing;
+use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
 use crate::sys::boot_clock::BootTime;
 
@@ -45,12 +45,12 @@ impl Tenure {
     }
 
     /// Why the hold is lost, if it is, by the clock of now.
-    pub(super) fn look(&self) -> Option<RemoteLostReason> {
+    pub(super) fn look(&self) -> Option<LostReason> {
         self.lease.over().map(reason)
     }
 
     /// Resolves when the hold is lost.
-    pub(super) async fn lost(&self) -> RemoteLost {
+    pub(super) async fn lost(&self) -> Lost {
         let reason = reason(self.lease.lost().await);
         self.claim.lost(reason)
     }
@@ -99,7 +99,7 @@ impl Tenure {
     }
 
     /// Tell the daemon, again and again if need be. (R4)
-    async fn give_back(&self) -> Result<(), RemoteError> {
+    async fn give_back(&self) -> Result<(), Error> {
         const DOING: &str = "unlocking";
         let claim = &self.claim;
         let body = json!({ "client": claim.client, "token": self.token.to_string() });
@@ -113,7 +113,7 @@ impl Tenure {
                     Ok(Done {}) => return Ok(()),
                     Err(refusal) if refusal.is_not_held() && may_be_done => return Ok(()),
                     Err(refusal) if refusal.is_not_held() => {
-                        let reason = self.look().unwrap_or(RemoteLostReason::Ended);
+                        let reason = self.look().unwrap_or(LostReason::Ended);
                         return Err(claim.lost(reason).into());
                     }
                     Err(refusal) if refusal.is_passing() => {
@@ -137,11 +137,11 @@ impl Tenure {
     }
 }
 
-fn reason(over: Over) -> RemoteLostReason {
+fn reason(over: Over) -> LostReason {
     match over {
-        Over::Expired => RemoteLostReason::Expired,
-        Over::Ended => RemoteLostReason::Ended,
-        Over::Forked => RemoteLostReason::Forked,
+        Over::Expired => LostReason::Expired,
+        Over::Ended => LostReason::Ended,
+        Over::Forked => LostReason::Forked,
     }
 }
 
@@ -167,7 +167,7 @@ impl Hold {
         self.is_given_back = true;
     }
 
-    pub(super) async fn release(mut self) -> Result<(), RemoteError> {
+    pub(super) async fn release(mut self) -> Result<(), Error> {
         let tenure = Arc::clone(&self.tenure);
         if let Some(reason) = tenure.look() {
             // What the daemon may still hold for us, the drop gives back.
@@ -205,7 +205,7 @@ impl Drop for Hold {
             return;
         }
         self.stop_renewing();
-        if self.is_given_back || self.tenure.look() == Some(RemoteLostReason::Ended) {
+        if self.is_given_back || self.tenure.look() == Some(LostReason::Ended) {
             return;
         }
         let tenure = Arc::clone(&self.tenure);

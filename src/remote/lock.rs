@@ -12,12 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::acquire::{Decided, Outcome, Petition, Wait};
 use super::endpoint::{ANSWER, Server};
-use super::error::RemoteError;
 use super::guard::RemoteGuard;
 use super::options::RemoteOptions;
 use super::target::{Claim, Scheduled};
 use crate::lease::io;
 use crate::local::timer::{Standing, is_paused};
+use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
 use crate::sys::process_key::{ProcessKey, this_process};
 
@@ -42,7 +42,7 @@ const UNTOLD: Duration = Duration::from_millis(100);
 /// use lockkeeper::AsyncRemoteLock;
 ///
 /// # async fn work(token: lockkeeper::FencingToken) {}
-/// # async fn example() -> Result<(), lockkeeper::RemoteError> {
+/// # async fn example() -> Result<(), lockkeeper::Error> {
 /// let lock = AsyncRemoteLock::new("http://127.0.0.1:8000", "nightly import", "web-1")?;
 /// let guard = lock.acquire().await?;
 /// tokio::select! {
@@ -75,12 +75,12 @@ impl AsyncRemoteLock {
     /// should tell this process from others.
     ///
     /// # Errors
-    /// [`RemoteError::InvalidOption`].
+    /// [`Error::InvalidOption`].
     pub fn new(
         server_url: impl AsRef<str>,
         resource: impl Into<String>,
         client: impl Into<String>,
-    ) -> Result<Self, RemoteError> {
+    ) -> Result<Self, Error> {
         Self::with_options(server_url, resource, client, RemoteOptions::default())
     }
 
@@ -88,23 +88,28 @@ impl AsyncRemoteLock {
     /// disk; nothing is sent yet.
     ///
     /// # Errors
-    /// [`RemoteError::InvalidOption`].
+    /// [`Error::InvalidOption`].
     pub fn with_options(
         server_url: impl AsRef<str>,
         resource: impl Into<String>,
         client: impl Into<String>,
         options: RemoteOptions,
-    ) -> Result<Self, RemoteError> {
+    ) -> Result<Self, Error> {
         options.check()?;
         let (resource, client) = (resource.into(), client.into());
         for (option, name) in [("resource", &resource), ("client", &client)] {
             if name.trim().is_empty() {
                 let why = "it is empty".to_owned();
-                return Err(RemoteError::InvalidOption { option, why });
+                return Err(Error::InvalidOption { option, why });
             }
         }
         let server = Server::new(server_url.as_ref(), &options)?;
         Ok(Self { claim: Arc::new(Claim::new(server, resource, client, options)) })
+    }
+
+    /// How long [`acquire`](Self::acquire) waits, by its options.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        self.claim.options.timeout
     }
 
     /// The daemon's URL.
@@ -142,9 +147,9 @@ impl AsyncRemoteLock {
     /// both in the background: see [`flush`](Self::flush).
     ///
     /// # Errors
-    /// [`RemoteError::Timeout`] if the daemon said that somebody else has the lock, and
-    /// [`RemoteError::Unreachable`] if it said nothing; else the rest of [`RemoteError`].
-    pub async fn acquire(&self) -> Result<RemoteGuard, RemoteError> {
+    /// [`Error::Timeout`] if the daemon said that somebody else has the lock, and
+    /// [`Error::Unreachable`] if it said nothing; else the rest of [`Error`].
+    pub async fn acquire(&self) -> Result<RemoteGuard, Error> {
         self.contend(self.claim.options.timeout).await
     }
 
@@ -156,8 +161,11 @@ impl AsyncRemoteLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
-    pub async fn acquire_timeout(&self, limit: Duration) -> Result<RemoteGuard, RemoteError> {
-        self.contend(Some(limit)).await
+    pub async fn acquire_timeout(
+        &self,
+        limit: impl Into<Option<Duration>>,
+    ) -> Result<RemoteGuard, Error> {
+        self.contend(limit.into()).await
     }
 
     /// Wait as [`acquire`](Self::acquire) does until `token` is cancelled. The
@@ -167,11 +175,8 @@ impl AsyncRemoteLock {
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
-    /// [`RemoteError::Cancelled`], else as [`acquire`](Self::acquire).
-    pub async fn acquire_with(
-        &self,
-        token: &CancellationToken,
-    ) -> Result<RemoteGuard, RemoteError> {
+    /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    pub async fn acquire_with(&self, token: &CancellationToken) -> Result<RemoteGuard, Error> {
         tokio::select! {
             biased;
             () = token.cancelled() => Err(self.claim.cancelled()),
@@ -186,8 +191,8 @@ impl AsyncRemoteLock {
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
-    /// As [`acquire`](Self::acquire), without [`RemoteError::Timeout`].
-    pub async fn try_acquire(&self) -> Result<Option<RemoteGuard>, RemoteError> {
+    /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
+    pub async fn try_acquire(&self) -> Result<Option<RemoteGuard>, Error> {
         let name = self.claim.name();
         let shown = Acquiring::begin(&name);
         let outcome = self.ask(Wait::No).await.map(|outcome| match outcome {
@@ -211,13 +216,12 @@ impl AsyncRemoteLock {
         self.claim.background().wait().await;
     }
 
-    /// As [`try_acquire`](Self::try_acquire), but [`RemoteError::Timeout`] says who has it.
-    #[cfg(feature = "cli")]
-    pub(crate) async fn acquire_at_once(&self) -> Result<RemoteGuard, RemoteError> {
-        self.had(Instant::now(), self.ask(Wait::No).await?)
+    /// As [`try_acquire`](Self::try_acquire), but [`Error::Timeout`] says who has it.
+    pub(crate) async fn acquire_at_once(&self) -> Result<RemoteGuard, Error> {
+        self.had(Duration::ZERO, self.ask(Wait::No).await?)
     }
 
-    async fn contend(&self, limit: Option<Duration>) -> Result<RemoteGuard, RemoteError> {
+    async fn contend(&self, limit: Option<Duration>) -> Result<RemoteGuard, Error> {
         if !events::are_wanted() {
             return self.contend_within(limit).await;
         }
@@ -228,7 +232,7 @@ impl AsyncRemoteLock {
         events::show(&self.claim.name(), self.contend_within(limit), holder).await
     }
 
-    async fn contend_within(&self, limit: Option<Duration>) -> Result<RemoteGuard, RemoteError> {
+    async fn contend_within(&self, limit: Option<Duration>) -> Result<RemoteGuard, Error> {
         let started = Instant::now();
         let outcome = match limit {
             _ if is_paused() => self.ask_by_a_paused_clock(limit).await?,
@@ -239,13 +243,13 @@ impl AsyncRemoteLock {
                 self.ask(deadline.map_or(Wait::Forever, Wait::Until)).await?
             }
         };
-        self.had(started, outcome)
+        self.had(started.elapsed(), outcome)
     }
 
-    fn had(&self, started: Instant, outcome: Outcome) -> Result<RemoteGuard, RemoteError> {
+    fn had(&self, waited: Duration, outcome: Outcome) -> Result<RemoteGuard, Error> {
         match outcome {
             Outcome::Granted(guard) => Ok(guard),
-            Outcome::Busy(holder) => Err(self.claim.timed_out(started.elapsed(), holder)),
+            Outcome::Busy(holder) => Err(self.claim.timed_out(waited, holder)),
         }
     }
 

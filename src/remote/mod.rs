@@ -17,9 +17,10 @@
 //!     connections; it makes its own.
 
 mod acquire;
+mod as_lock;
 mod connection;
 mod endpoint;
-mod error;
+
 mod guard;
 mod hold;
 mod lock;
@@ -33,7 +34,6 @@ mod tls;
 pub(crate) use connection::Answer;
 #[cfg(feature = "cli")]
 pub(crate) use endpoint::{ANSWER, Server};
-pub use error::{RemoteError, RemoteLost, RemoteLostReason};
 pub use guard::RemoteGuard;
 pub use lock::AsyncRemoteLock;
 pub use options::RemoteOptions;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::error::RemoteError;
+use crate::lock::error::Error;
 
 /// Renewing a shorter lease would be most of what a machine does.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
@@ -100,9 +100,9 @@ impl RemoteOptions {
         self
     }
 
-    pub(super) fn check(&self) -> Result<(), RemoteError> {
+    pub(super) fn check(&self) -> Result<(), Error> {
         match self.lease {
-            Some(lease) if lease < SHORTEST_LEASE => Err(RemoteError::InvalidOption {
+            Some(lease) if lease < SHORTEST_LEASE => Err(Error::InvalidOption {
                 option: "lease",
                 why: format!("{lease:?} is too short, at least {SHORTEST_LEASE:?} is needed"),
             }),

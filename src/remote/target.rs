@@ -14,13 +14,15 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::connection::Answer;
 use super::endpoint::{Failure, Outlook, Server};
-use super::error::{RemoteError, RemoteLost, RemoteLostReason};
 use super::options::RemoteOptions;
 use super::response::Refusal;
 use super::socket::Line;
 use crate::lease::{Outstanding, Patience, PerProcess, io};
 use crate::local::timer::Standing;
+use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
+use crate::lock::holder::{Evidence, Holder};
+use crate::lock::name::LockName;
 use crate::sys::mutex::Mutex;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -127,28 +129,24 @@ impl Claim {
         Patience::new(self.options.reconnect)
     }
 
-    /// The lock, for people.
-    pub(super) fn name(&self) -> String {
-        format!("{} at {}", self.resource, self.server.url())
+    pub(super) fn name(&self) -> LockName {
+        LockName::at(&self.resource, self.server.url())
     }
 
-    fn names(&self) -> (String, String) {
-        (self.server.url().to_owned(), self.resource.clone())
+    pub(super) fn lost(&self, reason: LostReason) -> Lost {
+        Lost { lock: self.name(), reason }
     }
 
-    pub(super) fn lost(&self, reason: RemoteLostReason) -> RemoteLost {
-        let (server, resource) = self.names();
-        RemoteLost { server, resource, reason }
+    pub(super) fn timed_out(&self, waited: Duration, holder: Option<String>) -> Error {
+        let holder = holder.map(|client| {
+            let holder = Holder { name: Some(client), ..Holder::nobody(Evidence::Server) };
+            Box::new(holder)
+        });
+        Error::Timeout { lock: self.name(), waited, holder }
     }
 
-    pub(super) fn timed_out(&self, waited: Duration, holder: Option<String>) -> RemoteError {
-        let (server, resource) = self.names();
-        RemoteError::Timeout { server, resource, waited, holder }
-    }
-
-    pub(super) fn cancelled(&self) -> RemoteError {
-        let (server, resource) = self.names();
-        RemoteError::Cancelled { server, resource }
+    pub(super) fn cancelled(&self) -> Error {
+        Error::Cancelled { lock: self.name() }
     }
 
     pub(super) fn unreachable(
@@ -156,35 +154,32 @@ impl Claim {
         doing: &'static str,
         tried: Duration,
         source: io::Error,
-    ) -> RemoteError {
-        let (server, resource) = self.names();
+    ) -> Error {
         let tried = Duration::from_millis(u64::try_from(tried.as_millis()).unwrap_or(u64::MAX));
-        RemoteError::Unreachable { server, resource, doing, tried, source }
+        Error::Unreachable { lock: self.name(), doing, tried, source }
     }
 
     /// No other try would fare better.
-    pub(super) fn hopeless(&self, doing: &'static str, failure: Failure) -> RemoteError {
-        let (server, resource) = self.names();
+    pub(super) fn hopeless(&self, doing: &'static str, failure: Failure) -> Error {
         let Failure { error: source, outlook, .. } = failure;
         match outlook {
             Outlook::Foreign => self.strange(doing, source.to_string()),
-            _ => RemoteError::Untrusted { server, resource, doing, source },
+            _ => Error::Untrusted { lock: self.name(), doing, source },
         }
     }
 
-    pub(super) fn strange(&self, doing: &'static str, found: String) -> RemoteError {
-        let (server, resource) = self.names();
-        RemoteError::NotADaemon { server, resource, doing, found }
+    pub(super) fn strange(&self, doing: &'static str, found: String) -> Error {
+        Error::NotAServer { lock: self.name(), doing, found }
     }
 
-    pub(super) fn refused(&self, doing: &'static str, refusal: Refusal) -> RemoteError {
-        let (server, resource) = self.names();
+    pub(super) fn refused(&self, doing: &'static str, refusal: Refusal) -> Error {
+        let lock = self.name();
         let is_forbidden = refusal.is_forbidden();
         let Refusal { code, message, .. } = refusal;
         match code {
-            _ if is_forbidden => RemoteError::Forbidden { server, resource, doing, message },
-            Some(code) => RemoteError::Refused { server, resource, doing, code, message },
-            None => RemoteError::NotADaemon { server, resource, doing, found: message },
+            _ if is_forbidden => Error::Forbidden { lock, doing, message },
+            Some(code) => Error::Refused { lock, doing, code, message },
+            None => Error::NotAServer { lock, doing, found: message },
         }
     }
 }

@@ -14,13 +14,13 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    crypto,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore,
+    SignatureScheme, crypto,
 };
 
 use super::endpoint::{Outlook, invalid};
-use super::error::RemoteError;
 use super::socket::Socket;
+use crate::lock::error::Error;
 
 #[derive(Clone)]
 pub(super) struct Tls {
@@ -30,8 +30,8 @@ pub(super) struct Tls {
 
 impl Tls {
     /// # Errors
-    /// [`RemoteError::InvalidOption`].
-    pub(super) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, RemoteError> {
+    /// [`Error::InvalidOption`].
+    pub(super) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, Error> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| invalid("server", format!("{host:?}: {error}")))?;
         let provider = Arc::new(crypto::ring::default_provider());
@@ -55,7 +55,7 @@ impl Tls {
     }
 }
 
-fn certificates_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, RemoteError> {
+fn certificates_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let wrong = |why: String| invalid("ca_file", format!("{}: {why}", file.display()));
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = read.map_err(|error| wrong(error.to_string()))?;
@@ -109,7 +109,7 @@ impl ServerCertVerifier for NamedCertificates {
         server_name: &ServerName<'_>,
         ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<ServerCertVerified, TlsError> {
         let verified = self.usual.verify_server_cert(
             end_entity,
             intermediates,
@@ -132,7 +132,7 @@ impl ServerCertVerifier for NamedCertificates {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
+    ) -> Result<HandshakeSignatureValid, TlsError> {
         self.usual.verify_tls12_signature(message, certificate, signed)
     }
 
@@ -141,7 +141,7 @@ impl ServerCertVerifier for NamedCertificates {
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
+    ) -> Result<HandshakeSignatureValid, TlsError> {
         self.usual.verify_tls13_signature(message, certificate, signed)
     }
 
@@ -152,27 +152,27 @@ impl ServerCertVerifier for NamedCertificates {
 
 /// Whether a certificate was refused only because it is marked as an authority's.
 /// rustls gives the reason of the crate below it in no other way.
-fn is_authority(error: &Error) -> bool {
-    matches!(error, Error::InvalidCertificate(CertificateError::Other(reason))
+fn is_authority(error: &TlsError) -> bool {
+    matches!(error, TlsError::InvalidCertificate(CertificateError::Other(reason))
         if reason.0.to_string() == "CaUsedAsEndEntity")
 }
 
 /// How another try would fare, and the error with what can be done.
 pub(super) fn explained(error: io::Error) -> (Outlook, io::Error) {
-    let Some(found) = error.get_ref().and_then(|error| error.downcast_ref::<Error>()) else {
+    let Some(found) = error.get_ref().and_then(|error| error.downcast_ref::<TlsError>()) else {
         return (Outlook::Open, error);
     };
     let (outlook, remedy) = match found {
-        Error::InvalidMessage(_) => (
+        TlsError::InvalidMessage(_) => (
             Outlook::Foreign,
             "what answers there speaks no TLS: without it the URL begins with http://",
         ),
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => (
+        TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => (
             Outlook::Untrusted,
             "if it has an authority of its own, or vouches for itself, name that certificate \
              (--ca, ca_file)",
         ),
-        Error::InvalidCertificate(CertificateError::NotValidForNameContext { .. }) => (
+        TlsError::InvalidCertificate(CertificateError::NotValidForNameContext { .. }) => (
             Outlook::Untrusted,
             "make one for this name: openssl req -x509 … -addext subjectAltName=DNS:name (or IP:)",
         ),
@@ -208,7 +208,7 @@ xLkDUjR1r+srnEPEJi0sUHwjRfc15p63AiBZr9Bzm6V1WNczxj1eq8W/L0DJOw4V
 AeOlRwEZo7UwEg==
 -----END CERTIFICATE-----";
 
-    fn verified(name: &'static str, year: u64) -> Result<(), Error> {
+    fn verified(name: &'static str, year: u64) -> Result<(), TlsError> {
         let certificate = CertificateDer::from_pem_slice(USUAL.as_bytes()).unwrap();
         let provider = Arc::new(crypto::ring::default_provider());
         let verifier = NamedCertificates::new(vec![certificate.clone()], provider).unwrap();

@@ -1,0 +1,91 @@
+//! The daemon's locks as locks of any kind.
+
+use std::future::Future;
+
+use tokio_util::sync::CancellationToken;
+
+use super::guard::RemoteGuard;
+use super::lock::AsyncRemoteLock;
+use crate::lock::error::{Error, Lost};
+use crate::lock::fencing_token::FencingToken;
+use crate::lock::holder::Status;
+use crate::lock::name::LockName;
+use crate::lock::sealed::Sealed;
+use crate::lock::wait::{Acquired, Wait};
+use crate::lock::{Guard, Lock, or_busy};
+
+impl Sealed for AsyncRemoteLock {}
+
+impl Lock for AsyncRemoteLock {
+    type Guard = RemoteGuard;
+
+    fn name(&self) -> LockName {
+        LockName::at(self.resource(), self.server())
+    }
+
+    fn default_wait(&self) -> Wait {
+        Wait::at_most(self.limit())
+    }
+
+    fn acquire_within(
+        &self,
+        wait: Wait,
+    ) -> impl Future<Output = Result<Acquired<RemoteGuard>, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move {
+            or_busy(match wait {
+                Wait::No => lock.acquire_at_once().await,
+                wait => lock.acquire_timeout(wait.left()).await,
+            })
+        }
+    }
+
+    fn acquire(&self) -> impl Future<Output = Result<RemoteGuard, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { AsyncRemoteLock::acquire(&lock).await }
+    }
+
+    fn try_acquire(
+        &self,
+    ) -> impl Future<Output = Result<Option<RemoteGuard>, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { AsyncRemoteLock::try_acquire(&lock).await }
+    }
+
+    fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + 'static {
+        async { Err(Error::InvalidOption { option: "status", why: "not asked yet".to_owned() }) }
+    }
+
+    fn flush(&self) -> impl Future<Output = ()> + Send + 'static {
+        let lock = self.clone();
+        async move { AsyncRemoteLock::flush(&lock).await }
+    }
+}
+
+impl Sealed for RemoteGuard {}
+
+impl Guard for RemoteGuard {
+    async fn lost(&self) -> Lost {
+        RemoteGuard::lost(self).await
+    }
+
+    fn is_lost(&self) -> bool {
+        RemoteGuard::is_lost(self)
+    }
+
+    fn lost_token(&self) -> CancellationToken {
+        RemoteGuard::lost_token(self)
+    }
+
+    fn fencing_token(&self) -> Option<FencingToken> {
+        Some(RemoteGuard::fencing_token(self))
+    }
+
+    fn hold_id(&self) -> Option<String> {
+        Some(RemoteGuard::fencing_token(self).to_string())
+    }
+
+    fn release(self) -> impl Future<Output = Result<(), Error>> + Send + 'static {
+        RemoteGuard::release(self)
+    }
+}
