@@ -155,6 +155,22 @@ impl Locks {
         self.kind.lock(name.as_ref())
     }
 
+    /// The same place for a command of this name: a lock file shows it, with the note,
+    /// unless the URL has another.
+    #[cfg(feature = "cli")]
+    pub(crate) fn of_command(mut self, name: &str, note: Option<String>) -> Self {
+        if let Kind::File { options, .. } = &mut self.kind {
+            options.name = Some(name.into());
+            options.note = options.note.take().or(note);
+        }
+        self
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn are_of_the_kernel(&self) -> bool {
+        matches!(self.kind, Kind::Kernel { .. })
+    }
+
     /// What was opened.
     #[must_use]
     pub fn url(&self) -> &str {

@@ -160,6 +160,7 @@ pub use lock::fencing_token::FencingToken;
 pub use lock::holder::{Evidence, Holder, Status};
 pub use lock::name::LockName;
 pub use lock::run::Ran;
+pub use lock::shared::{Shared, SharedLock};
 pub use lock::wait::{Acquired, Busy, Wait};
 pub use lock::{Guard, Lock};
 #[cfg(feature = "lockd-client")]

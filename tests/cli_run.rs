@@ -376,7 +376,7 @@ fn a_loss_that_shows_only_at_the_release_is_told() {
 fn the_environment_tells_path_and_token_and_of_no_recovery_that_was_none() {
     let directory = on_tmpfs();
     let lock = directory.path().join("a.lock");
-    let script = "grep -c \"^token: $LOCKKEEPER_TOKEN$\" \"$LOCKKEEPER_PATH\"; \
+    let script = "grep -c \"^token: $LOCKKEEPER_HOLD_ID$\" \"$LOCKKEEPER_PATH\"; \
                   echo \"${LOCKKEEPER_RECOVERED_FROM-none} ${LOCKKEEPER_RECOVERED_PID-none}\"";
     let mut command = run(&[], Path::new("a.lock"), script);
     command.current_dir(directory.path());

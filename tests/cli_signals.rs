@@ -105,7 +105,7 @@ fn a_hangup_that_is_ignored_ends_nothing_with_and_without_proc() {
     let lock = directory.path().join("a.lock");
     let inner = run(&[], &lock, "echo @ready; read line; exit 7");
     let mut inner = with_signals(&["--ignore-signal=HUP"], &inner);
-    for name in ["LOCKKEEPER_PATH", "LOCKKEEPER_TOKEN"] {
+    for name in ["LOCKKEEPER_PATH", "LOCKKEEPER_HOLD_ID"] {
         inner.env_remove(name);
     }
     let commands = [without_proc(&inner), Some(inner)];

@@ -61,7 +61,7 @@ fn a_daemon_that_is_not_there_is_no_refusal() {
 fn run_passes_the_status_and_the_token_on() {
     let directory = on_tmpfs();
     let daemon = Daemon::start(directory.path(), &[]);
-    let script = "echo $LOCKKEEPER_SERVER $LOCKKEEPER_RESOURCE $LOCKKEEPER_TOKEN; exit 7";
+    let script = "echo $LOCKKEEPER_SERVER $LOCKKEEPER_RESOURCE $LOCKKEEPER_FENCING_TOKEN; exit 7";
     let output = output(&mut run(&daemon, &["--client", "me"], script));
     assert_eq!(output.status.code(), Some(7), "{}", stderr(&output));
     let said = stdout(&output);

@@ -13,6 +13,7 @@ mod lockcmd;
 mod log;
 #[cfg(feature = "lockd")]
 mod log_line;
+mod named;
 #[cfg(feature = "lockd")]
 mod queued_log;
 #[cfg(feature = "lockd-client")]
@@ -66,14 +67,16 @@ CMD:
   under flock(1), until it ends or closes the file; --close turns that off.
 
 In the environment of CMD:
-  LOCKKEEPER_PATH            the lock file, as an absolute path
-  LOCKKEEPER_TOKEN           what names this acquisition in the lock file
+  LOCKKEEPER_PATH            the file of the lock, as an absolute path
+  LOCKKEEPER_HOLD_ID         what names this hold, where the kind of lock has that
+  LOCKKEEPER_FENCING_TOKEN   where there is one: a number that grows with each hold
+  LOCKKEEPER_SERVER, LOCKKEEPER_RESOURCE
+                             for a daemon's lock, instead of the path. If
+                             lockkeeper is killed, CMD runs on and the lock ends
+                             with its lease
   LOCKKEEPER_RECOVERED_FROM  who died holding the lock just before: what it
                              guards may be half done. Else not there
   LOCKKEEPER_RECOVERED_PID   that one's process id, where it is known
-  With --server instead of these: LOCKKEEPER_SERVER, LOCKKEEPER_RESOURCE, and
-  as LOCKKEEPER_TOKEN the fencing token, a number that grows with each grant.
-  If lockkeeper is killed then, CMD runs on and the lock ends with its lease
 
 Signals:
   SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 that a process sends
@@ -207,6 +210,15 @@ struct Run {
     #[arg(long, value_enum, default_value_t = OnLost::Term)]
     on_lost: OnLost,
 
+    /// LOCK is a name at this URL, and no path: a directory, file:///run/lock, flock:///run/lock,
+    /// ofd:///run/lock, lockd+http://host:8000 or lockd+https://host. Options stand in the URL, as
+    /// in ?lease=10s&client=web-1. Without --at, --server and --kernel LOCKKEEPER_AT in the
+    /// environment counts
+    #[arg(long, value_name = "URL", conflicts_with_all = [
+        "retry_period", "race_delay", "tries", "openlock_compat", "pin", "kernel",
+    ])]
+    at: Option<String>,
+
     #[command(flatten)]
     kernel: kernel::Kernel,
 
@@ -323,12 +335,7 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         _ => log::to_stderr(LevelFilter::WARN),
     }
     match verb {
-        Verb::Run(arguments) => match run_locked(arguments) {
-            Err(failure) if arguments.quiet && failure.code == exit::NOT_IN_TIME => {
-                Ok(failure.code)
-            }
-            ended => ended,
-        },
+        Verb::Run(arguments) => run::run(arguments),
         Verb::Status(arguments) => status::status(arguments),
         Verb::Break(arguments) => break_lock::break_lock(arguments),
         #[cfg(feature = "lockd")]
@@ -339,15 +346,6 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Unlock(arguments) => lockcmd::call("unlock", arguments),
         #[cfg(feature = "lockd-client")]
         Verb::Health(arguments) => health::health(arguments),
-    }
-}
-
-fn run_locked(arguments: &Run) -> Result<u8, Failure> {
-    match arguments {
-        #[cfg(feature = "lockd-client")]
-        _ if arguments.remote.server.is_some() => remote::run(arguments),
-        _ if arguments.kernel.kernel.is_some() => kernel::run(arguments),
-        _ => run::run(arguments),
     }
 }
 

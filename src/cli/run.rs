@@ -1,15 +1,18 @@
-//! `lockkeeper run`: a command under a lock.
+//! `lockkeeper run`: a command under a lock of any kind.
 //!
 //! 1. TERM, HUP, INT, QUIT, USR1 and USR2 are watched: from here to the end none
-//!    of them kills this process. Any other deadly signal does, and leaves the
-//!    lock file to be taken over; the command keeps the lock.
+//!    of them kills this process. Any other deadly signal does. A lock file is left to be
+//!    taken over then, a daemon's lock ends with its lease, and the command keeps what it
+//!    inherited.
 //! 2. The lock is waited for. A signal ends the wait and the program.
-//! 3. The command is started in the same process group, with a copy of the
-//!    descriptor that carries the kernel lock: if this process is killed, the
-//!    lock lasts until the command is gone as well, and what it left running.
+//! 3. The command is started in the same process group, with a copy of the descriptor
+//!    that carries the lock, if one does: if this process is killed, the lock lasts until
+//!    the command is gone as well, and what it left running.
 //! 4. Signals are passed on until the command is gone.
-//! 5. The lock is released, whoever else still has the descriptor: the file is the
-//!    lock, and it says that this process holds it. [`super::kernel`] differs.
+//! 5. The lock is released, whatever process still has the descriptor. A kernel lock is
+//!    not released but closed: the file is the user's, a removed one is no reason to end
+//!    the command, as programs that use such locks do not look, and a daemon that the
+//!    command started keeps the lock.
 
 use std::fmt::Display;
 use std::io;
@@ -23,30 +26,39 @@ use tokio::process::Child;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exit::{self, Failure, message_of};
+use super::named::{self, Named};
 use super::signals::{Arrived, Signals};
 use super::text::{printable, tell};
 use super::waiting::tell_of_waiting;
 use super::{OnLost, Run, command, inherited};
-use crate::{AsyncFileLock, Error, FileGuard, FileOptions};
+use crate::lock::any_lock::AnyGuard;
+use crate::lock::name::LockName;
+use crate::lock::wait::Acquired;
+use crate::{Error, Guard, Lock};
 
 /// How long a command may take to end after SIGTERM when the lock is lost.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long an attempt that was given up may take to undo what it did. Only a
-/// network file system that does not answer takes any time.
+/// How long what was given up may take to be undone. A lock file or a kernel lock on a
+/// local file system takes no time; a network file system or a daemon may not answer.
 const UNDO: Duration = Duration::from_secs(5);
 
 /// `argv[0]` that openlock believes to be Python.
 const VISIBLE_NAME: &str = "python-lockkeeper";
 
+/// What CMD finds in its environment. A `run` inside another's CMD tells of its own lock.
 const PATH: &str = "LOCKKEEPER_PATH";
-const TOKEN: &str = "LOCKKEEPER_TOKEN";
+const SERVER: &str = "LOCKKEEPER_SERVER";
+const RESOURCE: &str = "LOCKKEEPER_RESOURCE";
+const HOLD_ID: &str = "LOCKKEEPER_HOLD_ID";
+const FENCING_TOKEN: &str = "LOCKKEEPER_FENCING_TOKEN";
 const RECOVERED_FROM: &str = "LOCKKEEPER_RECOVERED_FROM";
 const RECOVERED_PID: &str = "LOCKKEEPER_RECOVERED_PID";
 
 pub(super) fn run(arguments: &Run) -> Result<u8, Failure> {
     abort_on_panic();
-    super::runtime()?.block_on(run_locked(arguments))
+    let named = named::of_run(arguments)?;
+    super::runtime()?.block_on(run_locked(arguments, &named))
 }
 
 /// openlock looks for "python" in the command line, so start again with one.
@@ -64,108 +76,136 @@ pub(super) fn be_visible() -> Result<(), Failure> {
 
 /// A panic must not release the lock while the command runs: the kernel does,
 /// when both are gone.
-pub(super) fn abort_on_panic() {
+fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         tell(panic);
         std::process::abort();
     }));
 }
 
-async fn run_locked(arguments: &Run) -> Result<u8, Failure> {
-    let lock = AsyncFileLock::with_options(&arguments.lock, options(arguments))?;
+async fn run_locked(arguments: &Run, named: &Named) -> Result<u8, Failure> {
     let watched = Signals::watch();
     let mut signals = watched.map_err(|error| Failure::system("watching signals", &error))?;
     let acquired = tokio::select! {
         biased;
         signal = signals.next() => Err(signal),
-        acquired = acquire(&lock, arguments) => Ok(acquired?),
+        acquired = acquire(arguments, named) => Ok(acquired),
     };
-    match (acquired, signals.already()) {
-        (Ok(guard), None) => run_command(arguments, guard, signals).await,
-        (Err(signal), _) => {
-            let _ = timeout(UNDO, crate::flush()).await;
-            Ok(exit::by_signal(signal.number))
-        }
-        (Ok(guard), Some(signal)) => {
+    let ended = match (acquired, signals.already()) {
+        (Ok(Ok(guard)), None) => run_command(arguments, named, guard, signals).await,
+        (Ok(Err(error)), _) => not_acquired(arguments, error),
+        (Err(signal), _) => Ok(exit::by_signal(signal.number)),
+        (Ok(Ok(guard)), Some(signal)) => {
             release(guard, false).await;
             Ok(exit::by_signal(signal.number))
         }
-    }
+    };
+    // What was dropped above.
+    let _ = timeout(UNDO, named.lock.flush()).await;
+    ended
 }
 
-fn options(arguments: &Run) -> FileOptions {
-    let mut options = FileOptions::process_default()
-        .timeout(if arguments.only_try { Some(Duration::ZERO) } else { arguments.timeout })
-        .proof(arguments.pin.into())
-        .openlock_compat(arguments.openlock_compat);
-    if let Some(period) = arguments.retry_period {
-        options = options.retry_period(period);
+fn not_acquired(arguments: &Run, error: Error) -> Result<u8, Failure> {
+    let mut failure = Failure::from(error);
+    if failure.code == exit::NOT_IN_TIME {
+        failure.code = arguments.kernel.conflict_exit_code.unwrap_or(failure.code);
+        if arguments.quiet {
+            return Ok(failure.code);
+        }
     }
-    if let Some(delay) = arguments.race_delay {
-        options = options.race_delay(delay);
-    }
-    if let Some(tries) = arguments.tries {
-        options = options.tries(tries);
-    }
-    if !arguments.openlock_compat {
-        // openlock looks for the name in what ps(1) shows of this process.
-        options.name = Some(command::name(&arguments.command).into());
-    }
-    match arguments.note.clone().or_else(|| command::note(&arguments.command)) {
-        Some(note) if !note.is_empty() => options.note(note),
-        _ => options,
-    }
+    Err(failure)
 }
 
-async fn acquire(lock: &AsyncFileLock, arguments: &Run) -> Result<FileGuard, Error> {
-    if arguments.only_try || arguments.quiet {
-        return lock.acquire().await;
-    }
-    tokio::select! {
-        biased;
-        acquired = lock.acquire() => acquired,
-        never = tell_of_waiting(lock) => match never {},
+async fn acquire(arguments: &Run, named: &Named) -> Result<AnyGuard, Error> {
+    let started = Instant::now();
+    let acquiring = named.lock.acquire_within(named.wait);
+    let acquired = match arguments.only_try || arguments.quiet {
+        true => acquiring.await?,
+        false => tokio::select! {
+            biased;
+            acquired = acquiring => acquired?,
+            never = tell_of_waiting(&named.lock) => match never {},
+        },
+    };
+    match acquired {
+        Acquired::Held(guard) => Ok(guard),
+        Acquired::Busy(busy) => {
+            let waited = if arguments.only_try { Duration::ZERO } else { started.elapsed() };
+            Err(Error::Timeout { lock: named.lock.name(), waited, holder: busy.holder })
+        }
     }
 }
 
 async fn run_command(
     arguments: &Run,
-    guard: FileGuard,
+    named: &Named,
+    guard: AnyGuard,
     mut signals: Signals,
 ) -> Result<u8, Failure> {
-    let mut command = match start(arguments, &guard, &mut signals) {
+    let mut command = match start(arguments, &named.lock.name(), &guard, &mut signals) {
         Ok(command) => command,
         Err(failure) => {
             release(guard, false).await;
             return Err(failure);
         }
     };
+    if named.ends_with_file {
+        // From here on the lock ends with the descriptors: this one, which the end of this
+        // process closes, and the copies. To drop it would unlock it for all of them.
+        std::mem::forget(guard);
+        let never = std::future::pending::<&str>();
+        let attended = attend(&mut command, never, &mut signals, OnLost::Ignore).await;
+        return attended.map(|(status, _)| code(status)).map_err(no_status);
+    }
     let attended = attend(&mut command, guard.lost(), &mut signals, arguments.on_lost).await;
-    let (status, was_lost) =
-        attended.map_err(|error| Failure::system("waiting for CMD", &error))?;
+    let (status, was_lost) = attended.map_err(no_status)?;
     let is_lost = release(guard, was_lost).await;
     Ok(if is_lost && arguments.on_lost == OnLost::Term { exit::LOST } else { code(status) })
 }
 
-fn start(arguments: &Run, guard: &FileGuard, signals: &mut Signals) -> Result<Child, Failure> {
-    let pin = if arguments.close { None } else { guard.lock_fd() };
+fn no_status(error: io::Error) -> Failure {
+    Failure::system("waiting for CMD", &error)
+}
+
+fn start(
+    arguments: &Run,
+    name: &LockName,
+    guard: &AnyGuard,
+    signals: &mut Signals,
+) -> Result<Child, Failure> {
+    let carrier = if arguments.close { None } else { guard.lock_fd() };
     // A copy is not closed by exec. Ours is closed again before anything else is started.
-    let _inherited = pin.map(rustix::io::dup).transpose().map_err(command::no_copy)?;
-    command::start(&arguments.command, signals, |command| {
-        command.env(PATH, guard.path()).env(TOKEN, guard.hold_id());
-        command.env_remove(RECOVERED_FROM).env_remove(RECOVERED_PID);
-        if let Some(dead) = guard.recovered_from() {
-            command.env(RECOVERED_FROM, printable(dead));
-            if let Some(pid) = dead.pid {
-                command.env(RECOVERED_PID, pid.to_string());
-            }
-        }
-    })
+    let _inherited = carrier.map(rustix::io::dup).transpose().map_err(command::no_copy)?;
+    command::start(&arguments.command, signals, |command| describe(command, name, guard))
+}
+
+fn describe(command: &mut Command, name: &LockName, guard: &AnyGuard) {
+    let dead = guard.recovered_from();
+    let fencing_token = guard.fencing_token().map(|token| token.to_string());
+    let dead_pid = dead.and_then(|dead| dead.pid).map(|pid| pid.to_string());
+    if let Some(path) = name.path() {
+        command.env(PATH, path);
+    } else {
+        command.env_remove(PATH);
+    }
+    for (variable, value) in [
+        (SERVER, name.server().map(str::to_owned)),
+        (RESOURCE, name.name().map(str::to_owned)),
+        (HOLD_ID, guard.hold_id()),
+        (FENCING_TOKEN, fencing_token),
+        (RECOVERED_FROM, dead.map(printable)),
+        (RECOVERED_PID, dead_pid),
+    ] {
+        match value {
+            Some(value) => command.env(variable, value),
+            None => command.env_remove(variable),
+        };
+    }
 }
 
 /// Wait until the command is gone; what became of it, and whether the lock was
 /// lost meanwhile.
-pub(super) async fn attend(
+async fn attend(
     command: &mut Child,
     losing: impl Future<Output = impl Display>,
     signals: &mut Signals,
@@ -213,7 +253,7 @@ pub(super) fn send(command: &Child, number: i32) {
     }
 }
 
-pub(super) fn code(status: ExitStatus) -> u8 {
+fn code(status: ExitStatus) -> u8 {
     match (status.code(), status.signal()) {
         (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
         (None, Some(number)) => exit::by_signal(number),
@@ -222,7 +262,7 @@ pub(super) fn code(status: ExitStatus) -> u8 {
 }
 
 /// Whether the lock was lost, before (`was_lost`, which was told) or as it now turns out.
-async fn release(guard: FileGuard, was_lost: bool) -> bool {
+async fn release(guard: AnyGuard, was_lost: bool) -> bool {
     match guard.release().await {
         Ok(()) => was_lost,
         Err(Error::Lost(_)) if was_lost => true,

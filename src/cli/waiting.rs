@@ -1,4 +1,4 @@
-//! What is told to somebody who waits.
+//! What is said while a lock is waited for.
 
 use std::convert::Infallible;
 use std::io::IsTerminal;
@@ -8,51 +8,77 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::sleep;
 
 use super::text::{printable, tell};
-use crate::{AsyncFileLock, Holder};
+use crate::lock::any_lock::AnyLock;
+use crate::{Holder, Lock};
 
-/// Shorter waits are not told of.
+/// Shorter waits are not spoken of.
 const UNTOLD: Duration = Duration::from_millis(100);
 
-/// Between two looks at who is waited for.
+/// Between two looks at the holder.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Between two steps of the spinner.
 const STEP: Duration = Duration::from_millis(100);
 
-/// Tell whom `lock` is waited for, until the future is dropped: on a terminal
-/// in a line that moves and goes away with it, else once.
-pub(super) async fn tell_of_waiting(lock: &AsyncFileLock) -> Infallible {
+/// Say on standard error what `lock` is waited for, until the future is dropped: on a
+/// terminal in a line that moves and goes away with it, else once.
+pub(super) async fn tell_of_waiting(lock: &AnyLock) -> Infallible {
     sleep(UNTOLD).await;
-    let holder = loop {
-        match other_holder(lock).await {
-            Some(holder) => break holder,
-            None => sleep(LOOK).await,
-        }
-    };
-    if std::io::stderr().is_terminal() {
-        return keep_line(lock, holder).await;
+    let mut seen = Seen::of(lock).await;
+    if matches!(seen, Seen::Ours) {
+        sleep(LOOK).await;
+        seen = Seen::of(lock).await;
     }
-    tell(waiting_for(lock, &holder));
+    if std::io::stderr().is_terminal() {
+        return keep_line(lock, seen).await;
+    }
+    tell(waiting_for(lock, &seen));
     std::future::pending().await
 }
 
-async fn keep_line(lock: &AsyncFileLock, mut holder: Holder) -> Infallible {
+async fn keep_line(lock: &AnyLock, mut seen: Seen) -> Infallible {
     let line = Line::new();
     loop {
-        line.0.set_message(printable(waiting_for(lock, &holder)));
+        line.0.set_message(printable(waiting_for(lock, &seen)));
         sleep(LOOK).await;
-        holder = other_holder(lock).await.unwrap_or(holder);
+        match Seen::of(lock).await {
+            Seen::Ours => {}
+            now => seen = now,
+        }
     }
 }
 
-fn waiting_for(lock: &AsyncFileLock, holder: &Holder) -> String {
-    format!("waiting for {}, held by {holder} ({})", lock.path().display(), holder.evidence)
+/// What a look at a lock shows that is waited for.
+enum Seen {
+    Holder(Holder),
+    /// A file that this process made, and watches before it counts.
+    Ours,
+    /// It cannot be told, or was released at this moment.
+    Unknown,
 }
 
-/// `None` also for this process, which may be watching a file that it made.
-async fn other_holder(lock: &AsyncFileLock) -> Option<Holder> {
-    let holder = lock.holder().await.ok().flatten();
-    holder.filter(|holder| holder.is_foreign() || holder.pid != Some(std::process::id()))
+impl Seen {
+    async fn of(lock: &AnyLock) -> Self {
+        match lock.holder().await {
+            Ok(Some(holder)) if is_ours(&holder) => Seen::Ours,
+            Ok(Some(holder)) => Seen::Holder(holder),
+            Ok(None) | Err(_) => Seen::Unknown,
+        }
+    }
+}
+
+fn is_ours(holder: &Holder) -> bool {
+    holder.hold_id.is_some() && holder.pid == Some(std::process::id())
+}
+
+fn waiting_for(lock: &AnyLock, seen: &Seen) -> String {
+    let name = lock.name();
+    match seen {
+        Seen::Holder(holder) => {
+            format!("waiting for {name}, held by {holder} ({})", holder.evidence)
+        }
+        Seen::Ours | Seen::Unknown => format!("waiting for {name}"),
+    }
 }
 
 struct Line(ProgressBar);

@@ -11,6 +11,7 @@ use crate::lock::error::{Error, Lost};
 use crate::lock::holder::Status;
 use crate::lock::name::LockName;
 use crate::lock::sealed::Sealed;
+use crate::lock::shared::SharedLock;
 use crate::lock::wait::{Acquired, Wait};
 use crate::lock::{Guard, Lock, or_busy};
 
@@ -54,6 +55,16 @@ impl Lock for AsyncKernelLock {
 
     fn flush(&self) -> impl Future<Output = ()> + Send + 'static {
         crate::local::executor::flush()
+    }
+}
+
+impl SharedLock for AsyncKernelLock {
+    fn acquire_shared_within(
+        &self,
+        wait: Wait,
+    ) -> impl Future<Output = Result<Acquired<KernelGuard>, Error>> + Send + 'static {
+        let lock = self.clone();
+        async move { or_busy(lock.acquire_shared_timeout(wait.left()).await) }
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod fencing_token;
 pub(crate) mod holder;
 pub(crate) mod name;
 pub(crate) mod run;
+pub(crate) mod shared;
 pub(crate) mod wait;
 
 use std::fmt::Debug;

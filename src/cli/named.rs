@@ -1,0 +1,102 @@
+//! Which lock the arguments name: by `--at`, `--server` or `--kernel`, else a lock file.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::exit::{self, Failure};
+use super::{Run, command};
+use crate::lock::any_lock::AnyLock;
+use crate::lock::shared::SharedLock;
+use crate::lock::wait::Wait;
+use crate::{AsyncFileLock, AsyncKernelLock, FileOptions, Locks};
+
+/// The URL of a place for locks, where no argument says another.
+const AT: &str = "LOCKKEEPER_AT";
+
+/// A lock, and what `run` does with it.
+pub(super) struct Named {
+    pub(super) lock: AnyLock,
+    pub(super) wait: Wait,
+    /// The lock ends with the last copy of the open file that carries it, and is not
+    /// released when CMD ends: a daemon that CMD started keeps it, as under flock(1).
+    pub(super) ends_with_file: bool,
+}
+
+/// The lock that `run` runs CMD under.
+pub(super) fn of_run(arguments: &Run) -> Result<Named, Failure> {
+    let limit = if arguments.only_try { Some(Duration::ZERO) } else { arguments.timeout };
+    let named = |lock| Named { lock, wait: Wait::at_most(limit), ends_with_file: false };
+    #[cfg(feature = "lockd-client")]
+    if arguments.remote.server.is_some() {
+        return super::remote::lock(arguments).map(|lock| named(AnyLock::new(lock)));
+    }
+    if let Some(kind) = arguments.kernel.kernel {
+        let mut options = kind.options();
+        if let Some(period) = arguments.retry_period {
+            options = options.retry_period(period);
+        }
+        let lock = AsyncKernelLock::with_options(&arguments.lock, options)?;
+        let lock = match arguments.kernel.shared {
+            true => AnyLock::new(lock.shared()),
+            false => AnyLock::new(lock),
+        };
+        return Ok(Named { ends_with_file: true, ..named(lock) });
+    }
+    if let Some(locks) = locks(arguments.at.as_deref())? {
+        let locks = locks.of_command(&command::name(&arguments.command), note(arguments));
+        let lock = locks.lock(utf8(&arguments.lock)?)?;
+        let wait =
+            if limit.is_none() { crate::Lock::default_wait(&lock) } else { Wait::at_most(limit) };
+        return Ok(Named { lock, wait, ends_with_file: locks.are_of_the_kernel() });
+    }
+    let lock = AsyncFileLock::with_options(&arguments.lock, file_options(arguments))?;
+    Ok(named(AnyLock::new(lock)))
+}
+
+/// The place that `--at` or the environment names, if one does.
+pub(super) fn locks(at: Option<&str>) -> Result<Option<Locks>, Failure> {
+    let url = match at {
+        Some(url) => url.to_owned(),
+        None => match std::env::var(AT) {
+            Ok(url) if !url.is_empty() => url,
+            _ => return Ok(None),
+        },
+    };
+    Ok(Some(crate::open(url)?))
+}
+
+/// Names at a URL are text.
+pub(super) fn utf8(name: &Path) -> Result<&str, Failure> {
+    name.to_str().ok_or_else(|| Failure {
+        code: exit::USAGE,
+        message: format!("{}: a name at a URL is UTF-8", name.display()),
+    })
+}
+
+fn file_options(arguments: &Run) -> FileOptions {
+    let mut options = FileOptions::process_default()
+        .proof(arguments.pin.into())
+        .openlock_compat(arguments.openlock_compat);
+    if let Some(period) = arguments.retry_period {
+        options = options.retry_period(period);
+    }
+    if let Some(delay) = arguments.race_delay {
+        options = options.race_delay(delay);
+    }
+    if let Some(tries) = arguments.tries {
+        options = options.tries(tries);
+    }
+    if !arguments.openlock_compat {
+        // openlock looks for the name in what ps(1) shows of this process.
+        options.name = Some(command::name(&arguments.command).into());
+    }
+    match note(arguments) {
+        Some(note) => options.note(note),
+        None => options,
+    }
+}
+
+fn note(arguments: &Run) -> Option<String> {
+    let note = arguments.note.clone().or_else(|| command::note(&arguments.command));
+    note.filter(|note| !note.is_empty())
+}
