@@ -167,6 +167,11 @@ impl Locks {
     }
 
     #[cfg(feature = "cli")]
+    pub(crate) fn are_lock_files(&self) -> bool {
+        matches!(self.kind, Kind::File { .. })
+    }
+
+    #[cfg(feature = "cli")]
     pub(crate) fn are_of_the_kernel(&self) -> bool {
         matches!(self.kind, Kind::Kernel { .. })
     }

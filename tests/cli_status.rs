@@ -86,7 +86,7 @@ fn a_held_lock_shows_who_has_it_and_how_that_is_known() {
     assert_eq!(report["name"], "sh");
     assert_eq!(report["note"], "nightly import");
     assert_eq!(report["evidence"], "it keeps the file locked");
-    assert_eq!(report["token"].as_str().map(str::len), Some(32));
+    assert_eq!(report["hold_id"].as_str().map(str::len), Some(32));
     assert!(report["host"].is_string() && report["since"].is_string());
     assert_eq!(report["error"], Value::Null);
 }

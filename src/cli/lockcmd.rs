@@ -44,8 +44,12 @@ const SHOWN: usize = 200;
 #[command(after_help = super::sections(&[EXAMPLES, CODES, super::LOG_HELP]))]
 pub(super) struct Call {
     /// The daemon: http:// or https://, a host and a port
-    #[arg(long, value_name = "URL")]
-    server: String,
+    #[arg(long, value_name = "URL", group = "daemon", required_unless_present = "at")]
+    server: Option<String>,
+
+    /// The same as lockd+http:// or lockd+https://
+    #[arg(long, value_name = "URL", group = "daemon")]
+    at: Option<String>,
 
     #[command(flatten)]
     credentials: Credentials,
@@ -62,7 +66,15 @@ pub(super) struct Call {
 /// `method` is `lock` or `unlock`.
 pub(super) fn call(method: &str, arguments: &Call) -> Result<u8, Failure> {
     let options = arguments.credentials.options()?;
-    let server = Server::new(&arguments.server, &options)?;
+    let url = match (&arguments.server, &arguments.at) {
+        (Some(url), _) => url,
+        (None, Some(at)) => at.strip_prefix("lockd+").ok_or_else(|| Failure {
+            code: exit::USAGE,
+            message: format!("{at}: only a lock daemon has such locks: write lockd+http://…"),
+        })?,
+        (None, None) => unreachable!("BUG: no daemon is named"),
+    };
+    let server = Server::new(url, &options)?;
     let document = document(method, [&arguments.resource, &arguments.client]);
     let reconnect = arguments.credentials.reconnect.unwrap_or_default();
     let asked = super::runtime()?.block_on(ask(&server, document, reconnect));

@@ -104,9 +104,10 @@ Examples:
   lockkeeper status --json a.lock b.lock
   lockkeeper status --watch /run/lock/*.lock
 
-JSON: an array with one object for each LOCK. Its keys: path (absolute);
+JSON: an array with one object for each LOCK. Its keys: path (absolute), or
+server and resource;
 state (free, held, stale, not-a-lock-file, error); foreign (whether another
-program wrote the file); pid, name, host, since, note, token; evidence (how we know); error.
+program wrote the file); pid, name, host, since, note, hold_id; evidence (how we know); error.
 What is not known is null.
 
 Exit code: 0 if nobody holds any of them, 1 if somebody does. What could not
@@ -248,6 +249,11 @@ struct Show {
     /// the last of several changes
     #[arg(long, short = 'f', conflicts_with = "kernel")]
     watch: bool,
+
+    /// The LOCKs are names at this URL, and no paths (see run --at). Without it LOCKKEEPER_AT in
+    /// the environment counts
+    #[arg(long, value_name = "URL", conflicts_with_all = ["kernel", "watch"])]
+    at: Option<String>,
 
     /// Ask for locks of the kernel's of this kind instead of lock files
     #[arg(long, value_enum, value_name = "KIND")]

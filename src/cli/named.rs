@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::exit::{self, Failure};
-use super::{Run, command};
+use super::{Run, Show, command};
 use crate::lock::any_lock::AnyLock;
 use crate::lock::shared::SharedLock;
 use crate::lock::wait::Wait;
@@ -51,6 +51,19 @@ pub(super) fn of_run(arguments: &Run) -> Result<Named, Failure> {
     }
     let lock = AsyncFileLock::with_options(&arguments.lock, file_options(arguments))?;
     Ok(named(AnyLock::new(lock)))
+}
+
+/// The locks that `status` looks at, and whether each is a lock file.
+pub(super) fn of_status(arguments: &Show) -> Result<Vec<(AnyLock, bool)>, Failure> {
+    let names = arguments.locks.iter();
+    if let Some(kind) = arguments.kernel {
+        let lock = |path| AsyncKernelLock::with_options(path, kind.options());
+        return names.map(|path| Ok((AnyLock::new(lock(path)?), false))).collect();
+    }
+    let Some(locks) = locks(arguments.at.as_deref())? else {
+        return Ok(names.map(|path| (AnyLock::new(AsyncFileLock::new(path)), true)).collect());
+    };
+    names.map(|name| Ok((locks.lock(utf8(name)?)?, locks.are_lock_files()))).collect()
 }
 
 /// The place that `--at` or the environment names, if one does.

@@ -15,7 +15,7 @@ use crate::{AsyncRemoteLock, RemoteOptions};
 #[derive(Debug, Args)]
 pub(super) struct Remote {
     /// LOCK is a resource of the lock daemon at this URL, and no file
-    #[arg(long, value_name = "URL", conflicts_with_all = [
+    #[arg(long, value_name = "URL", group = "daemon", conflicts_with_all = [
         "retry_period", "race_delay", "tries", "openlock_compat", "pin", "note", "close", "kernel", "at",
     ])]
     pub(super) server: Option<String>,
@@ -39,18 +39,18 @@ pub(super) struct Remote {
 #[derive(Debug, Args)]
 pub(super) struct Credentials {
     /// A file with the secret that the daemon knows this client by
-    #[arg(long, value_name = "FILE", requires = "server")]
+    #[arg(long, value_name = "FILE", requires = "daemon")]
     token_file: Option<PathBuf>,
 
     /// A file with certificates in PEM: the daemon's must be one of them, or signed by
     /// one [default: those the system trusts]
-    #[arg(long, value_name = "FILE", requires = "server")]
+    #[arg(long, value_name = "FILE", requires = "daemon")]
     ca: Option<PathBuf>,
 
     /// How long a daemon that cannot be reached is tried again. A wait begins that time
     /// anew with each answer, so it outlives any number of restarts [default: 30s; with
     /// --try, and for lock and unlock: one try]
-    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "server")]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "daemon")]
     pub(super) reconnect: Option<Duration>,
 }
 

@@ -17,28 +17,22 @@ use tokio::task::JoinSet;
 use super::exit::{self, Failure, message_of};
 use super::signals::Signals;
 use super::text::{print, printable, tell};
-use super::{Show, runtime};
-use crate::{AsyncFileLock, AsyncKernelLock, Error, Holder, Status};
+use super::{Show, named, runtime};
+use crate::lock::any_lock::AnyLock;
+use crate::lock::name::LockName;
+use crate::{AsyncFileLock, Error, Holder, Lock, Status};
 
 pub(super) fn status(arguments: &Show) -> Result<u8, Failure> {
     if arguments.watch {
         return watch(arguments);
     }
     let runtime = runtime()?;
-    let look = |path: &PathBuf| match arguments.kernel {
-        None => {
-            let lock = AsyncFileLock::new(path);
-            let (path, answer) = (lock.path().to_owned(), runtime.block_on(lock.status()));
-            Report { path, answer, is_lock_file: true }
-        }
-        Some(kind) => {
-            let lock = AsyncKernelLock::with_options(path, kind.options());
-            let lock = lock.expect("BUG: impossible options");
-            let (path, answer) = (lock.path().to_owned(), runtime.block_on(lock.status()));
-            Report { path, answer, is_lock_file: false }
-        }
+    let look = |named: (AnyLock, bool)| {
+        let (lock, is_lock_file) = named;
+        let answer = runtime.block_on(lock.status());
+        Report { name: lock.name(), answer, is_lock_file }
     };
-    let reports: Vec<Report> = arguments.locks.iter().map(look).collect();
+    let reports: Vec<Report> = named::of_status(arguments)?.into_iter().map(look).collect();
     if arguments.json {
         let objects = reports.iter().map(Report::json).collect();
         print(Value::Array(objects));
@@ -97,7 +91,7 @@ fn print_changes(locks: Vec<PathBuf>, is_json: bool) -> Result<u8, Failure> {
 async fn print_changes_of(lock: AsyncFileLock, is_json: bool) -> io::Result<()> {
     let mut changes = lock.watch();
     while let Some(answer) = poll_fn(|context| Pin::new(&mut changes).poll_next(context)).await {
-        let report = Report { path: lock.path().to_owned(), answer, is_lock_file: true };
+        let report = Report { name: lock.path().into(), answer, is_lock_file: true };
         let line = if is_json { Ok(report.json().to_string()) } else { report.line() };
         match line {
             Ok(line) => writeln!(io::stdout(), "{line}")?,
@@ -120,8 +114,8 @@ async fn end_of_reader() {
 }
 
 struct Report {
-    /// Absolute where that could be made.
-    path: PathBuf,
+    /// A path is absolute where that could be made.
+    name: LockName,
     answer: Result<Status, Error>,
     /// And not a file with a lock of the kernel's, which says nothing itself.
     is_lock_file: bool,
@@ -147,12 +141,12 @@ impl Report {
 
     /// An error is for standard error.
     fn line(&self) -> Result<String, String> {
-        let path = self.path.display();
+        let name = &self.name;
         let line = match &self.answer {
-            Ok(Status::Free) => format!("{path}: free"),
-            Ok(Status::Held(holder)) => format!("{path}: held by {}", self.known(holder)),
-            Ok(Status::Stale(holder)) => format!("{path}: stale, left by {}", self.known(holder)),
-            Err(Error::NotALockFile { found, .. }) => format!("{path}: not a lock file: {found}"),
+            Ok(Status::Free) => format!("{name}: free"),
+            Ok(Status::Held(holder)) => format!("{name}: held by {}", self.known(holder)),
+            Ok(Status::Stale(holder)) => format!("{name}: stale, left by {}", self.known(holder)),
+            Err(Error::NotALockFile { found, .. }) => format!("{name}: not a lock file: {found}"),
             Err(error) => return Err(message_of(error)),
         };
         Ok(printable(line))
@@ -165,7 +159,9 @@ impl Report {
         };
         let since = holder.and_then(|holder| holder.since);
         json!({
-            "path": self.path.to_string_lossy(),
+            "path": self.name.path().map(|path| path.to_string_lossy()),
+            "server": self.name.server(),
+            "resource": self.name.name(),
             "state": self.state(),
             "foreign": holder.filter(|_| self.is_lock_file).map(Holder::is_foreign),
             "pid": holder.and_then(|holder| holder.pid),
@@ -173,7 +169,7 @@ impl Report {
             "host": holder.and_then(|holder| holder.host.as_deref()),
             "since": since.map(|since| humantime::format_rfc3339_seconds(since).to_string()),
             "note": holder.and_then(|holder| holder.note.as_deref()),
-            "token": holder.and_then(|holder| holder.hold_id.as_deref()),
+            "hold_id": holder.and_then(|holder| holder.hold_id.as_deref()),
             "evidence": holder.map(|holder| holder.evidence.to_string()),
             "error": self.answer.as_ref().err().map(message_of),
         })
