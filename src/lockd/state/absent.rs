@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::finished::RequestKey;
-use super::resource::{Moment, TicketId};
+use super::resource::Place;
 use crate::sys::boot_clock::BootTime;
 
 /// How long a place is kept. A client comes back within a second, a proxy that
@@ -18,14 +18,6 @@ const KEPT: Duration = Duration::from_secs(20);
 
 /// So many places are kept, as many as may wait by default; the oldest goes first.
 const KEPT_MAX: usize = 8192;
-
-/// What a request comes back to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) ticket: TicketId,
-    /// When it was asked for first.
-    pub(super) since: Moment,
-}
 
 /// The places of those who are away.
 #[derive(Debug, Default)]
@@ -67,6 +59,7 @@ impl Absent {
 
 #[cfg(test)]
 mod tests {
+    use super::super::resource::{Moment, TicketId};
     use super::*;
 
     fn key(number: usize) -> RequestKey {

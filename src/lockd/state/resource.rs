@@ -6,7 +6,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::absent::Place;
 use super::api::{Grant, Held, Lease, Refusal, Trouble, Waiter};
 use super::audit::Asker;
 use super::finished::RequestKey;
@@ -60,6 +59,14 @@ impl Moment {
     pub(super) fn now() -> Self {
         Self { shown: SystemTime::now(), counted: Instant::now() }
     }
+}
+
+/// What a request comes back to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) ticket: TicketId,
+    /// When it was asked for first.
+    pub(super) since: Moment,
 }
 
 /// How one who listened for the outcome of a request left.

@@ -1,11 +1,14 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::task::Poll;
 use std::time::Instant;
 
 use futures::FutureExt;
 use tempfile::TempDir;
 
+use super::super::opening::DAEMON_LOCK;
+use super::super::resource::*;
 use super::*;
 
 /// Longer than anything here takes that does not hang.
@@ -668,23 +671,24 @@ async fn a_daemon_that_lost_its_directory_gives_nothing() {
     }
 }
 
-/// A request that came while another worked, and that nobody has done since.
+/// A request that came while another request was the writer, and is not written yet.
 fn left_over(engine: &Engine) -> futures::future::BoxFuture<'_, Result<Grant, Refusal>> {
+    engine.0.books().has_writer = true;
     let mut asked = engine.lock(request("left over", "c")).boxed();
-    let _works = engine.0.lane.shared_store();
     assert!((&mut asked).now_or_never().is_none());
     asked
 }
 
 #[tokio::test]
-async fn whoever_comes_next_does_what_was_asked_for_while_another_worked() {
+async fn the_writer_does_what_was_asked_for_while_it_wrote() {
     let directory = directory();
     let engine = open(directory.path(), false).await;
     let mut first = left_over(&engine);
-    assert!(futures::poll!(&mut first).is_pending(), "nobody came by");
-    engine.lock(request("second", "c")).await.unwrap();
+    assert!(futures::poll!(&mut first).is_pending(), "there are two writers");
+    assert!(!engine.0.write_batch());
     assert!(matches!(futures::poll!(&mut first), std::task::Poll::Ready(Ok(_))));
     drop(first);
+    engine.lock(request("second", "c")).await.unwrap();
     engine.close().await;
 }
 
@@ -764,8 +768,7 @@ async fn nobody_ever_holds_with_another() {
                         inside[place].swap(number + 1, std::sync::atomic::Ordering::SeqCst),
                         0
                     );
-                    let before =
-                        std::mem::replace(&mut last_token.lock().unwrap()[place], grant.token);
+                    let before = std::mem::replace(&mut last_token.lock()[place], grant.token);
                     assert!(grant.token > before);
                     tokio::task::yield_now().await;
                     inside[place].store(0, std::sync::atomic::Ordering::SeqCst);
@@ -816,10 +819,10 @@ async fn many_clients_share_a_sync() {
 /// The store does not begin while the books are locked.
 fn ask_all_at_once(engine: &Engine) -> Vec<Listening<'_>> {
     let mut all = Vec::new();
-    let mut core = engine.0.core();
+    let mut books = engine.0.books();
     for number in 0..64 {
         let Ok(Asked::Waiting(ticket, receiver)) =
-            core.ask(request(&format!("s{number}"), "c"), &None)
+            books.ask(request(&format!("s{number}"), "c"), &None)
         else {
             panic!("it does not wait for the store");
         };
@@ -844,7 +847,7 @@ fn too_many_locks<T>(client: &str, limit: usize) -> Result<T, Refusal> {
 
 #[track_caller]
 fn assert_counted(engine: &Engine) {
-    let [is, must_be] = engine.0.core().counted();
+    let [is, must_be] = engine.0.books().counted();
     assert_eq!(is, must_be);
 }
 
@@ -866,12 +869,12 @@ async fn a_client_holds_as_many_locks_as_it_may() {
     engine.unlock("a", "c", None).await.unwrap();
     engine.lock(leased("a", "c", QUIET)).await.unwrap();
     // Over, though its end is still to come: it cannot while the books are open.
-    let mut core = engine.0.core();
+    let mut books = engine.0.books();
     std::thread::sleep(2 * QUIET);
-    let Ok(Asked::Waiting(ticket, receiver)) = core.ask(request("e", "c"), &None) else {
+    let Ok(Asked::Waiting(ticket, receiver)) = books.ask(request("e", "c"), &None) else {
         panic!("a lease that is over counts");
     };
-    drop(core);
+    drop(books);
     let leave = Leave::Gone;
     Listening { inner: &engine.0, ticket, receiver, leave }.outcome().await.unwrap();
     engine.force_unlock("b", None).await.unwrap();
@@ -981,7 +984,7 @@ async fn however_holds_and_waits_end_they_are_counted_right() {
             let _ = engine.force_unlock(name, None).await;
         }
         // Grants may be on their way, and are undone.
-        eventually("nothing is left", || engine.0.core().counted() == [vec![], vec![]]).await;
+        eventually("nothing is left", || engine.0.books().counted() == [vec![], vec![]]).await;
         engine.close().await;
     }
 }
@@ -989,7 +992,7 @@ async fn however_holds_and_waits_end_they_are_counted_right() {
 /// The same test of this binary, as another process.
 fn again(test: &str, directory: &Path) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let name = format!("lockd::state::tests::{test}");
+    let name = format!("lockd::state::locks::tests::{test}");
     command.args([&name, "--exact", "--nocapture", "--test-threads=1"]);
     command.env("LOCKKEEPER_TEST_DIRECTORY", directory);
     command

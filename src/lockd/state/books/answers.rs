@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::{Core, Known, Purpose, State, Why, poisoned, request_key, storage};
+use super::{Books, Known, Purpose, State, Why, poisoned, request_key, storage};
 use crate::lockd::name;
-use crate::lockd::state::absent::Place;
 use crate::lockd::state::api::{Held, Refusal, TIME_BOUNDS};
 use crate::lockd::state::audit::{Asker, Event, audit, audit_discarded};
+use crate::lockd::state::resource::Place;
 use crate::lockd::state::resource::{Leave, Outcome, Phase, Tenure, TicketId, held_by_nobody};
 use crate::lockd::store::{Changed, Failure, Problem};
 use crate::sys::boot_clock::BootTime;
@@ -22,27 +22,7 @@ fn is_about_the_name(errno: Errno) -> bool {
     matches!(errno, Errno::INVAL | Errno::NAMETOOLONG | Errno::ILSEQ)
 }
 
-impl Core {
-    /// Ask the store for what has to be done.
-    pub(in crate::lockd::state) fn flush(&mut self) {
-        while !self.asked.is_empty() {
-            let asked = std::mem::take(&mut self.asked);
-            if let Some(lane) = &self.lane {
-                lane.extend(asked.into_iter());
-                self.has_asked = true;
-                continue;
-            }
-            let path = self.directory.path().to_owned();
-            let failure = Failure { path, doing: "serving the directory", errno: Errno::SHUTDOWN };
-            for (_, purpose) in asked {
-                self.complete(purpose, Changed::Failed(failure.clone()));
-            }
-        }
-        if std::mem::take(&mut self.has_changed) {
-            self.signals.changes.send_modify(|count| *count = count.wrapping_add(1));
-        }
-    }
-
+impl Books {
     pub(in crate::lockd::state) fn complete(&mut self, purpose: Purpose, changed: Changed) {
         if let Changed::Broken(failure) = &changed {
             self.fail(&failure.to_string());

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Asked, Core, Known, Purpose, State, Why, poisoned, request_key};
+use super::{Asked, Books, Known, Purpose, State, Why, poisoned, request_key};
 use crate::lockd::name::{self, REQUEST_ID_MAX_BYTES};
-use crate::lockd::state::absent::Place;
 use crate::lockd::state::api::{LockRequest, Refusal, Wait};
 use crate::lockd::state::audit::Asker;
 use crate::lockd::state::finished::RequestKey;
+use crate::lockd::state::resource::Place;
 use crate::lockd::state::resource::{Leave, Phase, Slot, Ticket, TicketId};
 use crate::lockd::store::{Change, Found, Wanted};
 
-impl Core {
+impl Books {
     pub(in crate::lockd::state) fn ask(
         &mut self,
         request: LockRequest,
@@ -77,7 +77,6 @@ impl Core {
             self.enqueue(id);
             self.changed();
         }
-        self.flush();
         self.listen(id)
     }
 
@@ -157,7 +156,6 @@ impl Core {
             self.changed();
         }
         self.forget_ticket(id);
-        self.flush();
     }
 
     /// For when the request is made again. (I5)
@@ -188,7 +186,6 @@ impl Core {
         tenure.answers = tenure.answers.saturating_sub(1);
         if tenure.answers == 0 {
             self.undo(&resource.into());
-            self.flush();
         }
     }
 
@@ -249,7 +246,7 @@ impl Core {
         };
         let resource = Arc::clone(&ticket.resource);
         self.put(&resource, Phase::Granting(id));
-        self.asked.push((Change::Grant(wanted), Purpose::Grant(id)));
+        self.outbox.push_back((Change::Grant(wanted), Purpose::Grant(id)));
     }
 
     /// If it is free, it is the turn of the first who waits. (I2) One whose client
@@ -275,7 +272,6 @@ impl Core {
             Some(Phase::Held(tenure)) => {
                 if !self.directory.has(&tenure.hold.wanted.file_name()) {
                     self.end(resource, Why::Removed);
-                    self.flush();
                 }
                 return Ok(false);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Core, Purpose, State, Why, poisoned, request_key};
+use super::{Books, Purpose, State, Why, poisoned, request_key};
 use crate::lockd::name;
 use crate::lockd::state::api::{Held, Refusal};
 use crate::lockd::state::audit::Asker;
@@ -13,7 +13,7 @@ use crate::lockd::state::resource::{Phase, Slot, Tenure};
 use crate::lockd::store::Change;
 use crate::sys::boot_clock::BootTime;
 
-impl Core {
+impl Books {
     pub(in crate::lockd::state) fn unlock(
         &mut self,
         resource: &str,
@@ -28,7 +28,6 @@ impl Core {
         let refusal = match self.may_end(&resource, client, token) {
             Ok(()) => {
                 self.end(&resource, Why::Unlocked { by: by.clone(), reply });
-                self.flush();
                 return Ok(receiver);
             }
             Err(refusal) => refusal,
@@ -99,12 +98,11 @@ impl Core {
                 let problem = problem.clone();
                 let change = Change::Discard(problem.clone());
                 let purpose = Purpose::Discard { resource, problem, by, reply };
-                self.asked.push((change, purpose));
+                self.outbox.push_back((change, purpose));
             }
             Some(Phase::Problem(problem)) => return Err(poisoned(problem)),
             _ => return Err(Refusal::NotLocked),
         }
-        self.flush();
         Ok(receiver)
     }
 
@@ -125,14 +123,13 @@ impl Core {
         }
         let change = Change::End(Arc::clone(&tenure.hold));
         self.slot(resource).ending = Some(tenure);
-        self.asked.push((change, Purpose::End(Arc::clone(resource), why)));
+        self.outbox.push_back((change, Purpose::End(Arc::clone(resource), why)));
         self.serve_next(resource);
     }
 
     pub(super) fn expire_if_over(&mut self, resource: &Arc<str>) {
         if self.tenure(resource).is_some_and(Tenure::is_over) {
             self.end(resource, Why::Expired);
-            self.flush();
         }
     }
 
@@ -145,7 +142,6 @@ impl Core {
             }
             self.end(&resource, Why::Expired);
         }
-        self.flush();
         self.leases.first().map(|(end, _)| *end)
     }
 

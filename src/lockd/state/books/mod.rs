@@ -3,24 +3,26 @@
 mod answers;
 mod asking;
 mod ending;
-mod usage;
+mod quotas;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::absent::{Absent, Place};
+use super::absent::Absent;
 use super::api::{EngineOptions, Figures, Held, Refusal, Survey, WAITING_SHOWN};
 use super::audit::{Asker, Event, audit};
 use super::finished::{Over, RequestKey};
-use super::resource::{Outcome, Phase, Slot, Tenure, Ticket, TicketId, held_by_nobody};
-use super::writer::Lane;
-use usage::Usage;
+use super::resource::{Outcome, Phase, Place, Slot, Tenure, Ticket, TicketId, held_by_nobody};
+use super::usage::Usage;
 
 use crate::lockd::name;
-use crate::lockd::store::{Change, Directory, Failure, Hold, Problem, Recovered, Syncs};
+use crate::lockd::store::{
+    BATCH_MAX, Change, Changed, Directory, Failure, Hold, Problem, Recovered, Syncs,
+};
 use crate::sys::boot_clock::BootTime;
 
 /// How long a refusal of the disk counts while no other grant was tried: longer
@@ -29,10 +31,8 @@ use crate::sys::boot_clock::BootTime;
 const DISK_MEMORY: Duration = Duration::from_secs(30);
 
 /// The books of one directory.
-pub(super) struct Core {
+pub(super) struct Books {
     directory: Arc<Directory>,
-    /// Until it is closed.
-    lane: Option<Arc<Lane>>,
     slots: HashMap<Arc<str>, Slot>,
     tickets: HashMap<TicketId, Ticket>,
     last_ticket: TicketId,
@@ -43,9 +43,9 @@ pub(super) struct Core {
     /// Files that no client can ask for.
     unspeakable: Vec<(Arc<str>, Problem)>,
     /// What the store is to be asked for, in this order.
-    asked: Vec<(Change, Purpose)>,
-    /// It was asked for something since somebody last saw to it.
-    has_asked: bool,
+    outbox: VecDeque<(Change, Purpose)>,
+    /// There is a writer, which looks here again before it ends.
+    pub(super) has_writer: bool,
     state: State,
     waiting_limit: usize,
     locks_per_client: Option<usize>,
@@ -109,17 +109,15 @@ pub(super) enum Asked {
     Waiting(TicketId, oneshot::Receiver<Outcome>),
 }
 
-impl Core {
+impl Books {
     pub(super) fn new(
         directory: Arc<Directory>,
-        lane: Arc<Lane>,
         recovered: Recovered,
         options: &EngineOptions,
         signals: Signals,
     ) -> Self {
-        let mut core = Self {
+        let mut books = Self {
             directory,
-            lane: Some(lane),
             slots: HashMap::new(),
             tickets: HashMap::new(),
             last_ticket: 0,
@@ -128,8 +126,8 @@ impl Core {
             absent: Absent::default(),
             leases: BTreeSet::new(),
             unspeakable: Vec::new(),
-            asked: Vec::new(),
-            has_asked: false,
+            outbox: VecDeque::new(),
+            has_writer: false,
             state: State::Serving,
             waiting_limit: options.waiting_limit,
             locks_per_client: options.locks_per_client,
@@ -140,8 +138,8 @@ impl Core {
             has_changed: false,
             signals,
         };
-        core.take_over(recovered);
-        core
+        books.take_over(recovered);
+        books
     }
 
     fn take_over(&mut self, recovered: Recovered) {
@@ -163,9 +161,35 @@ impl Core {
         }
     }
 
-    /// Whether somebody has to see to what the store was asked for.
-    pub(super) fn takes_has_asked(&mut self) -> bool {
-        std::mem::take(&mut self.has_asked)
+    /// What is to be written next.
+    pub(super) fn next_batch(&mut self) -> Vec<(Change, Purpose)> {
+        let count = self.outbox.len().min(BATCH_MAX);
+        self.outbox.drain(..count).collect()
+    }
+
+    /// Whether the caller has to become the writer.
+    pub(super) fn takes_on_writer(&mut self) -> bool {
+        !self.outbox.is_empty() && !std::mem::replace(&mut self.has_writer, true)
+    }
+
+    /// Whether the writer has more to write; else there is none any more.
+    pub(super) fn goes_on_writing(&mut self) -> bool {
+        self.has_writer = !self.outbox.is_empty();
+        self.has_writer
+    }
+
+    /// The store is closed.
+    pub(super) fn refuse_all(&self, changes: &[Change]) -> Vec<Changed> {
+        let path = self.directory.path().to_owned();
+        let failure = Failure { path, doing: "serving the directory", errno: Errno::SHUTDOWN };
+        changes.iter().map(|_| Changed::Failed(failure.clone())).collect()
+    }
+
+    /// Tell those who listen for changes.
+    pub(super) fn publish_changes(&mut self) {
+        if std::mem::take(&mut self.has_changed) {
+            self.signals.changes.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 
     /// Nobody gets or ends anything any more.
@@ -179,13 +203,12 @@ impl Core {
         self.dismiss_all();
     }
 
-    /// Tell all who wait to go, and give the way to the store away.
-    pub(super) fn close(&mut self) -> Option<Arc<Lane>> {
+    /// Tell all who wait to go.
+    pub(super) fn close(&mut self) {
         if self.state == State::Serving {
             self.state = State::Closing;
         }
         self.dismiss_all();
-        self.lane.take()
     }
 
     fn dismiss_all(&mut self) {
@@ -196,7 +219,6 @@ impl Core {
             self.refuse_ticket(id, Refusal::ShuttingDown);
         }
         self.changed();
-        self.flush();
     }
 
     pub(super) fn survey(&self) -> Survey {

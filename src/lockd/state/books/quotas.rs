@@ -2,51 +2,20 @@
 //!
 //! U1. A client's locks are those that it holds and those that the store was
 //!     asked to give it. Its waiters are its requests in queues.
-//! U2. They are counted where a phase or a queue changes: in [`Core::put`],
-//!     [`Core::enqueue`] and [`Core::dequeue`], and nowhere else. So whatever
+//! U2. They are counted where a phase or a queue changes: in [`Books::put`],
+//!     [`Books::enqueue`] and [`Books::dequeue`], and nowhere else. So whatever
 //!     ends a hold or a wait, the count is right.
 //! U3. A lease that is over counts no more, though its end is still to come.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::Core;
+use super::Books;
 use crate::lockd::name;
 use crate::lockd::state::api::Refusal;
 use crate::lockd::state::resource::{Phase, TicketId};
 use crate::sys::boot_clock::BootTime;
 
-/// By the client's name, without white space around; none that has nothing.
-#[derive(Debug, Default)]
-pub(super) struct Usage(HashMap<Box<str>, Count>);
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    locks: usize,
-    waiters: usize,
-}
-
-impl Usage {
-    fn change(&mut self, client: &str, change: impl FnOnce(&mut Count)) {
-        let client = name::stripped(client);
-        if let Some(count) = self.0.get_mut(client) {
-            change(count);
-            if *count == Count::default() {
-                self.0.remove(client);
-            }
-            return;
-        }
-        let mut count = Count::default();
-        change(&mut count);
-        self.0.insert(client.into(), count);
-    }
-
-    fn of(&self, client: &str) -> Count {
-        self.0.get(name::stripped(client)).copied().unwrap_or_default()
-    }
-}
-
-impl Core {
+impl Books {
     /// Put a resource into this phase; the one that it was in.
     pub(super) fn put(&mut self, resource: &Arc<str>, phase: Phase) -> Phase {
         if let Some(client) = self.client_in(&phase) {
@@ -134,7 +103,7 @@ impl Core {
     /// What the counts are, and what they must be.
     #[cfg(test)]
     pub(in crate::lockd::state) fn counted(&self) -> [Vec<(String, usize, usize)>; 2] {
-        let mut usage = Usage::default();
+        let mut usage = crate::lockd::state::usage::Usage::default();
         for slot in self.slots.values() {
             if let Some(client) = self.client_in(&slot.phase) {
                 usage.change(&client, |count| count.locks += 1);

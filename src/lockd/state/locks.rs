@@ -1,0 +1,431 @@
+//! The locks of one directory: their books, and the writer that follows these.
+
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::sync::{Arc, MutexGuard, Weak};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::api::{
+    EngineOptions, Figures, Grant, Held, LockRequest, OpenError, Refusal, Survey, Wait,
+};
+use super::audit::{Asker, Source};
+use super::books::{Asked, Books, Signals};
+use super::opening::{check_directory, not_opened, take_directory, this_boot};
+use super::resource::{Leave, Outcome, TicketId};
+use super::writer::Writer;
+use crate::lockd::store::{Recovered, Store, StoreOptions};
+use crate::sys::boot_clock::Alarm;
+use crate::sys::mutex::Mutex;
+use crate::{Error, FileGuard, Lost};
+
+/// The locks of one directory. Clones are the same engine. [`close`](Engine::close)
+/// it: dropped, it leaves files unsynced, and a change may be on its way still.
+#[derive(Clone)]
+pub(crate) struct Engine(Arc<Inner>, Asker);
+
+struct Inner {
+    books: Mutex<Books>,
+    writer: Writer,
+    /// Whether the directory's own lock is lost.
+    loss: Box<dyn Fn() -> Option<Lost> + Send + Sync>,
+    changes: watch::Sender<u64>,
+    failed: watch::Sender<Option<String>>,
+    /// The tasks are to end.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Between two looks at the directory's own lock while nothing changes.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
+
+impl Engine {
+    /// Take the directory over, with the locks that are held in it. It needs a
+    /// Tokio runtime with I/O and time, and lives on it.
+    ///
+    /// # Errors
+    /// What is wrong with the directory, or who has it.
+    pub(crate) async fn open(path: &Path, options: EngineOptions) -> Result<Engine, OpenError> {
+        Self::open_in_boot(path, options, this_boot()).await
+    }
+
+    async fn open_in_boot(
+        path: &Path,
+        options: EngineOptions,
+        boot: [u8; 36],
+    ) -> Result<Engine, OpenError> {
+        check_directory(path)?;
+        let alarm = Alarm::new().map_err(|source| OpenError::Unusable {
+            path: path.to_owned(),
+            doing: "making a timer",
+            advice: "let the daemon have more open files".to_owned(),
+            source,
+        })?;
+        let guard = take_directory(path).await?;
+        let directory = path.to_owned();
+        let EngineOptions { sync, accept_damage, tokens_above, .. } = options;
+        let how = StoreOptions { sync, accept_damage, tokens_above };
+        let open = move || Store::open(&directory, boot, how);
+        let opened = tokio::task::spawn_blocking(open).await.expect("BUG: opening panicked");
+        let (store, recovered) = opened.map_err(|unopened| not_opened(path, unopened))?;
+        Ok(Self::start(store, recovered, &options, alarm, guard))
+    }
+
+    fn start(
+        store: Store,
+        recovered: Recovered,
+        options: &EngineOptions,
+        alarm: Alarm,
+        guard: FileGuard,
+    ) -> Self {
+        let (changes, failed) = (watch::Sender::new(0), watch::Sender::new(None));
+        let sooner = Arc::new(Notify::new());
+        let signals =
+            Signals { changes: changes.clone(), failed: failed.clone(), sooner: sooner.clone() };
+        let mut books = Books::new(Arc::clone(store.directory()), recovered, options, signals);
+        books.note_store(store.syncs(), store.last_token());
+        let (books, writer) = (Mutex::new(books), Writer::new(store, options.sync));
+        let loss = Box::new(guard.losses());
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let inner = Arc::new(Inner { books, writer, loss, changes, failed, stop, tasks });
+        let stop = inner.stop.clone();
+        inner.tasks.spawn(expire_leases(Arc::downgrade(&inner), alarm, sooner, stop.clone()));
+        inner.tasks.spawn(keep_directory(Arc::downgrade(&inner), guard, stop));
+        Self(inner, None)
+    }
+
+    /// The same engine, asked by this source from now on.
+    pub(crate) fn asked_by(&self, source: &Arc<Source>) -> Self {
+        Self(Arc::clone(&self.0), Some(Arc::clone(source)))
+    }
+
+    /// Ask for a lock, and wait for it as the request says. A limit that is
+    /// reached while the grant is on its way to the disk is overrun by that.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nobody in the queue, and a grant that nobody
+    /// heard of is undone. A request with an id has its place again if it is
+    /// made again soon.
+    pub(crate) async fn lock(&self, request: LockRequest) -> Result<Grant, Refusal> {
+        self.lock_for(request, std::future::pending()).await
+    }
+
+    /// [`lock`](Self::lock) for a client that may go meanwhile. Then it waits no
+    /// more, and is answered as if its limit were reached: it may still read.
+    pub(crate) async fn lock_for(
+        &self,
+        request: LockRequest,
+        gone: impl Future<Output = ()>,
+    ) -> Result<Grant, Refusal> {
+        let wait = request.wait;
+        let (ticket, receiver) = match self.0.books().ask(request, &self.1)? {
+            Asked::Decided(outcome) => return outcome,
+            Asked::Waiting(ticket, receiver) => (ticket, receiver),
+        };
+        let mut listening = Listening { inner: &self.0, ticket, receiver, leave: Leave::Gone };
+        let is_over = tokio::select! {
+            biased;
+            outcome = listening.outcome() => return outcome,
+            () = reached(wait) => true,
+            () = gone => false,
+        };
+        let refusal = self.0.books().give_up(ticket);
+        if let Some(refusal) = refusal {
+            listening.leave = if is_over { Leave::Over } else { Leave::Gone };
+            return Err(refusal);
+        }
+        listening.outcome().await
+    }
+
+    /// The refusal of this request came to its client after it had [gone](Self::lock_for):
+    /// it was told, and does not come back.
+    pub(crate) fn leave(&self, resource: &str, client: &str, request_id: &str) {
+        self.0.books().leave(resource, client, request_id);
+    }
+
+    /// An answer with this grant did not come to its client. If none did, the
+    /// grant is undone. (I4)
+    pub(crate) fn lose_answer(&self, resource: &str, token: u64) {
+        self.0.books().lose_answer(resource, token);
+    }
+
+    /// End a hold of this client. With a token, of this grant and no other; if
+    /// that was unlocked before, it is so.
+    ///
+    /// # Cancel safety
+    /// Once it was polled it is done, even if the future is dropped.
+    pub(crate) async fn unlock(
+        &self,
+        resource: &str,
+        client: &str,
+        token: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let answer = self.0.books().unlock(resource, client, token, &self.1)?;
+        answer.await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    /// End whatever hold there is, or this grant and no other; what it was. A file that names nobody is
+    /// removed.
+    ///
+    /// # Cancel safety
+    /// As [`unlock`](Self::unlock).
+    pub(crate) async fn force_unlock(
+        &self,
+        resource: &str,
+        token: Option<u64>,
+    ) -> Result<Held, Refusal> {
+        let answer = self.0.books().force_unlock(resource, token, &self.1)?;
+        answer.await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    /// Let the lease of this grant run from now on; how long it runs. Of a
+    /// grant without a lease: `Duration::MAX`.
+    pub(crate) async fn renew(
+        &self,
+        resource: &str,
+        client: &str,
+        token: u64,
+    ) -> Result<Duration, Refusal> {
+        self.0.books().renew(resource, client, token)
+    }
+
+    /// What there is to list.
+    pub(crate) fn survey(&self) -> Survey {
+        self.0.books().survey()
+    }
+
+    /// What a name of a [survey](Self::survey) stands for, if it is still held and
+    /// there is a wanted name in it: its own, its holder's or a waiter's.
+    pub(crate) fn listed(&self, name: &str, is_wanted: impl Fn(&str) -> bool) -> Option<Held> {
+        self.0.books().listed(name, is_wanted)
+    }
+
+    /// How many of these names would be [listed](Self::listed). The books are open
+    /// meanwhile, so not for many names at a time.
+    pub(crate) fn count(&self, names: &[Arc<str>], is_wanted: impl Fn(&str) -> bool) -> usize {
+        let books = self.0.books();
+        names.iter().filter(|name| books.is_listed(name, &is_wanted)).count()
+    }
+
+    /// All that is held, by name.
+    #[cfg(test)]
+    fn list(&self) -> Vec<Held> {
+        self.survey().names.iter().filter_map(|name| self.listed(name, |_| true)).collect()
+    }
+
+    /// What is at one name, `None` if nothing is.
+    pub(crate) fn show(&self, resource: &str) -> Option<Held> {
+        self.0.books().show(resource)
+    }
+
+    /// A number that changes with every change of what is [listed](Self::listed).
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Whether the disk takes locks, as far as it can be told without one.
+    pub(crate) fn has_storage(&self) -> bool {
+        let (directory, has_refused) = self.0.books().storage();
+        !has_refused && !directory.is_full()
+    }
+
+    /// Counts since the start, and how many there are now.
+    pub(crate) fn figures(&self) -> Figures {
+        self.0.books().figures()
+    }
+
+    /// Resolves, with the reason, when this daemon may not go on: the
+    /// directory is not its own any more, or it cannot be written safely. (I7)
+    pub(crate) async fn failed(&self) -> String {
+        let mut failed = self.0.failed.subscribe();
+        match failed.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(why)) => why.clone(),
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Tell those who wait, sync the files and give the directory back. Other
+    /// clones refuse everything from now on.
+    pub(crate) async fn close(self) {
+        self.0.books().close();
+        let inner = Arc::clone(&self.0);
+        let closed = tokio::task::spawn_blocking(move || inner.close_store()).await;
+        if let Ok(Err(error)) = closed {
+            tracing::warn!("the files of the locks could not be synced: {error}");
+        }
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn books(self: &Arc<Self>) -> OpenBooks<'_> {
+        OpenBooks { books: Some(self.books.lock()), inner: self }
+    }
+
+    /// [`may_write`](Self::may_write), for who must not wait for a file system.
+    async fn looks(self: &Arc<Self>) -> bool {
+        let inner = Arc::clone(self);
+        tokio::task::spawn_blocking(move || inner.may_write()).await.unwrap_or(false)
+    }
+
+    /// I7.
+    fn may_write(self: &Arc<Self>) -> bool {
+        if let Some(lost) = (self.loss)() {
+            self.books().fail(&Error::from(lost).to_string());
+        }
+        self.failed.borrow().is_none()
+    }
+
+    /// Write the next batch; whether more is left for this writer.
+    fn write_batch(self: &Arc<Self>) -> bool {
+        // Locked first: so the order of the books is that of the store.
+        let mut store = self.writer.store.lock();
+        let batch = self.books.lock().next_batch();
+        let (changes, purposes): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let changed = match store.as_mut() {
+            Some(store) if self.may_write() => store.commit(changes),
+            Some(store) => store.refuse(&changes),
+            None => self.books.lock().refuse_all(&changes),
+        };
+        let mut books = self.books();
+        for (purpose, changed) in purposes.into_iter().zip(changed) {
+            books.complete(purpose, changed);
+        }
+        if let Some(store) = store.as_ref() {
+            books.note_store(store.syncs(), store.last_token());
+        }
+        books.goes_on_writing()
+    }
+
+    /// Once all that was asked for is done. Later changes are refused.
+    fn close_store(self: &Arc<Self>) -> Result<(), Errno> {
+        while self.write_batch() {}
+        let store = self.writer.store.lock().take();
+        match store {
+            Some(store) if self.may_write() => store.close(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The books, open. What was asked of the store meanwhile is seen to when they
+/// are put back.
+struct OpenBooks<'a> {
+    books: Option<MutexGuard<'a, Books>>,
+    inner: &'a Arc<Inner>,
+}
+
+impl Deref for OpenBooks<'_> {
+    type Target = Books;
+
+    fn deref(&self) -> &Books {
+        self.books.as_ref().expect("BUG: books that were put back")
+    }
+}
+
+impl DerefMut for OpenBooks<'_> {
+    fn deref_mut(&mut self) -> &mut Books {
+        self.books.as_mut().expect("BUG: books that were put back")
+    }
+}
+
+impl Drop for OpenBooks<'_> {
+    fn drop(&mut self) {
+        let needs_writer = self.books.take().is_some_and(|mut books| {
+            books.publish_changes();
+            books.takes_on_writer()
+        });
+        if needs_writer {
+            let inner = Arc::clone(self.inner);
+            self.inner.writer.run(move || inner.write_batch());
+        }
+    }
+}
+
+/// Nobody is left who could ask.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// One who waits for the outcome of a request.
+struct Listening<'a> {
+    inner: &'a Arc<Inner>,
+    ticket: TicketId,
+    receiver: oneshot::Receiver<Outcome>,
+    leave: Leave,
+}
+
+impl Listening<'_> {
+    async fn outcome(&mut self) -> Outcome {
+        let outcome = (&mut self.receiver).await;
+        self.leave = Leave::Heard;
+        outcome.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.inner.books().settle(self.ticket, self.leave);
+    }
+}
+
+/// The limit of a wait.
+async fn reached(wait: Wait) {
+    match wait {
+        Wait::Until(limit) => sleep(limit).await,
+        Wait::No | Wait::Forever => std::future::pending().await,
+    }
+}
+
+/// End the leases that are over.
+async fn expire_leases(
+    inner: Weak<Inner>,
+    alarm: Alarm,
+    sooner: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    loop {
+        let Some(next) = inner.upgrade().map(|inner| inner.books().expire()) else {
+            return;
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sooner.notified() => {}
+            rung = alarm.ring_at(next) => if let Err(error) = rung {
+                tracing::error!("the timer of the leases failed: {error}");
+                sleep(Duration::from_millis(100)).await;
+            },
+        }
+    }
+}
+
+/// Hold the directory until the end. (I7)
+async fn keep_directory(inner: Weak<Inner>, guard: FileGuard, stop: CancellationToken) {
+    let look = async {
+        while let Some(inner) = inner.upgrade() {
+            inner.looks().await;
+            drop(inner);
+            sleep(LOOK_PERIOD).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = look => {}
+    }
+    if let Err(error) = guard.release().await {
+        tracing::warn!("{error}");
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;
