@@ -3,26 +3,27 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::http::app_state::Api;
 use super::http::auth::Gate;
-use super::http::json::Api;
 use super::http::limits::{BodyReader, Limits};
-use super::http::live::Live;
 use super::http::metrics::Counts;
 use super::http::origin::{Hosts, PublicUrl};
 use super::http::permits::Seats;
+use super::http::survey_cache::Live;
 use super::http::tls::{FileError, Tls};
 use super::http::tokens::TokenFile;
 use super::http::{self, listen, rpc};
 use super::state::{Engine, EngineOptions, OpenError};
 use super::store::TOKENS_ABOVE_MAX;
 use super::xmlrpc::FaultStyle;
+use crate::sys::mutex::Mutex;
 
 /// What a [`Server`] serves, and how.
 #[derive(Clone, Debug)]
@@ -408,7 +409,7 @@ impl Reloader {
     /// # Errors
     /// [`ServerError::File`]: what is wrong with the first that was refused.
     pub fn reload(&self) -> Result<(), ServerError> {
-        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let _reading = self.reading.lock();
         let tokens = self.tokens.as_ref().map_or(Ok(()), reload_tokens);
         let tls = self.tls.as_ref().map_or(Ok(()), reload_tls);
         Ok(tokens.and(tls)?)

@@ -13,11 +13,8 @@
 //!     as it was last read. A wait, a stream or a list on its way ends when its
 //!     right does.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -26,17 +23,16 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::sync::watch;
 
 use super::failure::Failure;
-use super::listen::PeerGroup;
+use super::failure_counts::{Count, FailureCounts};
 use super::origin::{Hosts, one};
-use super::permits::Share;
-use super::socket::Peer;
-use super::tokens::{Bearer, TokenFile, TokenHash, Tokens};
+use super::permits::PeerGroup;
+use super::request::{Caller, MayUse, is_at, peer, source, wrong_token};
+use super::tokens::TokenFile;
 use super::wire::Code;
 use super::{limits, proxy};
-use crate::lockd::state::{Credential, Refused, Source};
+use crate::lockd::state::{Credential, Refused};
 
 /// Failures of one peer that are answered and logged one by one.
 const FAILURES: u32 = 20;
@@ -45,13 +41,6 @@ const FAILURES: u32 = 20;
 /// the queue of the log has room for them. More would push out lines of others.
 const REFUSALS: u32 = 100;
 
-/// In this time.
-const FAILURES_TIME: Duration = Duration::from_secs(60);
-
-/// Peers and tokens whose failures are counted; the others share a count. More would
-/// be more memory, some 100 bytes for each.
-const SHARES_MAX: usize = 4096;
-
 /// Lets requests in, or not. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Gate(Arc<Shared>);
@@ -59,131 +48,17 @@ pub(crate) struct Gate(Arc<Shared>);
 struct Shared {
     hosts: Hosts,
     tokens: Option<TokenFile>,
-    failures: Failures,
-    foreign: Failures,
-    anonymous: Failures,
+    failures: FailureCounts,
+    foreign: FailureCounts,
+    anonymous: FailureCounts,
     /// Of those that are let in.
-    refusals: Arc<Failures>,
-}
-
-/// Who asks; an extension of every request but those for what all may see.
-#[derive(Clone, Debug)]
-pub(crate) struct Caller {
-    group: PeerGroup,
-    credentials: Credentials,
-    /// For the audit.
-    source: Arc<Source>,
-    refusals: Arc<Failures>,
-}
-
-/// What a request may do.
-#[derive(Clone, Debug)]
-enum Credentials {
-    /// There are no tokens: use the names of all clients. (A1)
-    NotNeeded { is_administrator: bool },
-    /// What the token is good for. (A4)
-    Token { name: Arc<str>, sha256: TokenHash, tokens: watch::Receiver<Tokens> },
-}
-
-impl Credentials {
-    /// Whether they may do this now; `may` is asked about a token that is known.
-    fn may(&self, may: impl FnOnce(&Bearer) -> bool) -> bool {
-        match self {
-            Self::NotNeeded { .. } => true,
-            Self::Token { sha256, tokens, .. } => tokens.borrow().by_hash(sha256).is_some_and(may),
-        }
-    }
-}
-
-impl Caller {
-    pub(crate) fn source(&self) -> &Arc<Source> {
-        &self.source
-    }
-
-    /// A line of the audit, if it had not many of late.
-    pub(crate) fn log_refusal(
-        &self,
-        verb: &'static str,
-        resource: Option<&str>,
-        client: Option<&str>,
-        failure: &Failure,
-    ) {
-        let reason = match self.refusals.count(self.share()) {
-            Count::Some => failure.message(),
-            // In front, where a long text is not cut.
-            Count::Last => &format!("for a minute no more of this caller's: {}", failure.message()),
-            Count::TooMany => return,
-        };
-        let (error, verb) = (&*failure.code().to_string(), Some(verb));
-        Refused { verb, resource, client, error, reason }.audit(&self.source);
-    }
-
-    /// Whose places it takes, where these are limited: many of one address share
-    /// them, but each token has its own.
-    pub(crate) fn share(&self) -> Share {
-        let token = match &self.credentials {
-            Credentials::Token { name, .. } => Some(Arc::clone(name)),
-            Credentials::NotNeeded { .. } => None,
-        };
-        Share { group: self.group, token }
-    }
-
-    pub(crate) fn may_use(&self, client: &str) -> bool {
-        self.credentials.may(|bearer| bearer.may_use(client))
-    }
-
-    pub(crate) fn is_administrator(&self) -> bool {
-        match self.credentials {
-            Credentials::NotNeeded { is_administrator } => is_administrator,
-            Credentials::Token { .. } => self.credentials.may(|bearer| bearer.is_administrator),
-        }
-    }
-
-    /// Whether it may still look, and may see the same as when it was this. (A4)
-    pub(crate) fn sees_as(&self, is_administrator: bool) -> bool {
-        self.credentials.may(|bearer| bearer.is_administrator == is_administrator)
-    }
-
-    pub(crate) fn is_viewer(&self) -> bool {
-        let is_known = matches!(self.credentials, Credentials::Token { .. });
-        is_known && self.credentials.may(|bearer| bearer.is_viewer)
-    }
-
-    /// # Errors
-    /// What its client is told.
-    pub(crate) fn must_be_for(&self, client: &str) -> Result<(), Failure> {
-        if self.may_use(client) { Ok(()) } else { Err(self.not_for(client)) }
-    }
-
-    pub(crate) fn not_for(&self, client: &str) -> Failure {
-        if !self.credentials.may(|_| true) {
-            return wrong_token();
-        }
-        let text = match self.is_viewer() {
-            true => "this token may only look".to_owned(),
-            false => format!("these credentials are not for the client {client:?}"),
-        };
-        Failure::new(Code::Forbidden, text)
-    }
-
-    /// Resolves when the tokens were read again and this one may not do this any
-    /// more. (A4)
-    pub(crate) async fn loses(&self, may: impl Fn(&Bearer) -> bool) {
-        if let Credentials::Token { sha256, tokens, .. } = &self.credentials {
-            let mut tokens = tokens.clone();
-            let is_lost = |tokens: &Tokens| !tokens.by_hash(sha256).is_some_and(&may);
-            if tokens.wait_for(is_lost).await.is_ok() {
-                return;
-            }
-        }
-        std::future::pending().await
-    }
+    refusals: Arc<FailureCounts>,
 }
 
 impl Gate {
     pub(crate) fn new(hosts: Hosts, tokens: Option<TokenFile>) -> Self {
-        let [failures, foreign, anonymous] = [FAILURES; 3].map(Failures::new);
-        let refusals = Arc::new(Failures::new(REFUSALS));
+        let [failures, foreign, anonymous] = [FAILURES; 3].map(FailureCounts::new);
+        let refusals = Arc::new(FailureCounts::new(REFUSALS));
         Self(Arc::new(Shared { hosts, tokens, failures, foreign, anonymous, refusals }))
     }
 
@@ -246,10 +121,10 @@ impl Gate {
         let Some(file) = &self.0.tokens else {
             let is_direct = !self.0.hosts.is_public() && !proxy::is_passed_on(&request.headers);
             let is_administrator = is_direct && group == PeerGroup::Here;
-            let credentials = Credentials::NotNeeded { is_administrator };
+            let may_use = MayUse::NotNeeded { is_administrator };
             let by = if is_administrator { Credential::ThisMachine } else { Credential::None };
             let source = Arc::new(source(request, by));
-            return Ok(Caller { group, credentials, source, refusals });
+            return Ok(Caller { group, may_use, source, refusals });
         };
         let Some(token) = presented(&request.headers) else {
             let failure = Failure::new(
@@ -268,8 +143,8 @@ impl Gate {
             tokens.borrow().bearer(&token).map(|(hash, bearer)| (hash, bearer.name.clone()));
         if let Some((sha256, name)) = known {
             let source = Arc::new(source(request, Credential::Token(Arc::clone(&name))));
-            let credentials = Credentials::Token { name, sha256, tokens };
-            return Ok(Caller { group, credentials, source, refusals });
+            let may_use = MayUse::Token { name, sha256, tokens };
+            return Ok(Caller { group, may_use, source, refusals });
         }
         let count = self.0.failures.count(group.into());
         if count != Count::TooMany {
@@ -289,22 +164,6 @@ impl Gate {
             ),
         })
     }
-}
-
-fn peer(request: &Parts) -> SocketAddr {
-    let Some(peer) = request.extensions.get::<Peer>() else {
-        unreachable!("BUG: a request from nowhere");
-    };
-    peer.address()
-}
-
-fn source(request: &Parts, credential: Credential) -> Source {
-    let peer = peer(request);
-    Source { peer, forwarded_for: proxy::sender(peer, &request.headers), credential }
-}
-
-fn wrong_token() -> Failure {
-    Failure::new(Code::WrongCredentials, "this token is not known here")
 }
 
 /// What all requests go through.
@@ -337,7 +196,7 @@ fn challenge(head: &Parts, failure: Failure) -> Response<Body> {
         challenges.append(header::WWW_AUTHENTICATE, bearer);
         // A browser would ask for a password and send it ever after: not for
         // what the page asks for.
-        if !super::json::is_at(head.uri.path()) {
+        if !is_at(head.uri.path()) {
             let basic = HeaderValue::from_static("Basic realm=\"lockkeeper\", charset=\"UTF-8\"");
             challenges.append(header::WWW_AUTHENTICATE, basic);
         }
@@ -360,48 +219,4 @@ fn presented(headers: &HeaderMap) -> Option<Vec<u8>> {
     let pair = STANDARD.decode(rest).unwrap_or_default();
     let colon = pair.iter().position(|byte| *byte == b':').map_or(pair.len(), |it| it + 1);
     Some(pair[colon..].to_vec())
-}
-
-/// How often each peer or token failed of late.
-#[derive(Debug)]
-struct Failures {
-    /// Those that are no more than this are told one by one.
-    limit: u32,
-    in_all: AtomicU64,
-    shares: Mutex<HashMap<Option<Share>, (u32, Instant)>>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Count {
-    Some,
-    Last,
-    TooMany,
-}
-
-impl Failures {
-    fn new(limit: u32) -> Self {
-        Self { limit, in_all: AtomicU64::new(0), shares: Mutex::default() }
-    }
-
-    fn count(&self, share: Share) -> Count {
-        self.in_all.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        if shares.len() >= SHARES_MAX {
-            shares.retain(|_, (_, since)| now - *since < FAILURES_TIME);
-        }
-        let share = Some(share);
-        let is_known = shares.contains_key(&share) || shares.len() < SHARES_MAX;
-        let share = share.filter(|_| is_known);
-        let (count, since) = shares.entry(share).or_insert((0, now));
-        if now - *since >= FAILURES_TIME {
-            (*count, *since) = (0, now);
-        }
-        *count = count.saturating_add(1);
-        match *count {
-            count if count < self.limit => Count::Some,
-            count if count == self.limit => Count::Last,
-            _ => Count::TooMany,
-        }
-    }
 }

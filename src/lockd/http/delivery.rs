@@ -16,15 +16,16 @@
 use std::error::Error as _;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::sockopt;
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::socket::Peer;
+use super::tcp::{has_acknowledged, has_hung_up};
 use crate::lockd::state::Engine;
+use crate::sys::mutex::Mutex;
 
 /// What is done once it is known whether the answer came: `true` if it may have.
 type Then = Box<dyn FnOnce(bool) + Send>;
@@ -75,20 +76,20 @@ impl Deliveries {
 
     fn expect(&self, then: impl FnOnce(bool) + Send + 'static) {
         let delivery = Delivery { is_handed_over: false, then: Box::new(then) };
-        self.unknown().push(delivery);
+        self.unknown.lock().push(delivery);
         self.has_some.store(true, Ordering::Relaxed);
     }
 
     /// The kernel has all that was answered so far.
     pub(super) fn hand_over(&self) {
         if self.has_some() {
-            self.unknown().iter_mut().for_each(|it| it.is_handed_over = true);
+            self.unknown.lock().iter_mut().for_each(|it| it.is_handed_over = true);
         }
     }
 
     /// The client asks for more: what came before that is settled.
-    pub(super) fn ask_for_more(&self, peer: &Peer) {
-        if self.has_some() && peer.has_acknowledged() {
+    pub(super) fn ask_for_more(&self, tcp: &TcpStream) {
+        if self.has_some() && has_acknowledged(tcp) {
             self.settle(true);
         }
     }
@@ -99,26 +100,22 @@ impl Deliveries {
 
     /// The connection has ended so. Nothing was said of that yet: the peer could
     /// refuse such words too, where only answers count.
-    pub(super) async fn end(&self, peer: &Peer, ended: &hyper::Result<()>) {
+    pub(super) async fn end(&self, tcp: &TcpStream, ended: &hyper::Result<()>) {
         let cause = ended.as_ref().err().and_then(|error| error.source());
         let kind = cause.and_then(|cause| cause.downcast_ref()).map(io::Error::kind);
         let is_refused = match kind {
-            None => is_refused(peer).await,
-            Some(kind) => kind == io::ErrorKind::BrokenPipe && !peer.has_acknowledged(),
+            None => is_refused(tcp).await,
+            Some(kind) => kind == io::ErrorKind::BrokenPipe && !has_acknowledged(tcp),
         };
         self.settle(!is_refused);
     }
 
     fn settle(&self, may_have_come: bool) {
-        let unknown = std::mem::take(&mut *self.unknown());
+        let unknown = std::mem::take(&mut *self.unknown.lock());
         self.has_some.store(false, Ordering::Relaxed);
         for Delivery { is_handed_over, then } in unknown {
             then(is_handed_over && may_have_come);
         }
-    }
-
-    fn unknown(&self) -> std::sync::MutexGuard<'_, Vec<Delivery>> {
-        self.unknown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -131,13 +128,13 @@ impl Drop for Deliveries {
 
 /// Whether the peer closed its side and refuses what it was sent. No event tells
 /// that something was acknowledged, so this looks a few times.
-async fn is_refused(peer: &Peer) -> bool {
+async fn is_refused(tcp: &TcpStream) -> bool {
     let mut pause = PAUSE;
     for _ in 0..LOOKS {
-        match sockopt::socket_error(peer.tcp()) {
+        match sockopt::socket_error(tcp) {
             // The kernel's word for a reset that came behind the peer's own end.
-            Ok(Err(Errno::PIPE)) => return !peer.has_acknowledged(),
-            Ok(Ok(())) if peer.has_hung_up() && !peer.has_acknowledged() => {}
+            Ok(Err(Errno::PIPE)) => return !has_acknowledged(tcp),
+            Ok(Ok(())) if has_hung_up(tcp) && !has_acknowledged(tcp) => {}
             _ => return false,
         }
         sleep(pause).await;

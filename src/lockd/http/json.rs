@@ -16,47 +16,21 @@ use axum::routing::MethodRouter;
 use axum::{Extension, Router};
 use futures_util::stream;
 use serde::de::DeserializeOwned;
-use tokio_util::sync::CancellationToken;
 
-use super::auth::Caller;
+use super::app_state::Api;
 use super::failure::{self, Failure};
-use super::limits::{self, BodyReader};
+use super::limits;
 use super::listing::{Listing, Wanted, milliseconds, shown, since_epoch};
-use super::live::{self, Live};
-use super::metrics::Counts;
-use super::openapi;
+use super::live;
 use super::origin::one;
-use super::permits::Seats;
+use super::request::Caller;
 use super::routes::{Access, Operation, Routes};
 use super::socket::Peer;
 use super::wire::{
     About, Acquire, Code, ForceRelease, Granted, Holder, HolderTenure, List, Milliseconds, Release,
     Released, Renew, Renewed, Search, ShownLock, Token,
 };
-use crate::lockd::state::{Engine, Grant, LockRequest, Refusal, Wait};
-
-/// What answers.
-#[derive(Clone)]
-pub(crate) struct Api {
-    pub(crate) engine: Engine,
-    pub(crate) bodies: BodyReader,
-    /// For requests that wait for a lock.
-    pub(crate) waiting: Seats,
-    /// For those who watch.
-    pub(crate) viewers: Seats,
-    pub(crate) live: Live,
-    /// For Prometheus.
-    pub(crate) counts: Counts,
-    /// The description of it all.
-    pub(crate) document: openapi::Served,
-    /// The daemon ends.
-    pub(crate) stop: CancellationToken,
-}
-
-/// Whether a path is one of the API's.
-pub(crate) fn is_at(path: &str) -> bool {
-    path.starts_with("/v1/")
-}
+use crate::lockd::state::{Grant, LockRequest, Refusal, Wait};
 
 /// A request with a body.
 const BODY: [Code; 3] = [Code::Invalid, Code::Body, Code::NotJson];

@@ -16,7 +16,6 @@ use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::listen::TooSlow;
 use crate::lockd::xmlrpc::Shape;
 
 /// A body of this length is always read: a call with its names is far shorter.
@@ -71,6 +70,11 @@ impl Default for Limits {
         }
     }
 }
+
+/// The rest of a body did not come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the body was not sent in time")]
+pub(crate) struct TooSlow;
 
 /// Why a body was not read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

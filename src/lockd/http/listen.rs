@@ -14,16 +14,14 @@
 //!     TLS too, and a request that was on its way meets no reset: clients that
 //!     keep connections take that for a sign to ask again.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -33,29 +31,23 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use super::limits::Limits;
+use super::connections::{ANSWERED, Connection, Doors, IDLE, SENDING, Seat};
+use super::limits::{Limits, TooSlow};
 use super::linger;
-use super::socket::{self, Peer, Socket};
-
-/// Files that this process has open besides connections.
-const OTHER_FILES: usize = 128;
+use super::socket::{Peer, Socket};
+use super::tcp;
 
 /// How long no connection is accepted after that failed for want of files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-
-/// So many connections without a place of their own are told so at a time: those
-/// that find no room, and those that made room. Each is an open file.
-const LINGERING: usize = 32;
 
 const NO_ROOM: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
@@ -92,9 +84,9 @@ pub(crate) async fn serve<H: Handshake>(
     stop: CancellationToken,
 ) {
     let grace = limits.grace;
-    let doors = Arc::new(Doors { count: connections, ..Doors::new(limits) });
+    let doors = Arc::new(Doors::new(limits, connections));
     let tracker = TaskTracker::new();
-    if let Err(error) = socket::prepare(&listener) {
+    if let Err(error) = tcp::prepare(&listener) {
         warn!(%error, "connections are without some settings");
     }
     loop {
@@ -146,171 +138,6 @@ async fn turn_away(mut tcp: TcpStream, place: OwnedSemaphorePermit, stop: Cancel
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-/// What counts as one peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum PeerGroup {
-    Here,
-    V4([u8; 4]),
-    V6([u16; 4]),
-}
-
-impl PeerGroup {
-    pub(crate) fn of(peer: SocketAddr) -> Self {
-        match peer.ip().to_canonical() {
-            address if address.is_loopback() => Self::Here,
-            IpAddr::V4(address) => Self::V4(address.octets()),
-            IpAddr::V6(address) => {
-                let [first, second, third, fourth, ..] = address.segments();
-                Self::V6([first, second, third, fourth])
-            }
-        }
-    }
-}
-
-/// What a connection does, in the order in which it is closed to make room.
-const IDLE: u8 = 0;
-const SENDING: u8 = 1;
-const ANSWERED: u8 = 2;
-
-/// A connection that is open.
-#[derive(Debug)]
-struct Connection {
-    group: PeerGroup,
-    state: AtomicU8,
-    /// Since when it is in that state, in microseconds since the start.
-    since: AtomicU64,
-    started: Instant,
-    /// The body of the last request was not read to its end.
-    is_unread: AtomicBool,
-    close: CancellationToken,
-}
-
-impl Connection {
-    fn is(&self, state: u8) {
-        let since = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.since.store(since, Ordering::Relaxed);
-        self.state.store(state, Ordering::Relaxed);
-    }
-}
-
-/// The connections that are open.
-struct Doors {
-    limits: Limits,
-    started: Instant,
-    open: Mutex<Open>,
-    /// How many there are, for who counts them.
-    count: Arc<AtomicU64>,
-    lingering: Arc<Semaphore>,
-}
-
-#[derive(Default)]
-struct Open {
-    last: u64,
-    connections: HashMap<u64, Arc<Connection>>,
-    by_group: HashMap<PeerGroup, usize>,
-}
-
-impl Open {
-    fn remove(&mut self, number: u64) {
-        let Some(connection) = self.connections.remove(&number) else { return };
-        let Some(count) = self.by_group.get_mut(&connection.group) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.by_group.remove(&connection.group);
-        }
-    }
-
-    /// C2. Close one of these connections; whether there was one.
-    fn make_room(&mut self, may_go: impl Fn(&Connection) -> bool) -> bool {
-        let rank = |connection: &Connection| {
-            let state = connection.state.load(Ordering::Relaxed);
-            (state, connection.since.load(Ordering::Relaxed))
-        };
-        let ranked = self.connections.iter().filter(|(_, connection)| may_go(connection));
-        let ranked = ranked.map(|(number, connection)| (rank(connection), *number));
-        let Some((_, number)) = ranked.filter(|((state, _), _)| *state != ANSWERED).min() else {
-            return false;
-        };
-        if let Some(connection) = self.connections.get(&number) {
-            connection.close.cancel();
-        }
-        // Its place is free at once: it ends as soon as it is scheduled.
-        self.remove(number);
-        true
-    }
-}
-
-impl Doors {
-    fn new(mut limits: Limits) -> Self {
-        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let files = usize::try_from(files).unwrap_or(usize::MAX);
-        limits.connections = limits.connections.min(files.saturating_sub(OTHER_FILES)).max(1);
-        let lingering = Arc::new(Semaphore::new(LINGERING));
-        let (open, count) = (Mutex::default(), Arc::default());
-        Self { limits, started: Instant::now(), open, count, lingering }
-    }
-
-    /// A place to tell a connection that it has none.
-    fn linger(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.lingering).try_acquire_owned().ok()
-    }
-
-    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A seat for a new connection, if there is room or room can be made.
-    fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Seat> {
-        let group = PeerGroup::of(peer);
-        let mut open = self.open();
-        let of_group = open.by_group.get(&group).copied().unwrap_or(0);
-        let is_full = group != PeerGroup::Here && of_group >= self.limits.connections_per_peer;
-        if is_full && !open.make_room(|other| other.group == group) {
-            return None;
-        }
-        if open.connections.len() >= self.limits.connections && !open.make_room(|_| true) {
-            return None;
-        }
-        let connection = Arc::new(Connection {
-            group,
-            state: AtomicU8::new(IDLE),
-            since: AtomicU64::new(0),
-            started: self.started,
-            is_unread: AtomicBool::new(false),
-            close: CancellationToken::new(),
-        });
-        connection.is(IDLE);
-        open.last += 1;
-        let number = open.last;
-        open.connections.insert(number, Arc::clone(&connection));
-        *open.by_group.entry(group).or_default() += 1;
-        self.count.fetch_add(1, Ordering::Relaxed);
-        Some(Seat { doors: Arc::clone(self), number, connection })
-    }
-
-    fn make_room(&self, may_go: impl Fn(&Connection) -> bool) {
-        self.open().make_room(may_go);
-    }
-
-    fn close_all(&self) {
-        self.open().connections.values().for_each(|connection| connection.close.cancel());
-    }
-}
-
-/// A place among the open connections, free again when dropped.
-struct Seat {
-    doors: Arc<Doors>,
-    number: u64,
-    connection: Arc<Connection>,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.doors.open().remove(self.number);
-        self.doors.count.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// One connection, from its first byte to its end.
@@ -382,7 +209,7 @@ impl<H: Handshake> Talk<H> {
     ) {
         let is_cut = close.is_cancelled();
         if self.peer.deliveries().has_some() {
-            stop.run_until_cancelled(self.peer.deliveries().end(&self.peer, ended)).await;
+            stop.run_until_cancelled(self.peer.deliveries().end(self.peer.tcp(), ended)).await;
         }
         let shutdown = poll_fn(|context| Pin::new(&mut stream).poll_shutdown(context));
         let is_shut = if is_cut {
@@ -427,7 +254,7 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let at_work = AtWork::on(&self.connection);
         self.connection.is_unread.store(false, Ordering::Relaxed);
-        self.peer.deliveries().ask_for_more(&self.peer);
+        self.peer.deliveries().ask_for_more(self.peer.tcp());
         let (mut head, body) = request.into_parts();
         head.extensions.insert(self.peer.clone());
         let connection = Arc::clone(&self.connection);
@@ -458,11 +285,6 @@ impl Drop for AtWork {
         self.0.is(IDLE);
     }
 }
-
-/// The rest of a body did not come in time.
-#[derive(Debug, thiserror::Error)]
-#[error("the body was not sent in time")]
-pub(crate) struct TooSlow;
 
 /// C3. A body that must have come within a time, counted from when it was first
 /// waited for.
@@ -513,66 +335,9 @@ impl http_body::Body for Timed {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
-
-    fn doors(connections: usize, connections_per_peer: usize) -> Arc<Doors> {
-        let limits = Limits { connections, connections_per_peer, ..Limits::default() };
-        Arc::new(Doors::new(limits))
-    }
-
-    fn from(address: &str) -> SocketAddr {
-        SocketAddr::new(address.parse().expect("an address"), 1)
-    }
-
-    fn is_closed(seat: &Seat) -> bool {
-        seat.connection.close.is_cancelled()
-    }
-
-    #[test]
-    fn a_peer_makes_room_for_itself_only() {
-        let doors = doors(100, 2);
-        let other = doors.admit(from("192.0.2.2")).expect("a seat");
-        let oldest = doors.admit(from("192.0.2.1")).expect("a seat");
-        let next = doors.admit(from("::ffff:192.0.2.1")).expect("a seat");
-        let last = doors.admit(from("192.0.2.1")).expect("a seat");
-        assert!(is_closed(&oldest) && ![&other, &next, &last].into_iter().any(is_closed));
-        // Nothing is counted twice when it ends.
-        drop(oldest);
-        next.connection.is(ANSWERED);
-        last.connection.is(ANSWERED);
-        assert!(doors.admit(from("192.0.2.1")).is_none());
-        drop(last);
-        assert!(doors.admit(from("192.0.2.1")).is_some());
-    }
-
-    #[test]
-    fn a_network_of_ipv6_is_one_peer() {
-        let doors = doors(100, 1);
-        let first = doors.admit(from("2001:db8:1:2::1")).expect("a seat");
-        let _other = doors.admit(from("2001:db8:1:3::1")).expect("a seat");
-        assert!(!is_closed(&first));
-        let _next = doors.admit(from("2001:db8:1:2:ffff::1")).expect("a seat");
-        assert!(is_closed(&first));
-    }
-
-    #[test]
-    fn this_machine_is_limited_as_a_whole_only() {
-        let doors = doors(3, 1);
-        let seats: Vec<Seat> =
-            (0..3).map(|_| doors.admit(from("127.0.0.1")).expect("a seat")).collect();
-        assert!(!seats.iter().any(is_closed));
-        seats[0].connection.is(SENDING);
-        let _fourth = doors.admit(from("::1")).expect("a seat");
-        assert!(is_closed(&seats[1]) && !is_closed(&seats[0]));
-        assert_eq!(doors.open().connections.len(), 3);
-    }
-
-    #[test]
-    fn nothing_is_left_of_connections_that_are_over() {
-        let doors = doors(3, 1);
-        drop(doors.admit(from("192.0.2.1")));
-        assert!(doors.open().connections.is_empty() && doors.open().by_group.is_empty());
-    }
 
     /// Serves on a thread of its own until `stop` is cancelled; where.
     fn serving(router: Router, limits: Limits, stop: &CancellationToken) -> SocketAddr {

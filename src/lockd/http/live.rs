@@ -3,8 +3,7 @@
 //! However many watch and however much changes, the books are gone through at
 //! most four times a second.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
@@ -16,18 +15,15 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::auth::Caller;
+use super::app_state::Api;
 use super::failure::Failure;
-use super::json::Api;
 use super::listing::{Listing, Wanted};
 use super::permits::Seat;
+use super::request::Caller;
 use super::routes::Operation;
 use super::socket::Peer;
+use super::survey_cache::{Live, SPACING, Snapshot};
 use super::wire::{Code, List, Search};
-use crate::lockd::state::{Engine, Survey};
-
-/// Between two lists.
-const SPACING: Duration = Duration::from_millis(250);
 
 /// Between two comments while nothing changes. Proxies end a connection on which
 /// nothing came for 30 to 60 seconds, and the page after 25.
@@ -35,42 +31,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Makes a proxy pass on what it has at once: nginx would wait for a full buffer.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
-
-/// The last survey that was made, for all viewers.
-#[derive(Clone)]
-pub(crate) struct Live {
-    engine: Engine,
-    last: Arc<Mutex<Option<Snapshot>>>,
-}
-
-/// What there was to list.
-#[derive(Clone)]
-struct Snapshot {
-    version: u64,
-    at: Instant,
-    survey: Arc<Survey>,
-}
-
-impl Live {
-    pub(crate) fn new(engine: Engine) -> Self {
-        Self { engine, last: Arc::default() }
-    }
-
-    /// A survey that is not older than [`SPACING`].
-    fn snapshot(&self, changes: &watch::Receiver<u64>) -> Snapshot {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = last.as_ref().filter(|last| last.at.elapsed() < SPACING);
-        if let Some(fresh) = fresh {
-            return fresh.clone();
-        }
-        // The version before the survey: what changes in between is sent again.
-        let version = *changes.borrow();
-        let (at, survey) = (Instant::now(), Arc::new(self.engine.survey()));
-        let snapshot = Snapshot { version, at, survey };
-        *last = Some(snapshot.clone());
-        snapshot
-    }
-}
 
 /// One who watches.
 struct Viewer {

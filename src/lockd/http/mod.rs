@@ -1,23 +1,29 @@
 //! The daemon on the network: connections, and what is at which path.
 
+pub(crate) mod app_state;
 pub(crate) mod auth;
-pub(crate) mod delivery;
+mod connections;
+mod delivery;
 mod failure;
-pub(crate) mod json;
+mod failure_counts;
+mod json;
 pub(crate) mod limits;
 mod linger;
 pub(crate) mod listen;
 mod listing;
-pub(crate) mod live;
+mod live;
 pub(crate) mod metrics;
 mod openapi;
 pub(crate) mod origin;
 mod page;
 pub(crate) mod permits;
 mod proxy;
+mod request;
 mod routes;
 pub(crate) mod rpc;
 mod socket;
+pub(crate) mod survey_cache;
+mod tcp;
 pub(crate) mod tls;
 pub(crate) mod tokens;
 mod wire;
@@ -29,7 +35,7 @@ use self::routes::Operation;
 
 /// All that is served: the JSON API, the metrics and the page at their paths,
 /// and XML-RPC for what is left. The same again below the prefix, if there is one.
-pub(crate) fn router(api: json::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router {
+pub(crate) fn router(api: app_state::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router {
     let prefix = gate.prefix().to_owned();
     let served = api.document.clone();
     let (all, operations) = all(api, rpc, &gate);
@@ -42,7 +48,7 @@ pub(crate) fn router(api: json::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router 
 }
 
 /// The routes, and what is said of them.
-fn all(api: json::Api, rpc: rpc::Rpc, gate: &auth::Gate) -> (Router, Vec<Operation>) {
+fn all(api: app_state::Api, rpc: rpc::Rpc, gate: &auth::Gate) -> (Router, Vec<Operation>) {
     let others = rpc::router(rpc);
     let watched = metrics::Watched {
         engine: api.engine.clone(),

@@ -2,9 +2,8 @@
 //! that they read and write.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
@@ -12,7 +11,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::json::Api;
+use super::app_state::Api;
 use super::routes::{Access, Answer, FOR_ANOTHER, Operation, Verb, WITHOUT_TOKEN};
 use super::wire::{Code, Refused};
 use crate::lockd::name::RESOURCE_MAX_BYTES;
@@ -58,9 +57,6 @@ pub(super) fn document(operations: &[Operation], needs_token: bool, prefix: &str
     }
     document.to_string()
 }
-
-/// The document, for all who ask for it: it is made of the routes, and they are made first.
-pub(crate) type Served = Arc<OnceLock<Bytes>>;
 
 /// `GET /v1/openapi.json`, as it is described.
 pub(super) fn operation() -> Operation {

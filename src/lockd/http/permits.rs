@@ -1,9 +1,31 @@
 //! How many requests may stay at a time, of one address or token and of all.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use super::listen::PeerGroup;
+use crate::sys::mutex::Mutex;
+
+/// What counts as one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum PeerGroup {
+    Here,
+    V4([u8; 4]),
+    V6([u16; 4]),
+}
+
+impl PeerGroup {
+    pub(crate) fn of(peer: SocketAddr) -> Self {
+        match peer.ip().to_canonical() {
+            address if address.is_loopback() => Self::Here,
+            IpAddr::V4(address) => Self::V4(address.octets()),
+            IpAddr::V6(address) => {
+                let [first, second, third, fourth, ..] = address.segments();
+                Self::V6([first, second, third, fourth])
+            }
+        }
+    }
+}
 
 /// Places for requests that stay. Clones share them.
 #[derive(Clone, Debug)]
@@ -52,7 +74,7 @@ impl Seats {
 
     /// A place, if there is one.
     pub(crate) fn take(&self, share: Share) -> Option<Seat> {
-        let mut taken = self.0.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.0.taken.lock();
         let of_share = taken.by_share.get(&share).copied().unwrap_or(0);
         let is_full = share.group != PeerGroup::Here && of_share >= self.0.per_share;
         if is_full || taken.in_all >= self.0.in_all {
@@ -67,7 +89,7 @@ impl Seats {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut taken = self.shared.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.shared.taken.lock();
         taken.in_all -= 1;
         if let Some(count) = taken.by_share.get_mut(&self.share) {
             *count -= 1;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{HeaderMap, HeaderName, header};
 
-use super::listen::PeerGroup;
+use super::permits::PeerGroup;
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 

@@ -7,9 +7,9 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 
-use super::auth::Caller;
 use super::failure::Failure;
 use super::limits::{BodyError, BodyReader};
+use super::request::Caller;
 use super::routes::Operation;
 use super::socket::Peer;
 use crate::lockd::state::{Engine, LockRequest, Refusal, Wait};

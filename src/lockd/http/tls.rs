@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
@@ -15,6 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::listen::Handshake;
 use super::socket::Socket;
+use crate::sys::mutex::Mutex;
 
 /// Speaks TLS 1.2 or 1.3 as a server. Clones are the same.
 #[derive(Clone)]
@@ -25,7 +26,7 @@ struct Shared {
     key: PathBuf,
     /// For the next connection. A whole new one after a reload: a session that an
     /// old one began is not resumed, so each new connection gets the new certificate.
-    acceptor: RwLock<TlsAcceptor>,
+    acceptor: Mutex<TlsAcceptor>,
 }
 
 impl Tls {
@@ -35,7 +36,7 @@ impl Tls {
     /// # Errors
     /// Which file, and what is wrong with it.
     pub(crate) fn from_files(certificates: &Path, key: &Path) -> Result<Self, FileError> {
-        let acceptor = RwLock::new(Self::read(certificates, key)?);
+        let acceptor = Mutex::new(Self::read(certificates, key)?);
         let (certificates, key) = (certificates.to_owned(), key.to_owned());
         Ok(Self(Arc::new(Shared { certificates, key, acceptor })))
     }
@@ -46,7 +47,7 @@ impl Tls {
     /// As [`from_files`](Self::from_files); then the old certificate stays.
     pub(crate) fn reload(&self) -> Result<(), FileError> {
         let acceptor = Self::read(&self.0.certificates, &self.0.key)?;
-        *self.0.acceptor.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
+        *self.0.acceptor.lock() = acceptor;
         Ok(())
     }
 
@@ -118,7 +119,7 @@ impl Handshake for Tls {
     type Stream = TlsStream<Socket>;
 
     async fn handshake(&self, socket: Socket) -> io::Result<Self::Stream> {
-        let acceptor = self.0.acceptor.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let acceptor = self.0.acceptor.lock().clone();
         acceptor.accept(socket).await
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::record::{HEADER_BYTES, Header, Record};
+use super::record::{HEADER_BYTES, Header, Record, UNKNOWN_BOOT};
 use super::tests::{
     BOOT, NEXT_BOOT, accepting, at, copy, end, entry, grant, held, open, refused, try_open, wanted,
 };

@@ -29,7 +29,7 @@ use rustix::io::{Errno, retry_on_intr};
 use super::directory::{Directory, write_all};
 use super::hold::Hold;
 use super::past::Past;
-use super::record::{HEADER_BYTES, Header, MARK_PLACE, Record};
+use super::record::{CAPACITY_MAX, HEADER_BYTES, Header, JOURNALS, MARK_PLACE, Record};
 use crate::lockd::histogram::Histogram;
 
 /// The journal, open for writing.
@@ -56,13 +56,8 @@ pub(crate) struct Journal {
     pub(crate) syncs: Syncs,
 }
 
-pub(crate) const JOURNALS: [&str; 2] = [".lockkeeper-journal-a", ".lockkeeper-journal-b"];
-
 /// Small enough for a small disk; some thousand records.
 const CAPACITY_MIN: usize = 128 * 1024;
-
-/// The place of a batch is a 32-bit number.
-pub(crate) const CAPACITY_MAX: usize = 1 << 31;
 
 /// Left for the ends of locks (J4).
 const RESERVE: usize = 8 * 1024;

@@ -49,10 +49,10 @@ use rustix::io::Errno;
 use directory::Prepared;
 pub(crate) use directory::{Directory, Found};
 pub(crate) use hold::{Hold, Wanted};
-use journal::{JOURNALS, Journal};
+use journal::Journal;
 pub(crate) use journal::{SYNC_BOUNDS, Syncs};
 use past::{Damage, Files, Past};
-use record::{ENDED_BYTES, Record, granted_bytes};
+use record::{ENDED_BYTES, JOURNALS, Record, granted_bytes};
 pub(crate) use recovery::{Problem, Recovered};
 use spares::Spares;
 pub(crate) use tokens::TOKENS_ABOVE_MAX;
@@ -111,9 +111,6 @@ pub(crate) struct Failure {
 
 /// The most that is changed at a time: a prepared file is an open one.
 pub(crate) const BATCH_MAX: usize = 64;
-
-/// A boot that is like no other.
-const UNKNOWN_BOOT: [u8; 36] = [0; 36];
 
 /// A daemon that closes syncs so many files one by one, else the file system.
 const SYNCED_SINGLY_MAX: usize = 1000;

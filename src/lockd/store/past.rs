@@ -15,11 +15,9 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::UNKNOWN_BOOT;
 use super::directory::{Directory, read};
 use super::hold::Hold;
-use super::journal::{CAPACITY_MAX, JOURNALS};
-use super::record::{self, HEADER_BYTES, Header, Record};
+use super::record::{self, CAPACITY_MAX, HEADER_BYTES, Header, JOURNALS, Record, UNKNOWN_BOOT};
 
 /// What a journal says.
 #[derive(Debug)]

@@ -42,6 +42,15 @@ pub(crate) struct Header {
     pub(crate) next_token: u64,
 }
 
+/// The two files of a journal, which take turns.
+pub(crate) const JOURNALS: [&str; 2] = [".lockkeeper-journal-a", ".lockkeeper-journal-b"];
+
+/// The place of a batch is a 32-bit number.
+pub(crate) const CAPACITY_MAX: usize = 1 << 31;
+
+/// A boot that is like no other.
+pub(crate) const UNKNOWN_BOOT: [u8; 36] = [0; 36];
+
 const MAGIC: [u8; 16] = *b"lockkeeper jrnl2";
 
 /// With its checksum. One sector at most, so that no crash tears it.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-use super::read::Malformed;
+use super::malformed::Malformed;
 
 /// An XML declaration ends within this many bytes, or there is none.
 const DECLARATION_BYTES: usize = 256;

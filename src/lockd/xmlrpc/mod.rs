@@ -29,6 +29,7 @@
 mod charset;
 pub(crate) mod fault;
 mod introspect;
+mod malformed;
 mod python;
 mod read;
 mod value;
