@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::journal::MARK_BYTES_APART;
 use super::record::{HEADER_BYTES, Header, Record, UNKNOWN_BOOT};
 use super::tests::{
     BOOT, NEXT_BOOT, accepting, at, copy, end, entry, grant, held, open, refused, try_open, wanted,
@@ -14,6 +15,9 @@ use super::*;
 
 /// What a test does to a file, and what is to be said of it.
 type Way = (&'static str, fn(&Path));
+
+/// Longer than anything here takes that does not hang.
+const LONG: Duration = Duration::from_secs(60);
 
 type Contents = BTreeMap<String, Vec<u8>>;
 
@@ -363,6 +367,35 @@ fn a_blank_end_is_told() {
         "{found}"
     );
     accepted(left.directory.path(), left.last());
+}
+
+/// J5: the mark follows the batches, so that a blank end is told late in a generation too.
+#[test]
+fn a_blank_end_is_told_behind_many_batches() {
+    let directory = TempDir::new_in("/dev/shm").unwrap();
+    let path = directory.path();
+    let (mut store, _) = open(path, BOOT, true);
+    let start = Instant::now();
+    let mark = loop {
+        let hold = grant(&mut store, "r", "c");
+        end(&mut store, &hold);
+        let bytes = active(path).1;
+        let mark = Header::decode(&bytes).unwrap().decode_mark(&bytes);
+        if mark > 3 * MARK_BYTES_APART {
+            break mark;
+        }
+        assert!(start.elapsed() < LONG, "the mark stays at byte {mark}");
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    drop(store);
+    let (name, mut bytes, places) = active(path);
+    let place = places.into_iter().rfind(|place| *place < mark).unwrap();
+    bytes[place..].fill(0);
+    fs::write(path.join(name), bytes).unwrap();
+    let found = refused(path, BOOT);
+    let expected =
+        format!("{name} is damaged at byte {place}: it ends there, and was written to byte {mark}");
+    assert!(found.contains(&expected), "{found}");
 }
 
 /// J5: without syncs the disk may have any part of what was written last.

@@ -64,7 +64,7 @@ const RESERVE: usize = 8 * 1024;
 
 /// The mark is moved on after so many bytes, a block of a file system, and so long:
 /// it is one more block to sync. What is written after it could be blanked unseen.
-const MARK_BYTES_APART: usize = 4096;
+pub(super) const MARK_BYTES_APART: usize = 4096;
 const MARK_TIME_APART: Duration = Duration::from_millis(50);
 
 const NOTHING: Range<usize> = 0..0;
