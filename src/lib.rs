@@ -142,6 +142,8 @@ pub mod lockd;
 #[cfg(feature = "lockd-client")]
 mod remote;
 mod sys;
+#[cfg(any(feature = "lockd", feature = "lockd-client"))]
+mod wire;
 
 pub use any::{Locks, open};
 #[cfg(fuzzing)]

@@ -26,7 +26,9 @@ const RESOURCE: &str = "r";
 /// A daemon is back sooner, though the machine is busy.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-const GRANTED: &str = r#"{"token":"1","lease_ms":null}"#;
+const GRANTED: &str = r#"{"client":"one","lease_ms":null,"resource":"r","token":"1"}"#;
+
+const RELEASED: &str = r#"{"client":"one","resource":"r"}"#;
 
 fn impatient(url: &str) -> AsyncRemoteLock {
     let options = RemoteOptions::default().lease(None).reconnect(Duration::ZERO);
@@ -87,7 +89,7 @@ async fn a_connection_that_was_closed_between_two_calls_costs_nothing() {
     let daemon = Scripted::start(|number| match number {
         0 => Some(http("200 OK", GRANTED)),
         1 => None,
-        _ => Some(http("200 OK", "{}")),
+        _ => Some(http("200 OK", RELEASED)),
     });
     let guard = impatient(&daemon.url).acquire().await.expect("the lock");
     guard.release().await.expect("it was held");
@@ -334,4 +336,35 @@ fn a_password_in_a_url_is_not_repeated() {
         let refused = AsyncRemoteLock::new(url, RESOURCE, "one").expect_err("this is no daemon");
         assert!(!format!("{refused} {refused:?}").contains("5ecret"));
     }
+}
+
+/// A daemon of a later version: with fields and codes that this client does not know.
+#[tokio::test]
+async fn a_newer_daemon_is_understood() {
+    let granted = GRANTED.replace('{', r#"{"added":[1],"#);
+    let daemon = Scripted::start(move |number| match number {
+        0 => Some(http("200 OK", &granted)),
+        1 => Some(http("200 OK", &RELEASED.replace('{', r#"{"added":[1],"#))),
+        _ => {
+            let body = r#"{"added":1,"error":"not_on_sundays","message":"it is closed"}"#;
+            Some(http("409 Conflict", body))
+        }
+    });
+    let lock = impatient(&daemon.url);
+    lock.acquire().await.expect("the lock").release().await.expect("it was held");
+    match lock.acquire().await {
+        Err(Error::Refused { code, message, .. }) => {
+            assert_eq!((code.as_str(), message.as_str()), ("not_on_sundays", "it is closed"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The storage behind the lock could take no later token.
+#[tokio::test]
+async fn a_token_that_is_too_large_is_not_taken() {
+    let granted = GRANTED.replace(r#""1""#, r#""18446744073709551616""#);
+    let daemon = Scripted::start(move |_| Some(http("200 OK", &granted)));
+    let refused = impatient(&daemon.url).acquire().await;
+    assert!(matches!(refused, Err(Error::NotAServer { .. })), "{refused:?}");
 }

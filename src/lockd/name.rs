@@ -11,20 +11,15 @@
 
 use std::fmt::Write as _;
 
+use crate::wire::{CLIENT_MAX_BYTES, RESOURCE_MAX_BYTES};
+
 /// What the name of a lock's file ends in.
 pub(crate) const SUFFIX: &str = ".resource.lock";
 
 /// `NAME_MAX` of every local file system.
 const FILE_NAME_MAX_BYTES: usize = 255;
 
-/// Longest name of a resource, where each byte is its own in the name of the file.
-pub(crate) const RESOURCE_MAX_BYTES: usize = FILE_NAME_MAX_BYTES - SUFFIX.len();
-
-/// Longest client name: a record of it has to fit into the journal.
-pub(crate) const CLIENT_MAX_BYTES: usize = 8192;
-
-/// Longest request id. A UUID has 36 bytes.
-pub(crate) const REQUEST_ID_MAX_BYTES: usize = 128;
+const _: () = assert!(RESOURCE_MAX_BYTES + SUFFIX.len() == FILE_NAME_MAX_BYTES);
 
 /// The name of the file of a resource.
 pub(crate) fn file_name(resource: &str) -> Result<String, String> {

@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
-use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -14,13 +13,14 @@ use super::connection::Answer;
 use super::endpoint::{ANSWER, Failure};
 use super::guard::RemoteGuard;
 use super::hold::{Hold, Tenure};
-use super::response::{self, Granted};
+use super::response;
 use super::socket::Line;
 use super::target::{Claim, Scheduled};
 use crate::lease::{Exhausted, Patience, Renewal};
 use crate::lock::error::Error;
 use crate::sys::boot_clock::BootTime;
 use crate::sys::random;
+use crate::wire::{self, Granted, Milliseconds};
 
 const DOING: &str = "locking";
 
@@ -175,12 +175,14 @@ impl Petition {
             Wait::Forever | Wait::UntilTold(_) => None,
         };
         let lease = self.claim.options.lease;
-        let body = json!({
-            "client": self.claim.client,
-            "wait_ms": wait_ms,
-            "lease_ms": lease.map(|lease| u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)),
-            "request_id": self.id,
-        });
+        let body = wire::Acquire {
+            resource: None,
+            client: self.claim.client.clone(),
+            wait_ms: Some(wait_ms.map(Milliseconds)),
+            lease_ms: lease
+                .map(|lease| Milliseconds(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX))),
+            request_id: Some(self.id.clone()),
+        };
         let knew = std::mem::replace(&mut self.may_be_granted, true);
         let asked = self.exchange(&body).await.unwrap_or_else(|_| Err(Failure::silence()));
         self.may_be_granted = match &asked {
@@ -190,7 +192,7 @@ impl Petition {
         asked
     }
 
-    async fn exchange(&mut self, body: &Value) -> Result<Result<Answer, Failure>, Elapsed> {
+    async fn exchange(&mut self, body: &wire::Acquire) -> Result<Result<Answer, Failure>, Elapsed> {
         let line = Arc::clone(&self.line);
         let mut asking = pin!(self.claim.ask("acquire", body, &line));
         let ended = match &mut self.wait {
@@ -214,7 +216,7 @@ impl Petition {
     }
 
     async fn heard(&mut self, answer: &Answer, sent: BootTime) -> Tried {
-        let granted = match response::read::<Granted>(answer) {
+        let granted = match response::read::<Granted<'_>>(answer) {
             Ok(granted) => granted,
             Err(refusal) if refusal.is_busy() => {
                 return Tried::Decided(Ok(Outcome::Busy(refusal.holder)));
@@ -225,12 +227,12 @@ impl Petition {
             }
             Err(refusal) => return Tried::Decided(Err(self.claim.refused(DOING, refusal))),
         };
-        let Ok(token) = granted.token.parse() else {
-            let found = format!("its token is {:?}", granted.token);
+        if granted.token.0 == u64::MAX {
+            let found = "its token is no number below 2⁶⁴ − 1".to_owned();
             return Tried::Decided(Err(self.claim.strange(DOING, found)));
-        };
-        let lease = granted.renewed.lease(self.claim.options.lease);
-        let tenure = Tenure::new(Arc::clone(&self.claim), token, sent, lease);
+        }
+        let lease = response::lease(granted.lease_ms, self.claim.options.lease);
+        let tenure = Tenure::new(Arc::clone(&self.claim), granted.token, sent, lease);
         self.enter(Hold::new(tenure), sent).await
     }
 
@@ -271,13 +273,10 @@ impl Petition {
         loop {
             let begun = Instant::now();
             let error = match self.ask().await {
-                Ok(answer) => match response::read::<Granted>(&answer) {
-                    Ok(granted) => {
-                        if let Ok(token) = granted.token.parse() {
-                            let claim = Arc::clone(&self.claim);
-                            drop(Hold::new(Tenure::new(claim, token, BootTime::now(), None)));
-                        }
-                        return;
+                Ok(answer) => match response::read::<Granted<'_>>(&answer) {
+                    Ok(Granted { token, .. }) => {
+                        let claim = Arc::clone(&self.claim);
+                        return drop(Hold::new(Tenure::new(claim, token, BootTime::now(), None)));
                     }
                     Err(refusal) if refusal.is_passing() => io::Error::other(refusal.message),
                     Err(_) => return,

@@ -86,7 +86,7 @@ impl RemoteGuard {
     /// daemon's directory, whatever was locked.
     #[must_use]
     pub fn fencing_token(&self) -> FencingToken {
-        FencingToken::new(self.hold.tenure.token, self.server())
+        FencingToken::new(self.hold.tenure.token.0, self.server())
     }
 
     /// The daemon's URL.

@@ -5,13 +5,12 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Answer;
 use super::endpoint::{ANSWER, Failure};
-use super::response::{self, Done, Renewed};
+use super::response;
 use super::socket::Line;
 use super::target::Claim;
 use crate::lease::{Exhausted, Lease, Over, RENEWED_AFTER, Renewal};
@@ -19,6 +18,7 @@ use crate::local::timer::Standing;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
 use crate::sys::boot_clock::BootTime;
+use crate::wire::{Release, Released, Renew, Renewed, Token};
 
 /// A grant that was waited for longer than this part of its lease is renewed before
 /// it is relied on.
@@ -27,7 +27,7 @@ const AGED: u32 = 10;
 /// What was granted.
 pub(super) struct Tenure {
     pub(super) claim: Arc<Claim>,
-    pub(super) token: u64,
+    pub(super) token: Token,
     pub(super) lease: Lease,
     /// As it was granted.
     length: Option<Duration>,
@@ -37,7 +37,7 @@ impl Tenure {
     /// `sent`: when the request was sent that was granted, for this long.
     pub(super) fn new(
         claim: Arc<Claim>,
-        token: u64,
+        token: Token,
         sent: BootTime,
         length: Option<Duration>,
     ) -> Arc<Self> {
@@ -70,14 +70,17 @@ impl Tenure {
             Err(failure) => return Renewal::Failed(failure.error),
         };
         match response::read::<Renewed>(&answer) {
-            Ok(renewed) => Renewal::Renewed(renewed.lease(self.claim.options.lease)),
+            Ok(renewed) => {
+                Renewal::Renewed(response::lease(renewed.lease_ms, self.claim.options.lease))
+            }
             Err(refusal) if refusal.is_not_held() => Renewal::NotHeld,
             Err(refusal) => Renewal::Failed(io::Error::other(refusal.message)),
         }
     }
 
     async fn ask_to_renew(&self) -> Result<Answer, Failure> {
-        let body = json!({ "client": self.claim.client, "token": self.token.to_string() });
+        let client = self.claim.client.clone();
+        let body = Renew { resource: None, client, token: self.token };
         loop {
             match self.claim.ask("renew", &body, &Line::default()).await {
                 Err(failure) if failure.was_reused => {}
@@ -102,15 +105,16 @@ impl Tenure {
     async fn give_back(&self) -> Result<(), Error> {
         const DOING: &str = "unlocking";
         let claim = &self.claim;
-        let body = json!({ "client": claim.client, "token": self.token.to_string() });
+        let client = claim.client.clone();
+        let body = Release { resource: None, client, token: Some(self.token) };
         // Whether one that was sent in time may have been carried out.
         let (mut patience, mut may_be_done) = (claim.patience(), false);
         loop {
             let (line, begun, in_time) = (Line::default(), Instant::now(), self.look().is_none());
             let asked = timeout(ANSWER, claim.ask("release", &body, &line)).await;
             let error = match asked.unwrap_or_else(|_| Err(Failure::silence())) {
-                Ok(answer) => match response::read::<Done>(&answer) {
-                    Ok(Done {}) => return Ok(()),
+                Ok(answer) => match response::read::<Released<'_>>(&answer) {
+                    Ok(_) => return Ok(()),
                     Err(refusal) if refusal.is_not_held() && may_be_done => return Ok(()),
                     Err(refusal) if refusal.is_not_held() => {
                         let reason = self.look().unwrap_or(LostReason::Ended);

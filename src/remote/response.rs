@@ -2,57 +2,27 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::connection::Answer;
+use crate::wire::{AnyCode, Code, Granted, Refused};
 
 /// More of an answer that is none is not shown.
 const SHOWN: usize = 200;
 
-/// A lock was given.
-#[derive(Deserialize)]
-pub(super) struct Granted {
-    /// The fencing token, in decimal digits: a number of JSON may lose some.
-    pub(super) token: String,
-    #[serde(flatten)]
-    pub(super) renewed: Renewed,
+/// How long a lease lasts: as the daemon says, else as it was asked for.
+pub(super) fn lease(granted_ms: Option<u64>, asked: Option<Duration>) -> Option<Duration> {
+    granted_ms.map(Duration::from_millis).or(asked)
 }
-
-/// A lease begins anew.
-#[derive(Deserialize)]
-pub(super) struct Renewed {
-    #[serde(default)]
-    lease_ms: Option<u64>,
-}
-
-impl Renewed {
-    /// How long it lasts: as the daemon says, else as it was asked for.
-    pub(super) fn lease(&self, asked: Option<Duration>) -> Option<Duration> {
-        self.lease_ms.map(Duration::from_millis).or(asked)
-    }
-}
-
-/// An answer whose contents do not matter.
-#[derive(Deserialize)]
-pub(super) struct Done {}
 
 /// The daemon did not do what it was asked for.
 pub(super) struct Refusal {
     pub(super) status: u16,
     /// For programs; `None` if this is no answer of a daemon.
-    pub(super) code: Option<String>,
+    pub(super) code: Option<AnyCode>,
     pub(super) message: String,
+    /// The client that has the lock.
     pub(super) holder: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    error: String,
-    #[serde(default)]
-    message: String,
-    holder: Option<Value>,
 }
 
 pub(super) fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Refusal> {
@@ -70,7 +40,7 @@ pub(crate) fn is_passing(status: u16) -> bool {
 
 /// Whether this says what became of a request for a lock, however often it was made.
 pub(super) fn decides(answer: &Answer) -> bool {
-    match read::<Granted>(answer) {
+    match read::<Granted<'_>>(answer) {
         Ok(_) => true,
         Err(refusal) => refusal.is_busy() || refusal.is_over(),
     }
@@ -79,39 +49,37 @@ pub(super) fn decides(answer: &Answer) -> bool {
 impl Refusal {
     fn read(answer: &Answer) -> Self {
         let status = answer.status.as_u16();
-        let Ok(problem) = serde_json::from_slice::<Problem>(&answer.body) else {
-            let text = String::from_utf8_lossy(&answer.body);
-            let text: String = text.trim().chars().take(SHOWN).collect();
-            let message = format!("{}: {text:?}", answer.status);
-            return Self { status, code: None, message, holder: None };
-        };
-        let holder = problem.holder.as_ref();
-        let client = holder.and_then(|holder| holder.get("client").unwrap_or(holder).as_str());
-        Self {
-            status,
-            holder: client.map(str::to_owned),
-            code: Some(problem.error),
-            message: problem.message,
+        match serde_json::from_slice::<Refused<AnyCode>>(&answer.body) {
+            Ok(Refused { error, holder, message }) => {
+                let holder = holder.map(|holder| holder.client);
+                Self { status, code: Some(error), message, holder }
+            }
+            Err(_) => {
+                let text = String::from_utf8_lossy(&answer.body);
+                let text: String = text.trim().chars().take(SHOWN).collect();
+                let message = format!("{}: {text:?}", answer.status);
+                Self { status, code: None, message, holder: None }
+            }
         }
     }
 
-    fn is(&self, codes: &[&str]) -> bool {
-        self.code.as_deref().is_some_and(|code| codes.contains(&code))
+    fn is(&self, codes: &[Code]) -> bool {
+        matches!(&self.code, Some(AnyCode::Known(code)) if codes.contains(code))
     }
 
-    /// Somebody else has the lock.
+    /// Another client has the lock.
     pub(super) fn is_busy(&self) -> bool {
-        self.is(&["locked", "timeout"])
+        self.is(&[Code::Locked, Code::Timeout])
     }
 
     /// The grant of this request id has ended.
     pub(super) fn is_over(&self) -> bool {
-        self.is(&["request_over"])
+        self.is(&[Code::RequestOver])
     }
 
     /// The hold that was named is none.
     pub(super) fn is_not_held(&self) -> bool {
-        self.is(&["not_held", "not_locked", "not_yours", "wrong_token"])
+        self.is(&[Code::NotHeld, Code::NotLocked, Code::NotYours, Code::WrongToken])
     }
 
     /// The daemon is stopping or has no room, or what stands before it does not

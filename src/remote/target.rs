@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
-use serde_json::Value;
+use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -118,11 +118,12 @@ impl Claim {
     pub(super) async fn ask(
         &self,
         verb: &str,
-        body: &Value,
+        body: &impl Serialize,
         line: &Line,
     ) -> Result<Answer, Failure> {
         let path = format!("/v1/locks/{}/{verb}", escaped(&self.resource));
-        self.server.call(&path, JSON, body.to_string(), line).await
+        let body = serde_json::to_string(body).expect("BUG: a request that is no JSON");
+        self.server.call(&path, JSON, body, line).await
     }
 
     pub(super) fn patience(&self) -> Patience {
@@ -178,7 +179,7 @@ impl Claim {
         let Refusal { code, message, .. } = refusal;
         match code {
             _ if is_forbidden => Error::Forbidden { lock, doing, message },
-            Some(code) => Error::Refused { lock, doing, code, message },
+            Some(code) => Error::Refused { lock, doing, code: code.to_string(), message },
             None => Error::NotAServer { lock, doing, found: message },
         }
     }

@@ -30,9 +30,9 @@ use super::origin::{Hosts, one};
 use super::permits::PeerGroup;
 use super::request::{Caller, MayUse, is_at, peer, source, wrong_token};
 use super::tokens::TokenFile;
-use super::wire::Code;
 use super::{limits, proxy};
 use crate::lockd::state::{Credential, Refused};
+use crate::wire::Code;
 
 /// Failures of one peer that are answered and logged one by one.
 const FAILURES: u32 = 20;

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::limits::BodyError;
-use super::wire::{Code, Holder, Refused};
 use crate::lockd::state::Refusal;
+use crate::wire::{Code, Holder, Refused};
 
 /// Why a request was not fulfilled.
 #[derive(Debug)]

@@ -26,11 +26,11 @@ use super::origin::one;
 use super::request::Caller;
 use super::routes::{Access, Operation, Routes};
 use super::socket::Peer;
-use super::wire::{
+use crate::lockd::state::{Grant, LockRequest, Refusal, Wait};
+use crate::wire::{
     About, Acquire, Code, ForceRelease, Granted, Holder, HolderTenure, List, Milliseconds, Release,
     Released, Renew, Renewed, Search, ShownLock, Token,
 };
-use crate::lockd::state::{Grant, LockRequest, Refusal, Wait};
 
 /// A request with a body.
 const BODY: [Code; 3] = [Code::Invalid, Code::Body, Code::NotJson];
@@ -245,7 +245,10 @@ impl Api {
 
 fn granted_answer(resource: &str, client: &str, grant: Grant) -> Response {
     let (token, lease_ms) = (Token(grant.token), grant.lease.map(milliseconds));
-    failure::json(StatusCode::OK, &Granted { client, lease_ms, resource, token })
+    failure::json(
+        StatusCode::OK,
+        &Granted { client: client.into(), lease_ms, resource: resource.into(), token },
+    )
 }
 
 fn is_json(head: &Parts) -> bool {
@@ -331,7 +334,10 @@ async fn release(
     let engine = api.engine.asked_by(caller.source());
     let released = engine.unlock(&resource, &client, token.map(|Token(token)| token)).await;
     released.map_err(|refusal| api.refused(&resource, refusal)).inspect_err(log)?;
-    Ok(failure::json(StatusCode::OK, &Released { client: &client, resource: &resource }))
+    Ok(failure::json(
+        StatusCode::OK,
+        &Released { client: client.into(), resource: resource.into() },
+    ))
 }
 
 async fn force_release(

@@ -13,8 +13,8 @@ use serde::de::value::MapDeserializer;
 use serde::{Deserialize, Serialize};
 
 use super::failure::Failure;
-use super::wire::{ListFigures, Search, ShownLease, ShownLock, ShownWaiter, Token};
 use crate::lockd::state::{Engine, Held, Survey, in_directory};
+use crate::wire::{ListFigures, Search, ShownLease, ShownLock, ShownWaiter, Token};
 
 /// A piece is sent when it has this length; one lock more may be in it.
 const PIECE_BYTES: usize = 32 * 1024;

@@ -23,7 +23,7 @@ use super::request::Caller;
 use super::routes::Operation;
 use super::socket::Peer;
 use super::survey_cache::{Live, SPACING, Snapshot};
-use super::wire::{Code, List, Search};
+use crate::wire::{Code, List, Search};
 
 /// Between two comments while nothing changes. Proxies end a connection on which
 /// nothing came for 30 to 60 seconds, and the page after 25.

@@ -26,7 +26,6 @@ pub(crate) mod survey_cache;
 mod tcp;
 pub(crate) mod tls;
 pub(crate) mod tokens;
-mod wire;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;

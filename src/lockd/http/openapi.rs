@@ -13,8 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::app_state::Api;
 use super::routes::{Access, Answer, FOR_ANOTHER, Operation, Verb, WITHOUT_TOKEN};
-use super::wire::{Code, Refused};
-use crate::lockd::name::RESOURCE_MAX_BYTES;
+use crate::wire::{Code, RESOURCE_MAX_BYTES, Refused};
 
 const ABOUT: &str = "Locks between processes, kept by a daemon. A request that is not fulfilled is \
     answered with a code for programs and a text for people. Each `GET` may be made as `HEAD` too. \

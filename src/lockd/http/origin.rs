@@ -14,7 +14,7 @@ use axum::http::Uri;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, Method, header, request::Parts};
 
-use super::wire::Code;
+use crate::wire::Code;
 
 /// What this daemon is called.
 #[derive(Clone, Debug)]

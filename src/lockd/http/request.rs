@@ -12,8 +12,8 @@ use super::permits::{PeerGroup, Share};
 use super::proxy;
 use super::socket::Peer;
 use super::tokens::{Bearer, TokenHash, Tokens};
-use super::wire::Code;
 use crate::lockd::state::{Credential, Refused, Source};
+use crate::wire::Code;
 
 /// Who asks; an extension of every request but those for what all may see.
 #[derive(Clone, Debug)]

@@ -14,7 +14,7 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-use super::wire::Code;
+use crate::wire::Code;
 
 /// A request that is for somebody else, or from somebody else's page: everywhere.
 pub(super) const FOR_ANOTHER: [Code; 3] = [Code::NoHost, Code::ForeignHost, Code::ForeignOrigin];

@@ -15,7 +15,8 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 
-use crate::lockd::name::{self, CLIENT_MAX_BYTES};
+use crate::lockd::name;
+use crate::wire::CLIENT_MAX_BYTES;
 
 /// A directory that is open.
 #[derive(Debug)]

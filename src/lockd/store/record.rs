@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hold::{Hold, Wanted};
-use crate::lockd::name::CLIENT_MAX_BYTES;
+use crate::wire::CLIENT_MAX_BYTES;
 
 /// One step of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{Asked, Books, Known, Purpose, State, Why, poisoned, request_key};
-use crate::lockd::name::{self, REQUEST_ID_MAX_BYTES};
+use crate::lockd::name;
 use crate::lockd::state::api::{LockRequest, Refusal, Wait};
 use crate::lockd::state::audit::Asker;
 use crate::lockd::state::finished::RequestKey;
 use crate::lockd::state::resource::Place;
 use crate::lockd::state::resource::{Leave, Phase, Slot, Ticket, TicketId};
 use crate::lockd::store::{Change, Found, Wanted};
+use crate::wire::REQUEST_ID_MAX_BYTES;
 
 impl Books {
     pub(in crate::lockd::state) fn ask(

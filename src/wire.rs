@@ -1,18 +1,32 @@
-//! The JSON that is read and written, and the codes of refusals.
+//! The JSON between the daemon and its clients, and the codes of refusals.
 //!
-//! W1. These types are served as they stand, and the description of the API
+//! W1. The daemon serves these types as they stand, and the description of the API
 //!     (`openapi`) is made from them: a field, or a code, that is added here is in
 //!     both. What stands above a field is its description there.
 //! W2. The fields of answers are declared in the order of their names.
+//! W3. The client reads the same types. Its daemon may be newer: fields of an answer that
+//!     it does not know are passed over, and a code that it does not know stays readable.
 
 use std::borrow::Cow;
 use std::fmt;
 
+#[cfg(feature = "lockd")]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::lockd::name::{CLIENT_MAX_BYTES, REQUEST_ID_MAX_BYTES, RESOURCE_MAX_BYTES};
+/// Longest name of a resource, where each byte is its own in the name of its file: those
+/// have 255 at most.
+#[cfg(feature = "lockd")]
+pub(crate) const RESOURCE_MAX_BYTES: usize = 241;
+
+/// Longest client name. If longer, a record of it does not fit into the journal.
+#[cfg(feature = "lockd")]
+pub(crate) const CLIENT_MAX_BYTES: usize = 8192;
+
+/// Longest request id. A UUID has 36 bytes; if longer, waiters take more memory.
+#[cfg(feature = "lockd")]
+pub(crate) const REQUEST_ID_MAX_BYTES: usize = 128;
 
 /// A fencing token: decimal digits in a string, for readers whose numbers are
 /// floating. Each grant of a directory has a greater one than every grant before.
@@ -38,6 +52,7 @@ impl From<Token> for String {
     }
 }
 
+#[cfg(feature = "lockd")]
 impl JsonSchema for Token {
     fn schema_name() -> Cow<'static, str> {
         "Token".into()
@@ -55,7 +70,7 @@ impl JsonSchema for Token {
 
 /// A time that is asked for. There are programs whose every number is floating, and
 /// who write 5000 as 5000.0: to JSON Schema, too, that is an integer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Milliseconds(pub(crate) u64);
 
 impl<'de> Deserialize<'de> for Milliseconds {
@@ -86,6 +101,7 @@ impl<'de> Deserialize<'de> for Milliseconds {
     }
 }
 
+#[cfg(feature = "lockd")]
 impl JsonSchema for Milliseconds {
     fn inline_schema() -> bool {
         true
@@ -101,27 +117,31 @@ impl JsonSchema for Milliseconds {
 }
 
 /// What lock is asked for, and how.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Acquire {
     /// What to lock; where the path names it, it is not named here. As the name of a file it may
     /// have 241 bytes.
-    #[schemars(length(max = RESOURCE_MAX_BYTES))]
+    #[cfg_attr(feature = "lockd", schemars(length(max = RESOURCE_MAX_BYTES)))]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resource: Option<String>,
     /// Who asks. White space around the name does not count.
-    #[schemars(length(max = CLIENT_MAX_BYTES), regex(pattern = r"^[^\x00]*$"))]
+    #[cfg_attr(feature = "lockd", schemars(length(max = CLIENT_MAX_BYTES), regex(pattern = r"^[^\x00]*$")))]
     pub(crate) client: String,
     /// How long to wait for the lock, in milliseconds; null: without a limit; not given: one try.
-    #[serde(default, deserialize_with = "given")]
-    #[schemars(with = "Option<Milliseconds>", extend("default" = 0))]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "lockd", schemars(with = "Option<Milliseconds>", extend("default" = 0)))]
     pub(crate) wait_ms: Option<Option<Milliseconds>>,
     /// After so many milliseconds without a renewal the lock is free; not given: it is kept until
     /// it is released.
-    #[schemars(range(min = 1))]
+    #[cfg_attr(feature = "lockd", schemars(range(min = 1)))]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) lease_ms: Option<Milliseconds>,
     /// A name of the client's choice for this request: sent again with it, the request is the same
     /// one, with its place in the queue or its grant.
-    #[schemars(length(min = 1, max = REQUEST_ID_MAX_BYTES))]
+    #[cfg_attr(feature = "lockd", schemars(length(min = 1, max = REQUEST_ID_MAX_BYTES)))]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) request_id: Option<String>,
 }
 
@@ -131,10 +151,12 @@ fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<Millisecon
 }
 
 /// Whose lease is to run anew.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Renew {
     /// What is locked; where the path names it, it is not named here.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resource: Option<String>,
     /// Who has it.
     pub(crate) client: String,
@@ -143,18 +165,22 @@ pub(crate) struct Renew {
 }
 
 /// Which lock is given back.
-#[derive(Deserialize, JsonSchema)]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Release {
     /// What is locked; where the path names it, it is not named here.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resource: Option<String>,
     /// Who has it.
     pub(crate) client: String,
     /// Release this grant and no other. A release of it that is repeated succeeds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<Token>,
 }
 
 /// Which lock is ended, whatever its holder does.
+#[cfg(feature = "lockd")]
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ForceRelease {
@@ -165,6 +191,7 @@ pub(crate) struct ForceRelease {
 }
 
 /// Which of the locks are shown.
+#[cfg(feature = "lockd")]
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Search {
@@ -178,6 +205,7 @@ pub(crate) struct Search {
 }
 
 /// In a query all is text.
+#[cfg(feature = "lockd")]
 fn number<'de, D: Deserializer<'de>>(text: D) -> Result<Option<usize>, D::Error> {
     let text = String::deserialize(text)?;
     if text.is_empty() || !text.bytes().all(|digit| digit.is_ascii_digit()) {
@@ -188,37 +216,40 @@ fn number<'de, D: Deserializer<'de>>(text: D) -> Result<Option<usize>, D::Error>
 }
 
 /// A lock that was given.
-#[derive(JsonSchema, Serialize)]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 pub(crate) struct Granted<'a> {
     /// Who has it.
-    pub(crate) client: &'a str,
+    pub(crate) client: Cow<'a, str>,
     /// How long it lasts without a renewal; null: until it is released.
     pub(crate) lease_ms: Option<u64>,
     /// What is locked.
-    pub(crate) resource: &'a str,
+    pub(crate) resource: Cow<'a, str>,
     /// The token of this grant.
     pub(crate) token: Token,
 }
 
 /// A lease that runs anew.
-#[derive(JsonSchema, Serialize)]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 pub(crate) struct Renewed {
     /// How long it runs from now on; null: the lock has none.
     pub(crate) lease_ms: Option<u64>,
 }
 
 /// A lock that was given back.
-#[derive(JsonSchema, Serialize)]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 pub(crate) struct Released<'a> {
     /// Who had it.
-    pub(crate) client: &'a str,
+    pub(crate) client: Cow<'a, str>,
     /// What was locked.
-    pub(crate) resource: &'a str,
+    pub(crate) resource: Cow<'a, str>,
 }
 
 /// A lock that is held, or a file in its place that does not say whose it is.
-#[derive(JsonSchema, Serialize)]
-#[schemars(rename = "Lock")]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema), schemars(rename = "Lock"))]
 pub(crate) struct ShownLock {
     /// Who has it; empty where there is a problem.
     pub(crate) client: String,
@@ -241,8 +272,8 @@ pub(crate) struct ShownLock {
 }
 
 /// How long a lock lasts.
-#[derive(JsonSchema, Serialize)]
-#[schemars(rename = "Lease")]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema), schemars(rename = "Lease"))]
 pub(crate) struct ShownLease {
     /// After each renewal, in milliseconds.
     pub(crate) length_ms: u64,
@@ -251,8 +282,8 @@ pub(crate) struct ShownLease {
 }
 
 /// A request that waits for a lock.
-#[derive(JsonSchema, Serialize)]
-#[schemars(rename = "Waiter")]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema), schemars(rename = "Waiter"))]
 pub(crate) struct ShownWaiter {
     /// Who asks.
     pub(crate) client: String,
@@ -261,8 +292,8 @@ pub(crate) struct ShownWaiter {
 }
 
 /// Who has what, and who waits for it. It is written piece by piece, in this order.
-#[derive(JsonSchema, Serialize)]
-#[schemars(rename = "Locks")]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema), schemars(rename = "Locks"))]
 pub(crate) struct List {
     /// By their names.
     pub(crate) locks: Vec<ShownLock>,
@@ -271,7 +302,8 @@ pub(crate) struct List {
 }
 
 /// What stands behind the locks of a list.
-#[derive(JsonSchema, Serialize)]
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 pub(crate) struct ListFigures {
     /// Whether the request came from an administrator.
     pub(crate) administrator: bool,
@@ -288,6 +320,7 @@ pub(crate) struct ListFigures {
 }
 
 /// What answers here.
+#[cfg(feature = "lockd")]
 #[derive(JsonSchema, Serialize)]
 pub(crate) struct About {
     /// The program.
@@ -299,20 +332,22 @@ pub(crate) struct About {
 }
 
 /// Why a request was not fulfilled.
-#[derive(JsonSchema, Serialize)]
-pub(crate) struct Refused {
+#[derive(Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema), schemars(rename = "Refused"))]
+pub(crate) struct Refused<C = Code> {
     /// For programs.
-    pub(crate) error: Code,
+    pub(crate) error: C,
     /// Who has the lock, where that is the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Holder")]
+    #[cfg_attr(feature = "lockd", schemars(with = "Holder"))]
     pub(crate) holder: Option<Holder>,
     /// For people.
     pub(crate) message: String,
 }
 
 /// Who has a lock that was asked for.
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 pub(crate) struct Holder {
     /// Its name.
     pub(crate) client: String,
@@ -321,7 +356,8 @@ pub(crate) struct Holder {
 }
 
 /// Since when and how long, where that is known.
-#[derive(Debug, JsonSchema, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 pub(crate) struct HolderTenure {
     /// How long its lease lasts without a renewal; null: until it is released.
     pub(crate) remaining_ms: Option<u64>,
@@ -330,9 +366,8 @@ pub(crate) struct HolderTenure {
 }
 
 /// What kind of refusal it is.
-#[derive(
-    Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, PartialOrd, Ord, Serialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[cfg_attr(feature = "lockd", derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Code {
     /// The name of the resource or of the client is none that can be kept.
@@ -398,6 +433,27 @@ impl fmt::Display for Code {
     }
 }
 
+/// As the client reads it: its daemon may be newer. (W3)
+#[cfg(feature = "lockd-client")]
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum AnyCode {
+    Known(Code),
+    Unknown(String),
+}
+
+/// As in the JSON.
+#[cfg(feature = "lockd-client")]
+impl fmt::Display for AnyCode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(code) => code.fmt(out),
+            Self::Unknown(code) => code.fmt(out),
+        }
+    }
+}
+
+#[cfg(feature = "lockd")]
 impl Code {
     /// The statuses of answers with this code; the usual one first.
     pub(crate) fn statuses(self) -> &'static [u16] {
