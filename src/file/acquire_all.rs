@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::acquire::acquire_further;
 use super::guard::FileGuard;
 use super::lock::AsyncFileLock;
 use crate::local::task_queue::CallSite;
@@ -47,7 +48,7 @@ where
     L: IntoIterator<Item = &'a AsyncFileLock>,
 {
     let locks: Vec<&AsyncFileLock> = locks.into_iter().collect();
-    let limit = locks.iter().filter_map(|lock| lock.options().wait.timeout).min();
+    let limit = locks.iter().filter_map(|lock| lock.spec().options().wait.timeout).min();
     acquire_until(locks, limit, Location::caller())
 }
 
@@ -88,10 +89,10 @@ async fn acquire_until(
             let patience = match (step, left()) {
                 // Nothing is held yet.
                 (0, left) => left,
-                (_, None) => Some(lock.options().wait.retry_period),
-                (_, Some(left)) => Some(left.min(lock.options().wait.retry_period)),
+                (_, None) => Some(lock.spec().options().wait.retry_period),
+                (_, Some(left)) => Some(left.min(lock.spec().options().wait.retry_period)),
             };
-            match lock.contend_further(patience, site).await {
+            match acquire_further(lock.spec(), patience, site).await {
                 Ok(guard) => guards.0[index] = Some(guard),
                 Err(error) if step > 0 && left() != Some(Duration::ZERO) && may_pass(&error) => {
                     busy = Some(next);
@@ -116,7 +117,7 @@ fn may_pass(error: &Error) -> bool {
 async fn order(locks: &[&AsyncFileLock]) -> Result<Vec<usize>, Error> {
     let mut entries = Vec::new();
     for (index, lock) in locks.iter().enumerate() {
-        entries.push((lock.entry().await?, index));
+        entries.push((lock.spec().entry().await?, index));
     }
     entries.sort();
     match entries.windows(2).find(|pair| pair[0].0 == pair[1].0) {

@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::protocol::Found;
-use crate::AsyncFileLock;
+use super::spec::LockSpec;
 use crate::local::hold_id::HoldId;
 use crate::local::wakeup::jittered;
 use crate::lock::error::Error;
@@ -51,7 +52,7 @@ pub struct StatusChanges {
 type Change = Result<Status, Error>;
 
 impl StatusChanges {
-    pub(crate) fn of(lock: AsyncFileLock) -> Self {
+    pub(crate) fn of(lock: Arc<LockSpec>) -> Self {
         let watcher = Watcher { lock, last: None, subscription: None, looked_at: None, echo: None };
         Self { next: Some(ReusableBoxFuture::new(watcher.next())) }
     }
@@ -82,7 +83,7 @@ impl Stream for StatusChanges {
 
 /// What goes from one look to the next.
 struct Watcher {
-    lock: AsyncFileLock,
+    lock: Arc<LockSpec>,
     /// What was told last.
     last: Option<Told>,
     subscription: Option<Subscription>,

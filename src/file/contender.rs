@@ -210,7 +210,7 @@ impl Contender {
 
     /// Waits for the next reason to try. Where calls are made elsewhere there
     /// are no events: network file systems do not tell of others' changes.
-    pub(crate) fn pause(&self) -> Wakeup {
+    pub(crate) fn wakeup(&self) -> Wakeup {
         let Terms { path, options, executor, .. } = &self.terms;
         let has_events = executor.has_events();
         Wakeup::new(

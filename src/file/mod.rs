@@ -1,5 +1,6 @@
 //! Lock files: [`AsyncFileLock`].
 
+mod acquire;
 mod acquire_all;
 mod as_lock;
 pub(crate) mod at_exit;
@@ -14,7 +15,9 @@ mod lock;
 pub(crate) mod options;
 pub(crate) mod protocol;
 pub(crate) mod record;
+mod revoke;
 pub(crate) mod siblings;
+mod spec;
 
 pub use acquire_all::{LockGuards, acquire_all, acquire_all_timeout};
 pub use changes::StatusChanges;
