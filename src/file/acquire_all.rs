@@ -155,6 +155,18 @@ impl LockGuards {
     }
 }
 
+/// Gives the guards in the order in which the locks were given. Those that are left when
+/// the iterator is dropped give their locks back.
+impl IntoIterator for LockGuards {
+    type Item = FileGuard;
+    type IntoIter = std::vec::IntoIter<FileGuard>;
+
+    fn into_iter(mut self) -> Self::IntoIter {
+        let guards: Vec<_> = std::mem::take(&mut self.0).into_iter().flatten().collect();
+        guards.into_iter()
+    }
+}
+
 impl Drop for LockGuards {
     fn drop(&mut self) {
         while let Some(guard) = self.0.pop() {

@@ -24,32 +24,32 @@ impl Lock for AsyncFileLock {
     }
 
     fn default_wait(&self) -> Wait {
-        Wait::at_most(self.options().wait.timeout)
+        Wait::at_most(self.spec().options().wait.timeout)
     }
 
+    #[track_caller]
     fn acquire_within(
         &self,
         wait: Wait,
     ) -> impl Future<Output = Result<Acquired<FileGuard>, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { or_busy(lock.acquire_timeout(wait.left()).await) }
+        let acquiring = self.acquire_timeout(wait.left());
+        async move { or_busy(acquiring.await) }
     }
 
+    #[track_caller]
     fn acquire(&self) -> impl Future<Output = Result<FileGuard, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { AsyncFileLock::acquire(&lock).await }
+        AsyncFileLock::acquire(self)
     }
 
+    #[track_caller]
     fn try_acquire(
         &self,
     ) -> impl Future<Output = Result<Option<FileGuard>, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { AsyncFileLock::try_acquire(&lock).await }
+        AsyncFileLock::try_acquire(self)
     }
 
     fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { AsyncFileLock::status(&lock).await }
+        AsyncFileLock::status(self)
     }
 
     fn flush(&self) -> impl Future<Output = ()> + Send + 'static {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -53,6 +54,10 @@ pub struct FileGuard {
     /// Of its time in the line; it ends after the hold at the latest.
     presence: Option<Presence>,
 }
+
+// A panic leaves no hold half changed.
+impl UnwindSafe for FileGuard {}
+impl RefUnwindSafe for FileGuard {}
 
 /// A task that cancels a token when the lock is lost.
 struct Watch {

@@ -1,7 +1,8 @@
 //! [`AsyncFileLock`]: the verbs.
 
 use std::fmt;
-use std::panic::Location;
+use std::hash::{Hash, Hasher};
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,8 @@ use crate::lock::holder::{Evidence, Holder, Status};
 
 /// A lock between processes that is a file: whoever made it holds the lock.
 ///
-/// Cheap to clone; clones are the same lock. Not re-entrant: a task that asks
+/// Cheap to clone; clones are the same lock. The futures of its methods own what they
+/// need, so they can be spawned and outlive it. Not re-entrant: a task that asks
 /// twice waits for itself, as with `tokio::sync::Mutex`. Tasks of one process
 /// are served first in, first out. A task that waits for a lock which it, or a
 /// task that waits for it, holds shows itself: [`holder`](Self::holder) and
@@ -67,6 +69,26 @@ impl Default for AsyncFileLock {
         Self::new("openlock.lock")
     }
 }
+
+/// Locks are equal that have the same absolute path and equal options. Equal locks exclude
+/// each other; so do others whose paths lead to one file.
+impl PartialEq for AsyncFileLock {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.spec, &other.spec) || self.spec == other.spec
+    }
+}
+
+impl Eq for AsyncFileLock {}
+
+impl Hash for AsyncFileLock {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.path().hash(state);
+    }
+}
+
+// A panic leaves no lock half changed.
+impl UnwindSafe for AsyncFileLock {}
+impl RefUnwindSafe for AsyncFileLock {}
 
 impl fmt::Debug for AsyncFileLock {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,6 +28,15 @@ pub(crate) struct LockSpec {
     seen: Seen,
 }
 
+/// The same path, as it is compared by [`LockSpec::path`], and equal options.
+impl PartialEq for LockSpec {
+    fn eq(&self, other: &Self) -> bool {
+        self.path() == other.path() && self.options == other.options
+    }
+}
+
+impl Eq for LockSpec {}
+
 impl LockSpec {
     /// With options that were checked.
     pub(crate) fn new(path: &Path, options: FileOptions) -> Self {
