@@ -157,7 +157,7 @@ fn a_script_without_an_interpreter_line_is_run_as_flock_1_runs_it() {
         theirs.arg(directory.path().join("f"));
         let expected = started(theirs);
         assert_eq!(expected.0, Some(3), "{expected:?}");
-        for kind in [&[][..], &["--kernel", "flock"], &["--kernel", "posix"]] {
+        for kind in [&[][..], &["--kernel", "flock"], &["--kernel", "ofd"]] {
             let mut ours = lockkeeper();
             ours.arg("run").args(kind).arg(directory.path().join("a.lock")).arg("--");
             assert_eq!(started(ours), expected, "{program} {kind:?}");

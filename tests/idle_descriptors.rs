@@ -28,7 +28,7 @@ fn expect_nothing_open(directory: &Path) {
 fn kernel_locks(directory: &Path) -> Vec<AsyncKernelLock> {
     let mut locks = Vec::new();
     for offload in OFFLOADS {
-        for primitive in [Primitive::Flock, Primitive::Ofd, Primitive::Posix] {
+        for primitive in [Primitive::Flock, Primitive::Ofd] {
             let options = KernelOptions::default().offload(offload).primitive(primitive);
             let path = directory.join(format!("{primitive:?}-{offload:?}"));
             let lock = AsyncKernelLock::with_options(path, options);

@@ -57,7 +57,7 @@ fn play((_, path): (String, PathBuf)) {
                 guard.release().await.unwrap();
                 lock.break_stale().await.unwrap();
             }
-            for primitive in [Primitive::Flock, Primitive::Ofd, Primitive::Posix] {
+            for primitive in [Primitive::Flock, Primitive::Ofd] {
                 for deletes in [true, false] {
                     let options = KernelOptions::default().primitive(primitive);
                     let options = options.delete_on_release(deletes);
@@ -88,7 +88,7 @@ fn every_call_on_files_is_made_again_when_a_signal_interrupts_it() {
     for call in CALLS {
         let directory = support::on_disk();
         let path = directory.path().join("a.lock");
-        for (pin, recorded) in [("Auto", "flock"), ("Never", "none")] {
+        for (pin, recorded) in [("Auto", "flock"), ("Process", "none")] {
             let token = "0".repeat(32);
             let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
             let namespace =

@@ -29,7 +29,7 @@ fn the_command_runs_and_the_file_stays_as_it_was() {
     let directory = on_tmpfs();
     let lock = directory.path().join("a.lock");
     fs::write(&lock, "the user's").unwrap();
-    for kind in ["flock", "ofd", "posix"] {
+    for kind in ["flock", "ofd"] {
         for status in [0, 1, 73, 255] {
             let script = format!("exit {status}");
             assert_eq!(code(&mut run(&with(kind, &[]), &lock, &script)), status);
@@ -105,7 +105,7 @@ fn status_tells_who_has_it() {
     let free = status("flock", &[]);
     assert_eq!(free.status.code(), Some(0));
     assert!(stdout(&free).ends_with(": free\n"));
-    for kind in ["flock", "ofd", "posix"] {
+    for kind in ["flock", "ofd"] {
         let ours = holder(&with(kind, &[]), &lock);
         let held = status(kind, &[]);
         assert_eq!(held.status.code(), Some(1));
@@ -126,6 +126,21 @@ fn what_does_not_go_together_is_refused() {
     let lock = directory.path().join("a.lock");
     for flags in [&["-s"][..], &["-E", "3"], &["--kernel", "flock", "--note", "x"]] {
         assert_eq!(code(&mut run(flags, &lock, "true")), 64, "{flags:?}");
+    }
+    assert!(names_in(directory.path()).is_empty());
+}
+
+#[test]
+fn who_asks_for_a_posix_lock_is_told_to_use_ofd() {
+    let directory = on_tmpfs();
+    let lock = directory.path().join("a.lock");
+    let mut status = lockkeeper();
+    status.args(["status", "--kernel", "posix"]).arg(&lock);
+    for mut command in [run(&with("posix", &[]), &lock, "true"), status] {
+        let refused = output(&mut command);
+        assert_eq!(refused.status.code(), Some(64));
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(text.contains("use --kernel ofd"), "{text}");
     }
     assert!(names_in(directory.path()).is_empty());
 }
@@ -155,12 +170,12 @@ fn a_daemon_that_the_command_starts_keeps_the_lock_as_under_flock_1() {
 }
 
 #[test]
-fn with_close_or_posix_the_lock_ends_with_the_command() {
+fn with_close_the_lock_ends_with_the_command() {
     let directory = on_tmpfs();
     let (lock, gate) = (directory.path().join("a.lock"), directory.path().join("gate"));
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let script = format!("(exec >/dev/null 2>&1; read line < {}) &", gate.display());
-    for flags in [with("flock", &["--close"]), with("flock", &["-o"]), with("posix", &[])] {
+    for flags in [with("flock", &["--close"]), with("flock", &["-o"]), with("ofd", &["-o"])] {
         assert_eq!(code(&mut run(&flags, &lock, &script)), 0);
         assert_eq!(code(&mut run(&with(flags[1], &["-n"]), &lock, "true")), 0, "{flags:?}");
         fs::write(&gate, "go\n").unwrap();

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use support::{QUIET, VERY_LONG, names_in, on_disk, on_tmpfs};
 
-const ALL: [Primitive; 3] = [Primitive::Flock, Primitive::Ofd, Primitive::Posix];
+const ALL: [Primitive; 2] = [Primitive::Flock, Primitive::Ofd];
 
 fn with(path: &Path, options: KernelOptions) -> AsyncKernelLock {
     AsyncKernelLock::with_options(path, options).expect("possible options")
@@ -36,12 +36,12 @@ fn of(primitive: Primitive) -> KernelOptions {
 fn forms() -> Vec<KernelOptions> {
     let forms = ALL.map(|primitive| {
         let plain = of(primitive);
-        let kept = Some(plain.clone().keep_open(true)).filter(|_| primitive != Primitive::Posix);
+        let kept = plain.clone().keep_open(true);
         let deleted = plain.clone().delete_on_release(true);
         let offloaded = plain.clone().offload(Offload::Always);
-        [Some(plain), kept, Some(deleted), Some(offloaded)]
+        [plain, kept, deleted, offloaded]
     });
-    forms.into_iter().flatten().flatten().collect()
+    forms.into_iter().flatten().collect()
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -219,7 +219,7 @@ async fn a_lost_token_is_cancelled_when_the_file_goes_and_not_by_a_release() {
 #[tokio::test]
 async fn already_mine_is_told() {
     let directory = on_tmpfs();
-    for primitive in [Primitive::Flock, Primitive::Posix] {
+    for primitive in ALL {
         let lock = with(&directory.path().join(format!("{primitive:?}")), of(primitive));
         let _guard = lock.acquire().await.unwrap();
         let error = lock.acquire_timeout(Duration::ZERO).await.unwrap_err();
@@ -335,7 +335,6 @@ fn impossible_options_are_refused() {
     refused(of(Primitive::Ofd).range(5..5), "range");
     refused(of(Primitive::Ofd).range(0..u64::MAX), "range");
     refused(of(Primitive::Ofd).range(0..10).delete_on_release(true), "delete_on_release");
-    refused(of(Primitive::Posix).keep_open(true), "keep_open");
     refused(KernelOptions::default().keep_open(true).delete_on_release(true), "keep_open");
     refused(KernelOptions::default().retry_period(Duration::ZERO), "retry_period");
 }
@@ -343,23 +342,22 @@ fn impossible_options_are_refused() {
 #[tokio::test]
 async fn ranges_exclude_where_they_overlap() {
     let directory = on_tmpfs();
-    for primitive in [Primitive::Ofd, Primitive::Posix] {
-        let path = directory.path().join(format!("{primitive:?}"));
-        let of_range = |range: std::ops::Range<u64>| with(&path, of(primitive).range(range));
-        let low = of_range(0..10).acquire().await.unwrap();
-        let high = of_range(10..20).try_acquire().await.unwrap().expect("they do not overlap");
-        assert!(of_range(5..15).try_acquire().await.unwrap().is_none());
-        assert!(with(&path, of(primitive)).try_acquire().await.unwrap().is_none());
-        let waiter = tokio::spawn({
-            let both = of_range(5..15);
-            async move { both.acquire().await.unwrap() }
-        });
-        drop(low);
-        tokio::time::sleep(QUIET).await;
-        assert!(!waiter.is_finished(), "half of it is still locked");
-        drop(high);
-        drop(soon(waiter).await.unwrap());
-    }
+    let primitive = Primitive::Ofd;
+    let path = directory.path().join(format!("{primitive:?}"));
+    let of_range = |range: std::ops::Range<u64>| with(&path, of(primitive).range(range));
+    let low = of_range(0..10).acquire().await.unwrap();
+    let high = of_range(10..20).try_acquire().await.unwrap().expect("they do not overlap");
+    assert!(of_range(5..15).try_acquire().await.unwrap().is_none());
+    assert!(with(&path, of(primitive)).try_acquire().await.unwrap().is_none());
+    let waiter = tokio::spawn({
+        let both = of_range(5..15);
+        async move { both.acquire().await.unwrap() }
+    });
+    drop(low);
+    tokio::time::sleep(QUIET).await;
+    assert!(!waiter.is_finished(), "half of it is still locked");
+    drop(high);
+    drop(soon(waiter).await.unwrap());
 }
 
 #[tokio::test]
@@ -540,19 +538,18 @@ async fn the_calls_of_an_offloaded_lock_are_made_elsewhere() {
 async fn a_range_can_include_the_last_byte() {
     const LAST: u64 = i64::MAX as u64;
     let directory = on_tmpfs();
-    for primitive in [Primitive::Ofd, Primitive::Posix] {
-        let path = directory.path().join(format!("{primitive:?}"));
-        let with = |options| with(&path, options);
-        for range in [of(primitive).range(..=LAST), of(primitive).range(LAST..=LAST)] {
-            let guard = with(range).acquire().await.unwrap();
-            for other in [of(primitive).range(LAST..), of(primitive)] {
-                assert!(with(other).try_acquire().await.unwrap().is_none(), "{primitive:?}");
-            }
-            drop(guard);
+    let primitive = Primitive::Ofd;
+    let path = directory.path().join(format!("{primitive:?}"));
+    let with = |options| with(&path, options);
+    for range in [of(primitive).range(..=LAST), of(primitive).range(LAST..=LAST)] {
+        let guard = with(range).acquire().await.unwrap();
+        for other in [of(primitive).range(LAST..), of(primitive)] {
+            assert!(with(other).try_acquire().await.unwrap().is_none(), "{primitive:?}");
         }
-        let guard = with(of(primitive).range(10..=LAST)).acquire().await.unwrap();
-        let before = with(of(primitive).range(..10)).try_acquire().await.unwrap();
-        assert!(before.is_some(), "{primitive:?}: it begins where it was told to");
-        drop((guard, before));
+        drop(guard);
     }
+    let guard = with(of(primitive).range(10..=LAST)).acquire().await.unwrap();
+    let before = with(of(primitive).range(..10)).try_acquire().await.unwrap();
+    assert!(before.is_some(), "{primitive:?}: it begins where it was told to");
+    drop((guard, before));
 }

@@ -26,16 +26,15 @@ use tokio::time::{sleep, timeout};
 
 use support::{Process, VERY_LONG, block_on, eventually, on_disk, on_tmpfs, role, tell, told};
 
-const ALL: [&str; 5] = ["flock", "ofd", "posix", "kept", "deleted"];
+const ALL: [&str; 4] = ["flock", "ofd", "kept", "deleted"];
 
 fn lock(kind: &str, path: &Path) -> AsyncKernelLock {
     let options = KernelOptions::default();
     let options = match kind {
         "flock" => options,
         "ofd" => options.primitive(Primitive::Ofd),
-        "posix" => options.primitive(Primitive::Posix),
-        "head" => options.primitive(Primitive::Posix).range(0..10),
-        "tail" => options.primitive(Primitive::Posix).range(20..30),
+        "head" => options.primitive(Primitive::Ofd).range(0..10),
+        "tail" => options.primitive(Primitive::Ofd).range(20..30),
         "kept" => options.keep_open(true),
         "deleted" => options.delete_on_release(true),
         other => panic!("{other}?"),
@@ -169,7 +168,6 @@ fn a_release_and_a_death_are_events() {
     };
     std::thread::scope(|scope| {
         scope.spawn(|| wait("contend", "head", "release"));
-        // Not of POSIX locks, which an event would end.
         for kind in ["flock", "ofd"] {
             scope.spawn(move || wait("acquire", kind, "downgrade"));
         }
@@ -188,7 +186,7 @@ fn a_stopped_holder_holds() {
         return play(role);
     }
     let directory = on_tmpfs();
-    for kind in ["flock", "posix"] {
+    for kind in ["flock", "ofd"] {
         let path = directory.path().join(kind);
         let mut holder = Process::play(TEST, &format!("acquire {kind}"), &path);
         holder.expect("held");
@@ -227,7 +225,7 @@ fn readers_without_a_pause_do_not_keep_a_writer_out() {
         return play(role);
     }
     let directory = on_tmpfs();
-    for kind in ["flock", "ofd", "posix"] {
+    for kind in ["flock", "ofd"] {
         let path = directory.path().join(kind);
         let readers = [0, 1, 2].map(|_| Process::play(TEST, &format!("readers {kind}"), &path));
         readers.iter().for_each(|readers| readers.expect("reading"));
@@ -245,7 +243,7 @@ fn a_writer_that_is_stopped_while_it_waits_does_not_keep_readers_out() {
         return play(role);
     }
     let directory = on_tmpfs();
-    for kind in ["flock", "ofd", "posix"] {
+    for kind in ["flock", "ofd"] {
         let path = directory.path().join(kind);
         let mut reader = Process::play(TEST, &format!("share {kind}"), &path);
         reader.expect("held");
@@ -270,7 +268,7 @@ fn a_downgrade_lets_readers_of_other_processes_in() {
         return play(role);
     }
     let directory = on_tmpfs();
-    for kind in ["flock", "ofd", "posix"] {
+    for kind in ["flock", "ofd"] {
         let path = directory.path().join(kind);
         let mut holder = Process::play(TEST, &format!("acquire {kind}"), &path);
         holder.expect("held");
@@ -338,44 +336,6 @@ fn a_file_that_is_kept_open_is_not_locked() {
         assert!(path.exists());
         assert!(lock("flock", &path).try_acquire().await.unwrap().is_none());
         drop(guard);
-    });
-}
-
-#[test]
-fn other_files_of_ours_that_are_closed_do_not_drop_a_posix_lock() {
-    const TEST: &str = "other_files_of_ours_that_are_closed_do_not_drop_a_posix_lock";
-    if let Some(role) = role() {
-        return play(role);
-    }
-    let directory = on_tmpfs();
-    let path = directory.path().join("posix.lock");
-    block_on(async {
-        let posix = lock("posix", &path);
-        let guard = posix.acquire().await.unwrap();
-        drop(lock("flock", &path).acquire().await.unwrap());
-        drop(lock("flock", &path).try_acquire_shared().await.unwrap());
-        assert!(lock("ofd", &path).try_acquire().await.unwrap().is_none());
-        posix.status().await.unwrap();
-        lock("ofd", &path).status().await.unwrap();
-        assert!(posix.try_acquire().await.unwrap().is_none());
-        let waiter = Process::play(TEST, "acquire posix", &path);
-        waiter.expect_quiet();
-        drop(guard);
-        waiter.expect("held");
-    });
-    // Overlapping shares: what the other still has stays locked.
-    let range = |range: std::ops::Range<u64>| {
-        let options = KernelOptions::default().primitive(Primitive::Posix).range(range);
-        AsyncKernelLock::with_options(&path, options).unwrap()
-    };
-    block_on(async {
-        let low = range(0..10).acquire_shared().await.unwrap();
-        let high = range(5..15).acquire_shared().await.unwrap();
-        low.release().await.unwrap();
-        let waiter = Process::play(TEST, "acquire posix", &path);
-        waiter.expect_quiet();
-        high.release().await.unwrap();
-        waiter.expect("held");
     });
 }
 

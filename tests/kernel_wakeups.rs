@@ -1,5 +1,5 @@
 //! Who waits for a kernel lock is woken and let in, whatever else is done with its file:
-//! POSIX locks beside it, copies in children, another directory at its path.
+//! copies in children, another directory at its path.
 
 // A raw fork is one of the ways to give a file away.
 #![allow(unsafe_code)]
@@ -38,11 +38,7 @@ fn lock(kind: &str, path: &Path) -> AsyncKernelLock {
         "ofd" => options.primitive(Primitive::Ofd),
         "ofd kept" => options.primitive(Primitive::Ofd).keep_open(true),
         "ofd tail" => options.primitive(Primitive::Ofd).range(20..30),
-        "posix" => options.primitive(Primitive::Posix),
-        "posix head" => options.primitive(Primitive::Posix).range(0..10),
-        "posix tail" => options.primitive(Primitive::Posix).range(20..30),
         "ofd mid" => options.primitive(Primitive::Ofd).range(25..35),
-        "posix mid" => options.primitive(Primitive::Posix).range(25..35),
         other => panic!("{other}?"),
     };
     // Nothing is looked at for the time that has passed, once it was a while.
@@ -55,11 +51,6 @@ fn play((role, path): (String, PathBuf)) {
     let lock = lock(kind, &path);
     match verb {
         "acquire" => block_on(obey(lock.acquire())),
-        "beside" => block_on(async {
-            // Flock does not see it, and it has other bytes than the tail.
-            let _posix = self::lock("posix head", &path).acquire().await.unwrap();
-            obey(lock.acquire()).await;
-        }),
         "copied" => hold_with_a_copy(&lock, "copied"),
         "forked" => hold_with_a_copy(&lock, "forked"),
         "hears" => wait_for_an_event(lock, false),
@@ -175,47 +166,11 @@ fn must_be_heard(test: &str, holder: &str, order: &str, waiter: &str, path: &Pat
     holding
 }
 
-/// Whether a program that knows nothing of this crate is refused these bytes.
-fn is_refused(path: &Path, bytes: std::ops::Range<u64>) -> bool {
-    const REFUSED: i32 = 7;
-    let lock = "import fcntl, sys\n\
-        try: fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB, \
-            int(sys.argv[2]), int(sys.argv[3]))\n\
-        except BlockingIOError: sys.exit(7)";
-    let mut python = Command::new("python3");
-    python.args(["-c", lock]).arg(path);
-    let [length, start] = [bytes.end - bytes.start, bytes.start].map(|number| number.to_string());
-    match python.args([length, start]).status().expect("python").code() {
-        Some(0) => false,
-        Some(REFUSED) => true,
-        other => panic!("python ended with {other:?}"),
-    }
-}
-
-/// A downgrade told of itself by a close, which dropped the process's POSIX locks.
-#[tokio::test]
-async fn a_downgrade_does_not_drop_a_posix_lock() {
-    let directory = on_tmpfs();
-    for (posix, other) in [("posix", "flock"), ("posix head", "ofd tail")] {
-        let path = directory.path().join(other);
-        let posix = lock(posix, &path).acquire().await.unwrap();
-        let guard = lock(other, &path).acquire().await.unwrap();
-        assert!(is_refused(&path, 0..10), "{other}");
-        let guard = guard.downgrade().await.unwrap();
-        assert!(is_refused(&path, 0..10), "{other}: a downgrade dropped it");
-        drop(guard);
-        assert!(is_refused(&path, 0..10), "{other}: a release dropped it");
-        drop(posix);
-        assert!(!is_refused(&path, 0..10), "{other}");
-    }
-}
-
 /// Else both would have the lock.
 #[tokio::test]
 async fn a_file_that_a_child_may_have_is_not_locked_again() {
     let directory = on_tmpfs();
     let path = directory.path().join("lock");
-    let _posix = lock("posix head", &path).acquire().await.unwrap();
     let flock = lock("flock", &path);
     let guard = flock.acquire().await.unwrap();
     let copy = guard.file().try_clone().unwrap();
@@ -231,63 +186,6 @@ async fn a_file_that_a_child_may_have_is_not_locked_again() {
     assert!(flock.try_acquire().await.unwrap().is_none());
     child.kill().unwrap();
     child.wait().unwrap();
-}
-
-fn times_open(path: &Path) -> usize {
-    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
-    open.filter_map(|entry| fs::read_link(entry.path()).ok()).filter(|link| link == path).count()
-}
-
-/// Each look and each hold kept one more open file as long as the lock was held.
-#[tokio::test]
-async fn what_is_done_beside_a_posix_lock_keeps_few_files_open() {
-    const TEST: &str = "what_is_done_beside_a_posix_lock_keeps_few_files_open";
-    const TIMES: usize = 100;
-    const MORE_MAX: usize = 10;
-    if let Some(role) = role() {
-        return std::thread::spawn(|| play(role)).join().unwrap();
-    }
-    let directory = on_tmpfs();
-    let path = directory.path().join("posix.lock");
-    let _head = lock("posix head", &path).acquire().await.unwrap();
-    let (flock, tail) = (lock("flock", &path), lock("posix tail", &path));
-    let before = times_open(&path);
-    let mut seen = Vec::new();
-    for _ in 0..TIMES {
-        assert!(!tail.is_locked().await.unwrap());
-    }
-    seen.push(("is_locked", times_open(&path)));
-    for _ in 0..TIMES {
-        // It tries to have it for a moment.
-        assert!(!flock.is_locked().await.unwrap());
-    }
-    seen.push(("is_locked, flock", times_open(&path)));
-    let other = Process::play(TEST, "acquire flock", &path);
-    other.expect("held");
-    drop(other);
-    for _ in 0..TIMES {
-        drop(flock.acquire().await.unwrap());
-    }
-    seen.push(("acquire", times_open(&path)));
-    for _ in 0..TIMES {
-        // SAFETY: the child ends.
-        match unsafe { fork() }.unwrap() {
-            ForkResult::Parent { child } => drop(waitpid(child, None).unwrap()),
-            ForkResult::Child => unsafe { libc::_exit(0) },
-        }
-        drop(flock.acquire().await.unwrap());
-    }
-    seen.push(("fork, acquire", times_open(&path)));
-    let holder = Process::play(TEST, "acquire posix tail", &path);
-    holder.expect("held");
-    for _ in 0..TIMES {
-        let refused = tail.acquire_timeout(Duration::ZERO).await;
-        assert!(matches!(refused, Err(Error::Timeout { .. })), "{refused:?}");
-    }
-    seen.push(("acquire_timeout", times_open(&path)));
-    assert!(is_refused(&path, 0..10), "it is still held");
-    let most = seen.iter().map(|(_, open)| *open).max().unwrap();
-    assert!(most <= before + MORE_MAX, "open at first: {before}, after each: {seen:?}");
 }
 
 /// Readers let it in within some 50 ms, or never.
@@ -485,66 +383,11 @@ fn a_release_wakes_though_a_child_has_the_file() {
             scope.spawn(move || wait("copied", kind));
             scope.spawn(move || wait("forked", kind));
         }
-        // A copy that is closed drops it.
-        scope.spawn(|| wait("forked", "posix"));
         scope.spawn(|| {
             let path = directory.path().join("overlapping");
             drop(must_be_heard(TEST, "copied ofd tail", "release", "hears ofd mid", &path));
         });
     });
-}
-
-/// The file was kept open for the sake of the POSIX lock, and nothing else told.
-#[test]
-fn a_lock_beside_a_posix_lock_wakes_when_it_is_released_or_downgraded() {
-    const TEST: &str = "a_lock_beside_a_posix_lock_wakes_when_it_is_released_or_downgraded";
-    if let Some(role) = role() {
-        return play(role);
-    }
-    let directory = on_tmpfs();
-    let wait = &|kind: &str, order: &str, waiter: &str| {
-        let path = directory.path().join(format!("{kind} {order}"));
-        let (holder, waiter) = (format!("beside {kind}"), format!("{waiter} {kind}"));
-        let holder = must_be_heard(TEST, &holder, order, &waiter, &path);
-        assert!(is_refused(&path, 0..10), "{kind}, {order}: the POSIX lock is gone");
-        drop(holder);
-    };
-    std::thread::scope(|scope| {
-        for kind in ["flock", "ofd tail"] {
-            scope.spawn(move || wait(kind, "release", "hears"));
-            scope.spawn(move || wait(kind, "downgrade", "reads"));
-        }
-    });
-}
-
-/// It told nobody, as a close would have dropped the lock.
-#[test]
-fn a_downgrade_of_a_posix_lock_wakes_readers() {
-    const TEST: &str = "a_downgrade_of_a_posix_lock_wakes_readers";
-    if let Some(role) = role() {
-        return play(role);
-    }
-    let directory = on_tmpfs();
-    let path = directory.path().join("posix.lock");
-    let holder = must_be_heard(TEST, "acquire posix", "downgrade", "reads posix", &path);
-    assert!(is_refused(&path, 0..10), "it is still shared");
-    drop(holder);
-}
-
-/// As there: the release of one of several locks told nobody.
-#[test]
-fn a_release_of_one_of_two_posix_locks_wakes_and_leaves_the_other() {
-    const TEST: &str = "a_release_of_one_of_two_posix_locks_wakes_and_leaves_the_other";
-    if let Some(role) = role() {
-        return play(role);
-    }
-    let directory = on_tmpfs();
-    for waiter in ["hears posix tail", "hears posix mid"] {
-        let path = directory.path().join(waiter);
-        let holder = must_be_heard(TEST, "beside posix tail", "release", waiter, &path);
-        assert!(is_refused(&path, 0..10), "the other is gone");
-        drop(holder);
-    }
 }
 
 /// Wait, hold, and then be busy with what never lets the runtime do anything again.

@@ -267,7 +267,7 @@ fn a_kernel_lock_whose_file_may_not_be_opened_is_refused_at_once() {
     if let Some((_, path)) = support::role() {
         become_user(OTHER);
         block_on(async {
-            for primitive in [Primitive::Flock, Primitive::Ofd, Primitive::Posix] {
+            for primitive in [Primitive::Flock, Primitive::Ofd] {
                 for offload in [Offload::Never, Offload::Always] {
                     let options = KernelOptions::default().primitive(primitive).offload(offload);
                     let lock = AsyncKernelLock::with_options(&path, options).unwrap();

@@ -89,7 +89,7 @@ async fn line_of_kernel_holder(lock: &AsyncKernelLock) -> Option<u32> {
 
 #[tokio::test]
 async fn a_kernel_lock_says_where_its_last_holder_here_asked() {
-    for primitive in [Primitive::Flock, Primitive::Ofd, Primitive::Posix] {
+    for primitive in [Primitive::Flock, Primitive::Ofd] {
         let directory = on_tmpfs();
         let options = KernelOptions::default().primitive(primitive);
         let path = directory.path().join("a.lock");

@@ -3,7 +3,7 @@
 //! found out by symbolic links and file contents, without this crate.
 //!
 //! `cargo run --release --example kernel_torture -- [--seconds N]
-//! [--primitive flock|ofd|posix] [--delete] [--keep-open] [--seed N]`
+//! [--primitive flock|ofd] [--delete] [--keep-open] [--seed N]`
 //!
 //! A process that only reads looks whether a writer is inside.
 
@@ -82,7 +82,6 @@ impl Settings {
         let primitive = match self.primitive.as_str() {
             "flock" => Primitive::Flock,
             "ofd" => Primitive::Ofd,
-            "posix" => Primitive::Posix,
             other => panic!("no primitive {other}"),
         };
         let options = KernelOptions::default()

@@ -1,6 +1,8 @@
 //! Arguments for locks of the kernel.
 
-use clap::{Args, ValueEnum};
+use std::str::FromStr;
+
+use clap::Args;
 
 use crate::{KernelOptions, Primitive};
 
@@ -8,9 +10,9 @@ use crate::{KernelOptions, Primitive};
 #[derive(Debug, Args)]
 pub(super) struct Kernel {
     /// Take a lock of the kernel's on the file LOCK, and exclude the programs that use the same:
-    /// flock (flock(1), cargo, systemd), posix (apt, dpkg, Python's lockf) or ofd, which excludes
-    /// posix. The file is made if it is not there, stays, and is not written to
-    #[arg(long, value_enum, value_name = "KIND", conflicts_with_all = [
+    /// flock (flock(1), cargo, systemd) or ofd (apt, dpkg, SQLite, Python's lockf). The file is
+    /// made if it is not there, stays, and is not written to
+    #[arg(long, value_name = "KIND", conflicts_with_all = [
         "race_delay", "tries", "openlock_compat", "pin", "note",
     ])]
     pub(super) kernel: Option<Kind>,
@@ -24,11 +26,23 @@ pub(super) struct Kernel {
     pub(super) conflict_exit_code: Option<u8>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Flock,
     Ofd,
-    Posix,
+}
+
+impl FromStr for Kind {
+    type Err = &'static str;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "flock" => Ok(Kind::Flock),
+            "ofd" => Ok(Kind::Ofd),
+            "posix" => Err("use --kernel ofd: it excludes programs with POSIX locks as well"),
+            _ => Err("must be flock or ofd"),
+        }
+    }
 }
 
 impl Kind {
@@ -36,7 +50,6 @@ impl Kind {
         KernelOptions::default().primitive(match self {
             Kind::Flock => Primitive::Flock,
             Kind::Ofd => Primitive::Ofd,
-            Kind::Posix => Primitive::Posix,
         })
     }
 }

@@ -255,8 +255,8 @@ struct Show {
     #[arg(long, value_name = "URL", conflicts_with_all = ["kernel", "watch"])]
     at: Option<String>,
 
-    /// Ask for locks of the kernel's of this kind instead of lock files
-    #[arg(long, value_enum, value_name = "KIND")]
+    /// Ask for locks of the kernel's of this kind, flock or ofd, instead of lock files
+    #[arg(long, value_name = "KIND")]
     kernel: Option<kernel::Kind>,
 
     /// The lock files

@@ -19,128 +19,29 @@
 //! 6. A hold acts only in the process that made it: a forked child shares the
 //!    open file, and its `LOCK_UN` would free its parent's lock.
 
-use std::ffi::CStr;
-use std::fs::File;
-use std::ops::Deref;
-use std::sync::Arc;
-
 use rustix::fs::FileType;
 
-use super::open_files::{OpenFile, PosixUse};
+use super::open_file::OpenFile;
 use super::options::Primitive;
-use super::shared::{LockState, Terms};
+use super::shared::Terms;
 use super::syscalls::{self, LockSpec, Sharing};
 use crate::lock::error::Error;
 use crate::sys::files::{Errno, Inode};
-use crate::sys::tickets::Waiters;
 
 /// How often the path may name another file after the lock was had, before
 /// this counts as one look. Each time somebody else got further.
 const REPLACED_MAX: u32 = 100;
 
-/// The file of a contender, and then of a holder.
-pub(super) enum LockHandle {
-    Open(OpenFile),
-    /// On the heap: it is the larger one by far, and seldom.
-    Posix(Box<PosixUse>),
-}
-
-impl Deref for LockHandle {
-    type Target = File;
-
-    fn deref(&self) -> &File {
-        match self {
-            LockHandle::Open(file) => file,
-            LockHandle::Posix(file) => file,
-        }
-    }
-}
-
-impl LockHandle {
-    #[inline]
-    pub(super) fn inode(&self) -> Inode {
-        match self {
-            LockHandle::Open(file) => file.inode,
-            LockHandle::Posix(file) => file.inode,
-        }
-    }
-
-    /// The directory, where the last release asked there who waits.
-    pub(super) fn waiters(&self) -> Option<&Waiters> {
-        match self {
-            LockHandle::Open(file) => file.waiters.as_deref(),
-            LockHandle::Posix(_) => None,
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn open(terms: &Terms, site: &LockState) -> Result<Self, Error> {
-        let (path, mode) = (terms.path.path(), terms.options.mode);
-        let opened = match terms.options.primitive {
-            Primitive::Posix => {
-                let is_local = site.executor.is_local();
-                PosixUse::open(&site.register, path, mode, is_local)
-                    .map(|file| LockHandle::Posix(Box::new(file)))
-            }
-            _ => match site.register.reuse(terms.c_path.as_c_str()) {
-                Some(file) => Ok(LockHandle::Open(file)),
-                None => {
-                    let open = || syscalls::open_or_create(terms.c_path.as_c_str(), mode);
-                    OpenFile::open(&site.register, open).map(LockHandle::Open)
-                }
-            },
-        };
-        let carrier = opened.map_err(|error| cannot_open(terms, error))?;
-        check_kind(terms, carrier.inode().kind)?;
-        Ok(carrier)
-    }
-
-    #[inline(always)]
-    pub(super) fn try_lock(&mut self, claim: LockSpec) -> Result<bool, Errno> {
-        match self {
-            LockHandle::Open(file) => syscalls::try_lock(file, claim),
-            LockHandle::Posix(file) => file.try_lock(claim),
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn unlock(&mut self, claim: LockSpec) -> Result<(), Errno> {
-        match self {
-            LockHandle::Open(file) => syscalls::unlock(file, claim.primitive, claim.range),
-            LockHandle::Posix(file) => file.unlock(),
-        }
-    }
-
-    /// From exclusive to shared.
-    pub(super) fn downgrade(&self, claim: LockSpec) -> Result<(), Errno> {
-        match self {
-            LockHandle::Open(file) => match syscalls::try_lock(file, claim) {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Errno::WOULDBLOCK),
-                Err(error) => Err(error),
-            },
-            LockHandle::Posix(file) => file.downgrade(claim),
-        }
-    }
-
-    /// Whether the path names this file (2).
-    #[inline]
-    pub(super) fn is_at(&self, path: &CStr) -> Result<bool, Errno> {
-        Ok(syscalls::identity_at(path)? == Some(self.inode().identity))
-    }
-}
-
 /// How one try ended.
 pub(super) enum Tried {
-    Locked(LockHandle),
+    Locked(OpenFile),
     /// Somebody else has it. The file is open for the next look (4).
-    Busy(LockHandle),
+    Busy(OpenFile),
 }
 
 /// One try.
 pub(super) struct Attempt<'a> {
     pub(super) terms: &'a Terms,
-    pub(super) site: &'a Arc<LockState>,
     pub(super) claim: LockSpec,
     /// Whether a shared lock is wanted only if nobody has the lock at all.
     pub(super) only_if_free: bool,
@@ -149,39 +50,39 @@ pub(super) struct Attempt<'a> {
 impl Attempt<'_> {
     /// `carrier` is the file of the last look, or one that was left open.
     #[inline(always)]
-    pub(super) fn run(&self, mut carrier: Option<LockHandle>) -> Result<Tried, Error> {
+    pub(super) fn run(&self, mut carrier: Option<OpenFile>) -> Result<Tried, Error> {
         let path = self.terms.path.path();
         let fail = |doing| move |error: Errno| Error::io(doing, path, error);
         for _ in 0..REPLACED_MAX {
-            let mut file = match carrier.take() {
+            let file = match carrier.take() {
                 Some(file) => file,
-                None => LockHandle::open(self.terms, self.site)?,
+                None => open(self.terms)?,
             };
-            let is_locked = self.lock(&mut file).map_err(fail("locking"))?;
+            let is_locked = self.lock(&file).map_err(fail("locking"))?;
             // (1), and a file that was replaced while its holder goes on is nobody's obstacle.
             let is_at = file.is_at(&self.terms.c_path);
             if is_at == Ok(true) {
-                self.refuse_mounted(&mut file, is_locked)?;
+                self.refuse_mounted(&file, is_locked)?;
                 return Ok(if is_locked { Tried::Locked(file) } else { Tried::Busy(file) });
             }
             if is_locked {
-                // Its close may be put off.
+                // A forked child may have a copy.
                 let _ = file.unlock(self.claim);
             }
             is_at.map_err(fail("looking at"))?;
         }
-        LockHandle::open(self.terms, self.site).map(Tried::Busy)
+        open(self.terms).map(Tried::Busy)
     }
 
     /// A file that is itself mounted in a container cannot be removed there. Removed
     /// elsewhere, it goes on in the container, beside its successor.
     #[inline(always)]
-    fn refuse_mounted(&self, file: &mut LockHandle, is_locked: bool) -> Result<(), Error> {
+    fn refuse_mounted(&self, file: &OpenFile, is_locked: bool) -> Result<(), Error> {
         if !self.terms.options.delete_on_release || !syscalls::is_mounted(file) {
             return Ok(());
         }
         if is_locked {
-            // Its close may be put off.
+            // A forked child may have a copy.
             let _ = file.unlock(self.claim);
         }
         let why = "it is itself a mount point, so that its removal is seen on one side only: \
@@ -191,7 +92,7 @@ impl Attempt<'_> {
     }
 
     #[inline(always)]
-    fn lock(&self, file: &mut LockHandle) -> Result<bool, Errno> {
+    fn lock(&self, file: &OpenFile) -> Result<bool, Errno> {
         if !self.only_if_free {
             return file.try_lock(self.claim);
         }
@@ -208,6 +109,15 @@ impl Attempt<'_> {
             other => other,
         }
     }
+}
+
+#[inline(always)]
+fn open(terms: &Terms) -> Result<OpenFile, Error> {
+    let (path, mode) = (terms.c_path.as_c_str(), terms.options.mode);
+    let opened = OpenFile::open(|| syscalls::open_or_create(path, mode));
+    let file = opened.map_err(|error| cannot_open(terms, error))?;
+    check_kind(terms, file.inode.kind)?;
+    Ok(file)
 }
 
 #[inline]

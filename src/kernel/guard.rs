@@ -13,8 +13,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::attempt::LockHandle;
-use super::close_elsewhere;
+use super::open_file::OpenFile;
 use super::options::Primitive;
 use super::shared::{LockState, SHARE_MAX, Source, Stay, Terms};
 use super::syscalls::{self, LockSpec, Sharing};
@@ -40,10 +39,8 @@ use crate::sys::wait_pipe::Presence;
 /// acquisition, and nobody can ask for it.
 ///
 /// The file is open for reading and writing where that is allowed, and its
-/// position is the start (but tasks with POSIX locks share one file). Its
-/// descriptor can be given to a child, which then has the lock as well until
-/// the guard is released or dropped (but not a POSIX lock). Do not unlock it;
-/// with [`Primitive::Posix`] do not even duplicate it and close the copy.
+/// position is the start. Its descriptor can be given to a child, which then has
+/// the lock as well until the guard is released or dropped. Do not unlock it.
 ///
 /// A guard that is dropped by a panic releases the lock like any other, and tells
 /// nobody: see [`FileGuard`](crate::FileGuard#panics-of-the-holder). A kernel lock has
@@ -82,7 +79,7 @@ impl Drop for LossWatch {
 /// What has to end, in this order: the lock, then the turn. Dropping it does that.
 struct Hold {
     /// `None` once it has ended.
-    carrier: Option<LockHandle>,
+    carrier: Option<OpenFile>,
     /// Readers let the next in as soon as they are in.
     turn: Option<Turn>,
     claim: LockSpec,
@@ -102,7 +99,7 @@ struct Hold {
 impl KernelGuard {
     /// To be made where `carrier` was locked.
     pub(super) fn new(
-        carrier: LockHandle,
+        carrier: OpenFile,
         turn: Turn,
         claim: LockSpec,
         terms: Arc<Terms>,
@@ -110,7 +107,7 @@ impl KernelGuard {
         asked_at: Source,
     ) -> Self {
         let turn = (claim.sharing == Sharing::Exclusive).then_some(turn);
-        let number = site.station.hold_begins(carrier.inode().identity, asked_at);
+        let number = site.station.hold_begins(carrier.inode.identity, asked_at);
         Self::of(Box::new(Hold {
             carrier: Some(carrier),
             turn,
@@ -146,7 +143,7 @@ impl KernelGuard {
             return Err(turn);
         }
         (hold.terms, hold.site) = (Arc::clone(terms), Arc::clone(site));
-        hold.number = Some(site.station.hold_begins(hold.carrier().inode().identity, asked_at));
+        hold.number = Some(site.station.hold_begins(hold.carrier().inode.identity, asked_at));
         hold.turn = Some(turn);
         Ok(Self::of(hold))
     }
@@ -161,7 +158,7 @@ impl KernelGuard {
     /// Whether the file is on another file system than its directory was.
     pub(super) fn is_elsewhere(&self) -> bool {
         let hold = self.hold();
-        hold.carrier().inode().identity.0 != hold.site.device()
+        hold.carrier().inode.identity.0 != hold.site.device()
     }
 
     fn hold(&self) -> &Hold {
@@ -191,7 +188,7 @@ impl KernelGuard {
     /// kernel, which lets in whoever waits to share it. A guard that is shared
     /// already stays as it is.
     ///
-    /// For [`Primitive::Ofd`] and [`Primitive::Posix`] the kernel promises that
+    /// For [`Primitive::Ofd`] the kernel promises that
     /// this is one step. For [`Primitive::Flock`] flock(2) does not, though
     /// Linux does it in one step; should somebody get in between all the same,
     /// or over a network file system, this fails and the lock is gone.
@@ -234,7 +231,7 @@ impl KernelGuard {
     /// Dropping the future loses nothing.
     pub async fn lost(&self) -> Lost {
         let hold = self.hold();
-        let identity = hold.carrier().inode().identity;
+        let identity = hold.carrier().inode.identity;
         loss(Arc::clone(&hold.terms), Arc::clone(&hold.site), identity).await
     }
 
@@ -246,7 +243,7 @@ impl KernelGuard {
     pub fn is_lost(&self) -> bool {
         let hold = self.hold();
         if hold.site.executor.has_events() {
-            let identity = hold.carrier().inode().identity;
+            let identity = hold.carrier().inode.identity;
             return matches!(look(hold.terms.path.path(), identity), Ok(Some(_)));
         }
         hold.watch.lock().as_ref().is_some_and(|watch| watch.lost.is_cancelled())
@@ -269,7 +266,7 @@ impl KernelGuard {
 
     fn watch(&self) -> LossWatch {
         let (hold, lost) = (self.hold(), CancellationToken::new());
-        let identity = hold.carrier().inode().identity;
+        let identity = hold.carrier().inode.identity;
         let loss = loss(Arc::clone(&hold.terms), Arc::clone(&hold.site), identity);
         let is_over = Arc::new(AtomicBool::new(false));
         let (cancel, ended) = (lost.clone(), Arc::clone(&is_over));
@@ -346,7 +343,7 @@ impl Hold {
         }
     }
 
-    fn carrier(&self) -> &LockHandle {
+    fn carrier(&self) -> &OpenFile {
         self.carrier.as_ref().expect("BUG: a hold was used after its end")
     }
 
@@ -378,10 +375,8 @@ impl Hold {
     fn pass_on(mut self: Box<Self>) -> Option<Box<Self>> {
         let is_awaited = self.turn.as_ref().is_some_and(Turn::is_awaited);
         let is_quick = matches!(self.site.executor, Executor::Here { is_local: true });
-        // The register has POSIX locks, which are of the process.
-        let is_plain = matches!(self.carrier(), LockHandle::Open(_)) && !self.was_used();
         let share = self.terms.share();
-        if !is_awaited || !is_quick || !is_plain || share.is_zero() {
+        if !is_awaited || !is_quick || self.was_used() || share.is_zero() {
             return Some(self);
         }
         let now = Instant::now();
@@ -423,39 +418,26 @@ impl Hold {
         self.leave_list();
         let is_removed = self.terms.options.delete_on_release;
         let outcome = if is_removed { self.remove() } else { Ok(()) };
-        let mut carrier = self.carrier.take().expect("BUG: a hold ended twice");
+        let mut file = self.carrier.take().expect("BUG: a hold ended twice");
         // Also if a forked child has a copy of the descriptor. If it fails,
         // closing does it.
-        let _ = carrier.unlock(self.claim);
+        let _ = file.unlock(self.claim);
         let was_used = self.was_used();
-        let is_closed = match carrier {
-            LockHandle::Open(mut file) => {
-                if was_used {
-                    file.was_used();
-                }
-                if file.closes_unheard() && self.wakes() {
-                    file.signal(self.terms.path.path());
-                }
-                let is_kept = self.terms.options.keep_open;
-                let stay = if is_kept { Stay::Always } else { Stay::No };
-                // The next one's begins at its start, and is nobody else's.
-                match is_removed || was_used && (!is_kept || rewind(&file).is_err()) {
-                    true => {
-                        drop(file);
-                        true
-                    }
-                    false => self.site.station.leave(file, stay, |known| self.wakes_any(known)),
-                }
-            }
-            LockHandle::Posix(file) => {
-                if was_used {
-                    file.was_used();
-                }
-                if file.end() && self.wakes() {
-                    close_elsewhere::signal(self.terms.path.path());
-                }
+        if was_used {
+            file.was_used();
+        }
+        if file.closes_unheard() && self.wakes() {
+            syscalls::signal(&file);
+        }
+        let is_kept = self.terms.options.keep_open;
+        let stay = if is_kept { Stay::Always } else { Stay::No };
+        // The next one's begins at its start, and is nobody else's.
+        let is_closed = match is_removed || was_used && (!is_kept || rewind(&file).is_err()) {
+            true => {
+                drop(file);
                 true
             }
+            false => self.site.station.leave(file, stay, |known| self.wakes_any(known)),
         };
         self.turn = None;
         if is_closed && self.is_contended {
@@ -475,7 +457,7 @@ impl Hold {
         let are_any = |waiters: &Waiters| match self.claim.primitive {
             Primitive::Flock => waiters.are_any(),
             // Whoever waits for other bytes that these are among has another name.
-            Primitive::Ofd | Primitive::Posix => waiters.are_any_by_any_name(),
+            Primitive::Ofd => waiters.are_any_by_any_name(),
         };
         let (site, terms) = (&self.site, &*self.terms);
         if !site.executor.is_local() {
@@ -492,11 +474,7 @@ impl Hold {
 
     /// (6) of [`attempt`](super::attempt): closing is all that may be done.
     fn end_in_child(&mut self) -> Result<(), Error> {
-        match self.carrier.take() {
-            Some(LockHandle::Open(file)) => file.close_in_child(),
-            Some(LockHandle::Posix(file)) => std::mem::forget(file),
-            None => {}
-        }
+        self.carrier = None;
         // The queue was copied by a fork, perhaps in the middle of a change.
         std::mem::forget(self.turn.take());
         self.number = None;
@@ -534,29 +512,21 @@ impl Hold {
         if self.claim.sharing == Sharing::Exclusive {
             return true;
         }
-        match self.carrier() {
-            LockHandle::Posix(file) => file.become_sole(self.claim),
-            LockHandle::Open(file) => {
-                syscalls::try_lock(file, self.claim.with(Sharing::Exclusive)) == Ok(true)
-            }
-        }
+        self.carrier().try_lock(self.claim.with(Sharing::Exclusive)) == Ok(true)
     }
 
     /// Two who go at the same time are refused because of each other. So whoever is
     /// lets go, and asks once more. (A `flock` that is refused has let go.)
-    fn is_sole_at_last(&mut self) -> bool {
+    fn is_sole_at_last(&self) -> bool {
         if self.claim.primitive == Primitive::Flock {
             return false;
         }
-        let (claim, carrier) = (self.claim, self.carrier.as_mut());
-        carrier.is_some_and(|carrier| {
-            let _ = carrier.unlock(claim);
-            carrier.try_lock(claim.with(Sharing::Exclusive)) == Ok(true)
-        })
+        let _ = self.carrier().unlock(self.claim);
+        self.is_sole()
     }
 
     fn look(&self) -> Result<Option<LostReason>, Errno> {
-        look(self.terms.path.path(), self.carrier().inode().identity)
+        look(self.terms.path.path(), self.carrier().inode.identity)
     }
 
     fn downgrade(&mut self) -> Result<(), Error> {
@@ -571,7 +541,7 @@ impl Hold {
         if let Err(error) = self.carrier().downgrade(shared) {
             // Perhaps it is not locked any more: nothing of the file's is ours.
             self.leave_list();
-            if let Some(mut carrier) = self.carrier.take() {
+            if let Some(carrier) = self.carrier.take() {
                 let _ = carrier.unlock(self.claim);
             }
             self.turn = None;
@@ -580,11 +550,7 @@ impl Hold {
         self.claim = shared;
         self.turn = None;
         if self.wakes() {
-            let path = self.terms.path.path();
-            match self.carrier() {
-                LockHandle::Open(file) => file.signal(path),
-                LockHandle::Posix(_) => close_elsewhere::signal(path),
-            }
+            syscalls::signal(self.carrier());
         }
         Ok(())
     }

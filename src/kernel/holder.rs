@@ -16,8 +16,8 @@ use std::sync::Arc;
 use rustix::fs::{major, minor};
 use tokio::runtime::Handle;
 
-use super::attempt::{LockHandle, cannot_open, check_kind};
-use super::open_files::{OpenFile, PosixUse};
+use super::attempt::{cannot_open, check_kind};
+use super::open_file::OpenFile;
 use super::options::Primitive;
 use super::shared::{LockState, Terms};
 use super::syscalls::{self, LockSpec, Sharing};
@@ -46,19 +46,10 @@ pub(super) fn status(
         let holder = of_process(site.process.pid);
         return Ok(Status::Held(Holder { acquired_at: Some(source), ..holder }));
     }
-    // Which a flock does not see.
-    if claim.primitive != Primitive::Flock
-        && PosixUse::is_held_here(&site.register, identity, claim)
-    {
-        return Ok(Status::Held(of_process(std::process::id())));
-    }
-    let file = match site.register.reuse(path) {
-        Some(file) => file,
-        None => match OpenFile::open(&site.register, || syscalls::open_existing(path)) {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(Status::Free),
-            Err(error) => return Err(cannot_open(terms, error)),
-        },
+    let file = match OpenFile::open(|| syscalls::open_existing(path)) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Ok(Status::Free),
+        Err(error) => return Err(cannot_open(terms, error)),
     };
     check_kind(terms, file.inode.kind)?;
     let holder = match claim.primitive {
@@ -66,11 +57,11 @@ pub(super) fn status(
             let holder = of_flock(&file, file.inode.identity, claim);
             // The question may have been in somebody's way.
             if site.executor.is_local() && file.closes_unheard() {
-                file.signal(path);
+                syscalls::signal(&file);
             }
             holder
         }
-        _ => syscalls::conflict(&file, claim)
+        Primitive::Ofd => syscalls::conflict(&file, claim)
             .map(|conflict| conflict.map(|conflict| known(conflict.pid))),
     };
     Ok(holder.map_err(fail)?.map_or(Status::Free, Status::Held))
@@ -83,8 +74,8 @@ fn of_flock(file: &File, identity: (u64, u64), claim: LockSpec) -> Result<Option
     }
     let is_free = syscalls::try_lock(file, claim.with(Sharing::Exclusive))?;
     if is_free {
-        // Its close may be put off.
-        syscalls::unlock(file, claim.primitive, claim.range)?;
+        // A forked child may have a copy.
+        syscalls::unlock(file, claim)?;
     }
     Ok((!is_free).then(|| known(None)))
 }
@@ -93,13 +84,13 @@ fn of_flock(file: &File, identity: (u64, u64), claim: LockSpec) -> Result<Option
 /// waits for the answer here.
 pub(super) fn process_in_the_way(
     site: &LockState,
-    file: &LockHandle,
+    file: &OpenFile,
     claim: LockSpec,
 ) -> Started<Option<u32>> {
-    let identity = file.inode().identity;
+    let identity = file.inode.identity;
     match claim.primitive {
         Primitive::Flock => site.executor.aside().start(move || listed(identity)),
-        _ => {
+        Primitive::Ofd => {
             let conflict = syscalls::conflict(file, claim).ok().flatten();
             Started::Done(conflict.and_then(|conflict| conflict.pid))
         }

@@ -9,9 +9,10 @@ use tokio::task::{consume_budget, yield_now};
 use tokio::time::{timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempt, LockHandle, Tried};
+use super::attempt::{Attempt, Tried};
 use super::guard::KernelGuard;
 use super::holder;
+use super::open_file::OpenFile;
 use super::options::{KernelOptions, Primitive};
 use super::shared::{LockState, SHARE_MAX, Source, Stay, Terms};
 use super::syscalls::{LockSpec, Sharing};
@@ -105,7 +106,7 @@ const LAST_READER: Duration = Duration::from_millis(5);
 ///
 /// Seen by `cargo run --example kernel_locks` on Linux 6.18, ext4:
 ///
-/// | | `F_SETLK` (Posix) | `F_OFD_SETLK` (Ofd) | `flock` |
+/// | | `F_SETLK` | `F_OFD_SETLK` (Ofd) | `flock` (Flock) |
 /// |---|---|---|---|
 /// | two processes exclude each other | yes | yes | yes |
 /// | a killed holder's lock is free | yes | yes | yes |
@@ -113,24 +114,10 @@ const LAST_READER: Duration = Duration::from_millis(5);
 /// | it survives the close of a second open of the file | **no** | yes | yes |
 /// | a forked child has it when the parent closes | **no** | yes | yes |
 ///
-/// # POSIX locks
-///
-/// [`Primitive::Posix`] locks belong to the process, so by themselves they do not
-/// exclude its tasks, and *any* close of the file anywhere in the process drops
-/// them. This crate keeps a register of what it has locked that way: tasks exclude
-/// each other, ranges that overlap are unlocked only where nobody else shares them,
-/// and no kernel lock of the same file closes it meanwhile. What it cannot prevent:
-/// that other code of the process opens and closes the file, be it to copy it, to look
-/// at it as an [`AsyncFileLock`](crate::AsyncFileLock), or to close a duplicate of the
-/// guard's descriptor. Then the lock is gone, and nothing tells. Use
-/// [`Primitive::Ofd`], which excludes POSIX locks of other programs as well and has
-/// none of this, where you can.
-///
-/// Where a close would drop such locks, other processes are woken by the close of a
-/// thread of this crate that has a table of open files of its own. Beside a POSIX lock
-/// on the same file, the files of [`Primitive::Flock`] and [`Primitive::Ofd`] guards
-/// are used again, and stay open until it is released if they were
-/// [given to the user](KernelGuard::file).
+/// Choose [`Primitive::Ofd`] to share a file with programs that use `F_SETLK`: each
+/// excludes the other. This crate takes no such lock itself, as it ends with any close
+/// of the file anywhere in the process. For the same reason, code of this process must
+/// not rely on one of its own on a file that is locked here.
 ///
 /// # Where
 ///
@@ -141,7 +128,7 @@ const LAST_READER: Duration = Duration::from_millis(5);
 /// NFS, `flock` is a lock of all bytes on the server: it excludes other machines and
 /// `fcntl` locks, and an exclusive one needs a file that may be written.
 /// A forked child shares the open file, and with it the lock, until the guard is
-/// released; POSIX locks it has none of.
+/// released.
 ///
 /// A directory can be locked by `flock`, shared or not. Its release is no event for
 /// other processes, who hear only of the end of the process that has it, where
@@ -414,7 +401,7 @@ impl AsyncKernelLock {
         let claim = claim(&terms, Sharing::Exclusive);
         let executor = match claim.primitive {
             Primitive::Flock => site.executor.aside(),
-            _ => site.executor.clone(),
+            Primitive::Ofd => site.executor.clone(),
         };
         executor.run((terms, site), move |(terms, site)| holder::status(&terms, &site, claim)).await
     }
@@ -459,7 +446,7 @@ impl AsyncKernelLock {
             Ok(guard) => return Ok(Some(guard)),
             Err(turn) => turn,
         };
-        let carrier = left.map(LockHandle::Open);
+        let carrier = left;
         let right = contest.first_right(false, carrier.as_ref()).at_last(sharing);
         match contest.try_once(turn, carrier, right).await? {
             Ended::Acquired(guard) => {
@@ -468,11 +455,9 @@ impl AsyncKernelLock {
             }
             Ended::Busy(contest, carrier, _turn) => {
                 // Not closed: that would wake all who wait, each time.
-                if let LockHandle::Open(file) = carrier {
-                    let keep_open = contest.terms.options.keep_open;
-                    let stay = if keep_open { Stay::Always } else { Stay::Awhile };
-                    contest.site.station.leave(file, stay, |_| false);
-                }
+                let keep_open = contest.terms.options.keep_open;
+                let stay = if keep_open { Stay::Always } else { Stay::Awhile };
+                contest.site.station.leave(carrier, stay, |_| false);
                 Ok(None)
             }
             Ended::Hindered(_, error, _) => Err(error),
@@ -559,7 +544,7 @@ impl AsyncKernelLock {
             Ok(guard) => return Ok(Some(guard)),
             Err(turn) => turn,
         };
-        let mut carrier = left.map(LockHandle::Open);
+        let mut carrier = left;
         let share_is_over = contest.share_is_over(&turn);
         let has_looked =
             !share_is_over && contest.first_right(false, carrier.as_ref()) == MayTry::Full;
@@ -614,7 +599,7 @@ impl AsyncKernelLock {
                     Err(turn) => turn,
                 };
                 let share_is_over = contest.share_is_over(&turn);
-                (turn, left.map(LockHandle::Open), share_is_over)
+                (turn, left, share_is_over)
             }
         };
         let is_last = is_last || !has_looked && deadline.is_some_and(Deadline::is_over);
@@ -653,7 +638,7 @@ impl AsyncKernelLock {
         &self,
         mut contest: Contender,
         mut turn: Turn,
-        mut carrier: Option<LockHandle>,
+        mut carrier: Option<OpenFile>,
         mut endurance: Endurance,
     ) -> Result<KernelGuard, Error> {
         endurance.wait_begins();
@@ -689,7 +674,7 @@ impl AsyncKernelLock {
                 }
             }
             let was_hindered = right != MayTry::None && carrier.is_none();
-            let next_look = contest.wait(&mut pause, carrier.as_mut(), right, deadline);
+            let next_look = contest.wait(&mut pause, carrier.as_ref(), right, deadline);
             match was_hindered {
                 true => drop(timeout(self.retry_period(), next_look).await),
                 false => next_look.await,
@@ -780,7 +765,7 @@ fn claim(terms: &Terms, sharing: Sharing) -> LockSpec {
 struct Reached {
     contest: Option<Contender>,
     /// Whether its share is over is asked once, when it begins.
-    turn: Option<(Turn, Option<LockHandle>, bool)>,
+    turn: Option<(Turn, Option<OpenFile>, bool)>,
     /// And somebody else had the lock, or it could not be told.
     has_looked: bool,
     hindered: Option<Error>,
@@ -799,7 +784,7 @@ struct Contender {
 /// How a try ended. What does not end a wait gives everything back for the next.
 enum Ended {
     Acquired(KernelGuard),
-    Busy(Contender, LockHandle, Turn),
+    Busy(Contender, OpenFile, Turn),
     /// By something that may pass by itself, see [`Error::hindrance`].
     Hindered(Contender, Error, Turn),
 }
@@ -820,12 +805,12 @@ impl Contender {
 
     /// A writer goes first unless this process has had the lock for long and
     /// others wait; a reader, unless a writer waits.
-    fn first_right(&self, share_is_over: bool, carrier: Option<&LockHandle>) -> MayTry {
+    fn first_right(&self, share_is_over: bool, carrier: Option<&OpenFile>) -> MayTry {
         let sharing = self.claim.sharing;
         if sharing == Sharing::Exclusive && !share_is_over {
             return MayTry::Full;
         }
-        let precede = match carrier.and_then(LockHandle::waiters) {
+        let precede = match carrier.and_then(|file| file.waiters.as_deref()) {
             Some(known) => known.precede(sharing),
             None => self.site.waiters(&self.terms).is_some_and(|found| found.precede(sharing)),
         };
@@ -860,14 +845,14 @@ impl Contender {
     async fn try_once(
         self,
         turn: Turn,
-        carrier: Option<LockHandle>,
+        carrier: Option<OpenFile>,
         right: MayTry,
     ) -> Result<Ended, Error> {
         if let Executor::Here { .. } = self.site.executor {
             return self.try_here(turn, carrier, right);
         }
         let executor = self.site.executor.clone();
-        let attempt = move |(contest, carrier, turn): (Self, Option<LockHandle>, Turn)| {
+        let attempt = move |(contest, carrier, turn): (Self, Option<OpenFile>, Turn)| {
             if contest.site.executor.is_local() {
                 // Only that it is seen to be: else the next finds another site.
                 let _ = contest.site.is_in_place_now(&contest.terms);
@@ -882,7 +867,7 @@ impl Contender {
     fn try_here(
         self,
         turn: Turn,
-        carrier: Option<LockHandle>,
+        carrier: Option<OpenFile>,
         right: MayTry,
     ) -> Result<Ended, Error> {
         match self.attempt(right).run(carrier) {
@@ -894,12 +879,12 @@ impl Contender {
     }
 
     fn attempt(&self, right: MayTry) -> Attempt<'_> {
-        let Self { terms, site, claim, .. } = self;
-        Attempt { terms, site, claim: *claim, only_if_free: right == MayTry::IfFree }
+        let Self { terms, claim, .. } = self;
+        Attempt { terms, claim: *claim, only_if_free: right == MayTry::IfFree }
     }
 
     /// What was locked for it becomes a hold.
-    fn hold(self, carrier: LockHandle, turn: Turn) -> KernelGuard {
+    fn hold(self, carrier: OpenFile, turn: Turn) -> KernelGuard {
         let Self { terms, site, claim, asked_at } = self;
         KernelGuard::new(carrier, turn, claim, terms, site, asked_at)
     }
@@ -907,14 +892,14 @@ impl Contender {
     async fn wait(
         &self,
         pause: &mut Wakeup,
-        carrier: Option<&mut LockHandle>,
+        carrier: Option<&OpenFile>,
         right: MayTry,
         deadline: Option<Deadline>,
     ) {
-        if carrier.as_deref().is_some_and(|file| pause.follow(file, self.claim)) {
+        if carrier.is_some_and(|file| pause.follow(file, self.claim)) {
             return;
         }
-        let next_look = pause.until_next_look(carrier, right == MayTry::None);
+        let next_look = pause.until_next_look(right == MayTry::None);
         let _ = Deadline::limit(deadline, next_look).await;
     }
 }

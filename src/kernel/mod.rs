@@ -1,16 +1,14 @@
 //! Locks of the kernel's: `flock` and `fcntl`. `lock` is where tries
 //! (`attempt`) and waiting (`wakeup`) meet; `shared` is what the contenders of one
-//! lock in a process share, `open_files` what must not be closed, `close_elsewhere` a
-//! close that does no harm, `idle_files` closes what is not used, `syscalls` the calls.
+//! lock in a process share, `open_file` what the kernel locks, `idle_files` closes what is not used, `syscalls` the calls.
 
 mod as_lock;
 mod attempt;
-mod close_elsewhere;
 mod guard;
 mod holder;
 mod idle_files;
 mod lock;
-mod open_files;
+mod open_file;
 mod options;
 mod shared;
 mod syscalls;

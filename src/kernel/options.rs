@@ -7,9 +7,8 @@ use crate::local::options::{Offload, WaitOptions};
 use crate::lock::error::Error;
 
 /// Which of the kernel's locks is taken. Programs exclude each other only if
-/// they use the same: on a local file system `flock` does not see the other
-/// two, and they do not see `flock`. [`Ofd`](Self::Ofd) and
-/// [`Posix`](Self::Posix) see each other.
+/// they use the same: on a local file system `flock` and the locks of `fcntl(2)`
+/// do not see each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Primitive {
@@ -18,12 +17,9 @@ pub enum Primitive {
     #[default]
     Flock,
     /// `fcntl(2)` with `F_OFD_SETLK`: of a byte range, belongs to the open file.
+    /// For a file that is shared with programs that use `F_SETLK`, such as apt, dpkg,
+    /// SQLite and Python's `fcntl.lockf`: the two exclude each other.
     Ofd,
-    /// `fcntl(2)` with `F_SETLK`: of a byte range, belongs to the *process*.
-    /// What apt, dpkg, SQLite and Python's `fcntl.lockf` use. Any close of the
-    /// file anywhere in the process drops it: see
-    /// [`AsyncKernelLock`](crate::AsyncKernelLock#posix-locks).
-    Posix,
 }
 
 /// Settings of an [`AsyncKernelLock`](crate::AsyncKernelLock).
@@ -57,11 +53,6 @@ impl Range {
     fn is_whole(self) -> bool {
         self == Range::default()
     }
-
-    pub(super) fn overlaps(self, other: Range) -> bool {
-        let begins_before = |one: Range, other: Range| other.end.is_none_or(|end| one.start < end);
-        begins_before(self, other) && begins_before(other, self)
-    }
 }
 
 impl KernelOptions {
@@ -73,8 +64,8 @@ impl KernelOptions {
     }
 
     /// The bytes that are locked, which need not exist: for
-    /// [`Primitive::Ofd`] and [`Primitive::Posix`]. Locks of ranges that do not
-    /// overlap do not exclude each other. Default: `..`, all.
+    /// [`Primitive::Ofd`]. Locks of ranges that do not overlap do not exclude each
+    /// other. Default: `..`, all.
     #[must_use]
     pub fn range(mut self, range: impl RangeBounds<u64>) -> Self {
         let start = match range.start_bound() {
@@ -112,8 +103,8 @@ impl KernelOptions {
     /// share their position with that of later guards, and a child that has one
     /// shares their lock: make none. The file is closed when
     /// the last clone of the lock is dropped, and until then its directory is open as
-    /// well, once for all such locks in it. Not for [`Primitive::Posix`], nor
-    /// with [`delete_on_release`](Self::delete_on_release).
+    /// well, once for all such locks in it. Not with
+    /// [`delete_on_release`](Self::delete_on_release).
     ///
     /// Without it a lock that nobody holds or waits for has nothing open, some two
     /// seconds after its last use. Default: off.
@@ -166,8 +157,7 @@ impl KernelOptions {
     /// For how long the locked file may pass from task to task of this process,
     /// which saves most of a release and an acquisition; meanwhile nobody else
     /// finds the lock free. It passes only to who wants the same of the same path,
-    /// on local file systems, if the last holder did not use the file, and not
-    /// with [`Primitive::Posix`]. If it is not taken when it may be, as nothing
+    /// on local file systems, if the last holder did not use the file. If it is not taken when it may be, as nothing
     /// polls the task whose turn it is, it is unlocked after 10 ms. More than
     /// 1 ms counts as that, since the path is not looked at meanwhile. Zero: it is
     /// unlocked after each hold. Default: 1 ms.
@@ -201,9 +191,6 @@ impl KernelOptions {
         }
         if self.keep_open && self.delete_on_release {
             return refuse("keep_open", "does not go with delete_on_release");
-        }
-        if self.keep_open && self.primitive == Primitive::Posix {
-            return refuse("keep_open", "does not go with Primitive::Posix: choose Primitive::Ofd");
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::idle_files;
-use super::open_files::{OpenFile, Register};
+use super::open_file::OpenFile;
 use super::options::{KernelOptions, Primitive};
 use crate::local::deadline::Deadline;
 use crate::local::executor::{Executor, Seen};
@@ -42,8 +42,7 @@ impl Terms {
     pub(super) fn new(path: LockPath, options: KernelOptions) -> Result<Self, Error> {
         let kind = match options.primitive {
             Primitive::Flock => "flock",
-            // These two see each other.
-            Primitive::Ofd | Primitive::Posix => "fcntl",
+            Primitive::Ofd => "fcntl",
         };
         let (range, primitive) = (options.range, options.primitive);
         let beside = |name: String| {
@@ -72,7 +71,6 @@ pub(super) struct LockState {
     directory: Identity,
     /// The path was seen to name it.
     seen: Seen,
-    pub(super) register: Arc<Register>,
     pub(super) station: Arc<LocalQueue>,
 }
 
@@ -85,9 +83,8 @@ impl LockState {
         let failed = |error| Error::of_directory(terms.path.path(), error);
         let (executor, identity) = found.map_err(failed)?;
         let entry = Entry { process, directory: identity, path: Arc::clone(&terms.turns) };
-        let (directory, register) = (identity, Register::of(process, identity.0));
         let (station, seen) = (LocalQueue::of(entry), Seen::now());
-        let site = Self { process, executor, directory, seen, register, station };
+        let site = Self { process, executor, directory: identity, seen, station };
         if let Executor::Lane { is_local: true, .. } = site.executor {
             let known = (Arc::clone(&terms.label), Arc::clone(&site.station));
             site.executor.run(known, |(label, station)| drop(station.open_waiters(&label))).await;
@@ -483,8 +480,7 @@ mod tests {
     fn a_file_that_is_not_kept_is_closed_when_nobody_comes_for_it() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("lock");
-        let register = Register::of(this_process(), 0);
-        let open = || OpenFile::open(&register, || Ok(File::create(&path).unwrap())).unwrap();
+        let open = || OpenFile::open(|| Ok(File::create(&path).unwrap())).unwrap();
         let path = Arc::new(LockPath::new(&path).unwrap());
         let station = LocalQueue::of(Entry { process: this_process(), directory: (0, 0), path });
         let is_there = || station.desk.lock().left.is_some();
@@ -502,8 +498,7 @@ mod tests {
     fn what_is_not_used_is_closed_unless_it_is_waited_for_or_wanted_open() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("lock");
-        let register = Register::of(this_process(), 0);
-        let open = || OpenFile::open(&register, || Ok(File::create(&path).unwrap())).unwrap();
+        let open = || OpenFile::open(|| Ok(File::create(&path).unwrap())).unwrap();
         let path = Arc::new(LockPath::new(&path).unwrap());
         let key = Entry { process: this_process(), directory: (0, 0), path: Arc::clone(&path) };
         let station = LocalQueue::of(key);

@@ -9,12 +9,12 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 
-use rustix::fs::{Access, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
 use super::options::{Primitive, Range};
-use crate::sys::byte_ranges::{self, Bytes, InTheWay, Kind, Owner};
+use crate::sys::byte_ranges::{self, Bytes, InTheWay, Kind};
 use crate::sys::files::{self, Inode};
 pub(super) use crate::sys::tickets::Sharing;
 
@@ -41,12 +41,9 @@ pub(super) fn try_lock(file: &File, claim: LockSpec) -> Result<bool, Errno> {
             flock(file, FlockOperation::NonBlockingLockExclusive)
         }
         (Primitive::Flock, Sharing::Shared) => flock(file, FlockOperation::NonBlockingLockShared),
-        _ => byte_ranges::try_lock(
-            file,
-            owner(claim.primitive),
-            kind(claim.sharing),
-            claim.range.bytes(),
-        ),
+        (Primitive::Ofd, _) => {
+            byte_ranges::try_lock(file, kind(claim.sharing), claim.range.bytes())
+        }
     };
     match outcome {
         Ok(()) => Ok(true),
@@ -57,28 +54,21 @@ pub(super) fn try_lock(file: &File, claim: LockSpec) -> Result<bool, Errno> {
 }
 
 #[inline(always)]
-pub(super) fn unlock(file: &File, primitive: Primitive, range: Range) -> Result<(), Errno> {
-    match primitive {
+pub(super) fn unlock(file: &File, claim: LockSpec) -> Result<(), Errno> {
+    match claim.primitive {
         Primitive::Flock => flock(file, FlockOperation::Unlock),
-        primitive => byte_ranges::unlock(file, owner(primitive), range.bytes()),
+        Primitive::Ofd => byte_ranges::unlock(file, claim.range.bytes()),
     }
 }
 
 /// What is in the way of a claim; not for `flock`, which cannot be asked.
 pub(super) fn conflict(file: &File, claim: LockSpec) -> Result<Option<InTheWay>, Errno> {
-    byte_ranges::in_the_way(file, owner(claim.primitive), kind(claim.sharing), claim.range.bytes())
+    byte_ranges::in_the_way(file, kind(claim.sharing), claim.range.bytes())
 }
 
 #[inline(always)]
 fn flock(file: &File, operation: FlockOperation) -> Result<(), Errno> {
     files::call(|| rustix::fs::flock(file, operation))
-}
-
-fn owner(primitive: Primitive) -> Owner {
-    match primitive {
-        Primitive::Posix => Owner::Process,
-        Primitive::Ofd | Primitive::Flock => Owner::OpenFile,
-    }
 }
 
 fn kind(sharing: Sharing) -> Kind {
@@ -122,22 +112,12 @@ pub(super) fn open_or_create(path: impl Arg + Copy, mode: u32) -> Result<File, E
 /// Open what is at `path` to ask about it. For writing if possible: should the
 /// question have been in somebody's way, the close tells that it is over.
 pub(super) fn open_existing(path: &Path) -> Result<File, Errno> {
-    open_with(path, OFlags::RDWR)
-}
-
-/// Open what is at `path` for the event of its close.
-pub(super) fn open_to_close(path: &Path) -> Result<File, Errno> {
-    open_with(path, OFlags::WRONLY)
-}
-
-fn open_with(path: &Path, access: OFlags) -> Result<File, Errno> {
     let open = |flags| files::call(|| rustix::fs::open(path, OPEN | flags, Mode::empty()));
-    open(access).or_else(|_| open(OFlags::RDONLY)).map(File::from)
+    open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).map(File::from)
 }
 
 /// An event for those who wait, where the lock was given up without a close: the
-/// close of this same file, opened once more. It drops all POSIX locks that this
-/// process has in it.
+/// close of this same file, opened once more.
 pub(super) fn signal(file: &File) {
     let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
     // The link is to be followed.
@@ -149,14 +129,6 @@ pub(super) fn signal(file: &File) {
 #[inline(always)]
 pub(super) fn inspect(file: &File) -> Result<Inode, Errno> {
     files::call(|| rustix::fs::fstat(file.as_fd())).map(Inode::from)
-}
-
-pub(super) fn is_writable(file: &File) -> bool {
-    files::call(|| rustix::fs::fcntl_getfl(file)).is_ok_and(|flags| flags.contains(OFlags::RDWR))
-}
-
-pub(super) fn may_write(path: impl Arg + Copy) -> bool {
-    files::call(|| rustix::fs::access(path, Access::WRITE_OK)).is_ok()
 }
 
 /// How many names the file has.

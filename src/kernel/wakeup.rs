@@ -30,8 +30,8 @@ use std::time::Duration;
 use rustix::fs::FileType;
 use tokio::time::sleep;
 
-use super::attempt::LockHandle;
 use super::holder;
+use super::open_file::OpenFile;
 use super::shared::{LockState, Terms};
 use super::syscalls::{LockSpec, Sharing};
 use crate::local::executor::Started;
@@ -202,7 +202,7 @@ impl Wakeup {
 
     /// Until it is worth looking again. `is_passed` says that this contender has
     /// no right to try now, so that others can go first.
-    pub(super) async fn until_next_look(&mut self, file: Option<&mut LockHandle>, is_passed: bool) {
+    pub(super) async fn until_next_look(&mut self, is_passed: bool) {
         if self.line.is_asleep() {
             let shared = &self.terms.options.wait;
             let longest = shared.retry_period.saturating_mul(FALLBACK_PERIODS);
@@ -235,7 +235,6 @@ impl Wakeup {
                 self.has_heard = true;
                 true
             }
-            () = changed_here(file) => true,
             pid = answer(&mut self.asking) => return self.hear_of_end(pid),
             () = sleep(jittered(time)) => false,
         };
@@ -257,14 +256,14 @@ impl Wakeup {
 
     /// Hear of any close of the file, or of the end of the process that is in the
     /// way (2), once the wait is not a short one. Whether to look again first (1).
-    pub(super) fn follow(&mut self, file: &LockHandle, claim: LockSpec) -> bool {
+    pub(super) fn follow(&mut self, file: &OpenFile, claim: LockSpec) -> bool {
         if !self.is_quiet || self.line.is_asleep() || self.is_following || self.asking.is_some() {
             return false;
         }
         if !std::mem::take(&mut self.may_ask) {
             return false;
         }
-        let inode = file.inode();
+        let inode = file.inode;
         let hears =
             |subscription: &mut Subscription| subscription.hear_closes(file, inode.identity);
         if inode.kind == FileType::RegularFile && self.subscription.as_mut().is_some_and(hears) {
@@ -295,12 +294,4 @@ async fn answer(asking: &mut Option<Started<Option<u32>>>) -> Option<u32> {
     let pid = answer.await.ok().flatten();
     *asking = None;
     pid
-}
-
-/// POSIX locks of this process end without any event from the kernel.
-async fn changed_here(file: Option<&mut LockHandle>) {
-    match file {
-        Some(LockHandle::Posix(file)) => file.changed().await,
-        _ => std::future::pending().await,
-    }
 }

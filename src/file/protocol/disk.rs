@@ -13,7 +13,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, RenameFlags};
 
 use super::mutants;
-use crate::sys::byte_ranges::{self, Bytes, Kind, Owner};
+use crate::sys::byte_ranges::{self, Bytes, Kind};
 use crate::sys::files::{
     self, Errno, Inode, OPEN_FLAGS, call, file_system, inspect, lifted, look, open, unlink,
 };
@@ -212,7 +212,7 @@ impl Disk for OsDisk {
 
     fn is_range_locked(&self, file: &OwnedFd) -> Result<bool, Errno> {
         mutants::step();
-        let found = byte_ranges::in_the_way(file, Owner::OpenFile, Kind::Write, Bytes::ALL)?;
+        let found = byte_ranges::in_the_way(file, Kind::Write, Bytes::ALL)?;
         Ok(found.is_some())
     }
 }

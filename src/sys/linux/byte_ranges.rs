@@ -10,25 +10,9 @@ use nix::libc;
 use rustix::io::{Errno, retry_on_intr};
 
 #[cfg(target_pointer_width = "64")]
-use libc::{F_GETLK, F_SETLK, SYS_fcntl as FCNTL, flock as Record};
+use libc::{SYS_fcntl as FCNTL, flock as Record};
 #[cfg(target_pointer_width = "32")]
 use libc::{SYS_fcntl64 as FCNTL, flock64 as Record};
-
-/// `F_GETLK64` of the kernel's asm-generic/fcntl.h, which libc does not name.
-#[cfg(target_pointer_width = "32")]
-const F_GETLK: libc::c_int = 12;
-/// `F_SETLK64`, likewise.
-#[cfg(target_pointer_width = "32")]
-const F_SETLK: libc::c_int = 13;
-
-/// What a lock belongs to, and ends with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// The open file description, with all its copies.
-    OpenFile,
-    /// This process. It ends with *any* close of the file in this process.
-    Process,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -50,7 +34,7 @@ impl Bytes {
     pub(crate) const ALL: Self = Self { start: 0, length: 0 };
 }
 
-/// A lock of another owner.
+/// A lock of another open file, or of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InTheWay {
     pub(crate) bytes: Bytes,
@@ -59,36 +43,26 @@ pub(crate) struct InTheWay {
     pub(crate) pid: Option<u32>,
 }
 
-/// Lock the bytes, or change the lock that this owner has there.
+/// Lock the bytes, or change the lock that this open file has there.
 ///
 /// # Errors
 ///
 /// `EAGAIN` or `EACCES` if a lock is in the way.
-pub(crate) fn try_lock(
-    file: impl AsFd,
-    owner: Owner,
-    kind: Kind,
-    bytes: Bytes,
-) -> Result<(), Errno> {
-    set(file, owner, kind.number(), bytes)
+pub(crate) fn try_lock(file: impl AsFd, kind: Kind, bytes: Bytes) -> Result<(), Errno> {
+    set(file, kind.number(), bytes)
 }
 
-pub(crate) fn unlock(file: impl AsFd, owner: Owner, bytes: Bytes) -> Result<(), Errno> {
-    set(file, owner, libc::F_UNLCK, bytes)
+pub(crate) fn unlock(file: impl AsFd, bytes: Bytes) -> Result<(), Errno> {
+    set(file, libc::F_UNLCK, bytes)
 }
 
-/// A lock that keeps this owner from having that one.
+/// A lock that keeps this open file from having that one.
 pub(crate) fn in_the_way(
     file: impl AsFd,
-    owner: Owner,
     kind: Kind,
     bytes: Bytes,
 ) -> Result<Option<InTheWay>, Errno> {
-    let command = match owner {
-        Owner::OpenFile => libc::F_OFD_GETLK,
-        Owner::Process => F_GETLK,
-    };
-    let answer = fcntl(file, command, record(kind.number(), bytes))?;
+    let answer = fcntl(file, libc::F_OFD_GETLK, record(kind.number(), bytes))?;
     if libc::c_int::from(answer.l_type) == libc::F_UNLCK {
         return Ok(None);
     }
@@ -97,12 +71,8 @@ pub(crate) fn in_the_way(
     Ok(Some(InTheWay { bytes, pid }))
 }
 
-fn set(file: impl AsFd, owner: Owner, number: libc::c_int, bytes: Bytes) -> Result<(), Errno> {
-    let command = match owner {
-        Owner::OpenFile => libc::F_OFD_SETLK,
-        Owner::Process => F_SETLK,
-    };
-    fcntl(file, command, record(number, bytes)).map(drop)
+fn set(file: impl AsFd, number: libc::c_int, bytes: Bytes) -> Result<(), Errno> {
+    fcntl(file, libc::F_OFD_SETLK, record(number, bytes)).map(drop)
 }
 
 impl Kind {
@@ -146,6 +116,12 @@ mod tests {
 
     use super::*;
 
+    #[cfg(target_pointer_width = "64")]
+    use libc::F_SETLK;
+    /// `F_SETLK64` of the kernel's asm-generic/fcntl.h, which libc does not name.
+    #[cfg(target_pointer_width = "32")]
+    const F_SETLK: libc::c_int = 13;
+
     /// More bits than a 32-bit `off_t` has, and their lower halves are the same.
     const FAR: Bytes = Bytes { start: (1 << 62) + 5, length: 1 << 61 };
     const NEAR: Bytes = Bytes { start: 5, length: 1 };
@@ -158,25 +134,23 @@ mod tests {
     #[test]
     fn all_bits_of_an_offset_count_and_are_told() {
         let (one, other) = two_openings();
-        try_lock(&one, Owner::OpenFile, Kind::Write, FAR).unwrap();
-        try_lock(&other, Owner::OpenFile, Kind::Write, NEAR).unwrap();
-        let refused = try_lock(&other, Owner::OpenFile, Kind::Read, FAR);
+        try_lock(&one, Kind::Write, FAR).unwrap();
+        try_lock(&other, Kind::Write, NEAR).unwrap();
+        let refused = try_lock(&other, Kind::Read, FAR);
         assert_eq!(refused, Err(Errno::AGAIN));
         let rest = Bytes { start: 6, length: 0 };
-        for owner in [Owner::OpenFile, Owner::Process] {
-            let found = in_the_way(&other, owner, Kind::Read, rest).unwrap();
-            assert_eq!(found, Some(InTheWay { bytes: FAR, pid: None }));
-        }
-        unlock(&one, Owner::OpenFile, FAR).unwrap();
-        assert_eq!(in_the_way(&other, Owner::OpenFile, Kind::Write, rest), Ok(None));
+        let found = in_the_way(&other, Kind::Read, rest).unwrap();
+        assert_eq!(found, Some(InTheWay { bytes: FAR, pid: None }));
+        unlock(&one, FAR).unwrap();
+        assert_eq!(in_the_way(&other, Kind::Write, rest), Ok(None));
     }
 
     #[test]
     fn a_lock_of_a_process_names_it() {
         let (one, other) = two_openings();
-        try_lock(&one, Owner::Process, Kind::Read, FAR).unwrap();
-        let found = in_the_way(&other, Owner::OpenFile, Kind::Write, FAR).unwrap();
+        fcntl(&one, F_SETLK, record(Kind::Read.number(), FAR)).unwrap();
+        let found = in_the_way(&other, Kind::Write, FAR).unwrap();
         assert_eq!(found, Some(InTheWay { bytes: FAR, pid: Some(std::process::id()) }));
-        assert_eq!(in_the_way(&other, Owner::OpenFile, Kind::Read, FAR), Ok(None));
+        assert_eq!(in_the_way(&other, Kind::Read, FAR), Ok(None));
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
 
-use super::byte_ranges::{Bytes, Kind, Owner, in_the_way, try_lock, unlock};
+use super::byte_ranges::{Bytes, Kind, in_the_way, try_lock, unlock};
 use super::files::{Inode, directory_identity};
 use super::process_key::{ProcessKey, this_process};
 
@@ -123,16 +123,16 @@ impl Directory {
     /// Start and length of some other process's lock that has to do with this range.
     pub(crate) fn locked_in(&self, start: i64, length: i64) -> Option<(i64, i64)> {
         let bytes = Bytes { start, length };
-        let found = in_the_way(&self.file, Owner::OpenFile, Kind::Write, bytes).ok()??;
+        let found = in_the_way(&self.file, Kind::Write, bytes).ok()??;
         Some((found.bytes.start, found.bytes.length))
     }
 
     pub(crate) fn lock(&self, start: i64, length: i64) -> Option<()> {
-        try_lock(&self.file, Owner::OpenFile, Kind::Read, Bytes { start, length }).ok()
+        try_lock(&self.file, Kind::Read, Bytes { start, length }).ok()
     }
 
     pub(crate) fn unlock(&self, start: i64, length: i64) {
-        let _ = unlock(&self.file, Owner::OpenFile, Bytes { start, length });
+        let _ = unlock(&self.file, Bytes { start, length });
     }
 }
 

@@ -1,0 +1,81 @@
+//! The open file of one contender, and then of one holder. The kernel's locks belong
+//! to it.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::syscalls::{self, LockSpec};
+use crate::sys::files::Inode;
+use crate::sys::fork_count::forks;
+use crate::sys::tickets::Waiters;
+
+/// An open file, locked or not.
+pub(super) struct OpenFile {
+    file: File,
+    /// How often this process had forked when the file was opened; `None` once a user
+    /// had it. Else there may be copies, and then its close is no event for waiters.
+    origin: Option<u64>,
+    pub(super) inode: Inode,
+    /// The directory, where its last release asked who waits. The next asks there, for
+    /// less than at the queue's, and it stays open no longer than the file.
+    pub(super) waiters: Option<Arc<Waiters>>,
+}
+
+impl OpenFile {
+    #[inline(always)]
+    pub(super) fn open(open: impl FnOnce() -> Result<File, Errno>) -> Result<Self, Errno> {
+        let origin = Some(forks());
+        let file = open()?;
+        let inode = syscalls::inspect(&file)?;
+        Ok(Self { file, origin, inode, waiters: None })
+    }
+
+    /// As [`syscalls::try_lock`].
+    #[inline(always)]
+    pub(super) fn try_lock(&self, claim: LockSpec) -> Result<bool, Errno> {
+        syscalls::try_lock(self, claim)
+    }
+
+    #[inline(always)]
+    pub(super) fn unlock(&self, claim: LockSpec) -> Result<(), Errno> {
+        syscalls::unlock(self, claim)
+    }
+
+    /// From exclusive to shared.
+    pub(super) fn downgrade(&self, claim: LockSpec) -> Result<(), Errno> {
+        match self.try_lock(claim) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Errno::WOULDBLOCK),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the path names this file, (2) of [`attempt`](super::attempt).
+    #[inline]
+    pub(super) fn is_at(&self, path: &CStr) -> Result<bool, Errno> {
+        Ok(syscalls::identity_at(path)? == Some(self.inode.identity))
+    }
+
+    /// A user had it.
+    pub(super) fn was_used(&mut self) {
+        self.origin = None;
+    }
+
+    /// Whether its close may be no event, as a copy of it may be open elsewhere.
+    pub(super) fn closes_unheard(&self) -> bool {
+        self.origin != Some(forks())
+    }
+}
+
+impl Deref for OpenFile {
+    type Target = File;
+
+    #[inline]
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
