@@ -156,15 +156,16 @@ pub use file::{
 pub use kernel::{AsyncKernelLock, KernelGuard, KernelOptions, Primitive};
 pub use local::executor::flush;
 pub use local::options::Offload;
+pub use lock::Lock;
 pub use lock::any_lock::{AnyGuard, AnyLock};
 pub use lock::error::{Error, Lost, LostReason};
 pub use lock::fencing_token::FencingToken;
+pub use lock::guard::Guard;
 pub use lock::holder::{Evidence, Holder, Status};
 pub use lock::name::LockName;
 pub use lock::run::Ran;
 pub use lock::shared::{Shared, SharedLock};
 pub use lock::wait::{Acquired, Busy, Wait};
-pub use lock::{Guard, Lock};
 #[cfg(feature = "lockd-client")]
 pub use remote::{AsyncRemoteLock, RemoteGuard, RemoteOptions};
 

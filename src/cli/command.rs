@@ -12,8 +12,7 @@ use tokio::process::Child;
 
 use super::exit::Failure;
 use super::inherited;
-use super::run::send;
-use super::signals::Signals;
+use super::signals::{Signals, send};
 use super::text::printable;
 use crate::file::options::NOTE_MAX_BYTES;
 use crate::sys::process::program_name;

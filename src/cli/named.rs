@@ -28,7 +28,8 @@ pub(super) fn of_run(arguments: &Run) -> Result<Named, Failure> {
     let named = |lock| Named { lock, wait: Wait::at_most(limit), ends_with_file: false };
     #[cfg(feature = "lockd-client")]
     if arguments.remote.server.is_some() {
-        return super::remote::lock(arguments).map(|lock| named(AnyLock::new(lock)));
+        let lock = super::remote::lock(arguments, utf8(&arguments.lock)?)?;
+        return Ok(named(AnyLock::new(lock)));
     }
     if let Some(kind) = arguments.kernel.kernel {
         let mut options = kind.options();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::Run;
 use super::exit::Failure;
-use super::{Run, named};
 use crate::any::own_name;
 use crate::lock::duration;
 use crate::{AsyncRemoteLock, RemoteOptions};
@@ -74,10 +74,9 @@ impl Credentials {
 }
 
 /// The lock of `run --server`.
-pub(super) fn lock(arguments: &Run) -> Result<AsyncRemoteLock, Failure> {
+pub(super) fn lock(arguments: &Run, resource: &str) -> Result<AsyncRemoteLock, Failure> {
     let remote = &arguments.remote;
     let url = remote.server.as_deref().expect("BUG: there is no server");
-    let resource = named::utf8(&arguments.lock)?;
     let mut options = remote.credentials.options()?.timeout(arguments.timeout);
     if arguments.only_try && remote.credentials.reconnect.is_none() {
         options = options.reconnect(Duration::ZERO);

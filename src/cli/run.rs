@@ -21,13 +21,13 @@ use std::pin::pin;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exit::{self, Failure, message_of};
 use super::named::{self, Named};
-use super::signals::{Arrived, Signals};
+use super::signals::{Arrived, Signals, send};
 use super::text::{printable, tell};
 use super::waiting::tell_of_waiting;
 use super::{OnLost, Run, command, inherited};
@@ -239,17 +239,6 @@ async fn attend(
 fn pass_on(command: &Child, signal: Arrived) {
     if !signal.is_for_all {
         send(command, signal.number);
-    }
-}
-
-/// The number of a command that is gone is not used: `id` knows that.
-pub(super) fn send(command: &Child, number: i32) {
-    let pid = command.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number)) else {
-        return;
-    };
-    if let Err(error) = kill_process(pid, signal) {
-        tell(format_args!("signal {number} could not be passed on to CMD: {error}"));
     }
 }
 

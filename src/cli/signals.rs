@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream as StdStream;
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
+use rustix::process::{Signal, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -24,6 +25,7 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 
 use super::inherited::is_ignored;
+use super::text::tell;
 
 const WATCHED: [i32; 6] = [SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2];
 
@@ -113,5 +115,19 @@ fn reap_orphans(command: Option<Pid>) {
             return;
         }
         let _ = waitpid(ended, Some(WaitPidFlag::WNOHANG));
+    }
+}
+
+/// The number of a command that is gone is not used: `id` knows that.
+pub(super) fn send(command: &Child, number: i32) {
+    let pid = command
+        .id()
+        .and_then(|pid| i32::try_from(pid).ok())
+        .and_then(rustix::process::Pid::from_raw);
+    let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number)) else {
+        return;
+    };
+    if let Err(error) = kill_process(pid, signal) {
+        tell(format_args!("signal {number} could not be passed on to CMD: {error}"));
     }
 }

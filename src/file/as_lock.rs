@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::guard::FileGuard;
 use super::lock::AsyncFileLock;
 use crate::lock::error::{Error, Lost};
+use crate::lock::guard::Guard;
 use crate::lock::holder::{Holder, Status};
 use crate::lock::name::LockName;
 use crate::lock::sealed::Sealed;
 use crate::lock::wait::{Acquired, Wait};
-use crate::lock::{Guard, Lock, or_busy};
+use crate::lock::{Lock, or_busy};
 
 impl Sealed for AsyncFileLock {}
 

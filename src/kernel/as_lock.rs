@@ -8,12 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::guard::KernelGuard;
 use super::lock::AsyncKernelLock;
 use crate::lock::error::{Error, Lost};
+use crate::lock::guard::Guard;
 use crate::lock::holder::Status;
 use crate::lock::name::LockName;
 use crate::lock::sealed::Sealed;
 use crate::lock::shared::SharedLock;
 use crate::lock::wait::{Acquired, Wait};
-use crate::lock::{Guard, Lock, or_busy};
+use crate::lock::{Lock, or_busy};
 
 impl Sealed for AsyncKernelLock {}
 

@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::Lock;
 use super::error::{Error, Lost};
 use super::fencing_token::FencingToken;
+use super::guard::Guard;
 use super::holder::{Holder, Status};
 use super::name::LockName;
 use super::sealed::Sealed;
 use super::wait::{Acquired, Wait};
-use super::{Guard, Lock};
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 

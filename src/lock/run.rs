@@ -2,8 +2,8 @@
 
 use std::future::Future;
 
-use super::Guard;
 use super::error::{Error, Lost};
+use super::guard::Guard;
 
 /// What became of work that ran under a lock.
 #[derive(Debug)]

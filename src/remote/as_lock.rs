@@ -8,11 +8,12 @@ use super::guard::RemoteGuard;
 use super::lock::AsyncRemoteLock;
 use crate::lock::error::{Error, Lost};
 use crate::lock::fencing_token::FencingToken;
+use crate::lock::guard::Guard;
 use crate::lock::holder::Status;
 use crate::lock::name::LockName;
 use crate::lock::sealed::Sealed;
 use crate::lock::wait::{Acquired, Wait};
-use crate::lock::{Guard, Lock, or_busy};
+use crate::lock::{Lock, or_busy};
 
 impl Sealed for AsyncRemoteLock {}
 
