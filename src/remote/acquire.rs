@@ -10,9 +10,10 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::Answer;
-use super::endpoint::{ANSWER, Failure};
+use super::endpoint::ANSWER;
 use super::guard::RemoteGuard;
 use super::hold::{Hold, Tenure};
+use super::no_response::Failure;
 use super::response;
 use super::socket::Line;
 use super::target::{Claim, Scheduled};

@@ -13,7 +13,8 @@ use hyper::http::Uri;
 use tokio::time::timeout;
 
 use super::connection::{Answer, Connection};
-use super::options::RemoteOptions;
+use super::no_response::{Failure, Outlook};
+use super::options::{RemoteOptions, invalid};
 use super::socket::Line;
 use super::tls::{self, Tls};
 use crate::lease::PerProcess;
@@ -41,27 +42,6 @@ pub(crate) struct Server {
     authority: HeaderValue,
     authorization: Option<HeaderValue>,
     idle: PerProcess<Mutex<Vec<Connection>>>,
-}
-
-/// Why there was no answer.
-pub(crate) struct Failure {
-    pub(crate) error: io::Error,
-    /// The daemon may have the request.
-    pub(crate) may_have_come: bool,
-    pub(crate) outlook: Outlook,
-    /// The connection was an old one, so nothing is said of the daemon.
-    pub(crate) was_reused: bool,
-}
-
-/// How another try would fare.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outlook {
-    /// Perhaps better.
-    Open,
-    /// As badly: the other side cannot be trusted.
-    Untrusted,
-    /// As badly: what is there speaks another language.
-    Foreign,
 }
 
 impl Server {
@@ -146,7 +126,7 @@ impl Server {
             None => (self.connect().await?, false),
         };
         if !line.open(&connection.socket) {
-            return Err(Failure::before(io::ErrorKind::Interrupted.into()));
+            return Err(before(io::ErrorKind::Interrupted.into()));
         }
         let exchanged = connection.exchange(request).await;
         line.close();
@@ -178,10 +158,10 @@ impl Server {
     async fn connect(&self) -> Result<Connection, Failure> {
         let opening = Connection::open(&self.host, self.port, self.tls.as_ref());
         match timeout(ANSWER, opening).await {
-            Ok(opened) => opened.map_err(Failure::before),
+            Ok(opened) => opened.map_err(before),
             Err(_) => {
                 let text = "no connection was made in time";
-                Err(Failure::before(io::Error::new(io::ErrorKind::TimedOut, text)))
+                Err(before(io::Error::new(io::ErrorKind::TimedOut, text)))
             }
         }
     }
@@ -210,22 +190,10 @@ impl Server {
     }
 }
 
-impl Failure {
-    /// Another try would fare as badly.
-    pub(crate) fn is_final(&self) -> bool {
-        self.outlook != Outlook::Open
-    }
-
-    fn before(error: io::Error) -> Self {
-        let (outlook, error) = tls::explained(error);
-        Self { error, may_have_come: false, outlook, was_reused: false }
-    }
-
-    /// No answer came in time.
-    pub(crate) fn silence() -> Self {
-        let error = io::Error::new(io::ErrorKind::TimedOut, "no answer came");
-        Self { error, may_have_come: true, outlook: Outlook::Open, was_reused: false }
-    }
+/// Nothing was sent.
+fn before(error: io::Error) -> Failure {
+    let (outlook, error) = tls::explained(error);
+    Failure { error, may_have_come: false, outlook, was_reused: false }
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, Error> {
@@ -233,8 +201,4 @@ fn bearer(token: &str) -> Result<HeaderValue, Error> {
         .map_err(|_| invalid("bearer_token", "it has characters that no token has".to_owned()))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-pub(super) fn invalid(option: &'static str, why: String) -> Error {
-    Error::InvalidOption { option, why }
 }

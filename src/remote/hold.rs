@@ -9,7 +9,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Answer;
-use super::endpoint::{ANSWER, Failure};
+use super::endpoint::ANSWER;
+use super::no_response::Failure;
 use super::response;
 use super::socket::Line;
 use super::target::Claim;

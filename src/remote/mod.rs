@@ -24,6 +24,7 @@ mod endpoint;
 mod guard;
 mod hold;
 mod lock;
+mod no_response;
 mod options;
 mod response;
 mod socket;

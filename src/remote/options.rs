@@ -102,11 +102,15 @@ impl RemoteOptions {
 
     pub(super) fn check(&self) -> Result<(), Error> {
         match self.lease {
-            Some(lease) if lease < SHORTEST_LEASE => Err(Error::InvalidOption {
-                option: "lease",
-                why: format!("{lease:?} is too short, at least {SHORTEST_LEASE:?} is needed"),
-            }),
+            Some(lease) if lease < SHORTEST_LEASE => Err(invalid(
+                "lease",
+                format!("{lease:?} is too short, at least {SHORTEST_LEASE:?} is needed"),
+            )),
             _ => Ok(()),
         }
     }
+}
+
+pub(super) fn invalid(option: &'static str, why: String) -> Error {
+    Error::InvalidOption { option, why }
 }

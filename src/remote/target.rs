@@ -13,7 +13,8 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::connection::Answer;
-use super::endpoint::{Failure, Outlook, Server};
+use super::endpoint::Server;
+use super::no_response::{Failure, Outlook};
 use super::options::RemoteOptions;
 use super::response::Refusal;
 use super::socket::Line;

@@ -18,7 +18,8 @@ use tokio_rustls::rustls::{
     SignatureScheme, crypto,
 };
 
-use super::endpoint::{Outlook, invalid};
+use super::no_response::Outlook;
+use super::options::invalid;
 use super::socket::Socket;
 use crate::lock::error::Error;
 
