@@ -352,13 +352,13 @@ pub(crate) struct Holder {
     /// Its name.
     pub(crate) client: String,
     #[serde(flatten)]
-    pub(crate) tenure: Option<HolderTenure>,
+    pub(crate) hold: Option<HolderSince>,
 }
 
 /// Since when and how long, where that is known.
 #[derive(Debug, Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema))]
-pub(crate) struct HolderTenure {
+pub(crate) struct HolderSince {
     /// How long its lease lasts without a renewal; null: until it is released.
     pub(crate) remaining_ms: Option<u64>,
     /// Since when, in milliseconds since 1970.

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::exit::{self, Failure};
 use super::text::{print, printable};
 use crate::RemoteOptions;
-use crate::remote::{ANSWER, Answer, Line, Server};
+use crate::remote::{Endpoint, HangUp, RESPONSE_LIMIT, Response};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -56,11 +56,11 @@ pub(super) fn health(arguments: &Health) -> Result<u8, Failure> {
         Some(file) => options.ca_file(file),
         None => options,
     };
-    let server = Server::new(&arguments.server, &options)?;
+    let endpoint = Endpoint::new(&arguments.server, &options)?;
     let answer =
-        super::runtime()?.block_on(ask(&server, arguments.path())).map_err(|why| Failure {
+        super::runtime()?.block_on(ask(&endpoint, arguments.path())).map_err(|why| Failure {
             code: exit::SYSTEM,
-            message: format!("{}: asking for its health: {why}", server.url()),
+            message: format!("{}: asking for its health: {why}", endpoint.url()),
         })?;
     print(word(&answer));
     Ok(if answer.status.is_success() { 0 } else { exit::HELD })
@@ -68,16 +68,16 @@ pub(super) fn health(arguments: &Health) -> Result<u8, Failure> {
 
 /// # Errors
 /// Why there is no answer.
-async fn ask(server: &Server, path: &str) -> Result<Answer, String> {
-    let line = Line::default();
-    match timeout(ANSWER, server.get(path, &line)).await {
+async fn ask(endpoint: &Endpoint, path: &str) -> Result<Response, String> {
+    let hang_up = HangUp::default();
+    match timeout(RESPONSE_LIMIT, endpoint.get(path, &hang_up)).await {
         Ok(answered) => answered.map_err(|failure| failure.error.to_string()),
         Err(_) => Err("no answer came".to_owned()),
     }
 }
 
 /// Of what is no daemon, the status.
-fn word(answer: &Answer) -> String {
+fn word(answer: &Response) -> String {
     match std::str::from_utf8(&answer.body) {
         Ok(text) if text.len() <= WORD_BYTES => printable(text.trim()),
         _ => answer.status.to_string(),

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::exit::{self, Failure};
 use super::remote::Credentials;
 use crate::lease::Patience;
-use crate::remote::{ANSWER, Answer, Line, Server, is_passing};
+use crate::remote::{Endpoint, HangUp, RESPONSE_LIMIT, Response, is_passing};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -74,12 +74,12 @@ pub(super) fn call(method: &str, arguments: &Call) -> Result<u8, Failure> {
         })?,
         (None, None) => unreachable!("BUG: no daemon is named"),
     };
-    let server = Server::new(url, &options)?;
+    let endpoint = Endpoint::new(url, &options)?;
     let document = document(method, [&arguments.resource, &arguments.client]);
     let reconnect = arguments.credentials.reconnect.unwrap_or_default();
-    let asked = super::runtime()?.block_on(ask(&server, document, reconnect));
+    let asked = super::runtime()?.block_on(ask(&endpoint, document, reconnect));
     let unheard = |why: String| {
-        let (url, verb) = (server.url(), method);
+        let (url, verb) = (endpoint.url(), method);
         Failure { code: exit::SYSTEM, message: format!("{url}: {verb}ing: {why}") }
     };
     let Heard { answer, was_unclear } = asked.map_err(unheard)?;
@@ -101,26 +101,26 @@ pub(super) fn call(method: &str, arguments: &Call) -> Result<u8, Failure> {
     }
 }
 
-fn strange(answer: &Answer) -> String {
+fn strange(answer: &Response) -> String {
     let text = String::from_utf8_lossy(&answer.body);
     let start: String = text.trim().chars().take(SHOWN).collect();
     format!("this is no answer of a lock daemon: {}: {start}", answer.status)
 }
 
 struct Heard {
-    answer: Answer,
+    answer: Response,
     /// An earlier try may have been carried out.
     was_unclear: bool,
 }
 
 /// # Errors
 /// Why there is no answer.
-async fn ask(server: &Server, document: String, reconnect: Duration) -> Result<Heard, String> {
+async fn ask(endpoint: &Endpoint, document: String, reconnect: Duration) -> Result<Heard, String> {
     let (mut patience, mut was_unclear) = (Patience::new(reconnect), false);
     loop {
-        let (line, begun) = (Line::default(), Instant::now());
-        let asking = server.call(server.rpc_path(), XML, document.clone(), &line);
-        let (may_be_done, error) = match timeout(ANSWER, asking).await {
+        let (hang_up, begun) = (HangUp::default(), Instant::now());
+        let asking = endpoint.call(endpoint.rpc_path(), XML, document.clone(), &hang_up);
+        let (may_be_done, error) = match timeout(RESPONSE_LIMIT, asking).await {
             Ok(Ok(answer)) if is_passing(answer.status.as_u16()) => {
                 (true, io::Error::other(strange(&answer)))
             }

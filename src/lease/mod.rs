@@ -18,5 +18,5 @@ mod retry;
 
 pub(crate) use io::{Outstanding, io};
 pub(crate) use per_process::PerProcess;
-pub(crate) use renewal::{Lease, Over, RENEWED_AFTER, Renewal};
+pub(crate) use renewal::{LeaseState, Over, RENEWED_AFTER, Renewal};
 pub(crate) use retry::{Exhausted, Patience};

@@ -35,14 +35,14 @@ const LOOK: Duration = Duration::from_secs(10);
 const TRIES: u32 = 10;
 
 /// What this process knows of a lease.
-pub(crate) struct Lease {
+pub(crate) struct LeaseState {
     process: ProcessKey,
-    state: Mutex<State>,
+    terms: Mutex<Terms>,
     /// Cancelled when the lease is over.
     lost: CancellationToken,
 }
 
-struct State {
+struct Terms {
     /// As the server granted it; `None` is for ever.
     length: Option<Duration>,
     /// D.
@@ -70,12 +70,12 @@ pub(crate) enum Renewal {
     Failed(io::Error),
 }
 
-impl Lease {
+impl LeaseState {
     /// `sent`: before the request was sent that was granted.
     pub(crate) fn new(sent: BootTime, length: Option<Duration>) -> Self {
-        let state = State { length, deadline: deadline(sent, length), over: None };
+        let terms = Terms { length, deadline: deadline(sent, length), over: None };
         let (process, lost) = (this_process(), CancellationToken::new());
-        Self { process, state: Mutex::new(state), lost }
+        Self { process, terms: Mutex::new(terms), lost }
     }
 
     /// (L2) Before anything that a thread of the parent may have locked.
@@ -88,12 +88,12 @@ impl Lease {
         if !self.is_of_this_process() {
             return Some(Over::Forked);
         }
-        let mut state = self.state();
-        if state.over.is_none() && state.deadline.is_some_and(BootTime::is_past) {
-            state.over = Some(Over::Expired);
+        let mut terms = self.terms();
+        if terms.over.is_none() && terms.deadline.is_some_and(BootTime::is_past) {
+            terms.over = Some(Over::Expired);
             self.lost.cancel();
         }
-        state.over
+        terms.over
     }
 
     /// Resolves when it is over; [`keep`](Self::keep) sees to that.
@@ -121,8 +121,8 @@ impl Lease {
 
     /// Nobody relies on it yet, so it may begin though it seems over by the clock.
     pub(crate) fn begin_anew(&self, sent: BootTime, length: Option<Duration>) {
-        let mut state = self.state();
-        (state.length, state.deadline) = (length, deadline(sent, length));
+        let mut terms = self.terms();
+        (terms.length, terms.deadline) = (length, deadline(sent, length));
     }
 
     /// The server counts from `sent`. (L4)
@@ -133,7 +133,7 @@ impl Lease {
     }
 
     fn end(&self) {
-        self.state().over.get_or_insert(Over::Ended);
+        self.terms().over.get_or_insert(Over::Ended);
         self.lost.cancel();
     }
 
@@ -146,15 +146,16 @@ impl Lease {
         let alarm = Alarm::new();
         let (mut next, mut is_told) = (sent.after(self.period()), false);
         while self.over().is_none() {
-            let deadline = self.state().deadline;
+            let deadline = self.terms().deadline;
             if !next.is_past() {
-                ring(&alarm, Some(deadline.map_or(next, |deadline| deadline.min(next)))).await;
+                sleep_until(&alarm, Some(deadline.map_or(next, |deadline| deadline.min(next))))
+                    .await;
                 continue;
             }
             let begun = BootTime::now();
             let renewal = tokio::select! {
                 biased;
-                () = ring(&alarm, deadline) => continue,
+                () = sleep_until(&alarm, deadline) => continue,
                 renewal = renew() => renewal,
             };
             match renewal {
@@ -174,11 +175,11 @@ impl Lease {
     }
 
     fn period(&self) -> Duration {
-        self.state().length.map_or(LOOK, |length| length / RENEWED_AFTER)
+        self.terms().length.map_or(LOOK, |length| length / RENEWED_AFTER)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
+    fn terms(&self) -> MutexGuard<'_, Terms> {
+        self.terms.lock()
     }
 }
 
@@ -194,7 +195,7 @@ fn relied_on(length: Duration) -> Duration {
 
 /// At this point, or never. Without an alarm of its own, as when no more files
 /// can be opened, by Tokio's clock, which a suspend delays.
-async fn ring(alarm: &io::Result<Alarm>, point: Option<BootTime>) {
+async fn sleep_until(alarm: &io::Result<Alarm>, point: Option<BootTime>) {
     let Some(point) = point else {
         return pending().await;
     };
@@ -222,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_is_over_stays_over() {
-        let lease = Lease::new(BootTime::now(), Some(Duration::ZERO));
+        let lease = LeaseState::new(BootTime::now(), Some(Duration::ZERO));
         let token = lease.lost.child_token();
         assert_eq!(lease.over(), Some(Over::Expired));
         assert!(token.is_cancelled());

@@ -9,16 +9,16 @@ use tokio::sync::oneshot;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connection::Answer;
-use super::endpoint::ANSWER;
+use super::endpoint::RESPONSE_LIMIT;
 use super::guard::RemoteGuard;
-use super::hold::{Hold, Tenure};
-use super::no_response::Failure;
-use super::response;
-use super::socket::Line;
-use super::target::{Claim, Scheduled};
+use super::hold::{Hold, Lease};
+use super::no_response::NoResponse;
+use super::response::{self, Response};
+use super::socket::HangUp;
+use super::target::{Scheduled, Target};
 use crate::lease::{Exhausted, Patience, Renewal};
 use crate::lock::error::Error;
+use crate::lock::wait::{Acquired, Busy};
 use crate::sys::boot_clock::BootTime;
 use crate::sys::random;
 use crate::wire::{self, Granted, Milliseconds};
@@ -33,68 +33,63 @@ const OVERRUN: Duration = Duration::from_secs(1);
 const WAS_THERE: Duration = Duration::from_secs(1);
 
 /// How long somebody wants to wait.
-pub(super) enum Wait {
-    No,
-    Until(StdInstant),
-    Forever,
+pub(super) enum WaitEnd {
+    /// One try.
+    Now,
+    At(StdInstant),
+    Never,
     /// As the caller's clock says, which is not the daemon's.
-    UntilTold(oneshot::Receiver<()>),
+    WhenTold(oneshot::Receiver<()>),
 }
 
 /// How a request ended.
-pub(super) enum Outcome {
-    Granted(RemoteGuard),
-    /// Somebody else has it, and the wait is over.
-    Busy(Option<String>),
-}
-
-pub(super) type Decided = Result<Outcome, Error>;
+pub(super) type Decided = Result<Acquired<RemoteGuard>, Error>;
 
 /// Who asked is gone. What it leaves behind counts as scheduled by this.
 pub(super) type Gone = oneshot::Receiver<Scheduled>;
 
-pub(super) struct Petition {
-    claim: Arc<Claim>,
+pub(super) struct Acquisition {
+    target: Arc<Target>,
     /// R2.
     id: String,
-    wait: Wait,
-    line: Arc<Line>,
+    wait_end: WaitEnd,
+    hang_up: Arc<HangUp>,
     /// The daemon may have granted what was asked for under this id.
     may_be_granted: bool,
 }
 
 /// What one try came to.
-enum Tried {
+enum NextStep {
     Decided(Decided),
-    /// At once, with what this petition knows now.
+    /// At once, with what this acquisition knows now.
     Again,
     Later(io::Error),
 }
 
-impl Petition {
+impl Acquisition {
     /// # Errors
     /// There are no random bits for its name.
-    pub(super) fn new(claim: &Arc<Claim>, wait: Wait) -> Result<Self, Error> {
+    pub(super) fn new(target: &Arc<Target>, wait_end: WaitEnd) -> Result<Self, Error> {
         let id = new_id();
-        let id = id.map_err(|error| claim.unreachable(DOING, Duration::ZERO, error))?;
-        let (claim, line) = (Arc::clone(claim), Arc::new(Line::default()));
-        Ok(Self { claim, id, wait, line, may_be_granted: false })
+        let id = id.map_err(|error| target.unreachable(DOING, Duration::ZERO, error))?;
+        let (target, hang_up) = (Arc::clone(target), Arc::new(HangUp::default()));
+        Ok(Self { target, id, wait_end, hang_up, may_be_granted: false })
     }
 
     /// Ask under another name: the daemon has settled what had the last one.
-    fn again(&mut self) -> Tried {
+    fn again(&mut self) -> NextStep {
         match new_id() {
             Ok(id) => {
                 self.id = id;
-                Tried::Again
+                NextStep::Again
             }
-            Err(error) => Tried::Later(error),
+            Err(error) => NextStep::Later(error),
         }
     }
 
     /// Ask until there is an outcome, or whoever wants it is gone.
     pub(super) async fn run(mut self, outcome: oneshot::Sender<Decided>, gone: Gone) {
-        let line = Arc::clone(&self.line);
+        let hang_up = Arc::clone(&self.hang_up);
         let scheduled = {
             let mut asking = pin!(self.persist());
             tokio::select! {
@@ -105,9 +100,9 @@ impl Petition {
                     return;
                 }
                 scheduled = gone => {
-                    line.hang_up();
+                    hang_up.trigger();
                     // What was on its way: a guard in it gives back.
-                    drop(timeout(ANSWER, &mut asking).await);
+                    drop(timeout(RESPONSE_LIMIT, &mut asking).await);
                     scheduled
                 }
             }
@@ -119,33 +114,33 @@ impl Petition {
     }
 
     async fn persist(&mut self) -> Decided {
-        let deadline = match self.wait {
-            Wait::Until(point) => Some(Instant::from_std(point)),
+        let deadline = match self.wait_end {
+            WaitEnd::At(point) => Some(Instant::from_std(point)),
             _ => None,
         };
-        let mut patience = self.claim.patience().until(deadline);
+        let mut patience = self.target.patience().until(deadline);
         loop {
             let begun = Instant::now();
             match self.try_once(&mut patience, begun).await {
-                Tried::Decided(decided) => return decided,
-                Tried::Again => {}
-                Tried::Later(error) => {
+                NextStep::Decided(decided) => return decided,
+                NextStep::Again => {}
+                NextStep::Later(error) => {
                     if patience.is_trouble() {
                         let error = io::Error::new(error.kind(), error.to_string());
-                        self.claim.tell(error, "no answer, it is asked again");
+                        self.target.tell(error, "no answer, it is asked again");
                     }
                     if let Err(Exhausted { tried, error }) = patience.pause(begun, error).await {
-                        return Err(self.claim.unreachable(DOING, tried, error));
+                        return Err(self.target.unreachable(DOING, tried, error));
                     }
                 }
             }
-            if self.line.is_hung_up() {
-                return Ok(Outcome::Busy(None));
+            if self.hang_up.is_hung_up() {
+                return Ok(Acquired::Busy(Busy::new(None)));
             }
         }
     }
 
-    async fn try_once(&mut self, patience: &mut Patience, begun: Instant) -> Tried {
+    async fn try_once(&mut self, patience: &mut Patience, begun: Instant) -> NextStep {
         let sent = BootTime::now();
         let asked = self.ask().await;
         let lasted = begun.elapsed();
@@ -153,57 +148,60 @@ impl Petition {
             Ok(_) => true,
             Err(failure) => failure.may_have_come && lasted > WAS_THERE,
         };
-        if was_there && !matches!(self.wait, Wait::No) {
+        if was_there && !matches!(self.wait_end, WaitEnd::Now) {
             patience.renew(lasted);
         }
         match asked {
-            Ok(answer) => self.heard(&answer, sent).await,
+            Ok(response) => self.heard(&response, sent).await,
             Err(failure) if failure.is_final() => {
-                Tried::Decided(Err(self.claim.hopeless(DOING, failure)))
+                NextStep::Decided(Err(self.target.hopeless(DOING, failure)))
             }
-            Err(Failure { was_reused: true, .. }) => Tried::Again,
-            Err(failure) => Tried::Later(failure.error),
+            Err(NoResponse { was_reused: true, .. }) => NextStep::Again,
+            Err(failure) => NextStep::Later(failure.error),
         }
     }
 
-    async fn ask(&mut self) -> Result<Answer, Failure> {
-        let wait_ms = match self.wait {
-            Wait::No => Some(0),
-            Wait::Until(point) => {
+    async fn ask(&mut self) -> Result<Response, NoResponse> {
+        let wait_ms = match self.wait_end {
+            WaitEnd::Now => Some(0),
+            WaitEnd::At(point) => {
                 let left = point.saturating_duration_since(StdInstant::now());
                 Some(u64::try_from(left.as_micros().div_ceil(1000)).unwrap_or(u64::MAX))
             }
-            Wait::Forever | Wait::UntilTold(_) => None,
+            WaitEnd::Never | WaitEnd::WhenTold(_) => None,
         };
-        let lease = self.claim.options.lease;
+        let lease = self.target.options.lease;
         let body = wire::Acquire {
             resource: None,
-            client: self.claim.client.clone(),
+            client: self.target.client.clone(),
             wait_ms: Some(wait_ms.map(Milliseconds)),
             lease_ms: lease
                 .map(|lease| Milliseconds(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX))),
             request_id: Some(self.id.clone()),
         };
         let knew = std::mem::replace(&mut self.may_be_granted, true);
-        let asked = self.exchange(&body).await.unwrap_or_else(|_| Err(Failure::silence()));
+        let asked = self.exchange(&body).await.unwrap_or_else(|_| Err(NoResponse::silence()));
         self.may_be_granted = match &asked {
-            Ok(answer) => knew && !response::decides(answer),
+            Ok(response) => knew && !response::decides(response),
             Err(failure) => knew || failure.may_have_come,
         };
         asked
     }
 
-    async fn exchange(&mut self, body: &wire::Acquire) -> Result<Result<Answer, Failure>, Elapsed> {
-        let line = Arc::clone(&self.line);
-        let mut asking = pin!(self.claim.ask("acquire", body, &line));
-        let ended = match &mut self.wait {
-            Wait::No => return timeout(ANSWER, asking).await,
-            Wait::Until(point) => match point.checked_add(OVERRUN) {
+    async fn exchange(
+        &mut self,
+        body: &wire::Acquire,
+    ) -> Result<Result<Response, NoResponse>, Elapsed> {
+        let hang_up = Arc::clone(&self.hang_up);
+        let mut asking = pin!(self.target.ask("acquire", body, &hang_up));
+        let ended = match &mut self.wait_end {
+            WaitEnd::Now => return timeout(RESPONSE_LIMIT, asking).await,
+            WaitEnd::At(point) => match point.checked_add(OVERRUN) {
                 Some(end) => return timeout_at(Instant::from_std(end), asking).await,
                 None => return Ok(asking.await),
             },
-            Wait::Forever => return Ok(asking.await),
-            Wait::UntilTold(end) => end,
+            WaitEnd::Never => return Ok(asking.await),
+            WaitEnd::WhenTold(end) => end,
         };
         tokio::select! {
             biased;
@@ -211,41 +209,41 @@ impl Petition {
             Ok(()) = ended => {}
         }
         // What was granted meanwhile is heard now, or told to the next try.
-        line.hang_up();
-        (self.wait, self.line) = (Wait::No, Arc::default());
-        timeout(ANSWER, asking).await
+        hang_up.trigger();
+        (self.wait_end, self.hang_up) = (WaitEnd::Now, Arc::default());
+        timeout(RESPONSE_LIMIT, asking).await
     }
 
-    async fn heard(&mut self, answer: &Answer, sent: BootTime) -> Tried {
-        let granted = match response::read::<Granted<'_>>(answer) {
+    async fn heard(&mut self, response: &Response, sent: BootTime) -> NextStep {
+        let granted = match response::read::<Granted<'_>>(response) {
             Ok(granted) => granted,
             Err(refusal) if refusal.is_busy() => {
-                return Tried::Decided(Ok(Outcome::Busy(refusal.holder)));
+                return NextStep::Decided(Ok(Acquired::Busy(refusal.busy())));
             }
             Err(refusal) if refusal.is_over() => return self.again(),
             Err(refusal) if refusal.is_passing() => {
-                return Tried::Later(io::Error::other(refusal.message));
+                return NextStep::Later(io::Error::other(refusal.message));
             }
-            Err(refusal) => return Tried::Decided(Err(self.claim.refused(DOING, refusal))),
+            Err(refusal) => return NextStep::Decided(Err(self.target.refused(DOING, refusal))),
         };
         if granted.token.0 == u64::MAX {
             let found = "its token is no number below 2⁶⁴ − 1".to_owned();
-            return Tried::Decided(Err(self.claim.strange(DOING, found)));
+            return NextStep::Decided(Err(self.target.strange(DOING, found)));
         }
-        let lease = response::lease(granted.lease_ms, self.claim.options.lease);
-        let tenure = Tenure::new(Arc::clone(&self.claim), granted.token, sent, lease);
-        self.enter(Hold::new(tenure), sent).await
+        let lease = response::lease(granted.lease_ms, self.target.options.lease);
+        let lease = Lease::new(Arc::clone(&self.target), granted.token, sent, lease);
+        self.enter(Hold::new(lease), sent).await
     }
 
     /// A grant that was waited for may be older than its lease here. (R1)
-    async fn enter(&mut self, mut hold: Hold, mut sent: BootTime) -> Tried {
-        if hold.tenure.is_aged(sent) {
-            let mut patience = self.claim.patience();
+    async fn enter(&mut self, mut hold: Hold, mut sent: BootTime) -> NextStep {
+        if hold.lease.is_aged(sent) {
+            let mut patience = self.target.patience();
             sent = loop {
                 let (begun, again) = (Instant::now(), BootTime::now());
-                match hold.tenure.renew().await {
+                match hold.lease.renew().await {
                     Renewal::Renewed(lease) => {
-                        hold.tenure.lease.begin_anew(again, lease);
+                        hold.lease.state.begin_anew(again, lease);
                         break again;
                     }
                     Renewal::NotHeld => {
@@ -255,29 +253,29 @@ impl Petition {
                     Renewal::Failed(error) => {
                         if let Err(Exhausted { tried, error }) = patience.pause(begun, error).await
                         {
-                            let error = self.claim.unreachable(DOING, tried, error);
-                            return Tried::Decided(Err(error));
+                            let error = self.target.unreachable(DOING, tried, error);
+                            return NextStep::Decided(Err(error));
                         }
                     }
                 }
             };
         }
         hold.keep(sent);
-        Tried::Decided(Ok(Outcome::Granted(RemoteGuard::new(hold))))
+        NextStep::Decided(Ok(Acquired::Held(RemoteGuard::new(hold))))
     }
 
     /// Nobody wants it any more, and it is not known whether it was granted:
     /// ask once more, without waiting, and give back what comes. (R3)
     async fn settle(mut self) {
-        (self.wait, self.line) = (Wait::No, Arc::default());
-        let mut patience = self.claim.patience();
+        (self.wait_end, self.hang_up) = (WaitEnd::Now, Arc::default());
+        let mut patience = self.target.patience();
         loop {
             let begun = Instant::now();
             let error = match self.ask().await {
-                Ok(answer) => match response::read::<Granted<'_>>(&answer) {
+                Ok(response) => match response::read::<Granted<'_>>(&response) {
                     Ok(Granted { token, .. }) => {
-                        let claim = Arc::clone(&self.claim);
-                        return drop(Hold::new(Tenure::new(claim, token, BootTime::now(), None)));
+                        let target = Arc::clone(&self.target);
+                        return drop(Hold::new(Lease::new(target, token, BootTime::now(), None)));
                     }
                     Err(refusal) if refusal.is_passing() => io::Error::other(refusal.message),
                     Err(_) => return,
@@ -285,7 +283,7 @@ impl Petition {
                 Err(failure) => failure.error,
             };
             if let Err(Exhausted { error, .. }) = patience.pause(begun, error).await {
-                return self.claim.tell(error, "a lock that nobody wants may be held");
+                return self.target.tell(error, "a lock that nobody wants may be held");
             }
         }
     }

@@ -4,30 +4,25 @@ use std::error::Error as _;
 use std::io;
 
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::response::Response;
 use super::socket::Socket;
 use super::tls::Tls;
 
 /// Longer answers are none of a lock daemon's.
-const ANSWER_BYTES: usize = 1 << 20;
+const RESPONSE_BYTES: usize = 1 << 20;
 
 /// An open connection; closed when dropped.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     pub(super) socket: Socket,
     _driver: AbortOnDropHandle<()>,
-}
-
-/// What a daemon said.
-pub(crate) struct Answer {
-    pub(crate) status: StatusCode,
-    pub(crate) body: Bytes,
 }
 
 impl Connection {
@@ -60,11 +55,11 @@ impl Connection {
         self.sender.ready().await.is_ok()
     }
 
-    pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> io::Result<Answer> {
+    pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> io::Result<Response> {
         let response = self.sender.send_request(request).await.map_err(other)?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
-        Ok(Answer { status, body: body.map_err(io::Error::other)?.to_bytes() })
+        let body = Limited::new(response.into_body(), RESPONSE_BYTES).collect().await;
+        Ok(Response { status, body: body.map_err(io::Error::other)?.to_bytes() })
     }
 }
 

@@ -12,10 +12,11 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use hyper::http::Uri;
 use tokio::time::timeout;
 
-use super::connection::{Answer, Connection};
-use super::no_response::{Failure, Outlook};
+use super::connection::Connection;
+use super::no_response::{NoResponse, Outlook};
 use super::options::{RemoteOptions, invalid};
-use super::socket::Line;
+use super::response::Response;
+use super::socket::HangUp;
 use super::tls::{self, Tls};
 use crate::lease::PerProcess;
 use crate::lock::error::Error;
@@ -23,7 +24,7 @@ use crate::sys::mutex::Mutex;
 
 /// How long a daemon may take for a connection, and for an answer that nobody
 /// makes it wait for.
-pub(crate) const ANSWER: Duration = Duration::from_secs(10);
+pub(crate) const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
 
 /// More connections than that are not kept for later.
 const IDLE_MAX: usize = 8;
@@ -32,7 +33,7 @@ const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("lockkeeper/", env!("CARGO_PKG_VERSION")));
 
 /// A daemon, and the connections to it that are free.
-pub(crate) struct Server {
+pub(crate) struct Endpoint {
     url: String,
     host: String,
     port: u16,
@@ -44,7 +45,7 @@ pub(crate) struct Server {
     idle: PerProcess<Mutex<Vec<Connection>>>,
 }
 
-impl Server {
+impl Endpoint {
     /// # Errors
     /// [`Error::InvalidOption`].
     pub(crate) fn new(url: &str, options: &RemoteOptions) -> Result<Self, Error> {
@@ -94,7 +95,7 @@ impl Server {
         if self.prefix.ends_with("/RPC2") { "" } else { "/RPC2" }
     }
 
-    /// Ask for something, and hear the answer. The line can be hung up meanwhile.
+    /// Ask for something, and hear the answer. It can be hung up meanwhile.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -103,42 +104,42 @@ impl Server {
         path: &str,
         content_type: HeaderValue,
         body: String,
-        line: &Line,
-    ) -> Result<Answer, Failure> {
+        hang_up: &HangUp,
+    ) -> Result<Response, NoResponse> {
         let mut request = self.request(hyper::Method::POST, path, body);
         request.headers_mut().insert(CONTENT_TYPE, content_type);
-        self.exchange(request, line).await
+        self.exchange(request, hang_up).await
     }
 
     /// [`call`](Self::call) of what is only to be read.
     #[cfg(feature = "cli")]
-    pub(crate) async fn get(&self, path: &str, line: &Line) -> Result<Answer, Failure> {
-        self.exchange(self.request(hyper::Method::GET, path, String::new()), line).await
+    pub(crate) async fn get(&self, path: &str, hang_up: &HangUp) -> Result<Response, NoResponse> {
+        self.exchange(self.request(hyper::Method::GET, path, String::new()), hang_up).await
     }
 
     async fn exchange(
         &self,
         request: Request<Full<Bytes>>,
-        line: &Line,
-    ) -> Result<Answer, Failure> {
+        hang_up: &HangUp,
+    ) -> Result<Response, NoResponse> {
         let (mut connection, was_reused) = match self.idle_connection().await {
             Some(connection) => (connection, true),
             None => (self.connect().await?, false),
         };
-        if !line.open(&connection.socket) {
+        if !hang_up.attach(&connection.socket) {
             return Err(before(io::ErrorKind::Interrupted.into()));
         }
         let exchanged = connection.exchange(request).await;
-        line.close();
+        hang_up.detach();
         match exchanged {
             Ok(answer) => {
-                self.keep(connection, line);
+                self.keep(connection, hang_up);
                 Ok(answer)
             }
             Err(error) => {
                 let is_foreign = error.kind() == io::ErrorKind::InvalidData && !was_reused;
                 let outlook = if is_foreign { Outlook::Foreign } else { Outlook::Open };
-                Err(Failure { error, may_have_come: true, outlook, was_reused })
+                Err(NoResponse { error, may_have_come: true, outlook, was_reused })
             }
         }
     }
@@ -155,9 +156,9 @@ impl Server {
         request
     }
 
-    async fn connect(&self) -> Result<Connection, Failure> {
+    async fn connect(&self) -> Result<Connection, NoResponse> {
         let opening = Connection::open(&self.host, self.port, self.tls.as_ref());
-        match timeout(ANSWER, opening).await {
+        match timeout(RESPONSE_LIMIT, opening).await {
             Ok(opened) => opened.map_err(before),
             Err(_) => {
                 let text = "no connection was made in time";
@@ -175,9 +176,9 @@ impl Server {
         }
     }
 
-    fn keep(&self, connection: Connection, line: &Line) {
+    fn keep(&self, connection: Connection, hang_up: &HangUp) {
         let mut idle = self.idle();
-        if idle.len() < IDLE_MAX && !line.is_hung_up() {
+        if idle.len() < IDLE_MAX && !hang_up.is_hung_up() {
             idle.push(connection);
         }
     }
@@ -191,9 +192,9 @@ impl Server {
 }
 
 /// Nothing was sent.
-fn before(error: io::Error) -> Failure {
+fn before(error: io::Error) -> NoResponse {
     let (outlook, error) = tls::explained(error);
-    Failure { error, may_have_come: false, outlook, was_reused: false }
+    NoResponse { error, may_have_come: false, outlook, was_reused: false }
 }
 
 fn bearer(token: &str) -> Result<HeaderValue, Error> {

@@ -65,13 +65,13 @@ impl RemoteGuard {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn lost(&self) -> Lost {
-        self.hold.tenure.lost().await
+        self.hold.lease.lost().await
     }
 
     /// Whether the lock is lost, by the clock of this moment.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.hold.tenure.look().is_some()
+        self.hold.lease.look().is_some()
     }
 
     /// A token that is cancelled when [`lost`](Self::lost) would resolve, for
@@ -79,32 +79,32 @@ impl RemoteGuard {
     /// cancelled when the guard is released.
     #[must_use]
     pub fn lost_token(&self) -> CancellationToken {
-        self.hold.tenure.lease.lost_token()
+        self.hold.lease.state.lost_token()
     }
 
     /// The fencing token: greater than that of every earlier grant of this
     /// daemon's directory, whatever was locked.
     #[must_use]
     pub fn fencing_token(&self) -> FencingToken {
-        FencingToken::new(self.hold.tenure.token.0, self.server())
+        FencingToken::new(self.hold.lease.token.0, self.server())
     }
 
     /// The daemon's URL.
     #[must_use]
     pub fn server(&self) -> &str {
-        self.hold.tenure.claim.server.url()
+        self.hold.lease.target.endpoint.url()
     }
 
     /// What is locked.
     #[must_use]
     pub fn resource(&self) -> &str {
-        &self.hold.tenure.claim.resource
+        &self.hold.lease.target.resource
     }
 
     /// The name by which it is held.
     #[must_use]
     pub fn client(&self) -> &str {
-        &self.hold.tenure.claim.client
+        &self.hold.lease.target.client
     }
 }
 

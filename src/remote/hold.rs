@@ -8,13 +8,12 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
-use super::connection::Answer;
-use super::endpoint::ANSWER;
-use super::no_response::Failure;
-use super::response;
-use super::socket::Line;
-use super::target::Claim;
-use crate::lease::{Exhausted, Lease, Over, RENEWED_AFTER, Renewal};
+use super::endpoint::RESPONSE_LIMIT;
+use super::no_response::NoResponse;
+use super::response::{self, Response};
+use super::socket::HangUp;
+use super::target::Target;
+use crate::lease::{Exhausted, LeaseState, Over, RENEWED_AFTER, Renewal};
 use crate::local::timer::Standing;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
@@ -26,34 +25,34 @@ use crate::wire::{Release, Released, Renew, Renewed, Token};
 const AGED: u32 = 10;
 
 /// What was granted.
-pub(super) struct Tenure {
-    pub(super) claim: Arc<Claim>,
+pub(super) struct Lease {
+    pub(super) target: Arc<Target>,
     pub(super) token: Token,
-    pub(super) lease: Lease,
+    pub(super) state: LeaseState,
     /// As it was granted.
     length: Option<Duration>,
 }
 
-impl Tenure {
+impl Lease {
     /// `sent`: when the request was sent that was granted, for this long.
     pub(super) fn new(
-        claim: Arc<Claim>,
+        target: Arc<Target>,
         token: Token,
         sent: BootTime,
         length: Option<Duration>,
     ) -> Arc<Self> {
-        Arc::new(Self { claim, token, lease: Lease::new(sent, length), length })
+        Arc::new(Self { target, token, state: LeaseState::new(sent, length), length })
     }
 
     /// Why the hold is lost, if it is, by the clock of now.
     pub(super) fn look(&self) -> Option<LostReason> {
-        self.lease.over().map(reason)
+        self.state.over().map(reason)
     }
 
     /// Resolves when the hold is lost.
     pub(super) async fn lost(&self) -> Lost {
-        let reason = reason(self.lease.lost().await);
-        self.claim.lost(reason)
+        let reason = reason(self.state.lost().await);
+        self.target.lost(reason)
     }
 
     /// Whether so much of the lease passed while the grant was waited for that
@@ -64,26 +63,27 @@ impl Tenure {
 
     /// Once, and at most for as long as an answer may take.
     pub(super) async fn renew(&self) -> Renewal {
-        let limit = self.length.map_or(ANSWER, |length| ANSWER.min(length / RENEWED_AFTER));
+        let limit =
+            self.length.map_or(RESPONSE_LIMIT, |length| RESPONSE_LIMIT.min(length / RENEWED_AFTER));
         let asked = timeout(limit, self.ask_to_renew()).await;
-        let answer = match asked.unwrap_or_else(|_| Err(Failure::silence())) {
-            Ok(answer) => answer,
+        let response = match asked.unwrap_or_else(|_| Err(NoResponse::silence())) {
+            Ok(response) => response,
             Err(failure) => return Renewal::Failed(failure.error),
         };
-        match response::read::<Renewed>(&answer) {
+        match response::read::<Renewed>(&response) {
             Ok(renewed) => {
-                Renewal::Renewed(response::lease(renewed.lease_ms, self.claim.options.lease))
+                Renewal::Renewed(response::lease(renewed.lease_ms, self.target.options.lease))
             }
             Err(refusal) if refusal.is_not_held() => Renewal::NotHeld,
             Err(refusal) => Renewal::Failed(io::Error::other(refusal.message)),
         }
     }
 
-    async fn ask_to_renew(&self) -> Result<Answer, Failure> {
-        let client = self.claim.client.clone();
+    async fn ask_to_renew(&self) -> Result<Response, NoResponse> {
+        let client = self.target.client.clone();
         let body = Renew { resource: None, client, token: self.token };
         loop {
-            match self.claim.ask("renew", &body, &Line::default()).await {
+            match self.target.ask("renew", &body, &HangUp::default()).await {
                 Err(failure) if failure.was_reused => {}
                 asked => return asked,
             }
@@ -92,11 +92,11 @@ impl Tenure {
 
     /// Renew until the hold is lost.
     fn keep(self: &Arc<Self>, sent: BootTime) -> AbortHandle {
-        let tenure = Arc::clone(self);
+        let lease = Arc::clone(self);
         let keeping = async move {
-            let renew = || tenure.renew();
-            let tell = |error| tenure.claim.tell(error, "a lock could not be renewed yet");
-            tenure.lease.keep(sent, renew, tell).await;
+            let renew = || lease.renew();
+            let tell = |error| lease.target.tell(error, "a lock could not be renewed yet");
+            lease.state.keep(sent, renew, tell).await;
         };
         // Of the thread that this runs on.
         tokio::spawn(keeping).abort_handle()
@@ -105,27 +105,28 @@ impl Tenure {
     /// Tell the daemon, again and again if need be. (R4)
     async fn give_back(&self) -> Result<(), Error> {
         const DOING: &str = "unlocking";
-        let claim = &self.claim;
-        let client = claim.client.clone();
+        let target = &self.target;
+        let client = target.client.clone();
         let body = Release { resource: None, client, token: Some(self.token) };
         // Whether one that was sent in time may have been carried out.
-        let (mut patience, mut may_be_done) = (claim.patience(), false);
+        let (mut patience, mut may_be_done) = (target.patience(), false);
         loop {
-            let (line, begun, in_time) = (Line::default(), Instant::now(), self.look().is_none());
-            let asked = timeout(ANSWER, claim.ask("release", &body, &line)).await;
-            let error = match asked.unwrap_or_else(|_| Err(Failure::silence())) {
-                Ok(answer) => match response::read::<Released<'_>>(&answer) {
+            let (hang_up, begun, in_time) =
+                (HangUp::default(), Instant::now(), self.look().is_none());
+            let asked = timeout(RESPONSE_LIMIT, target.ask("release", &body, &hang_up)).await;
+            let error = match asked.unwrap_or_else(|_| Err(NoResponse::silence())) {
+                Ok(response) => match response::read::<Released<'_>>(&response) {
                     Ok(_) => return Ok(()),
                     Err(refusal) if refusal.is_not_held() && may_be_done => return Ok(()),
                     Err(refusal) if refusal.is_not_held() => {
                         let reason = self.look().unwrap_or(LostReason::Ended);
-                        return Err(claim.lost(reason).into());
+                        return Err(target.lost(reason).into());
                     }
                     Err(refusal) if refusal.is_passing() => {
                         may_be_done |= refusal.is_of_a_proxy() && in_time;
                         io::Error::other(refusal.message)
                     }
-                    Err(refusal) => return Err(claim.refused(DOING, refusal)),
+                    Err(refusal) => return Err(target.refused(DOING, refusal)),
                 },
                 Err(failure) => {
                     may_be_done |= failure.may_have_come && in_time;
@@ -136,7 +137,7 @@ impl Tenure {
                 }
             };
             if let Err(Exhausted { tried, error }) = patience.pause(begun, error).await {
-                return Err(claim.unreachable(DOING, tried, error));
+                return Err(target.unreachable(DOING, tried, error));
             }
         }
     }
@@ -152,19 +153,19 @@ fn reason(over: Over) -> LostReason {
 
 /// A hold that somebody must give back; dropping this does.
 pub(super) struct Hold {
-    pub(super) tenure: Arc<Tenure>,
+    pub(super) lease: Arc<Lease>,
     renewing: Option<AbortHandle>,
     is_given_back: bool,
 }
 
 impl Hold {
-    pub(super) fn new(tenure: Arc<Tenure>) -> Self {
-        Self { tenure, renewing: None, is_given_back: false }
+    pub(super) fn new(lease: Arc<Lease>) -> Self {
+        Self { lease, renewing: None, is_given_back: false }
     }
 
     /// From when its lease was begun or renewed.
     pub(super) fn keep(&mut self, sent: BootTime) {
-        self.renewing = Some(self.tenure.keep(sent));
+        self.renewing = Some(self.lease.keep(sent));
     }
 
     /// The daemon says that there is nothing to give back.
@@ -173,21 +174,21 @@ impl Hold {
     }
 
     pub(super) async fn release(mut self) -> Result<(), Error> {
-        let tenure = Arc::clone(&self.tenure);
-        if let Some(reason) = tenure.look() {
+        let lease = Arc::clone(&self.lease);
+        if let Some(reason) = lease.look() {
             // What the daemon may still hold for us, the drop gives back.
-            return Err(tenure.claim.lost(reason).into());
+            return Err(lease.target.lost(reason).into());
         }
-        let failed = |error| Err(tenure.claim.unreachable("unlocking", Duration::ZERO, error));
+        let failed = |error| Err(lease.target.unreachable("unlocking", Duration::ZERO, error));
         self.stop_renewing();
-        tenure.claim.hand_over.begin();
-        let _standing = Standing::at_most(ANSWER);
-        let giving = Arc::clone(&tenure);
-        match tenure.claim.start(async move { giving.give_back().await }) {
+        lease.target.hand_over.begin();
+        let _standing = Standing::at_most(RESPONSE_LIMIT);
+        let giving = Arc::clone(&lease);
+        match lease.target.start(async move { giving.give_back().await }) {
             Ok(given) => {
                 self.is_given_back = true;
                 given.await.unwrap_or_else(|error| failed(io::Error::other(error)))?;
-                events::released(&tenure.claim.name());
+                events::released(&lease.target.name());
                 Ok(())
             }
             Err(error) => failed(error),
@@ -204,25 +205,25 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if !self.tenure.lease.is_of_this_process() {
+        if !self.lease.state.is_of_this_process() {
             // It is the parent's, down to its memory. (R7)
-            mem::forget((self.renewing.take(), Arc::clone(&self.tenure)));
+            mem::forget((self.renewing.take(), Arc::clone(&self.lease)));
             return;
         }
         self.stop_renewing();
-        if self.is_given_back || self.tenure.look() == Some(LostReason::Ended) {
+        if self.is_given_back || self.lease.look() == Some(LostReason::Ended) {
             return;
         }
-        let tenure = Arc::clone(&self.tenure);
-        tenure.claim.hand_over.begin();
+        let lease = Arc::clone(&self.lease);
+        lease.target.hand_over.begin();
         let giving = async move {
-            match tenure.give_back().await {
-                Ok(()) => tenure.claim.tell_release(),
+            match lease.give_back().await {
+                Ok(()) => lease.target.tell_release(),
                 Err(error) => {
-                    tenure.claim.tell(io::Error::other(error), "a lock was not given back");
+                    lease.target.tell(io::Error::other(error), "a lock was not given back");
                 }
             }
         };
-        drop(self.tenure.claim.start(giving));
+        drop(self.lease.target.start(giving));
     }
 }

@@ -10,15 +10,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::acquire::{Decided, Outcome, Petition, Wait};
-use super::endpoint::{ANSWER, Server};
+use super::acquire::{Acquisition, Decided, WaitEnd};
+use super::endpoint::{Endpoint, RESPONSE_LIMIT};
 use super::guard::RemoteGuard;
 use super::options::RemoteOptions;
-use super::target::{Claim, Scheduled};
+use super::target::{Scheduled, Target};
 use crate::lease::io;
 use crate::local::timer::{Standing, is_paused};
 use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
+use crate::lock::wait::Acquired;
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// Shorter waits are not shown: until a daemon answers, a free lock looks the same.
@@ -54,7 +55,7 @@ const UNTOLD: Duration = Duration::from_millis(100);
 /// ```
 #[derive(Clone)]
 pub struct AsyncRemoteLock {
-    claim: Arc<Claim>,
+    target: Arc<Target>,
 }
 
 impl fmt::Debug for AsyncRemoteLock {
@@ -63,7 +64,7 @@ impl fmt::Debug for AsyncRemoteLock {
             .field("server", &self.server())
             .field("resource", &self.resource())
             .field("client", &self.client())
-            .field("options", &self.claim.options)
+            .field("options", &self.target.options)
             .finish()
     }
 }
@@ -103,31 +104,31 @@ impl AsyncRemoteLock {
                 return Err(Error::InvalidOption { option, why });
             }
         }
-        let server = Server::new(server_url.as_ref(), &options)?;
-        Ok(Self { claim: Arc::new(Claim::new(server, resource, client, options)) })
+        let endpoint = Endpoint::new(server_url.as_ref(), &options)?;
+        Ok(Self { target: Arc::new(Target::new(endpoint, resource, client, options)) })
     }
 
     /// How long [`acquire`](Self::acquire) waits, by its options.
     pub(super) fn limit(&self) -> Option<Duration> {
-        self.claim.options.timeout
+        self.target.options.timeout
     }
 
     /// The daemon's URL.
     #[must_use]
     pub fn server(&self) -> &str {
-        self.claim.server.url()
+        self.target.endpoint.url()
     }
 
     /// What is locked.
     #[must_use]
     pub fn resource(&self) -> &str {
-        &self.claim.resource
+        &self.target.resource
     }
 
     /// The name by which it is asked for.
     #[must_use]
     pub fn client(&self) -> &str {
-        &self.claim.client
+        &self.target.client
     }
 
     /// Wait for the lock, at most for [`RemoteOptions::timeout`], for ever
@@ -150,7 +151,7 @@ impl AsyncRemoteLock {
     /// [`Error::Timeout`] if the daemon said that somebody else has the lock, and
     /// [`Error::Unreachable`] if it said nothing; else the rest of [`Error`].
     pub async fn acquire(&self) -> Result<RemoteGuard, Error> {
-        self.contend(self.claim.options.timeout).await
+        self.contend(self.target.options.timeout).await
     }
 
     /// Wait for the lock, at most this long; the daemon's word that it was not
@@ -179,7 +180,7 @@ impl AsyncRemoteLock {
     pub async fn acquire_with(&self, token: &CancellationToken) -> Result<RemoteGuard, Error> {
         tokio::select! {
             biased;
-            () = token.cancelled() => Err(self.claim.cancelled()),
+            () = token.cancelled() => Err(self.target.cancelled()),
             acquired = self.acquire() => acquired,
         }
     }
@@ -193,12 +194,10 @@ impl AsyncRemoteLock {
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
     pub async fn try_acquire(&self) -> Result<Option<RemoteGuard>, Error> {
-        let name = self.claim.name();
+        let name = self.target.name();
         let shown = Acquiring::begin(&name);
-        let outcome = self.ask(Wait::No).await.map(|outcome| match outcome {
-            Outcome::Granted(guard) => Some(guard),
-            Outcome::Busy(_) => None,
-        });
+        let outcome = self.ask(WaitEnd::Now).await.map(Acquired::held);
+
         if let Some(shown) = shown {
             shown.tried(&name, &outcome);
         }
@@ -212,13 +211,13 @@ impl AsyncRemoteLock {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn flush(&self) {
-        let _standing = Standing::at_most(ANSWER);
-        self.claim.background().wait().await;
+        let _standing = Standing::at_most(RESPONSE_LIMIT);
+        self.target.background().wait().await;
     }
 
     /// As [`try_acquire`](Self::try_acquire), but [`Error::Timeout`] says who has it.
     pub(crate) async fn acquire_at_once(&self) -> Result<RemoteGuard, Error> {
-        self.had(Duration::ZERO, self.ask(Wait::No).await?)
+        self.had(Duration::ZERO, self.ask(WaitEnd::Now).await?)
     }
 
     async fn contend(&self, limit: Option<Duration>) -> Result<RemoteGuard, Error> {
@@ -229,27 +228,27 @@ impl AsyncRemoteLock {
             sleep(UNTOLD).await;
             Some("one that the daemon knows".to_owned())
         };
-        events::show(&self.claim.name(), self.contend_within(limit), holder).await
+        events::show(&self.target.name(), self.contend_within(limit), holder).await
     }
 
     async fn contend_within(&self, limit: Option<Duration>) -> Result<RemoteGuard, Error> {
         let started = Instant::now();
         let outcome = match limit {
             _ if is_paused() => self.ask_by_a_paused_clock(limit).await?,
-            None => self.ask(Wait::Forever).await?,
+            None => self.ask(WaitEnd::Never).await?,
             // So late a limit is none.
             Some(limit) => {
                 let deadline = std::time::Instant::now().checked_add(limit);
-                self.ask(deadline.map_or(Wait::Forever, Wait::Until)).await?
+                self.ask(deadline.map_or(WaitEnd::Never, WaitEnd::At)).await?
             }
         };
         self.had(started.elapsed(), outcome)
     }
 
-    fn had(&self, waited: Duration, outcome: Outcome) -> Result<RemoteGuard, Error> {
+    fn had(&self, waited: Duration, outcome: Acquired<RemoteGuard>) -> Result<RemoteGuard, Error> {
         match outcome {
-            Outcome::Granted(guard) => Ok(guard),
-            Outcome::Busy(holder) => Err(self.claim.timed_out(waited, holder)),
+            Acquired::Held(guard) => Ok(guard),
+            Acquired::Busy(busy) => Err(self.target.timed_out(waited, busy)),
         }
     }
 
@@ -257,13 +256,14 @@ impl AsyncRemoteLock {
     /// not. So the daemon is asked without waiting first, and once more at the limit.
     async fn ask_by_a_paused_clock(&self, limit: Option<Duration>) -> Decided {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        let at_once = self.ask(Wait::No).await;
-        if !matches!(at_once, Ok(Outcome::Busy(_))) {
+        let at_once = self.ask(WaitEnd::Now).await;
+        if !matches!(at_once, Ok(Acquired::Busy(_))) {
             return at_once;
         }
-        let waiting = self.claim.hand_over.wait();
+        let waiting = self.target.hand_over.wait();
         let (end, ended) = oneshot::channel();
-        let mut asking = pin!(self.request(Petition::new(&self.claim, Wait::UntilTold(ended))?));
+        let mut asking =
+            pin!(self.request(Acquisition::new(&self.target, WaitEnd::WhenTold(ended))?));
         let Some(deadline) = deadline else {
             return asking.await;
         };
@@ -271,26 +271,26 @@ impl AsyncRemoteLock {
             Ok(decided) => decided,
             Err(_) => {
                 drop(waiting);
-                let _standing = Standing::at_most(ANSWER);
+                let _standing = Standing::at_most(RESPONSE_LIMIT);
                 let _ = end.send(());
                 asking.await
             }
         }
     }
 
-    async fn ask(&self, wait: Wait) -> Decided {
-        let _standing = matches!(wait, Wait::No).then(|| Standing::at_most(ANSWER));
-        self.request(Petition::new(&self.claim, wait)?).await
+    async fn ask(&self, wait_end: WaitEnd) -> Decided {
+        let _standing = matches!(wait_end, WaitEnd::Now).then(|| Standing::at_most(RESPONSE_LIMIT));
+        self.request(Acquisition::new(&self.target, wait_end)?).await
     }
 
-    async fn request(&self, petition: Petition) -> Decided {
-        let failed = |error| self.claim.unreachable("locking", Duration::ZERO, error);
+    async fn request(&self, acquisition: Acquisition) -> Decided {
+        let failed = |error| self.target.unreachable("locking", Duration::ZERO, error);
         let io = io().map_err(failed)?;
         let (outcome, decided) = oneshot::channel();
         let (leave, gone) = oneshot::channel();
-        drop(io.spawn(petition.run(outcome, gone)));
+        drop(io.spawn(acquisition.run(outcome, gone)));
         let process = this_process();
-        let mut interest = Interest { claim: &self.claim, process, leave: Some(leave) };
+        let mut interest = Interest { target: &self.target, process, leave: Some(leave) };
         let decided = decided.await.expect("BUG: a request was given up");
         interest.leave = None;
         decided
@@ -299,7 +299,7 @@ impl AsyncRemoteLock {
 
 /// That somebody wants the outcome. Dropped before there is one, it says so.
 struct Interest<'a> {
-    claim: &'a Claim,
+    target: &'a Target,
     process: ProcessKey,
     leave: Option<oneshot::Sender<Scheduled>>,
 }
@@ -312,7 +312,7 @@ impl Drop for Interest<'_> {
         }
         if let Some(leave) = self.leave.take() {
             // From this moment on `flush` waits for it, and an exit.
-            let _ = leave.send(self.claim.schedule());
+            let _ = leave.send(self.target.schedule());
         }
     }
 }

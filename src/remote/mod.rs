@@ -32,13 +32,11 @@ mod target;
 mod tls;
 
 #[cfg(feature = "cli")]
-pub(crate) use connection::Answer;
-#[cfg(feature = "cli")]
-pub(crate) use endpoint::{ANSWER, Server};
+pub(crate) use endpoint::{Endpoint, RESPONSE_LIMIT};
 pub use guard::RemoteGuard;
 pub use lock::AsyncRemoteLock;
 pub use options::RemoteOptions;
 #[cfg(feature = "cli")]
-pub(crate) use response::is_passing;
+pub(crate) use response::{Response, is_passing};
 #[cfg(feature = "cli")]
-pub(crate) use socket::Line;
+pub(crate) use socket::HangUp;

@@ -3,7 +3,7 @@
 use std::io;
 
 /// Why there was no answer.
-pub(crate) struct Failure {
+pub(crate) struct NoResponse {
     pub(crate) error: io::Error,
     /// The daemon may have the request.
     pub(crate) may_have_come: bool,
@@ -23,7 +23,7 @@ pub(crate) enum Outlook {
     Foreign,
 }
 
-impl Failure {
+impl NoResponse {
     /// Another try would fare as badly.
     pub(crate) fn is_final(&self) -> bool {
         self.outlook != Outlook::Open

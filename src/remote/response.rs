@@ -1,14 +1,23 @@
 //! What the daemon's answers say.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use hyper::StatusCode;
+use hyper::body::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::connection::Answer;
-use crate::wire::{AnyCode, Code, Granted, Refused};
+use crate::lock::holder::{Evidence, Holder};
+use crate::lock::wait::Busy;
+use crate::wire::{self, AnyCode, Code, Granted, Refused};
 
 /// More of an answer that is none is not shown.
 const SHOWN: usize = 200;
+
+/// What a daemon said.
+pub(crate) struct Response {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
 
 /// How long a lease lasts: as the daemon says, else as it was asked for.
 pub(super) fn lease(granted_ms: Option<u64>, asked: Option<Duration>) -> Option<Duration> {
@@ -21,15 +30,14 @@ pub(super) struct Refusal {
     /// For programs; `None` if this is no answer of a daemon.
     pub(super) code: Option<AnyCode>,
     pub(super) message: String,
-    /// The client that has the lock.
-    pub(super) holder: Option<String>,
+    pub(super) holder: Option<wire::Holder>,
 }
 
-pub(super) fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, Refusal> {
-    if !answer.status.is_success() {
-        return Err(Refusal::read(answer));
+pub(super) fn read<T: DeserializeOwned>(response: &Response) -> Result<T, Refusal> {
+    if !response.status.is_success() {
+        return Err(Refusal::read(response));
     }
-    serde_json::from_slice(&answer.body).map_err(|_| Refusal::read(answer))
+    serde_json::from_slice(&response.body).map_err(|_| Refusal::read(response))
 }
 
 /// Whether the same request may fare better soon: statuses of proxies and of what
@@ -39,25 +47,24 @@ pub(crate) fn is_passing(status: u16) -> bool {
 }
 
 /// Whether this says what became of a request for a lock, however often it was made.
-pub(super) fn decides(answer: &Answer) -> bool {
-    match read::<Granted<'_>>(answer) {
+pub(super) fn decides(response: &Response) -> bool {
+    match read::<Granted<'_>>(response) {
         Ok(_) => true,
         Err(refusal) => refusal.is_busy() || refusal.is_over(),
     }
 }
 
 impl Refusal {
-    fn read(answer: &Answer) -> Self {
-        let status = answer.status.as_u16();
-        match serde_json::from_slice::<Refused<AnyCode>>(&answer.body) {
+    fn read(response: &Response) -> Self {
+        let status = response.status.as_u16();
+        match serde_json::from_slice::<Refused<AnyCode>>(&response.body) {
             Ok(Refused { error, holder, message }) => {
-                let holder = holder.map(|holder| holder.client);
                 Self { status, code: Some(error), message, holder }
             }
             Err(_) => {
-                let text = String::from_utf8_lossy(&answer.body);
+                let text = String::from_utf8_lossy(&response.body);
                 let text: String = text.trim().chars().take(SHOWN).collect();
-                let message = format!("{}: {text:?}", answer.status);
+                let message = format!("{}: {text:?}", response.status);
                 Self { status, code: None, message, holder: None }
             }
         }
@@ -65,6 +72,15 @@ impl Refusal {
 
     fn is(&self, codes: &[Code]) -> bool {
         matches!(&self.code, Some(AnyCode::Known(code)) if codes.contains(code))
+    }
+
+    /// The lock is held by another, whom the daemon names if it can.
+    pub(super) fn busy(self) -> Busy {
+        let holder = self.holder.map(|wire::Holder { client, hold }| {
+            let since = hold.map(|hold| UNIX_EPOCH + Duration::from_millis(hold.since_ms));
+            Box::new(Holder { name: Some(client), since, ..Holder::nobody(Evidence::Server) })
+        });
+        Busy::new(holder)
     }
 
     /// Another client has the lock.

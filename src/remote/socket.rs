@@ -86,7 +86,7 @@ async fn connect_to_one_of(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> 
 
 /// Where a request is on its way, for whoever may not want it any more.
 #[derive(Default)]
-pub(crate) struct Line(Mutex<State>);
+pub(crate) struct HangUp(Mutex<State>);
 
 #[derive(Default)]
 enum State {
@@ -96,9 +96,9 @@ enum State {
     HungUp,
 }
 
-impl Line {
+impl HangUp {
     /// Whether it may be used: it was not hung up.
-    pub(super) fn open(&self, socket: &Socket) -> bool {
+    pub(super) fn attach(&self, socket: &Socket) -> bool {
         let mut state = self.state();
         if matches!(*state, State::HungUp) {
             return false;
@@ -113,14 +113,14 @@ impl Line {
 
     /// Nothing more is said, now or later. What the other side has said can
     /// still be heard; then it closes the connection.
-    pub(super) fn hang_up(&self) {
+    pub(super) fn trigger(&self) {
         if let State::Open(socket) = std::mem::replace(&mut *self.state(), State::HungUp) {
             socket.end_writing();
         }
     }
 
     /// The answer is there: the connection is free for others.
-    pub(super) fn close(&self) {
+    pub(super) fn detach(&self) {
         let mut state = self.state();
         if matches!(*state, State::Open(_)) {
             *state = State::Unused;

@@ -12,24 +12,23 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::connection::Answer;
-use super::endpoint::Server;
-use super::no_response::{Failure, Outlook};
+use super::endpoint::Endpoint;
+use super::no_response::{NoResponse, Outlook};
 use super::options::RemoteOptions;
-use super::response::Refusal;
-use super::socket::Line;
+use super::response::{Refusal, Response};
+use super::socket::HangUp;
 use crate::lease::{Outstanding, Patience, PerProcess, io};
 use crate::local::timer::Standing;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
-use crate::lock::holder::{Evidence, Holder};
 use crate::lock::name::LockName;
+use crate::lock::wait::Busy;
 use crate::sys::mutex::Mutex;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-pub(super) struct Claim {
-    pub(super) server: Server,
+pub(super) struct Target {
+    pub(super) endpoint: Endpoint,
     pub(super) resource: String,
     pub(super) client: String,
     pub(super) options: RemoteOptions,
@@ -44,15 +43,15 @@ pub(super) struct Scheduled {
     _exit: Option<Outstanding>,
 }
 
-impl Claim {
+impl Target {
     pub(super) fn new(
-        server: Server,
+        endpoint: Endpoint,
         resource: String,
         client: String,
         options: RemoteOptions,
     ) -> Self {
         Self {
-            server,
+            endpoint,
             resource,
             client,
             options,
@@ -100,9 +99,9 @@ impl Claim {
 
     /// What the user should know, though there is no error.
     pub(super) fn tell(self: &Arc<Self>, error: io::Error, what: &'static str) {
-        let claim = Arc::clone(self);
+        let target = Arc::clone(self);
         log(move || {
-            let (server, resource) = (claim.server.url(), &claim.resource);
+            let (server, resource) = (target.endpoint.url(), &target.resource);
             tracing::warn!(server, resource, %error, "{what}");
         });
     }
@@ -110,8 +109,8 @@ impl Claim {
     /// For those who want to see it.
     pub(super) fn tell_release(self: &Arc<Self>) {
         if events::are_wanted() {
-            let claim = Arc::clone(self);
-            log(move || events::released(&claim.name()));
+            let target = Arc::clone(self);
+            log(move || events::released(&target.name()));
         }
     }
 
@@ -120,11 +119,11 @@ impl Claim {
         &self,
         verb: &str,
         body: &impl Serialize,
-        line: &Line,
-    ) -> Result<Answer, Failure> {
+        hang_up: &HangUp,
+    ) -> Result<Response, NoResponse> {
         let path = format!("/v1/locks/{}/{verb}", escaped(&self.resource));
         let body = serde_json::to_string(body).expect("BUG: a request that is no JSON");
-        self.server.call(&path, JSON, body, line).await
+        self.endpoint.call(&path, JSON, body, hang_up).await
     }
 
     pub(super) fn patience(&self) -> Patience {
@@ -132,19 +131,15 @@ impl Claim {
     }
 
     pub(super) fn name(&self) -> LockName {
-        LockName::at(&self.resource, self.server.url())
+        LockName::at(&self.resource, self.endpoint.url())
     }
 
     pub(super) fn lost(&self, reason: LostReason) -> Lost {
         Lost { lock: self.name(), reason }
     }
 
-    pub(super) fn timed_out(&self, waited: Duration, holder: Option<String>) -> Error {
-        let holder = holder.map(|client| {
-            let holder = Holder { name: Some(client), ..Holder::nobody(Evidence::Server) };
-            Box::new(holder)
-        });
-        Error::Timeout { lock: self.name(), waited, holder }
+    pub(super) fn timed_out(&self, waited: Duration, busy: Busy) -> Error {
+        Error::Timeout { lock: self.name(), waited, holder: busy.holder }
     }
 
     pub(super) fn cancelled(&self) -> Error {
@@ -162,8 +157,8 @@ impl Claim {
     }
 
     /// No other try would fare better.
-    pub(super) fn hopeless(&self, doing: &'static str, failure: Failure) -> Error {
-        let Failure { error: source, outlook, .. } = failure;
+    pub(super) fn hopeless(&self, doing: &'static str, failure: NoResponse) -> Error {
+        let NoResponse { error: source, outlook, .. } = failure;
         match outlook {
             Outlook::Foreign => self.strange(doing, source.to_string()),
             _ => Error::Untrusted { lock: self.name(), doing, source },
@@ -202,7 +197,7 @@ pub(super) struct HandOver(Mutex<(usize, Option<Standing>)>);
 const HAND_OVER: Duration = Duration::from_secs(5);
 
 impl HandOver {
-    /// A petition waits, until what this gives is dropped.
+    /// An acquisition waits, until what this gives is dropped.
     pub(super) fn wait(&self) -> Waiting<'_> {
         self.state().0 += 1;
         Waiting(self)
@@ -220,7 +215,7 @@ impl HandOver {
     }
 }
 
-/// A petition that waits under a paused clock.
+/// An acquisition that waits under a paused clock.
 pub(super) struct Waiting<'a>(&'a HandOver);
 
 impl Drop for Waiting<'_> {

@@ -28,7 +28,7 @@ use super::routes::{Access, Operation, Routes};
 use super::socket::Peer;
 use crate::lockd::state::{Grant, LockRequest, Refusal, Wait};
 use crate::wire::{
-    About, Acquire, Code, ForceRelease, Granted, Holder, HolderTenure, List, Milliseconds, Release,
+    About, Acquire, Code, ForceRelease, Granted, Holder, HolderSince, List, Milliseconds, Release,
     Released, Renew, Renewed, Search, ShownLock, Token,
 };
 
@@ -224,7 +224,7 @@ impl Api {
             return refusal.into();
         };
         let text = "somebody else has it by now";
-        Failure::new(Code::WrongToken, text).held_by(Holder { client: holder, tenure: None })
+        Failure::new(Code::WrongToken, text).held_by(Holder { client: holder, hold: None })
     }
 
     /// With what is known of the holder.
@@ -235,11 +235,11 @@ impl Api {
             _ => return refusal.into(),
         };
         let shown = self.engine.show(resource).filter(|held| held.client == holder);
-        let tenure = shown.map(|held| HolderTenure {
+        let hold = shown.map(|held| HolderSince {
             remaining_ms: held.lease.map(|lease| milliseconds(lease.remaining)),
             since_ms: since_epoch(held.since),
         });
-        Failure::from(refusal).held_by(Holder { client: holder, tenure })
+        Failure::from(refusal).held_by(Holder { client: holder, hold })
     }
 }
 
