@@ -33,20 +33,18 @@ impl Lock for AsyncKernelLock {
         &self,
         wait: Wait,
     ) -> impl Future<Output = Result<Acquired<KernelGuard>, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { or_busy(lock.acquire_timeout(wait.left()).await) }
+        let acquire = self.acquire_timeout(wait.left());
+        async move { or_busy(acquire.await) }
     }
 
     fn acquire(&self) -> impl Future<Output = Result<KernelGuard, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { AsyncKernelLock::acquire(&lock).await }
+        AsyncKernelLock::acquire(self)
     }
 
     fn try_acquire(
         &self,
     ) -> impl Future<Output = Result<Option<KernelGuard>, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { AsyncKernelLock::try_acquire(&lock).await }
+        AsyncKernelLock::try_acquire(self)
     }
 
     fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + 'static {

@@ -23,7 +23,7 @@ use rustix::fs::FileType;
 
 use super::open_file::OpenFile;
 use super::options::Primitive;
-use super::shared::Terms;
+use super::shared::LockInner;
 use super::syscalls::{self, LockSpec, Sharing};
 use crate::lock::error::Error;
 use crate::sys::files::{Errno, Inode};
@@ -41,91 +41,91 @@ pub(super) enum Tried {
 
 /// One try.
 pub(super) struct Attempt<'a> {
-    pub(super) terms: &'a Terms,
-    pub(super) claim: LockSpec,
+    pub(super) lock: &'a LockInner,
+    pub(super) spec: LockSpec,
     /// Whether a shared lock is wanted only if nobody has the lock at all.
     pub(super) only_if_free: bool,
 }
 
 impl Attempt<'_> {
-    /// `carrier` is the file of the last look, or one that was left open.
+    /// `last` is the file of the last look, or one that was left open.
     #[inline(always)]
-    pub(super) fn run(&self, mut carrier: Option<OpenFile>) -> Result<Tried, Error> {
-        let path = self.terms.path.path();
+    pub(super) fn run(&self, mut last: Option<OpenFile>) -> Result<Tried, Error> {
+        let path = self.lock.path.path();
         let fail = |doing| move |error: Errno| Error::io(doing, path, error);
         for _ in 0..REPLACED_MAX {
-            let file = match carrier.take() {
+            let file = match last.take() {
                 Some(file) => file,
-                None => open(self.terms)?,
+                None => open(self.lock)?,
             };
             let is_locked = self.lock(&file).map_err(fail("locking"))?;
             // (1), and a file that was replaced while its holder goes on is nobody's obstacle.
-            let is_at = file.is_at(&self.terms.c_path);
+            let is_at = file.is_at(&self.lock.c_path);
             if is_at == Ok(true) {
                 self.refuse_mounted(&file, is_locked)?;
                 return Ok(if is_locked { Tried::Locked(file) } else { Tried::Busy(file) });
             }
             if is_locked {
                 // A forked child may have a copy.
-                let _ = file.unlock(self.claim);
+                let _ = file.unlock(self.spec);
             }
             is_at.map_err(fail("looking at"))?;
         }
-        open(self.terms).map(Tried::Busy)
+        open(self.lock).map(Tried::Busy)
     }
 
     /// A file that is itself mounted in a container cannot be removed there. Removed
     /// elsewhere, it goes on in the container, beside its successor.
     #[inline(always)]
     fn refuse_mounted(&self, file: &OpenFile, is_locked: bool) -> Result<(), Error> {
-        if !self.terms.options.delete_on_release || !syscalls::is_mounted(file) {
+        if !self.lock.options.delete_on_release || !syscalls::is_mounted(file) {
             return Ok(());
         }
         if is_locked {
             // A forked child may have a copy.
-            let _ = file.unlock(self.claim);
+            let _ = file.unlock(self.spec);
         }
         let why = "it is itself a mount point, so that its removal is seen on one side only: \
                    mount its directory instead, or do not delete it on release";
-        let path = self.terms.path.path().to_owned();
+        let path = self.lock.path.path().to_owned();
         Err(Error::BadPath { lock: path.into(), why: why.to_owned() })
     }
 
     #[inline(always)]
     fn lock(&self, file: &OpenFile) -> Result<bool, Errno> {
         if !self.only_if_free {
-            return file.try_lock(self.claim);
+            return file.try_lock(self.spec);
         }
-        match file.try_lock(self.claim.with(Sharing::Exclusive)) {
+        match file.try_lock(self.spec.with(Sharing::Exclusive)) {
             Ok(true) => {
-                let shared = file.downgrade(self.claim);
+                let shared = file.downgrade(self.spec);
                 if shared.is_err() {
-                    let _ = file.unlock(self.claim);
+                    let _ = file.unlock(self.spec);
                 }
                 shared.map(|()| true)
             }
             // Not open for writing.
-            Err(Errno::BADF) => file.try_lock(self.claim),
+            Err(Errno::BADF) => file.try_lock(self.spec),
             other => other,
         }
     }
 }
 
 #[inline(always)]
-fn open(terms: &Terms) -> Result<OpenFile, Error> {
-    let (path, mode) = (terms.c_path.as_c_str(), terms.options.mode);
+fn open(lock: &LockInner) -> Result<OpenFile, Error> {
+    let (path, mode) = (lock.c_path.as_c_str(), lock.options.mode);
     let opened = OpenFile::open(|| syscalls::open_or_create(path, mode));
-    let file = opened.map_err(|error| cannot_open(terms, error))?;
-    check_kind(terms, file.inode.kind)?;
+    let file = opened.map_err(|error| cannot_open(lock, error))?;
+    check_kind(lock, file.inode.kind)?;
     Ok(file)
 }
 
 #[inline]
-pub(super) fn check_kind(terms: &Terms, kind: FileType) -> Result<(), Error> {
+pub(super) fn check_kind(lock: &LockInner, kind: FileType) -> Result<(), Error> {
     let found = match kind {
         FileType::RegularFile => return Ok(()),
-        FileType::Directory if terms.options.primitive == Primitive::Flock => {
-            if !terms.options.delete_on_release {
+        FileType::Directory if lock.options.primitive == Primitive::Flock => {
+            if !lock.options.delete_on_release {
                 return Ok(());
             }
             "a directory, which is not deleted"
@@ -134,11 +134,11 @@ pub(super) fn check_kind(terms: &Terms, kind: FileType) -> Result<(), Error> {
         FileType::Fifo => "a fifo",
         _ => "not a regular file",
     };
-    Err(Error::NotALockFile { lock: terms.path.path().into(), found: found.to_owned() })
+    Err(Error::NotALockFile { lock: lock.path.path().into(), found: found.to_owned() })
 }
 
-pub(super) fn cannot_open(terms: &Terms, error: Errno) -> Error {
-    let path = terms.path.path().to_owned();
+pub(super) fn cannot_open(lock: &LockInner, error: Errno) -> Error {
+    let path = lock.path.path().to_owned();
     match error {
         Errno::NOENT | Errno::NOTDIR => Error::of_directory(&path, error),
         Errno::ACCESS | Errno::PERM => match syscalls::look_at(&path) {

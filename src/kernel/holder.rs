@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use super::attempt::{cannot_open, check_kind};
 use super::open_file::OpenFile;
 use super::options::Primitive;
-use super::shared::{LockState, Terms};
+use super::shared::{LockInner, LockState};
 use super::syscalls::{self, LockSpec, Sharing};
 use crate::local::executor::Started;
 use crate::lock::error::Error;
@@ -27,55 +27,71 @@ use crate::lock::holder::{Evidence, Holder, Status};
 use crate::sys::files::Errno;
 use crate::sys::process::program_name;
 
+/// The holder of the lock, if it has one.
+pub(super) async fn holder(lock: &Arc<LockInner>) -> Result<Option<Holder>, Error> {
+    match status(lock).await? {
+        Status::Held(holder) => Ok(Some(holder)),
+        Status::Free | Status::Stale(_) => Ok(None),
+    }
+}
+
+/// Free or held.
+pub(super) async fn status(lock: &Arc<LockInner>) -> Result<Status, Error> {
+    let state = lock.state().await?;
+    let executor = match lock.options.primitive {
+        Primitive::Flock => state.executor.aside(),
+        Primitive::Ofd => state.executor.clone(),
+    };
+    let known = (Arc::clone(lock), state);
+    executor.run(known, |(lock, state)| look(&lock, &state)).await
+}
+
 /// What is at the path: a lock's file stays, so it tells nothing by itself.
-pub(super) fn status(
-    terms: &Terms,
-    site: &Arc<LockState>,
-    claim: LockSpec,
-) -> Result<Status, Error> {
-    let path = terms.path.path();
+fn look(lock: &LockInner, state: &LockState) -> Result<Status, Error> {
+    let spec = lock.spec(Sharing::Exclusive);
+    let path = lock.path.path();
     let fail = |error: Errno| Error::io("looking at", path, error);
     let Some(inode) = syscalls::look_at(path).map_err(fail)? else {
         return Ok(Status::Free);
     };
     let identity = inode.identity;
     if inode.does_more_when_opened() {
-        check_kind(terms, inode.kind)?;
+        check_kind(lock, inode.kind)?;
     }
-    if let Some(source) = site.station.asked_at(identity) {
-        let holder = of_process(site.process.pid);
+    if let Some(source) = state.queue.asked_at(identity) {
+        let holder = of_process(state.process.pid);
         return Ok(Status::Held(Holder { acquired_at: Some(source), ..holder }));
     }
     let file = match OpenFile::open(|| syscalls::open_existing(path)) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(Status::Free),
-        Err(error) => return Err(cannot_open(terms, error)),
+        Err(error) => return Err(cannot_open(lock, error)),
     };
-    check_kind(terms, file.inode.kind)?;
-    let holder = match claim.primitive {
+    check_kind(lock, file.inode.kind)?;
+    let holder = match spec.primitive {
         Primitive::Flock => {
-            let holder = of_flock(&file, file.inode.identity, claim);
+            let holder = of_flock(&file, file.inode.identity, spec);
             // The question may have been in somebody's way.
-            if site.executor.is_local() && file.closes_unheard() {
+            if state.executor.is_local() && file.closes_unheard() {
                 syscalls::signal(&file);
             }
             holder
         }
-        Primitive::Ofd => syscalls::conflict(&file, claim)
+        Primitive::Ofd => syscalls::conflict(&file, spec)
             .map(|conflict| conflict.map(|conflict| known(conflict.pid))),
     };
     Ok(holder.map_err(fail)?.map_or(Status::Free, Status::Held))
 }
 
 /// Listed first, since asking the kernel by locking can be in somebody's way.
-fn of_flock(file: &File, identity: (u64, u64), claim: LockSpec) -> Result<Option<Holder>, Errno> {
+fn of_flock(file: &File, identity: (u64, u64), spec: LockSpec) -> Result<Option<Holder>, Errno> {
     if let Some(pid) = listed(identity) {
         return Ok(Some(known(Some(pid))));
     }
-    let is_free = syscalls::try_lock(file, claim.with(Sharing::Exclusive))?;
+    let is_free = syscalls::try_lock(file, spec.with(Sharing::Exclusive))?;
     if is_free {
         // A forked child may have a copy.
-        syscalls::unlock(file, claim)?;
+        syscalls::unlock(file, spec)?;
     }
     Ok((!is_free).then(|| known(None)))
 }
@@ -83,15 +99,15 @@ fn of_flock(file: &File, identity: (u64, u64), claim: LockSpec) -> Result<Option
 /// The process in the way of a contender, whose end it should hear of. Nobody
 /// waits for the answer here.
 pub(super) fn process_in_the_way(
-    site: &LockState,
+    state: &LockState,
     file: &OpenFile,
-    claim: LockSpec,
+    spec: LockSpec,
 ) -> Started<Option<u32>> {
     let identity = file.inode.identity;
-    match claim.primitive {
-        Primitive::Flock => site.executor.aside().start(move || listed(identity)),
+    match spec.primitive {
+        Primitive::Flock => state.executor.aside().start(move || listed(identity)),
         Primitive::Ofd => {
-            let conflict = syscalls::conflict(file, claim).ok().flatten();
+            let conflict = syscalls::conflict(file, spec).ok().flatten();
             Started::Done(conflict.and_then(|conflict| conflict.pid))
         }
     }

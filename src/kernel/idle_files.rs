@@ -1,16 +1,15 @@
 //! What is kept open between uses is closed when it has not been used for a while.
 //!
-//! 1. A station that keeps something open without a user's wish is watched.
-//! 2. One thread of a process looks at all watched stations each [`PERIOD`], and ends
+//! 1. A queue that keeps something open without a user's wish is watched.
+//! 2. One thread of a process looks at all watched queues each [`PERIOD`], and ends
 //!    when there is none. It closes what was not used since its last look.
 //! 3. Without a thread nothing is kept.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, MutexGuard, Weak};
+use std::sync::{LazyLock, MutexGuard, Weak};
 use std::thread;
 use std::time::Duration;
 
-use super::shared::LocalQueue;
 use crate::sys::mutex::Mutex;
 use crate::sys::process_key::{ProcessKey, this_process};
 
@@ -18,9 +17,16 @@ use crate::sys::process_key::{ProcessKey, this_process};
 /// so that hardly any use opens anything anew. If longer, an unmount is refused longer.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// What keeps files open for a while.
+pub(super) trait CloseUnused: Send + Sync {
+    /// Close what was not used since the last call, but for what a contender waits for
+    /// or a user wants open. Whether to call it again.
+    fn close_unused(&self) -> bool;
+}
+
 #[derive(Default)]
 struct Watched {
-    stations: Vec<Weak<LocalQueue>>,
+    queues: Vec<Weak<dyn CloseUnused>>,
     has_thread: bool,
 }
 
@@ -31,9 +37,9 @@ fn watched() -> MutexGuard<'static, HashMap<ProcessKey, Watched>> {
     WATCHED.lock()
 }
 
-/// Have [`LocalQueue::close_unused`] called until it says that nothing is left. Whether
+/// Have [`CloseUnused::close_unused`] called until it says that nothing is left. Whether
 /// that will be done (3).
-pub(super) fn watch(station: &Arc<LocalQueue>) -> bool {
+pub(super) fn watch(queue: Weak<dyn CloseUnused>) -> bool {
     let process = this_process();
     let mut all = watched();
     let watched = all.entry(process).or_default();
@@ -42,7 +48,7 @@ pub(super) fn watch(station: &Arc<LocalQueue>) -> bool {
         watched.has_thread = thread.spawn(move || work(process)).is_ok();
     }
     if watched.has_thread {
-        watched.stations.push(Arc::downgrade(station));
+        watched.queues.push(queue);
     }
     watched.has_thread
 }
@@ -50,13 +56,13 @@ pub(super) fn watch(station: &Arc<LocalQueue>) -> bool {
 fn work(process: ProcessKey) {
     loop {
         thread::sleep(PERIOD);
-        let mut due = std::mem::take(&mut watched().entry(process).or_default().stations);
+        let mut due = std::mem::take(&mut watched().entry(process).or_default().queues);
         // With nothing locked: a close may take its time.
-        due.retain(|station| station.upgrade().is_some_and(|station| station.close_unused()));
+        due.retain(|queue| queue.upgrade().is_some_and(|queue| queue.close_unused()));
         let mut all = watched();
         let watched = all.entry(process).or_default();
-        watched.stations.append(&mut due);
-        if watched.stations.is_empty() {
+        watched.queues.append(&mut due);
+        if watched.queues.is_empty() {
             watched.has_thread = false;
             return;
         }

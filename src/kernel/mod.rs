@@ -2,12 +2,16 @@
 //! (`attempt`) and waiting (`wakeup`) meet; `shared` is what the contenders of one
 //! lock in a process share, `open_file` what the kernel locks, `idle_files` closes what is not used, `syscalls` the calls.
 
+mod acquire;
 mod as_lock;
 mod attempt;
 mod guard;
+mod hold;
 mod holder;
 mod idle_files;
+mod local_queue;
 mod lock;
+mod loss_watch;
 mod open_file;
 mod options;
 mod shared;

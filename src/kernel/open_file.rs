@@ -36,18 +36,18 @@ impl OpenFile {
 
     /// As [`syscalls::try_lock`].
     #[inline(always)]
-    pub(super) fn try_lock(&self, claim: LockSpec) -> Result<bool, Errno> {
-        syscalls::try_lock(self, claim)
+    pub(super) fn try_lock(&self, spec: LockSpec) -> Result<bool, Errno> {
+        syscalls::try_lock(self, spec)
     }
 
     #[inline(always)]
-    pub(super) fn unlock(&self, claim: LockSpec) -> Result<(), Errno> {
-        syscalls::unlock(self, claim)
+    pub(super) fn unlock(&self, spec: LockSpec) -> Result<(), Errno> {
+        syscalls::unlock(self, spec)
     }
 
     /// From exclusive to shared.
-    pub(super) fn downgrade(&self, claim: LockSpec) -> Result<(), Errno> {
-        match self.try_lock(claim) {
+    pub(super) fn downgrade(&self, spec: LockSpec) -> Result<(), Errno> {
+        match self.try_lock(spec) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Errno::WOULDBLOCK),
             Err(error) => Err(error),

@@ -35,15 +35,13 @@ impl LockSpec {
 /// Lock, or change the lock this open file has; `false` when somebody else is
 /// in the way. A `flock` that is refused leaves the open file without any.
 #[inline(always)]
-pub(super) fn try_lock(file: &File, claim: LockSpec) -> Result<bool, Errno> {
-    let outcome = match (claim.primitive, claim.sharing) {
+pub(super) fn try_lock(file: &File, spec: LockSpec) -> Result<bool, Errno> {
+    let outcome = match (spec.primitive, spec.sharing) {
         (Primitive::Flock, Sharing::Exclusive) => {
             flock(file, FlockOperation::NonBlockingLockExclusive)
         }
         (Primitive::Flock, Sharing::Shared) => flock(file, FlockOperation::NonBlockingLockShared),
-        (Primitive::Ofd, _) => {
-            byte_ranges::try_lock(file, kind(claim.sharing), claim.range.bytes())
-        }
+        (Primitive::Ofd, _) => byte_ranges::try_lock(file, kind(spec.sharing), spec.range.bytes()),
     };
     match outcome {
         Ok(()) => Ok(true),
@@ -54,16 +52,16 @@ pub(super) fn try_lock(file: &File, claim: LockSpec) -> Result<bool, Errno> {
 }
 
 #[inline(always)]
-pub(super) fn unlock(file: &File, claim: LockSpec) -> Result<(), Errno> {
-    match claim.primitive {
+pub(super) fn unlock(file: &File, spec: LockSpec) -> Result<(), Errno> {
+    match spec.primitive {
         Primitive::Flock => flock(file, FlockOperation::Unlock),
-        Primitive::Ofd => byte_ranges::unlock(file, claim.range.bytes()),
+        Primitive::Ofd => byte_ranges::unlock(file, spec.range.bytes()),
     }
 }
 
-/// What is in the way of a claim; not for `flock`, which cannot be asked.
-pub(super) fn conflict(file: &File, claim: LockSpec) -> Result<Option<InTheWay>, Errno> {
-    byte_ranges::in_the_way(file, kind(claim.sharing), claim.range.bytes())
+/// What is in the way of a spec; not for `flock`, which cannot be asked.
+pub(super) fn conflict(file: &File, spec: LockSpec) -> Result<Option<InTheWay>, Errno> {
+    byte_ranges::in_the_way(file, kind(spec.sharing), spec.range.bytes())
 }
 
 #[inline(always)]

@@ -32,7 +32,7 @@ use tokio::time::sleep;
 
 use super::holder;
 use super::open_file::OpenFile;
-use super::shared::{LockState, Terms};
+use super::shared::{LockInner, LockState};
 use super::syscalls::{LockSpec, Sharing};
 use crate::local::executor::Started;
 use crate::local::follow_predecessors::Line;
@@ -74,8 +74,8 @@ impl MayTry {
 }
 
 pub(super) struct Wakeup {
-    terms: Arc<Terms>,
-    site: Arc<LockState>,
+    lock: Arc<LockInner>,
+    state: Arc<LockState>,
     sharing: Sharing,
     ticket: Option<Ticket>,
     subscription: Option<Subscription>,
@@ -100,10 +100,10 @@ pub(super) struct Wakeup {
 }
 
 impl Wakeup {
-    pub(super) fn new(terms: &Arc<Terms>, site: &Arc<LockState>, sharing: Sharing) -> Self {
+    pub(super) fn new(lock: &Arc<LockInner>, state: &Arc<LockState>, sharing: Sharing) -> Self {
         Self {
-            terms: Arc::clone(terms),
-            site: Arc::clone(site),
+            lock: Arc::clone(lock),
+            state: Arc::clone(state),
             sharing,
             ticket: None,
             subscription: None,
@@ -122,15 +122,15 @@ impl Wakeup {
 
     /// To be called before the look that is relied on (1).
     pub(super) fn listen(&mut self) {
-        if !self.site.executor.has_events() {
+        if !self.state.executor.has_events() {
             return;
         }
         if self.subscription.is_none() {
-            self.subscription = Subscription::to_nothing(&self.terms.path);
+            self.subscription = Subscription::to_nothing(&self.lock.path);
             self.is_following = false;
         }
         if self.ticket.is_none() && self.subscription.is_some() {
-            self.ticket = Ticket::take_as(&self.terms.label, self.sharing);
+            self.ticket = Ticket::take_as(&self.lock.label, self.sharing);
         } else if let Some(ticket) = &mut self.ticket {
             ticket.show();
         }
@@ -143,8 +143,8 @@ impl Wakeup {
             subscription.is_to_directory() && !subscription.is_shaken()
         };
         if !has_heard || !self.subscription.as_ref().is_some_and(listens) {
-            self.subscription = Subscription::renew(self.subscription.take(), &self.terms.path);
-            if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.terms.label)) {
+            self.subscription = Subscription::renew(self.subscription.take(), &self.lock.path);
+            if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.lock.label)) {
                 (self.line, self.is_first) = (Line::default(), false);
             }
         }
@@ -174,7 +174,7 @@ impl Wakeup {
         presence
     }
 
-    pub(super) fn right(&mut self) -> MayTry {
+    pub(super) fn may_try(&mut self) -> MayTry {
         if !self.is_preceded() {
             return MayTry::Full;
         }
@@ -188,7 +188,7 @@ impl Wakeup {
     fn is_preceded(&mut self) -> bool {
         let Some(ticket) = &self.ticket else {
             // It cannot be seen in the line, but those it would get in the way of can.
-            let waiters = self.site.waiters(&self.terms);
+            let waiters = self.state.waiters(&self.lock);
             let is_shared = self.sharing == Sharing::Shared;
             return is_shared && waiters.is_some_and(|others| others.precede(self.sharing));
         };
@@ -204,7 +204,7 @@ impl Wakeup {
     /// no right to try now, so that others can go first.
     pub(super) async fn until_next_look(&mut self, is_passed: bool) {
         if self.line.is_asleep() {
-            let shared = &self.terms.options.wait;
+            let shared = &self.lock.options.wait;
             let longest = shared.retry_period.saturating_mul(FALLBACK_PERIODS);
             let longest = shared.fallback_period.unwrap_or(longest);
             let (ticket, subscription) = (self.ticket.as_ref(), self.subscription.as_ref());
@@ -213,7 +213,7 @@ impl Wakeup {
             self.may_ask = self.is_quiet;
             return;
         }
-        let shared = &self.terms.options.wait;
+        let shared = &self.lock.options.wait;
         let longest = shared.fallback_period;
         let deference = self.line.deference(shared.retry_period);
         let Some(subscription) = &self.subscription else {
@@ -256,7 +256,7 @@ impl Wakeup {
 
     /// Hear of any close of the file, or of the end of the process that is in the
     /// way (2), once the wait is not a short one. Whether to look again first (1).
-    pub(super) fn follow(&mut self, file: &OpenFile, claim: LockSpec) -> bool {
+    pub(super) fn follow(&mut self, file: &OpenFile, spec: LockSpec) -> bool {
         if !self.is_quiet || self.line.is_asleep() || self.is_following || self.asking.is_some() {
             return false;
         }
@@ -270,7 +270,7 @@ impl Wakeup {
             self.is_following = true;
             return true;
         }
-        match holder::process_in_the_way(&self.site, file, claim) {
+        match holder::process_in_the_way(&self.state, file, spec) {
             Started::Done(pid) => self.hear_of_end(pid),
             asking @ Started::Running(_) => self.asking = Some(asking),
         }

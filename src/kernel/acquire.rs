@@ -1,0 +1,480 @@
+//! One acquisition, from the call to the guard: the only place where tries and waiting
+//! meet.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::{consume_budget, yield_now};
+use tokio::time::{timeout, timeout_at};
+
+use super::attempt::{Attempt, Tried};
+use super::guard::KernelGuard;
+use super::hold::Hold;
+use super::holder;
+use super::local_queue::Stay;
+use super::open_file::OpenFile;
+use super::shared::{LockInner, LockState, Named, SHARE_MAX};
+use super::syscalls::{LockSpec, Sharing};
+use super::wakeup::{MayTry, Wakeup};
+use crate::local::deadline::Deadline;
+use crate::local::endurance::Endurance;
+use crate::local::executor::Executor;
+use crate::local::task_queue::{CallSite, Turn};
+use crate::lock::error::Error;
+use crate::lock::events::{self, Acquiring};
+use crate::lock::holder::Holder;
+
+/// How long a file system may take to answer once a deadline has passed.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// For a thread of another program that sleeps in `flock`: what it needs to wake,
+/// on a processor that sleeps as well.
+const YIELD_LASTS: Duration = Duration::from_micros(200);
+
+/// For the readers of this process to let go, so that the lock is free.
+const READERS_LEAVE: Duration = Duration::from_millis(5);
+
+/// What a caller asks for.
+pub(super) struct Request {
+    lock: Arc<LockInner>,
+    spec: LockSpec,
+    limit: Limit,
+    asked_at: CallSite,
+}
+
+#[derive(Clone, Copy)]
+enum Limit {
+    /// There is one try, and no wait.
+    OneTry,
+    /// Up to this moment, at which there is a last try.
+    Until(Deadline),
+    None,
+}
+
+impl Limit {
+    fn of(deadline: Option<Deadline>) -> Self {
+        deadline.map_or(Limit::None, Limit::Until)
+    }
+
+    /// To be asked before a try, so that the last one is at the deadline and not before.
+    fn is_over(self) -> bool {
+        match self {
+            Limit::OneTry => true,
+            Limit::Until(deadline) => deadline.is_over(),
+            Limit::None => false,
+        }
+    }
+
+    fn deadline(self) -> Option<Deadline> {
+        match self {
+            Limit::OneTry => Deadline::after(Duration::ZERO),
+            Limit::Until(deadline) => Some(deadline),
+            Limit::None => None,
+        }
+    }
+}
+
+/// How far an acquisition is.
+enum Acquisition {
+    /// The lock's directory is to be looked at.
+    Locating(Request),
+    /// Other tasks of this process go first.
+    Queued(Request, Arc<LockState>),
+    /// Its turn has come. Whether this process has had the lock for so long that others
+    /// should have it.
+    FirstTry(Contender, bool),
+    /// It looks again, and listens before that.
+    Listening(Contender),
+    /// Contenders of other processes go first.
+    Passed(Contender),
+    /// A try found the lock held by another.
+    Busy(Contender),
+    /// A try failed by something that may pass by itself, see [`Error::hindrance`].
+    Hindered(Contender, Error),
+    /// The last try found the lock held by another.
+    Refused(Contender),
+    Acquired(KernelGuard),
+}
+
+/// What has the turn of its process to try. Dropped in this order: contenders that let it
+/// pass look again when its file is closed, and must not see it wait then.
+struct Contender {
+    /// `None` before it listens.
+    wakeup: Option<Box<Wakeup>>,
+    /// The file of the last look, or one that was left open.
+    file: Option<OpenFile>,
+    turn: Turn,
+    state: Arc<LockState>,
+    request: Request,
+}
+
+/// `deadline` is asked for when the wait begins.
+pub(super) async fn acquire(
+    named: Named,
+    sharing: Sharing,
+    deadline: impl FnOnce() -> Option<Deadline>,
+    asked_at: CallSite,
+) -> Result<KernelGuard, Error> {
+    let limit = Limit::of(deadline());
+    if events::are_wanted() {
+        return Box::pin(acquire_shown(named, sharing, limit, asked_at)).await;
+    }
+    // All else may be done in one poll; so a loop of this must yield here.
+    consume_budget().await;
+    match begin(named, sharing, limit, asked_at)? {
+        Acquisition::Acquired(guard) => Ok(guard),
+        // On the heap: who has it at once should not carry what all else takes.
+        begun => Box::pin(in_time(begun, limit)).await,
+    }
+}
+
+/// On the heap: where nobody watches, nothing of this is carried.
+async fn acquire_shown(
+    named: Named,
+    sharing: Sharing,
+    limit: Limit,
+    asked_at: CallSite,
+) -> Result<KernelGuard, Error> {
+    let shown = named.clone();
+    let holder = async {
+        let lock = shown.clone().lock().ok()?;
+        held_by(&lock).await.map(|holder| holder.to_string())
+    };
+    let acquire = async {
+        consume_budget().await;
+        in_time(begin(named, sharing, limit, asked_at)?, limit).await
+    };
+    events::show(&shown.path().display(), acquire, holder).await
+}
+
+/// One try, `None` if another has the lock.
+pub(super) async fn try_once(
+    named: Named,
+    sharing: Sharing,
+    asked_at: CallSite,
+) -> Result<Option<KernelGuard>, Error> {
+    let shown = Acquiring::begin(&named.path().display()).map(|shown| (shown, named.clone()));
+    consume_budget().await;
+    let outcome = match begin(named, sharing, Limit::OneTry, asked_at) {
+        Ok(begun) => go_on(begun, Limit::OneTry).await,
+        Err(error) => Err(error),
+    };
+    if let Some((shown, named)) = shown {
+        shown.tried(&named.path().display(), &outcome);
+    }
+    outcome
+}
+
+/// As far as it goes without waiting for anything. This nearly always suffices, apart
+/// from all else: the cost of an acquisition that nobody disputes is for a good part to
+/// load what code it runs through.
+#[inline(never)]
+fn begin(
+    named: Named,
+    sharing: Sharing,
+    limit: Limit,
+    asked_at: CallSite,
+) -> Result<Acquisition, Error> {
+    let lock = named.lock()?;
+    let (spec, state) = (lock.spec(sharing), lock.last_state());
+    let request = Request { lock, spec, limit, asked_at };
+    let Some(state) = state else {
+        return Ok(Acquisition::Locating(request));
+    };
+    match Acquisition::join_queue(request, state) {
+        Acquisition::FirstTry(contender, false) if contender.is_here() => {
+            let (may_try, is_last) = contender.first_may_try(false);
+            contender.try_here(may_try, is_last).map(Acquisition::listen_first)
+        }
+        begun => Ok(begun),
+    }
+}
+
+async fn in_time(begun: Acquisition, limit: Limit) -> Result<KernelGuard, Error> {
+    let (lock, deadline) = (Arc::clone(begun.lock()), limit.deadline());
+    match deadline.and_then(|deadline| deadline.end.checked_add(ANSWER)) {
+        // So late a limit is none.
+        None => or_too_late(begun, limit, &lock).await,
+        // A network file system that does not answer is given up.
+        Some(end) => timeout_at(end, or_too_late(begun, limit, &lock))
+            .await
+            .unwrap_or_else(|_| Err(timed_out(&lock, deadline, None))),
+    }
+}
+
+async fn or_too_late(
+    begun: Acquisition,
+    limit: Limit,
+    lock: &Arc<LockInner>,
+) -> Result<KernelGuard, Error> {
+    match go_on(begun, limit).await? {
+        Some(guard) => Ok(guard),
+        // On the heap: who is in time should not carry what this takes.
+        None => {
+            let holder = Box::pin(held_by(lock)).await;
+            Err(timed_out(lock, limit.deadline(), holder))
+        }
+    }
+}
+
+async fn held_by(lock: &Arc<LockInner>) -> Option<Holder> {
+    holder::holder(lock).await.ok().flatten()
+}
+
+fn timed_out(lock: &LockInner, deadline: Option<Deadline>, holder: Option<Holder>) -> Error {
+    let (holder, path) = (holder.map(Box::new), lock.path.path().to_owned());
+    let waited = Deadline::waited(deadline);
+    Error::Timeout { lock: path.into(), waited, holder }
+}
+
+/// From state to state up to the guard; `None` if the limit came first.
+async fn go_on(mut acquisition: Acquisition, limit: Limit) -> Result<Option<KernelGuard>, Error> {
+    let retry_period = acquisition.lock().options.wait.retry_period;
+    let mut endurance = Endurance::until(limit.deadline(), retry_period);
+    loop {
+        acquisition = match acquisition {
+            // A directory that is away may come back, or a shortage pass.
+            Acquisition::Locating(request) => match request.lock.state().await {
+                Ok(state) => Acquisition::join_queue(request, state),
+                Err(error) => {
+                    endurance.outlast(error)?;
+                    endurance.pause().await;
+                    Acquisition::Locating(request)
+                }
+            },
+            // Its turn comes, unless the limit comes first.
+            Acquisition::Queued(..) if limit.is_over() => return Ok(None),
+            Acquisition::Queued(request, state) => {
+                endurance.wait_begins();
+                let Some((turn, file)) = state.queue.turn_until(limit.deadline()).await else {
+                    return Ok(None);
+                };
+                Acquisition::turn_comes(request, state, turn, file)
+            }
+            // A process that has had the lock for long leaves it free now and then.
+            Acquisition::FirstTry(contender, share_is_over) => {
+                if share_is_over && contender.state.queue.is_to_yield(Instant::now()) {
+                    Box::pin(contender.yield_to_sleepers()).await;
+                }
+                let (may_try, is_last) = contender.first_may_try(share_is_over);
+                contender.try_once(may_try, is_last).await?.listen_first()
+            }
+            // It listens before the look that is relied on; the first try cost none.
+            Acquisition::Listening(mut contender) => {
+                endurance.wait_begins();
+                let (may_try, is_last) = contender.listen();
+                contender.try_once(may_try, is_last).await?
+            }
+            // Those who came earlier get some time to go first.
+            Acquisition::Passed(mut contender) => {
+                contender.sleep(true).await;
+                Acquisition::Listening(contender)
+            }
+            // An event or the passing of time is a reason to look again.
+            Acquisition::Busy(mut contender) => {
+                tracing::trace!(path = %contender.request.lock.path.path().display(), "busy");
+                contender.sleep(false).await;
+                Acquisition::Listening(contender)
+            }
+            // What is in the way gives no event.
+            Acquisition::Hindered(mut contender, error) => {
+                endurance.outlast(error)?;
+                if contender.wakeup.is_some() {
+                    let _ = timeout(retry_period, contender.sleep(false)).await;
+                }
+                Acquisition::Listening(contender)
+            }
+            // Nothing is kept while others are asked who has it.
+            Acquisition::Refused(contender) => {
+                contender.give_up();
+                return Ok(None);
+            }
+            Acquisition::Acquired(guard) => return Ok(Some(guard)),
+        }
+    }
+}
+
+impl Acquisition {
+    fn join_queue(request: Request, state: Arc<LockState>) -> Self {
+        match state.queue.try_turn() {
+            Some((turn, file)) => Self::turn_comes(request, state, turn, file),
+            None => Acquisition::Queued(request, state),
+        }
+    }
+
+    /// The last task of this process may have left the lock with this turn. Else nothing
+    /// is left with it any more.
+    fn turn_comes(
+        request: Request,
+        state: Arc<LockState>,
+        turn: Turn,
+        file: Option<OpenFile>,
+    ) -> Self {
+        let Request { lock, spec, limit, asked_at } = &request;
+        let turn = match Hold::take_handoff(turn, *spec, lock, &state, asked_at) {
+            Ok(hold) => return Acquisition::Acquired(KernelGuard::of(hold)),
+            Err(turn) => turn,
+        };
+        // Asked as often where nothing passes.
+        let share = Some(lock.share()).filter(|share| !share.is_zero()).unwrap_or(SHARE_MAX);
+        let share_is_over = !matches!(limit, Limit::OneTry) && turn.share_is_over(share);
+        let contender = Contender { wakeup: None, file, turn, state, request };
+        Acquisition::FirstTry(contender, share_is_over)
+    }
+
+    /// Nothing was listened to before this try, so there is another at once.
+    fn listen_first(self) -> Self {
+        match self {
+            Acquisition::Busy(contender) | Acquisition::Passed(contender) => {
+                Acquisition::Listening(contender)
+            }
+            tried => tried,
+        }
+    }
+
+    fn lock(&self) -> &Arc<LockInner> {
+        match self {
+            Acquisition::Locating(request) | Acquisition::Queued(request, _) => &request.lock,
+            Acquisition::FirstTry(contender, _)
+            | Acquisition::Listening(contender)
+            | Acquisition::Passed(contender)
+            | Acquisition::Busy(contender)
+            | Acquisition::Hindered(contender, _)
+            | Acquisition::Refused(contender) => &contender.request.lock,
+            Acquisition::Acquired(guard) => guard.lock_inner(),
+        }
+    }
+}
+
+impl Contender {
+    fn is_here(&self) -> bool {
+        matches!(self.state.executor, Executor::Here { .. })
+    }
+
+    /// A writer goes first unless this process has had the lock for long and
+    /// others wait; a reader, unless a writer waits. With it, whether the limit is over.
+    fn first_may_try(&self, share_is_over: bool) -> (MayTry, bool) {
+        let Request { lock, spec: LockSpec { sharing, .. }, limit, .. } = &self.request;
+        let is_last = limit.is_over();
+        let precede = (*sharing == Sharing::Shared || share_is_over)
+            && match self.file.as_ref().and_then(|file| file.waiters.as_deref()) {
+                Some(known) => known.precede(*sharing),
+                None => self.state.waiters(lock).is_some_and(|found| found.precede(*sharing)),
+            };
+        let may_try = if precede { MayTry::None } else { MayTry::Full };
+        (if is_last { may_try.at_last(*sharing) } else { may_try }, is_last)
+    }
+
+    /// Threads that sleep in the kernel for a lock have no ticket, and a process that
+    /// takes it over and over is faster than they wake. So now and then it leaves the
+    /// lock free for as long as that takes, whether or not anybody sleeps: to have
+    /// the kernel list who does slows all processes of the machine, as it waits for
+    /// each processor.
+    ///
+    /// Where it is shared, it is free only when the last of those who have it has
+    /// let go. If that is not soon, it is asked less often.
+    async fn yield_to_sleepers(&self) {
+        let (queue, began) = (&self.state.queue, Instant::now());
+        let is_shared = self.request.spec.sharing == Sharing::Shared && queue.is_held();
+        let is_free = !is_shared || {
+            let none = timeout(READERS_LEAVE, queue.has_no_holds());
+            matches!(Deadline::limit(self.request.limit.deadline(), none).await, Some(Ok(())))
+        };
+        let free = Instant::now();
+        // Not by a timer of Tokio's, which would last ten times as long.
+        while is_free && free.elapsed() < YIELD_LASTS {
+            yield_now().await;
+        }
+        queue.has_yielded(Instant::now(), began.elapsed());
+    }
+
+    /// What the next look may do, which comes after this, and whether it is the last.
+    fn listen(&mut self) -> (MayTry, bool) {
+        let Self { wakeup, state, request, .. } = self;
+        let sharing = request.spec.sharing;
+        let new = || Box::new(Wakeup::new(&request.lock, state, sharing));
+        let wakeup = wakeup.get_or_insert_with(new);
+        wakeup.listen();
+        let (may_try, is_last) = (wakeup.may_try(), request.limit.is_over());
+        (if is_last { may_try.at_last(sharing) } else { may_try }, is_last)
+    }
+
+    /// The contender travels with the try, so that its turn and its file are given up
+    /// only after what the try did is undone.
+    async fn try_once(self, may_try: MayTry, is_last: bool) -> Result<Acquisition, Error> {
+        if may_try == MayTry::None || self.is_here() {
+            return self.try_here(may_try, is_last);
+        }
+        let executor = self.state.executor.clone();
+        let attempt = move |contender: Self| {
+            let (state, lock) = (&contender.state, &contender.request.lock);
+            if state.executor.is_local() {
+                // Only that it is seen to be: else the next finds another state.
+                let _ = state.is_in_place_now(lock);
+                // For who asks where it cannot be opened.
+                drop(state.waiters_there(lock));
+            }
+            contender.try_here(may_try, is_last)
+        };
+        executor.run(self, attempt).await
+    }
+
+    #[inline]
+    fn try_here(mut self, may_try: MayTry, is_last: bool) -> Result<Acquisition, Error> {
+        let only_if_free = match may_try {
+            MayTry::None => return Ok(Acquisition::Passed(self)),
+            MayTry::IfFree => true,
+            MayTry::Full => false,
+        };
+        let Request { lock, spec, .. } = &self.request;
+        let attempt = Attempt { lock, spec: *spec, only_if_free };
+        match attempt.run(self.file.take()) {
+            Ok(Tried::Locked(file)) => Ok(Acquisition::Acquired(self.hold(file))),
+            Ok(Tried::Busy(file)) => {
+                self.file = Some(file);
+                let busy = if is_last { Acquisition::Refused } else { Acquisition::Busy };
+                Ok(busy(self))
+            }
+            Err(error) if error.hindrance().is_some() => Ok(Acquisition::Hindered(self, error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What was locked for it becomes a hold.
+    fn hold(self, file: OpenFile) -> KernelGuard {
+        let Self { wakeup, turn, state, request, .. } = self;
+        let Request { lock, spec, asked_at, .. } = request;
+        let mut hold = Hold::new(file, turn, spec, lock, state, asked_at);
+        if hold.is_elsewhere() {
+            // Another file system may be mounted at the directory now.
+            hold.lock.forget_state();
+        }
+        if let Some(wakeup) = wakeup {
+            hold.contended(wakeup.end());
+        }
+        KernelGuard::of(hold)
+    }
+
+    /// Until there is a reason to look again, or the limit. Others go first if it `is_passed`.
+    async fn sleep(&mut self, is_passed: bool) {
+        let wakeup = self.wakeup.as_mut().expect("BUG: it sleeps and did not listen");
+        if self.file.as_ref().is_some_and(|file| wakeup.follow(file, self.request.spec)) {
+            return;
+        }
+        let next_look = wakeup.until_next_look(is_passed);
+        let _ = Deadline::limit(self.request.limit.deadline(), next_look).await;
+    }
+
+    /// Without the lock.
+    fn give_up(mut self) {
+        if !matches!(self.request.limit, Limit::OneTry) {
+            return;
+        }
+        if let Some(file) = self.file.take() {
+            // Not closed: that would wake all who wait, each time.
+            let keep_open = self.request.lock.options.keep_open;
+            let stay = if keep_open { Stay::Always } else { Stay::Awhile };
+            self.state.queue.leave(file, stay, |_| false);
+        }
+    }
+}
