@@ -2,8 +2,8 @@
 //!
 //! A service awaits a lock that another process holds, composes the wait with
 //! `timeout` and `select!`, may drop it anywhere, and may be killed at any
-//! instruction without leaving anybody stuck or two holders inside. On one
-//! machine that needs nothing but a directory.
+//! instruction. No other process is stuck afterwards, and no two hold the lock. On one
+//! machine that needs a directory and nothing else.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -26,42 +26,49 @@
 //! # }
 //! ```
 //!
-//! [`AsyncKernelLock`] does the same over the kernel's own locks (`flock`,
-//! `fcntl`), for what shares a file with programs that use those. With feature
-//! `lockd` there is a lock daemon, and with `lockd-client` its client,
-//! `AsyncRemoteLock`. What follows is about [`AsyncFileLock`].
+//! # Which lock
+//!
+//! | | for |
+//! |---|---|
+//! | [`AsyncFileLock`] | processes of one machine: the holder is shown, told when the lock is lost, and told when its predecessor died |
+//! | [`AsyncKernelLock`] | a file that other programs lock with the kernel (`flock`, `fcntl`), and readers beside a writer |
+//! | `AsyncRemoteLock` (feature `lockd-client`) | many machines, by the lock daemon of feature `lockd` |
+//!
+//! All of them implement [`Lock`], and their guards [`Guard`]: a program can be generic
+//! over the kind. [`open`] makes an [`AnyLock`] of a kind that a URL names, as in
+//! `open("/run/lock")?.lock("import")?`. [`Lock::run`] runs a future under a lock.
+//! What follows is about [`AsyncFileLock`].
 //!
 //! # What is promised
 //!
-//! * **One holder.** The holder keeps its lock file's inode locked (`flock`),
-//!   and the lock belongs to whoever has locked the inode that the path names.
-//!   No timing is assumed and no process id is trusted. The protocol and its
-//!   invariants stand at the head of `src/file/protocol/mod.rs`.
-//! * **Killed means free.** When a holder's last thread is gone, by SIGKILL or
-//!   a power failure, the next contender takes the file over, and
-//!   [`FileGuard::recovered_from`] tells it whose work may be half done. It must
-//!   be allowed to write or replace the file, and pin as the dead one did
+//! * **One holder.** The holder keeps its lock file's inode locked (`flock`). The lock
+//!   belongs to the process that has locked the inode which the path names. No timing is
+//!   assumed and no process id is trusted. The protocol and its invariants stand at the
+//!   head of `src/file/protocol/mod.rs`.
+//! * **Killed means free.** When a holder's last thread is gone, by SIGKILL or a power
+//!   failure, the next contender takes the file over. [`FileGuard::recovered_from`] names
+//!   the dead holder, whose work may be half done. The contender must be allowed to write
+//!   or replace the file, and prove its life as the dead holder did
 //!   ([`FileOptions::proof`]).
 //! * **Stopped means held.** A holder that is stopped, swapped out or stuck in
 //!   a debugger still holds. Only its end ends that.
-//! * **Waiting is asleep.** A release or a death wakes the next process at
-//!   once, and within it one task: first in, first out. Of those that wait behind
-//!   it, two wake as well, to be ready, and no more, however many there are. That
-//!   is so among processes that may look at each other below `/proc`, as those of one
-//!   user and pid namespace do. A waiter that may not look at the two before it
-//!   wakes at each release. A task on the runtime of who waits listens, from the first
-//!   wait there on.
+//! * **Waiting is asleep.** A release or a death wakes the next process at once, and
+//!   within it one task: first in, first out. Of the waiters behind it two wake as well, to
+//!   be ready, however many there are. That is so among processes that may look at each
+//!   other below `/proc`, as those of one user and pid namespace do. A waiter that may not
+//!   look at the two before it wakes at each release. From its first wait on, a task on the
+//!   waiter's runtime listens.
 //! * **Waiting costs few descriptors**, however many locks a process waits for: one
 //!   for each directory, one for each process that is waited for (on each runtime), one
 //!   by which others hear of this process, and at most eight for files that are ready to
 //!   become lock files. An [`AsyncKernelLock`] has its file open as well. Afterwards
 //!   none of these is left.
-//! * **Taking turns.** Tasks of a process are served first in, first out, and
-//!   pass the held file on for [`FileOptions::local_handoff`] while others wait;
-//!   processes in the order in which they began to wait, at any uptime and in any
-//!   time namespace, except that one which does not make use of its turn for ten
-//!   milliseconds is passed over. Where the first two do nothing, being stopped, the
-//!   third finds that out within about [`FileOptions::retry_period`].
+//! * **Taking turns.** Tasks of a process are served first in, first out. While other
+//!   processes wait, they hand the held file on for [`FileOptions::local_handoff`].
+//!   Processes are served in the order in which they began to wait, at any uptime and in
+//!   any time namespace. A process that does not make use of its turn for ten milliseconds
+//!   is passed over. Where the first two do nothing, being stopped, the third finds that
+//!   out within about [`FileOptions::retry_period`].
 //! * **Cancelled means gone.** A dropped future leaves no file, no lock and no
 //!   place in the queue.
 //! * **Nothing of yours is lost.** What cannot be a lock file is never written,
@@ -71,15 +78,15 @@
 //!
 //! # What is not
 //!
-//! * An advisory lock binds only those who ask for it. Somebody who removes the
-//!   file of a living holder makes two: the holder is told through
-//!   [`FileGuard::lost`], but the other is inside by then. To break a lock, use
-//!   [`AsyncFileLock::break_stale`] or [`AsyncFileLock::revoke`].
-//! * It does not defend itself. Whoever may make files in the directory can
-//!   remove the lock file or ask its holder to let go, and whoever may read it
-//!   can keep it locked. Give a service's locks a directory of its own.
+//! * An advisory lock binds only the programs that ask for it. To remove the file of a
+//!   living holder makes two: that holder is notified through [`FileGuard::lost`], but the
+//!   other is inside by then. To break a lock, use [`AsyncFileLock::break_stale`] or
+//!   [`AsyncFileLock::revoke`].
+//! * A lock does not defend itself. A user that may make files in the directory can remove
+//!   the lock file or ask its holder to release it. A user that may read the file can keep
+//!   it locked. Give a service's locks a directory of its own.
 //! * Another program's stale file is watched for two seconds before it is taken
-//!   over, and its process is judged by its id and name, as openlock does.
+//!   over. Its process is judged by its id and name, as openlock does.
 //! * A child that was forked without `exec` shares the lock: if the holder is
 //!   killed, it lasts until the child is gone too. A child made by
 //!   `std::process::Command` does not, unless it is given [`FileGuard::lock_fd`].
@@ -97,16 +104,16 @@
 //! * **Network and unknown file systems** (NFS, SMB, FUSE, 9p, Ceph, …): a free
 //!   kernel lock proves nothing there by itself. A file is taken over only if
 //!   its process can also be seen to be gone from here: same boot, same pid
-//!   namespace. A lock left by a dead machine stays until somebody removes it
-//!   who knows; so does an empty file, which another machine may have filled
-//!   without that showing here yet. System calls run on a thread of this crate.
+//!   namespace. The lock of a dead machine stays until its operator removes it. So does an
+//!   empty file, which another machine may have filled without that showing here yet.
+//!   System calls run on a thread of this crate.
 //! * **A local directory that is exported** (by NFS or SMB, or to a virtual machine)
 //!   can be used from both sides. A lock file says whether its holder had it on a
-//!   local file system. One that does not say so counts as held until its process can
-//!   be seen to be gone; `status` tells whose it is, and on which machine.
+//!   local file system. A file that does not say so counts as held until its process can
+//!   be seen to be gone; `status` names the process and its machine.
 //! * **File systems without hard links** (exFAT, some of SMB and FUSE): the file is
-//!   moved to its path, without replacing, by `renameat2`. Where that is not to be had
-//!   either, and where a link counts as another file, [`Error::NoHardLinks`] says so,
+//!   moved to its path, without replacing, by `renameat2`. Where the kernel has no such
+//!   call, and where a link counts as another file, [`Error::NoHardLinks`] says so,
 //!   and a kernel lock ([`AsyncKernelLock`]) works.
 //! * **A lock file that is itself mounted**, as by `docker run -v /host/a.lock:/a.lock`,
 //!   is refused: mount its directory. Its removal would be seen on one side only.

@@ -3,7 +3,7 @@
 //! [`Lock`] is what a user names and [`Guard`] what a user has. Each kind of lock
 //! implements both beside methods of the same names of its own, so a program that knows its
 //! kind needs neither trait. A program that does not know it is generic over `impl Lock`,
-//! or takes an [`AnyLock`].
+//! or takes an [`AnyLock`](crate::AnyLock).
 
 pub(crate) mod any_lock;
 pub(crate) mod duration;
