@@ -10,17 +10,17 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::http::app_state::Api;
+use super::http::access_tokens::TokenFile;
+use super::http::app_state::AppState;
 use super::http::auth::Gate;
 use super::http::limits::{BodyReader, Limits};
 use super::http::metrics::Counts;
 use super::http::origin::{Hosts, PublicUrl};
-use super::http::permits::Seats;
-use super::http::survey_cache::Live;
-use super::http::tls::{FileError, Tls};
-use super::http::tokens::TokenFile;
+use super::http::permits::Permits;
+use super::http::survey_cache::SurveyCache;
+use super::http::tls::{FileError, ServerTls};
 use super::http::{self, listen, rpc};
-use super::state::{Engine, EngineOptions, OpenError};
+use super::state::{LockTable, LockTableOptions, OpenError};
 use super::store::TOKENS_ABOVE_MAX;
 use super::xmlrpc::FaultStyle;
 use crate::sys::mutex::Mutex;
@@ -283,7 +283,8 @@ impl ServerOptions {
         let public = self.public_url.as_deref().map(PublicUrl::parse).transpose();
         let public = public.map_err(|why| ServerError::PublicUrl { why })?;
         let tokens = self.tokens.as_deref().map(TokenFile::read).transpose()?;
-        let tls = self.tls.as_ref().map(|(chain, key)| Tls::from_files(chain, key)).transpose()?;
+        let tls =
+            self.tls.as_ref().map(|(chain, key)| ServerTls::from_files(chain, key)).transpose()?;
         let hosts = Hosts::new(&self.hosts, public, is_local, tls.is_some())
             .map_err(|(name, why)| ServerError::Host { name, why })?;
         let gate = Gate::new(hosts, tokens.clone());
@@ -291,16 +292,16 @@ impl ServerOptions {
     }
 
     /// What answers.
-    fn parts(&self, engine: &Engine, stop: &CancellationToken) -> (Api, rpc::Rpc) {
+    fn parts(&self, locks: &LockTable, stop: &CancellationToken) -> (AppState, rpc::Rpc) {
         let bodies = BodyReader::new(&self.limits);
         let shape = self.limits.shape;
-        let rpc = rpc::Rpc::new(engine.clone(), self.fault_style, bodies.clone(), shape);
-        let api = Api {
-            engine: engine.clone(),
+        let rpc = rpc::Rpc::new(locks.clone(), self.fault_style, bodies.clone(), shape);
+        let api = AppState {
+            locks: locks.clone(),
             bodies,
-            waiting: Seats::new(self.waiting, self.waiting_per_peer),
-            viewers: Seats::new(VIEWERS, VIEWERS_PER_PEER),
-            live: Live::new(engine.clone()),
+            waiting: Permits::new(self.waiting, self.waiting_per_peer),
+            viewers: Permits::new(VIEWERS, VIEWERS_PER_PEER),
+            live: SurveyCache::new(locks.clone()),
             counts: self.counts.clone(),
             document: Arc::default(),
             stop: stop.clone(),
@@ -384,7 +385,7 @@ const VIEWERS_PER_PEER: usize = 16;
 #[derive(Clone)]
 pub struct Reloader {
     tokens: Option<TokenFile>,
-    tls: Option<Tls>,
+    tls: Option<ServerTls>,
     /// One reads at a time, so that what was read last counts.
     reading: Arc<Mutex<()>>,
 }
@@ -425,7 +426,7 @@ fn reload_tokens(file: &TokenFile) -> Result<(), FileError> {
     reloaded.map(drop)
 }
 
-fn reload_tls(tls: &Tls) -> Result<(), FileError> {
+fn reload_tls(tls: &ServerTls) -> Result<(), FileError> {
     let reloaded = tls.reload();
     match &reloaded {
         Ok(()) => {
@@ -438,7 +439,7 @@ fn reload_tls(tls: &Tls) -> Result<(), FileError> {
 
 /// A lock daemon that has its directory and its address.
 pub struct Server {
-    engine: Engine,
+    locks: LockTable,
     listener: TcpListener,
     address: SocketAddr,
     options: ServerOptions,
@@ -488,16 +489,16 @@ impl Server {
         }
         let not_there = |source| ServerError::Listen { address: options.listen, source };
         let address = listener.local_addr().map_err(not_there)?;
-        let settings = EngineOptions {
+        let settings = LockTableOptions {
             sync: options.sync,
             accept_damage: options.accept_damage,
             tokens_above: options.tokens_above,
             locks_per_client: options.locks_per_client,
             waiters_per_client: options.waiters_per_client,
-            ..EngineOptions::default()
+            ..LockTableOptions::default()
         };
-        let engine = Engine::open(&options.directory, settings).await?;
-        Ok(Self { engine, listener, address, options, gate, reloader })
+        let locks = LockTable::open(&options.directory, settings).await?;
+        Ok(Self { locks, listener, address, options, gate, reloader })
     }
 
     /// What reads the server's files again while it runs.
@@ -515,9 +516,9 @@ impl Server {
     /// # Errors
     /// [`ServerError::Failed`] if it could not go on.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServerError> {
-        let Self { engine, listener, options, gate, reloader, .. } = self;
+        let Self { locks, listener, options, gate, reloader, .. } = self;
         let stop = stop.child_token();
-        let (api, rpc) = options.parts(&engine, &stop);
+        let (api, rpc) = options.parts(&locks, &stop);
         let router = http::router(api, rpc, gate);
         let (limits, stopping) = (options.limits, stop.clone());
         let open = options.counts.connections;
@@ -532,23 +533,23 @@ impl Server {
         tokio::pin!(serving);
         let failure = tokio::select! {
             () = &mut serving => None,
-            why = engine.failed() => Some(why),
+            why = locks.failed() => Some(why),
         };
         if failure.is_some() {
             stop.cancel();
             serving.await;
         }
-        engine.close().await;
+        locks.close().await;
         failure.map_or(Ok(()), |why| Err(ServerError::Failed(why)))
     }
 }
 
 /// What answers for a directory.
 #[cfg(test)]
-pub(super) async fn parts_for_tests(directory: &Path) -> (Api, rpc::Rpc, Gate) {
-    let engine = Engine::open(directory, EngineOptions::default()).await.expect("an engine");
+pub(super) async fn parts_for_tests(directory: &Path) -> (AppState, rpc::Rpc, Gate) {
+    let locks = LockTable::open(directory, LockTableOptions::default()).await.expect("the locks");
     let options = ServerOptions::new(directory);
     let (gate, _) = options.security().expect("options");
-    let (api, rpc) = options.parts(&engine, &CancellationToken::new());
+    let (api, rpc) = options.parts(&locks, &CancellationToken::new());
     (api, rpc, gate)
 }

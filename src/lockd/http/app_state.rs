@@ -7,20 +7,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::BodyReader;
 use super::metrics::Counts;
-use super::permits::Seats;
-use super::survey_cache::Live;
-use crate::lockd::state::Engine;
+use super::permits::Permits;
+use super::survey_cache::SurveyCache;
+use crate::lockd::state::LockTable;
 
 /// What answers.
 #[derive(Clone)]
-pub(crate) struct Api {
-    pub(crate) engine: Engine,
+pub(crate) struct AppState {
+    pub(crate) locks: LockTable,
     pub(crate) bodies: BodyReader,
     /// For requests that wait for a lock.
-    pub(crate) waiting: Seats,
+    pub(crate) waiting: Permits,
     /// For those who watch.
-    pub(crate) viewers: Seats,
-    pub(crate) live: Live,
+    pub(crate) viewers: Permits,
+    pub(crate) live: SurveyCache,
     /// For Prometheus.
     pub(crate) counts: Counts,
     /// The description of the API: made from the routes, before anything is served.

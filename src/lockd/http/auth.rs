@@ -24,14 +24,14 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::failure::Failure;
-use super::failure_counts::{Count, FailureCounts};
+use super::access_tokens::TokenFile;
+use super::error_response::ErrorResponse;
+use super::failure_counts::{FailureCounts, Frequency};
 use super::origin::{Hosts, one};
 use super::permits::PeerGroup;
-use super::request::{Caller, MayUse, is_at, peer, source, wrong_token};
-use super::tokens::TokenFile;
+use super::request::{Caller, MayUse, is_at, peer, requester, wrong_token};
 use super::{limits, proxy};
-use crate::lockd::state::{Credential, Refused};
+use crate::lockd::state::{Credential, RefusedRequest};
 use crate::wire::Code;
 
 /// Failures of one peer that are answered and logged one by one.
@@ -43,9 +43,9 @@ const REFUSALS: u32 = 100;
 
 /// Lets requests in, or not. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Gate(Arc<Shared>);
+pub(crate) struct Gate(Arc<GateInner>);
 
-struct Shared {
+struct GateInner {
     hosts: Hosts,
     tokens: Option<TokenFile>,
     failures: FailureCounts,
@@ -59,7 +59,7 @@ impl Gate {
     pub(crate) fn new(hosts: Hosts, tokens: Option<TokenFile>) -> Self {
         let [failures, foreign, anonymous] = [FAILURES; 3].map(FailureCounts::new);
         let refusals = Arc::new(FailureCounts::new(REFUSALS));
-        Self(Arc::new(Shared { hosts, tokens, failures, foreign, anonymous, refusals }))
+        Self(Arc::new(GateInner { hosts, tokens, failures, foreign, anonymous, refusals }))
     }
 
     /// How many requests came with a wrong token.
@@ -87,13 +87,14 @@ impl Gate {
         if let Err(foreign) = self.0.hosts.check(&head) {
             // A page can send many of these.
             let peer = peer(&head);
-            if self.0.foreign.count(proxy::group(peer, &head.headers).into()) != Count::TooMany {
+            if self.0.foreign.count(proxy::group(peer, &head.headers).into()) != Frequency::TooMany
+            {
                 let (error, reason) = (&*foreign.code().to_string(), &*foreign.to_string());
-                let source = source(&head, Credential::None);
-                Refused { error, reason, ..Refused::default() }.warn(&source);
+                let requester = requester(&head, Credential::None);
+                RefusedRequest { error, reason, ..RefusedRequest::default() }.warn(&requester);
             }
             limits::ignore(body);
-            return Failure::new(foreign.code(), foreign.to_string()).into_response();
+            return ErrorResponse::new(foreign.code(), foreign.to_string()).into_response();
         }
         if !is_open(&head) {
             match self.caller(&head) {
@@ -114,7 +115,7 @@ impl Gate {
         response
     }
 
-    fn caller(&self, request: &Parts) -> Result<Caller, Failure> {
+    fn caller(&self, request: &Parts) -> Result<Caller, ErrorResponse> {
         let peer = peer(request);
         let group = proxy::group(peer, &request.headers);
         let refusals = Arc::clone(&self.0.refusals);
@@ -123,18 +124,18 @@ impl Gate {
             let is_administrator = is_direct && group == PeerGroup::Here;
             let may_use = MayUse::NotNeeded { is_administrator };
             let by = if is_administrator { Credential::ThisMachine } else { Credential::None };
-            let source = Arc::new(source(request, by));
-            return Ok(Caller { group, may_use, source, refusals });
+            let requester = Arc::new(requester(request, by));
+            return Ok(Caller { group, may_use, requester, refusals });
         };
         let Some(token) = presented(&request.headers) else {
-            let failure = Failure::new(
+            let failure = ErrorResponse::new(
                 Code::CredentialsNeeded,
                 "this daemon needs a token: send it as Authorization: Bearer, or as a password",
             );
-            if self.0.anonymous.count(group.into()) != Count::TooMany {
-                let source = source(request, Credential::None);
+            if self.0.anonymous.count(group.into()) != Frequency::TooMany {
+                let requester = requester(request, Credential::None);
                 let (error, reason) = (&*failure.code().to_string(), failure.message());
-                Refused { error, reason, ..Refused::default() }.audit(&source);
+                RefusedRequest { error, reason, ..RefusedRequest::default() }.audit(&requester);
             }
             return Err(failure);
         };
@@ -142,23 +143,25 @@ impl Gate {
         let known =
             tokens.borrow().bearer(&token).map(|(hash, bearer)| (hash, bearer.name.clone()));
         if let Some((sha256, name)) = known {
-            let source = Arc::new(source(request, Credential::Token(Arc::clone(&name))));
+            let requester = Arc::new(requester(request, Credential::Token(Arc::clone(&name))));
             let may_use = MayUse::Token { name, sha256, tokens };
-            return Ok(Caller { group, may_use, source, refusals });
+            return Ok(Caller { group, may_use, requester, refusals });
         }
         let count = self.0.failures.count(group.into());
-        if count != Count::TooMany {
+        if count != Frequency::TooMany {
             let reason = match count {
-                Count::Last => "wrong credentials: for a minute no more of this peer's are logged",
+                Frequency::Last => {
+                    "wrong credentials: for a minute no more of this peer's are logged"
+                }
                 _ => "wrong credentials",
             };
             let error = &*Code::WrongCredentials.to_string();
-            let source = source(request, Credential::Unknown);
-            Refused { error, reason, ..Refused::default() }.warn(&source);
+            let requester = requester(request, Credential::Unknown);
+            RefusedRequest { error, reason, ..RefusedRequest::default() }.warn(&requester);
         }
         Err(match count {
-            Count::Some | Count::Last => wrong_token(),
-            Count::TooMany => Failure::new(
+            Frequency::Few | Frequency::Last => wrong_token(),
+            Frequency::TooMany => ErrorResponse::new(
                 Code::TooManyFailures,
                 "too many wrong tokens came from this address: check the token, wait a minute",
             ),
@@ -188,7 +191,7 @@ fn is_open(head: &Parts) -> bool {
     is_read && matches!(head.uri.path(), "/" | "/healthz" | "/readyz")
 }
 
-fn challenge(head: &Parts, failure: Failure) -> Response<Body> {
+fn challenge(head: &Parts, failure: ErrorResponse) -> Response<Body> {
     let mut response = failure.into_response();
     if response.status() == StatusCode::UNAUTHORIZED {
         let challenges = response.headers_mut();

@@ -32,7 +32,7 @@ pub(super) const ANSWERED: u8 = 2;
 
 /// A connection that is open.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct OpenConnection {
     group: PeerGroup,
     pub(super) state: AtomicU8,
     /// Since when it is in that state, in microseconds since the start.
@@ -43,7 +43,7 @@ pub(super) struct Connection {
     pub(super) close: CancellationToken,
 }
 
-impl Connection {
+impl OpenConnection {
     pub(super) fn is(&self, state: u8) {
         let since = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.since.store(since, Ordering::Relaxed);
@@ -52,23 +52,23 @@ impl Connection {
 }
 
 /// The connections that are open.
-pub(super) struct Doors {
+pub(super) struct Connections {
     pub(super) limits: Limits,
     started: Instant,
-    open: Mutex<Open>,
+    open: Mutex<ConnectionTable>,
     /// How many there are, for who counts them.
     count: Arc<AtomicU64>,
     lingering: Arc<Semaphore>,
 }
 
 #[derive(Default)]
-struct Open {
+struct ConnectionTable {
     last: u64,
-    connections: HashMap<u64, Arc<Connection>>,
+    connections: HashMap<u64, Arc<OpenConnection>>,
     by_group: HashMap<PeerGroup, usize>,
 }
 
-impl Open {
+impl ConnectionTable {
     fn remove(&mut self, number: u64) {
         let Some(connection) = self.connections.remove(&number) else { return };
         let Some(count) = self.by_group.get_mut(&connection.group) else { return };
@@ -79,8 +79,8 @@ impl Open {
     }
 
     /// C2. Close one of these connections; whether there was one.
-    fn make_room(&mut self, may_go: impl Fn(&Connection) -> bool) -> bool {
-        let rank = |connection: &Connection| {
+    fn make_room(&mut self, may_go: impl Fn(&OpenConnection) -> bool) -> bool {
+        let rank = |connection: &OpenConnection| {
             let state = connection.state.load(Ordering::Relaxed);
             (state, connection.since.load(Ordering::Relaxed))
         };
@@ -98,7 +98,7 @@ impl Open {
     }
 }
 
-impl Doors {
+impl Connections {
     /// `count` says how many are open.
     pub(super) fn new(mut limits: Limits, count: Arc<AtomicU64>) -> Self {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -115,7 +115,7 @@ impl Doors {
     }
 
     /// A seat for a new connection, if there is room or room can be made.
-    pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<Seat> {
+    pub(super) fn admit(self: &Arc<Self>, peer: SocketAddr) -> Option<ConnectionPermit> {
         let group = PeerGroup::of(peer);
         let mut open = self.open.lock();
         let of_group = open.by_group.get(&group).copied().unwrap_or(0);
@@ -126,7 +126,7 @@ impl Doors {
         if open.connections.len() >= self.limits.connections && !open.make_room(|_| true) {
             return None;
         }
-        let connection = Arc::new(Connection {
+        let connection = Arc::new(OpenConnection {
             group,
             state: AtomicU8::new(IDLE),
             since: AtomicU64::new(0),
@@ -140,10 +140,10 @@ impl Doors {
         open.connections.insert(number, Arc::clone(&connection));
         *open.by_group.entry(group).or_default() += 1;
         self.count.fetch_add(1, Ordering::Relaxed);
-        Some(Seat { doors: Arc::clone(self), number, connection })
+        Some(ConnectionPermit { connections: Arc::clone(self), number, connection })
     }
 
-    pub(super) fn make_room(&self, may_go: impl Fn(&Connection) -> bool) {
+    pub(super) fn make_room(&self, may_go: impl Fn(&OpenConnection) -> bool) {
         self.open.lock().make_room(may_go);
     }
 
@@ -153,16 +153,16 @@ impl Doors {
 }
 
 /// A place among the open connections, free again when dropped.
-pub(super) struct Seat {
-    pub(super) doors: Arc<Doors>,
+pub(super) struct ConnectionPermit {
+    pub(super) connections: Arc<Connections>,
     number: u64,
-    pub(super) connection: Arc<Connection>,
+    pub(super) connection: Arc<OpenConnection>,
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.doors.open.lock().remove(self.number);
-        self.doors.count.fetch_sub(1, Ordering::Relaxed);
+        self.connections.open.lock().remove(self.number);
+        self.connections.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -170,62 +170,65 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
-    fn doors(connections: usize, connections_per_peer: usize) -> Arc<Doors> {
+    fn connections(connections: usize, connections_per_peer: usize) -> Arc<Connections> {
         let limits = Limits { connections, connections_per_peer, ..Limits::default() };
-        Arc::new(Doors::new(limits, Arc::default()))
+        Arc::new(Connections::new(limits, Arc::default()))
     }
 
     fn from(address: &str) -> SocketAddr {
         SocketAddr::new(address.parse().expect("an address"), 1)
     }
 
-    fn is_closed(seat: &Seat) -> bool {
-        seat.connection.close.is_cancelled()
+    fn is_closed(permit: &ConnectionPermit) -> bool {
+        permit.connection.close.is_cancelled()
     }
 
     #[test]
     fn a_peer_makes_room_for_itself_only() {
-        let doors = doors(100, 2);
-        let other = doors.admit(from("192.0.2.2")).expect("a seat");
-        let oldest = doors.admit(from("192.0.2.1")).expect("a seat");
-        let next = doors.admit(from("::ffff:192.0.2.1")).expect("a seat");
-        let last = doors.admit(from("192.0.2.1")).expect("a seat");
+        let connections = connections(100, 2);
+        let other = connections.admit(from("192.0.2.2")).expect("a permit");
+        let oldest = connections.admit(from("192.0.2.1")).expect("a permit");
+        let next = connections.admit(from("::ffff:192.0.2.1")).expect("a permit");
+        let last = connections.admit(from("192.0.2.1")).expect("a permit");
         assert!(is_closed(&oldest) && ![&other, &next, &last].into_iter().any(is_closed));
         // Nothing is counted twice when it ends.
         drop(oldest);
         next.connection.is(ANSWERED);
         last.connection.is(ANSWERED);
-        assert!(doors.admit(from("192.0.2.1")).is_none());
+        assert!(connections.admit(from("192.0.2.1")).is_none());
         drop(last);
-        assert!(doors.admit(from("192.0.2.1")).is_some());
+        assert!(connections.admit(from("192.0.2.1")).is_some());
     }
 
     #[test]
     fn a_network_of_ipv6_is_one_peer() {
-        let doors = doors(100, 1);
-        let first = doors.admit(from("2001:db8:1:2::1")).expect("a seat");
-        let _other = doors.admit(from("2001:db8:1:3::1")).expect("a seat");
+        let connections = connections(100, 1);
+        let first = connections.admit(from("2001:db8:1:2::1")).expect("a permit");
+        let _other = connections.admit(from("2001:db8:1:3::1")).expect("a permit");
         assert!(!is_closed(&first));
-        let _next = doors.admit(from("2001:db8:1:2:ffff::1")).expect("a seat");
+        let _next = connections.admit(from("2001:db8:1:2:ffff::1")).expect("a permit");
         assert!(is_closed(&first));
     }
 
     #[test]
     fn this_machine_is_limited_as_a_whole_only() {
-        let doors = doors(3, 1);
-        let seats: Vec<Seat> =
-            (0..3).map(|_| doors.admit(from("127.0.0.1")).expect("a seat")).collect();
-        assert!(!seats.iter().any(is_closed));
-        seats[0].connection.is(SENDING);
-        let _fourth = doors.admit(from("::1")).expect("a seat");
-        assert!(is_closed(&seats[1]) && !is_closed(&seats[0]));
-        assert_eq!(doors.open.lock().connections.len(), 3);
+        let connections = connections(3, 1);
+        let permits: Vec<ConnectionPermit> =
+            (0..3).map(|_| connections.admit(from("127.0.0.1")).expect("a permit")).collect();
+        assert!(!permits.iter().any(is_closed));
+        permits[0].connection.is(SENDING);
+        let _fourth = connections.admit(from("::1")).expect("a permit");
+        assert!(is_closed(&permits[1]) && !is_closed(&permits[0]));
+        assert_eq!(connections.open.lock().connections.len(), 3);
     }
 
     #[test]
     fn nothing_is_left_of_connections_that_are_over() {
-        let doors = doors(3, 1);
-        drop(doors.admit(from("192.0.2.1")));
-        assert!(doors.open.lock().connections.is_empty() && doors.open.lock().by_group.is_empty());
+        let connections = connections(3, 1);
+        drop(connections.admit(from("192.0.2.1")));
+        assert!(
+            connections.open.lock().connections.is_empty()
+                && connections.open.lock().by_group.is_empty()
+        );
     }
 }

@@ -24,11 +24,11 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::tcp::{has_acknowledged, has_hung_up};
-use crate::lockd::state::Engine;
+use crate::lockd::state::LockTable;
 use crate::sys::mutex::Mutex;
 
 /// What is done once it is known whether the answer came: `true` if it may have.
-type Then = Box<dyn FnOnce(bool) + Send>;
+type OnSettled = Box<dyn FnOnce(bool) + Send>;
 
 /// The first pause between two looks at what became of an answer; doubled after each.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -45,15 +45,15 @@ pub(crate) struct Deliveries {
 
 struct Delivery {
     is_handed_over: bool,
-    then: Then,
+    then: OnSettled,
 }
 
 impl Deliveries {
     /// A grant is about to be answered.
-    pub(crate) fn expect_grant(&self, engine: Engine, resource: String, token: u64) {
+    pub(crate) fn expect_grant(&self, locks: LockTable, resource: String, token: u64) {
         self.expect(move |may_have_come| {
             if !may_have_come {
-                engine.lose_answer(&resource, token);
+                locks.lose_answer(&resource, token);
             }
         });
     }
@@ -62,14 +62,14 @@ impl Deliveries {
     /// else its proxy did, and it may come back to its place.
     pub(crate) fn expect_refusal(
         &self,
-        engine: Engine,
+        locks: LockTable,
         resource: String,
         client: String,
         request_id: String,
     ) {
         self.expect(move |may_have_come| {
             if may_have_come {
-                engine.leave(&resource, &client, &request_id);
+                locks.leave(&resource, &client, &request_id);
             }
         });
     }

@@ -26,8 +26,8 @@ pub(super) struct FailureCounts {
 
 /// How many they are of late.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Count {
-    Some,
+pub(super) enum Frequency {
+    Few,
     Last,
     TooMany,
 }
@@ -37,7 +37,7 @@ impl FailureCounts {
         Self { limit, in_all: AtomicU64::new(0), shares: Mutex::default() }
     }
 
-    pub(super) fn count(&self, share: Share) -> Count {
+    pub(super) fn count(&self, share: Share) -> Frequency {
         self.in_all.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         let mut shares = self.shares.lock();
@@ -53,9 +53,9 @@ impl FailureCounts {
         }
         *count = count.saturating_add(1);
         match *count {
-            count if count < self.limit => Count::Some,
-            count if count == self.limit => Count::Last,
-            _ => Count::TooMany,
+            count if count < self.limit => Frequency::Few,
+            count if count == self.limit => Frequency::Last,
+            _ => Frequency::TooMany,
         }
     }
 }

@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 use tracing::{debug, warn};
 
-use super::connections::{ANSWERED, Connection, Doors, IDLE, SENDING, Seat};
+use super::connections::{ANSWERED, ConnectionPermit, Connections, IDLE, OpenConnection, SENDING};
 use super::limits::{Limits, TooSlow};
 use super::linger;
 use super::socket::{Peer, Socket};
@@ -84,7 +84,7 @@ pub(crate) async fn serve<H: Handshake>(
     stop: CancellationToken,
 ) {
     let grace = limits.grace;
-    let doors = Arc::new(Doors::new(limits, connections));
+    let connections = Arc::new(Connections::new(limits, connections));
     let tracker = TaskTracker::new();
     if let Err(error) = tcp::prepare(&listener) {
         warn!(%error, "connections are without some settings");
@@ -97,22 +97,26 @@ pub(crate) async fn serve<H: Handshake>(
         };
         match accepted {
             Ok((tcp, peer)) => {
-                let Some(seat) = doors.admit(peer) else {
+                let Some(permit) = connections.admit(peer) else {
                     debug!(%peer, "no room for another connection");
-                    if let Some(place) = doors.linger() {
+                    if let Some(place) = connections.linger() {
                         tokio::spawn(turn_away(tcp, place, stop.clone()));
                     }
                     continue;
                 };
                 let peer = Peer::new(tcp, peer);
-                let talk =
-                    Talk { seat, peer, handshake: handshake.clone(), router: router.clone() };
-                tracker.spawn(talk.hold(stop.clone()));
+                let task = ConnectionTask {
+                    permit,
+                    peer,
+                    handshake: handshake.clone(),
+                    router: router.clone(),
+                };
+                tracker.spawn(task.hold(stop.clone()));
             }
             Err(error) if is_of_one_connection(&error) => debug!(%error, "a connection was lost"),
             Err(error) => {
                 warn!(%error, "cannot accept a connection");
-                doors.make_room(|_| true);
+                connections.make_room(|_| true);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -120,7 +124,7 @@ pub(crate) async fn serve<H: Handshake>(
     drop(listener);
     tracker.close();
     if timeout(grace, tracker.wait()).await.is_err() {
-        doors.close_all();
+        connections.close_all();
         tracker.wait().await;
     }
 }
@@ -141,17 +145,17 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// One connection, from its first byte to its end.
-struct Talk<H> {
-    seat: Seat,
+struct ConnectionTask<H> {
+    permit: ConnectionPermit,
     peer: Peer,
     handshake: H,
     router: Router,
 }
 
-impl<H: Handshake> Talk<H> {
+impl<H: Handshake> ConnectionTask<H> {
     async fn hold(self, stop: CancellationToken) {
-        let close = self.seat.connection.close.clone();
-        let head_time = self.seat.doors.limits.head_time;
+        let close = self.permit.connection.close.clone();
+        let head_time = self.permit.connections.limits.head_time;
         tokio::select! {
             () = close.cancelled() => return,
             () = stop.cancelled() => return,
@@ -165,16 +169,16 @@ impl<H: Handshake> Talk<H> {
     }
 
     async fn answer(self, stop: CancellationToken, close: CancellationToken) {
-        let limits = &self.seat.doors.limits;
+        let limits = &self.permit.connections.limits;
         let socket = Socket::new(self.peer.clone(), limits.write_time);
         let handshake = timeout(limits.head_time, self.handshake.handshake(socket));
         let Some(Ok(Ok(stream))) = close.run_until_cancelled(handshake).await else {
             debug!(peer = %self.peer.address(), "no handshake");
             return;
         };
-        let service = Requests {
+        let service = RequestService {
             peer: self.peer.clone(),
-            connection: Arc::clone(&self.seat.connection),
+            connection: Arc::clone(&self.permit.connection),
             body_time: limits.body_time,
             router: self.router.clone(),
         };
@@ -218,7 +222,7 @@ impl<H: Handshake> Talk<H> {
         } else {
             close.run_until_cancelled(shutdown).await.is_some_and(|shut| shut.is_ok())
         };
-        let place = if is_cut { self.seat.doors.linger() } else { None };
+        let place = if is_cut { self.permit.connections.linger() } else { None };
         if is_shut && (place.is_some() || (!is_cut && self.may_be_sending(ended))) {
             let drained = stop.run_until_cancelled(linger::drain(stream));
             if is_cut {
@@ -232,33 +236,33 @@ impl<H: Handshake> Talk<H> {
     /// Whether something was left unread, or may be on its way. (C5, C6)
     fn may_be_sending(&self, ended: &hyper::Result<()>) -> bool {
         match ended {
-            Ok(()) => self.seat.connection.is_unread.load(Ordering::Relaxed),
+            Ok(()) => self.permit.connection.is_unread.load(Ordering::Relaxed),
             Err(error) => error.is_parse() || error.is_timeout(),
         }
     }
 }
 
 /// The requests of one connection, on their way to the router.
-struct Requests {
+struct RequestService {
     peer: Peer,
-    connection: Arc<Connection>,
+    connection: Arc<OpenConnection>,
     body_time: Duration,
     router: Router,
 }
 
-impl hyper::service::Service<Request<Incoming>> for Requests {
+impl hyper::service::Service<Request<Incoming>> for RequestService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let at_work = AtWork::on(&self.connection);
+        let at_work = RequestAtWork::on(&self.connection);
         self.connection.is_unread.store(false, Ordering::Relaxed);
         self.peer.deliveries().ask_for_more(self.peer.tcp());
         let (mut head, body) = request.into_parts();
         head.extensions.insert(self.peer.clone());
         let connection = Arc::clone(&self.connection);
-        let body = Timed { body, time: self.body_time, limit: None, connection };
+        let body = TimedBody { body, time: self.body_time, limit: None, connection };
         let body =
             if http_body::Body::is_end_stream(&body) { Body::empty() } else { Body::new(body) };
         let answer = self.router.clone().call(Request::from_parts(head, body));
@@ -271,16 +275,16 @@ impl hyper::service::Service<Request<Incoming>> for Requests {
 }
 
 /// While a request is on its way; then its connection is idle.
-struct AtWork(Arc<Connection>);
+struct RequestAtWork(Arc<OpenConnection>);
 
-impl AtWork {
-    fn on(connection: &Arc<Connection>) -> Self {
+impl RequestAtWork {
+    fn on(connection: &Arc<OpenConnection>) -> Self {
         connection.is(SENDING);
         Self(Arc::clone(connection))
     }
 }
 
-impl Drop for AtWork {
+impl Drop for RequestAtWork {
     fn drop(&mut self) {
         self.0.is(IDLE);
     }
@@ -288,15 +292,15 @@ impl Drop for AtWork {
 
 /// C3. A body that must have come within a time, counted from when it was first
 /// waited for.
-struct Timed {
+struct TimedBody {
     body: Incoming,
     time: Duration,
     limit: Option<Pin<Box<Sleep>>>,
-    connection: Arc<Connection>,
+    connection: Arc<OpenConnection>,
 }
 
 /// It has come, or is not wanted.
-impl Drop for Timed {
+impl Drop for TimedBody {
     fn drop(&mut self) {
         if !http_body::Body::is_end_stream(&self.body) {
             self.connection.is_unread.store(true, Ordering::Relaxed);
@@ -307,7 +311,7 @@ impl Drop for Timed {
     }
 }
 
-impl http_body::Body for Timed {
+impl http_body::Body for TimedBody {
     type Data = Bytes;
     type Error = Box<dyn std::error::Error + Send + Sync>;
 

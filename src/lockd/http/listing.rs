@@ -12,8 +12,8 @@ use axum::http::Uri;
 use serde::de::value::MapDeserializer;
 use serde::{Deserialize, Serialize};
 
-use super::failure::Failure;
-use crate::lockd::state::{Engine, Held, Survey, in_directory};
+use super::error_response::ErrorResponse;
+use crate::lockd::state::{LockStatus, LockTable, Survey, in_directory};
 use crate::wire::{ListFigures, Search, ShownLease, ShownLock, ShownWaiter, Token};
 
 /// A piece is sent when it has this length; one lock more may be in it.
@@ -30,18 +30,18 @@ const LONGEST_MS: u64 = 9_007_199_254_740_991;
 
 /// Which of the locks are to be shown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct ListFilter {
     /// In the name of the resource, the holder or a waiter; lower case.
     search: String,
     limit: Option<usize>,
 }
 
-impl Wanted {
-    pub(crate) fn of(uri: &Uri) -> Result<Self, Failure> {
+impl ListFilter {
+    pub(crate) fn of(uri: &Uri) -> Result<Self, ErrorResponse> {
         let query = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
         let query = MapDeserializer::<_, serde::de::value::Error>::new(query);
         let Search { search, limit } = Search::deserialize(query)
-            .map_err(|error| Failure::invalid(format!("the query of the URL: {error}")))?;
+            .map_err(|error| ErrorResponse::invalid(format!("the query of the URL: {error}")))?;
         Ok(Self { search: search.to_lowercase(), limit })
     }
 
@@ -52,10 +52,10 @@ impl Wanted {
 
 /// A list on its way: an iterator over its pieces, which together are JSON.
 pub(crate) struct Listing {
-    engine: Engine,
+    locks: LockTable,
     survey: Arc<Survey>,
     at: Instant,
-    wanted: Wanted,
+    filter: ListFilter,
     is_administrator: bool,
     /// Names that were looked at.
     position: usize,
@@ -68,22 +68,22 @@ pub(crate) struct Listing {
 impl Listing {
     /// Of what the survey found at that moment.
     pub(crate) fn new(
-        engine: Engine,
+        locks: LockTable,
         survey: Arc<Survey>,
         at: Instant,
-        wanted: Wanted,
+        filter: ListFilter,
         is_administrator: bool,
     ) -> Self {
         let (position, shown, matching, is_over) = (0, 0, 0, false);
-        Self { engine, survey, at, wanted, is_administrator, position, shown, matching, is_over }
+        Self { locks, survey, at, filter, is_administrator, position, shown, matching, is_over }
     }
 
     /// The next lock that is to be shown.
-    fn next_lock(&mut self) -> Option<Held> {
-        while self.shown < self.wanted.limit.unwrap_or(usize::MAX) {
+    fn next_lock(&mut self) -> Option<LockStatus> {
+        while self.shown < self.filter.limit.unwrap_or(usize::MAX) {
             let name = self.survey.names.get(self.position)?;
             self.position += 1;
-            let held = self.engine.listed(name, |name| self.wanted.is_in(name));
+            let held = self.locks.listed(name, |name| self.filter.is_in(name));
             if held.is_some() {
                 self.shown += 1;
                 self.matching += 1;
@@ -96,11 +96,11 @@ impl Listing {
     /// What stands behind the locks.
     fn end(&mut self) -> String {
         let rest = &self.survey.names[self.position..];
-        if self.wanted.search.is_empty() {
+        if self.filter.search.is_empty() {
             self.matching += rest.len();
         } else {
             for names in rest.chunks(COUNTED) {
-                self.matching += self.engine.count(names, |name| self.wanted.is_in(name));
+                self.matching += self.locks.count(names, |name| self.filter.is_in(name));
             }
         }
         let figures = text_of(&ListFigures {
@@ -142,7 +142,7 @@ impl Iterator for Listing {
 }
 
 /// One lock.
-pub(crate) fn shown(held: &Held, is_administrator: bool) -> ShownLock {
+pub(crate) fn shown(held: &LockStatus, is_administrator: bool) -> ShownLock {
     let waiting = held.waiting.iter().map(|waiter| ShownWaiter {
         client: waiter.client.clone(),
         since_ms: since_epoch(waiter.since),

@@ -15,14 +15,14 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::app_state::Api;
-use super::failure::Failure;
-use super::listing::{Listing, Wanted};
-use super::permits::Seat;
+use super::app_state::AppState;
+use super::error_response::ErrorResponse;
+use super::listing::{ListFilter, Listing};
+use super::permits::Permit;
 use super::request::Caller;
 use super::routes::Operation;
 use super::socket::Peer;
-use super::survey_cache::{Live, SPACING, Snapshot};
+use super::survey_cache::{SPACING, SurveyCache, TimedSurvey};
 use crate::wire::{Code, List, Search};
 
 /// Between two comments while nothing changes. Proxies end a connection on which
@@ -34,18 +34,18 @@ const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// One who watches.
 struct Viewer {
-    live: Live,
+    live: SurveyCache,
     changes: watch::Receiver<u64>,
     sent: Option<u64>,
     /// The event that is on its way.
     listing: Option<Listing>,
-    wanted: Wanted,
+    filter: ListFilter,
     caller: Caller,
     /// Whether file paths are shown.
     is_administrator: bool,
     peer: Peer,
     stop: CancellationToken,
-    _seat: Seat,
+    _permit: Permit,
 }
 
 impl Viewer {
@@ -90,10 +90,10 @@ impl Viewer {
             Ok(Err(_)) => return None,
             Err(_) => return Some(":\n\n".to_owned()),
         }
-        let Snapshot { version, at, survey } = self.live.snapshot(&self.changes);
+        let TimedSurvey { version, at, survey } = self.live.snapshot(&self.changes);
         self.sent = Some(version);
-        let (engine, wanted) = (self.live.engine.clone(), self.wanted.clone());
-        self.listing = Some(Listing::new(engine, survey, at, wanted, self.is_administrator));
+        let (locks, filter) = (self.live.locks.clone(), self.filter.clone());
+        self.listing = Some(Listing::new(locks, survey, at, filter, self.is_administrator));
         // JSON has no line ends of its own.
         Some("event: locks\ndata: ".to_owned())
     }
@@ -113,17 +113,17 @@ pub(super) fn operation() -> Operation {
 }
 
 pub(crate) async fn events(
-    State(api): State<Api>,
+    State(api): State<AppState>,
     Extension(caller): Extension<Caller>,
     Extension(peer): Extension<Peer>,
     uri: Uri,
-) -> Result<Response, Failure> {
-    let wanted = Wanted::of(&uri)?;
-    let seat = api.viewers.take(caller.share()).ok_or_else(|| {
+) -> Result<Response, ErrorResponse> {
+    let filter = ListFilter::of(&uri)?;
+    let permit = api.viewers.take(caller.share()).ok_or_else(|| {
         let text = "too many watch already: close a page";
-        Failure::new(Code::TooManyViewers, text)
+        ErrorResponse::new(Code::TooManyViewers, text)
     })?;
-    let changes = api.engine.changes();
+    let changes = api.locks.changes();
     let (live, stop) = (api.live, api.stop);
     let (sent, listing) = (None, None);
     let is_administrator = caller.is_administrator();
@@ -132,12 +132,12 @@ pub(crate) async fn events(
         changes,
         sent,
         listing,
-        wanted,
+        filter,
         caller,
         is_administrator,
         peer,
         stop,
-        _seat: seat,
+        _permit: permit,
     };
     let events = stream::unfold(viewer, async |mut viewer| {
         let event = viewer.next().await?;

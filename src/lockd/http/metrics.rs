@@ -15,10 +15,10 @@ use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Gate;
-use super::routes::{Access, Operation, Routes};
+use super::routes::{Operation, RequiredAccess, Routes};
 use super::rpc;
 use crate::lockd::histogram::Histogram;
-use crate::lockd::state::{Engine, TIME_BOUNDS};
+use crate::lockd::state::{LockTable, TIME_BOUNDS};
 use crate::lockd::store::SYNC_BOUNDS;
 
 /// Version 0.0.4 of the text format.
@@ -29,8 +29,8 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// What is looked at.
 #[derive(Clone)]
-pub(super) struct Watched {
-    pub(super) engine: Engine,
+pub(super) struct MetricsState {
+    pub(super) locks: LockTable,
     pub(super) gate: Gate,
     pub(super) counts: Counts,
     pub(super) stop: CancellationToken,
@@ -46,7 +46,7 @@ pub(crate) struct Counts {
 }
 
 /// `calls` are of XML-RPC, which come with any path.
-pub(super) fn routes(calls: &Router) -> Routes<Watched> {
+pub(super) fn routes(calls: &Router) -> Routes<MetricsState> {
     Routes::new(MethodRouter::new())
         .at(
             Operation::get("/metrics", "Figures for Prometheus").says(200, TEXT, "The figures."),
@@ -58,7 +58,7 @@ pub(super) fn routes(calls: &Router) -> Routes<Watched> {
                 .details(
                     "Whatever it may do, it answers. A daemon that does not is to be restarted.",
                 )
-                .access(Access::Open)
+                .access(RequiredAccess::Open)
                 .says(200, PLAIN, "`ok`."),
             healthz,
         )
@@ -71,7 +71,7 @@ pub(super) fn routes(calls: &Router) -> Routes<Watched> {
                      its name alone. `failed`: the daemon may write to its directory no more, and \
                      ends. Before it has recovered, it does not answer.",
                 )
-                .access(Access::Open)
+                .access(RequiredAccess::Open)
                 .says(200, PLAIN, "`ok`.")
                 .says(503, PLAIN, "`stopping`, `storage` or `failed`."),
             readyz,
@@ -79,7 +79,7 @@ pub(super) fn routes(calls: &Router) -> Routes<Watched> {
         .at_service(rpc::operation("/readyz"), calls.clone())
 }
 
-async fn metrics(State(watched): State<Watched>) -> Response {
+async fn metrics(State(watched): State<MetricsState>) -> Response {
     text(StatusCode::OK, TEXT, exposition(&watched))
 }
 
@@ -89,12 +89,12 @@ async fn healthz() -> Response {
 }
 
 /// Whether locks can be had here.
-async fn readyz(State(Watched { engine, stop, .. }): State<Watched>) -> Response {
+async fn readyz(State(MetricsState { locks, stop, .. }): State<MetricsState>) -> Response {
     // Of `failed` the reason has paths in it, and everybody may ask.
-    let why_not = match engine.failed().now_or_never() {
+    let why_not = match locks.failed().now_or_never() {
         _ if stop.is_cancelled() => "stopping\n",
         Some(_) => "failed\n",
-        None if !engine.has_storage() => "storage\n",
+        None if !locks.has_storage() => "storage\n",
         None => return text(StatusCode::OK, PLAIN, "ok\n".to_owned()),
     };
     text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, why_not.to_owned())
@@ -107,8 +107,8 @@ fn text(status: StatusCode, kind: &'static str, text: String) -> Response {
     response
 }
 
-fn exposition(watched: &Watched) -> String {
-    let figures = watched.engine.figures();
+fn exposition(watched: &MetricsState) -> String {
+    let figures = watched.locks.figures();
     let mut out = Exposition::default();
     out.gauge("held", "Locks that are held.", figures.held);
     out.gauge("waiting", "Requests that wait for a lock.", figures.waiting);

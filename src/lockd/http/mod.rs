@@ -1,10 +1,11 @@
 //! The daemon on the network: connections, and what is at which path.
 
+pub(crate) mod access_tokens;
 pub(crate) mod app_state;
 pub(crate) mod auth;
 mod connections;
 mod delivery;
-mod failure;
+mod error_response;
 mod failure_counts;
 mod json;
 pub(crate) mod limits;
@@ -25,7 +26,6 @@ mod socket;
 pub(crate) mod survey_cache;
 mod tcp;
 pub(crate) mod tls;
-pub(crate) mod tokens;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -34,7 +34,7 @@ use self::routes::Operation;
 
 /// All that is served: the JSON API, the metrics and the page at their paths,
 /// and XML-RPC for what is left. The same again below the prefix, if there is one.
-pub(crate) fn router(api: app_state::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Router {
+pub(crate) fn router(api: app_state::AppState, rpc: rpc::Rpc, gate: auth::Gate) -> Router {
     let prefix = gate.prefix().to_owned();
     let served = api.document.clone();
     let (all, operations) = all(api, rpc, &gate);
@@ -47,10 +47,10 @@ pub(crate) fn router(api: app_state::Api, rpc: rpc::Rpc, gate: auth::Gate) -> Ro
 }
 
 /// The routes, and what is said of them.
-fn all(api: app_state::Api, rpc: rpc::Rpc, gate: &auth::Gate) -> (Router, Vec<Operation>) {
+fn all(api: app_state::AppState, rpc: rpc::Rpc, gate: &auth::Gate) -> (Router, Vec<Operation>) {
     let others = rpc::router(rpc);
-    let watched = metrics::Watched {
-        engine: api.engine.clone(),
+    let watched = metrics::MetricsState {
+        locks: api.locks.clone(),
         gate: gate.clone(),
         counts: api.counts.clone(),
         stop: api.stop.clone(),

@@ -11,8 +11,10 @@ use schemars::generate::SchemaSettings;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::app_state::Api;
-use super::routes::{Access, Answer, FOR_ANOTHER, Operation, Verb, WITHOUT_TOKEN};
+use super::app_state::AppState;
+use super::routes::{
+    AnswerDescription, FOR_ANOTHER, HttpMethod, Operation, RequiredAccess, WITHOUT_TOKEN,
+};
 use crate::wire::{Code, RESOURCE_MAX_BYTES, Refused};
 
 const ABOUT: &str = "Locks between processes, kept by a daemon. A request that is not fulfilled is \
@@ -25,7 +27,7 @@ const ABOUT: &str = "Locks between processes, kept by a daemon. A request that i
 /// The document. `needs_token`: this daemon lets nobody in without a token; `prefix` is
 /// what stands before its paths.
 pub(super) fn document(operations: &[Operation], needs_token: bool, prefix: &str) -> String {
-    let mut made = Document::new(needs_token);
+    let mut made = DocumentBuilder::new(needs_token);
     for operation in operations {
         let described = made.operation(operation);
         let path = made.paths.entry(operation.path).or_default();
@@ -63,7 +65,7 @@ pub(super) fn operation() -> Operation {
         .answers::<Map<String, Value>>("The description of this daemon, OpenAPI 3.1.")
 }
 
-pub(super) async fn served(State(api): State<Api>) -> Response {
+pub(super) async fn served(State(api): State<AppState>) -> Response {
     let document = api.document.get().expect("BUG: it is made before anything is served");
     let mut response = Response::new(Body::from(document.clone()));
     let json = HeaderValue::from_static("application/json");
@@ -71,7 +73,7 @@ pub(super) async fn served(State(api): State<Api>) -> Response {
     response
 }
 
-struct Document {
+struct DocumentBuilder {
     needs_token: bool,
     paths: BTreeMap<&'static str, Map<String, Value>>,
     /// Of what is read, and of what is written: fields with defaults are needed only there.
@@ -79,7 +81,7 @@ struct Document {
     written: SchemaGenerator,
 }
 
-impl Document {
+impl DocumentBuilder {
     fn new(needs_token: bool) -> Self {
         let settings = || {
             let mut settings = SchemaSettings::draft2020_12();
@@ -110,7 +112,7 @@ impl Document {
         if !operation.details.is_empty() {
             described["description"] = operation.details.into();
         }
-        if self.needs_token && operation.access == Access::Open {
+        if self.needs_token && operation.access == RequiredAccess::Open {
             described["security"] = json!([]);
         }
         let parameters = self.parameters(operation);
@@ -176,7 +178,7 @@ impl Document {
         responses
     }
 
-    fn answer(&mut self, answer: &Answer) -> Value {
+    fn answer(&mut self, answer: &AnswerDescription) -> Value {
         let schema = (answer.schema)(&mut self.written);
         let mut described = json!({
             "description": answer.says,
@@ -193,7 +195,7 @@ impl Document {
     /// The codes with which it refuses, by their status.
     fn refusals(&self, operation: &Operation) -> BTreeMap<u16, BTreeSet<Code>> {
         let mut codes = [operation.refusals.as_slice(), &FOR_ANOTHER].concat();
-        if self.needs_token && operation.access != Access::Open {
+        if self.needs_token && operation.access != RequiredAccess::Open {
             codes.extend(WITHOUT_TOKEN);
         }
         let mut by_status: BTreeMap<u16, BTreeSet<Code>> = BTreeMap::new();
@@ -225,7 +227,7 @@ impl Document {
 }
 
 /// `post_v1_locks_resource_acquire`: no other has the same.
-fn operation_id(method: Verb, path: &str) -> String {
+fn operation_id(method: HttpMethod, path: &str) -> String {
     let words = path.split(['/', '{', '}', '-', '.']);
     let words = words.filter(|word| !word.is_empty());
     words.fold(method.name().to_owned(), |id, word| id + "_" + word)
@@ -237,7 +239,7 @@ fn links(operation: &Operation) -> Value {
     let fields = fields.map(|name| (name, format!("$response.body#/{name}")));
     let body: BTreeMap<&str, String> = fields.into();
     let link = |path: &&str| {
-        let id = operation_id(Verb::Post, path);
+        let id = operation_id(HttpMethod::Post, path);
         (id.clone(), json!({ "operationId": id, "requestBody": body }))
     };
     operation.then.iter().map(link).collect::<Map<_, _>>().into()

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::routes::{Access, Operation, Routes};
+use super::routes::{Operation, RequiredAccess, Routes};
 use super::rpc;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -23,7 +23,7 @@ const PAGE: &str = include_str!("page.html");
 /// `calls` are of XML-RPC, which come with any path.
 pub(super) fn routes(calls: &Router) -> Routes {
     let policy = HeaderValue::from_str(&policy()).expect("BUG: a policy that is no header");
-    let operation = Operation::get("/", "The page for people").access(Access::Open).says(
+    let operation = Operation::get("/", "The page for people").access(RequiredAccess::Open).says(
         200,
         HTML,
         "HTML with its script and style; what it shows it asks for itself.",

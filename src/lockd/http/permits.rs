@@ -29,10 +29,10 @@ impl PeerGroup {
 
 /// Places for requests that stay. Clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Seats(Arc<Shared>);
+pub(crate) struct Permits(Arc<PermitsInner>);
 
 #[derive(Debug)]
-struct Shared {
+struct PermitsInner {
     in_all: usize,
     per_share: usize,
     taken: Mutex<Taken>,
@@ -61,19 +61,19 @@ struct Taken {
 
 /// A place, free again when dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    shared: Arc<Shared>,
+pub(crate) struct Permit {
+    shared: Arc<PermitsInner>,
     share: Share,
 }
 
-impl Seats {
+impl Permits {
     /// This machine's own requests count for the limit of all only.
     pub(crate) fn new(in_all: usize, per_share: usize) -> Self {
-        Self(Arc::new(Shared { in_all, per_share, taken: Mutex::default() }))
+        Self(Arc::new(PermitsInner { in_all, per_share, taken: Mutex::default() }))
     }
 
     /// A place, if there is one.
-    pub(crate) fn take(&self, share: Share) -> Option<Seat> {
+    pub(crate) fn take(&self, share: Share) -> Option<Permit> {
         let mut taken = self.0.taken.lock();
         let of_share = taken.by_share.get(&share).copied().unwrap_or(0);
         let is_full = share.group != PeerGroup::Here && of_share >= self.0.per_share;
@@ -83,11 +83,11 @@ impl Seats {
         taken.in_all += 1;
         taken.by_share.insert(share.clone(), of_share + 1);
         drop(taken);
-        Some(Seat { shared: Arc::clone(&self.0), share })
+        Some(Permit { shared: Arc::clone(&self.0), share })
     }
 }
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = self.shared.taken.lock();
         taken.in_all -= 1;
@@ -106,8 +106,8 @@ mod tests {
 
     #[test]
     fn one_peer_does_not_take_all() {
-        let seats = Seats::new(3, 1);
-        let take = |group| seats.take(Share { group, token: None });
+        let permits = Permits::new(3, 1);
+        let take = |group| permits.take(Share { group, token: None });
         let (one, two) = (PeerGroup::V4([192, 0, 2, 1]), PeerGroup::V4([192, 0, 2, 2]));
         let first = take(one).unwrap();
         assert!(take(one).is_none());
@@ -121,9 +121,9 @@ mod tests {
 
     #[test]
     fn who_shares_an_address_has_places_by_token() {
-        let seats = Seats::new(9, 1);
+        let permits = Permits::new(9, 1);
         let take = |token: &str| {
-            seats.take(Share { group: PeerGroup::V4([192, 0, 2, 1]), token: Some(token.into()) })
+            permits.take(Share { group: PeerGroup::V4([192, 0, 2, 1]), token: Some(token.into()) })
         };
         let _web = take("web").unwrap();
         let _batch = take("batch").unwrap();

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use axum::http::request::Parts;
 use tokio::sync::watch;
 
-use super::failure::Failure;
-use super::failure_counts::{Count, FailureCounts};
+use super::access_tokens::{AccessTokens, Bearer, TokenHash};
+use super::error_response::ErrorResponse;
+use super::failure_counts::{FailureCounts, Frequency};
 use super::permits::{PeerGroup, Share};
 use super::proxy;
 use super::socket::Peer;
-use super::tokens::{Bearer, TokenHash, Tokens};
-use crate::lockd::state::{Credential, Refused, Source};
+use crate::lockd::state::{Credential, RefusedRequest, Requester};
 use crate::wire::Code;
 
 /// Who asks; an extension of every request but those for what all may see.
@@ -21,7 +21,7 @@ pub(crate) struct Caller {
     pub(super) group: PeerGroup,
     pub(super) may_use: MayUse,
     /// For the audit.
-    pub(super) source: Arc<Source>,
+    pub(super) requester: Arc<Requester>,
     pub(super) refusals: Arc<FailureCounts>,
 }
 
@@ -31,7 +31,7 @@ pub(super) enum MayUse {
     /// There are no tokens: use the names of all clients. (A1)
     NotNeeded { is_administrator: bool },
     /// What the token is good for. (A4)
-    Token { name: Arc<str>, sha256: TokenHash, tokens: watch::Receiver<Tokens> },
+    Token { name: Arc<str>, sha256: TokenHash, tokens: watch::Receiver<AccessTokens> },
 }
 
 impl MayUse {
@@ -45,8 +45,8 @@ impl MayUse {
 }
 
 impl Caller {
-    pub(crate) fn source(&self) -> &Arc<Source> {
-        &self.source
+    pub(crate) fn requester(&self) -> &Arc<Requester> {
+        &self.requester
     }
 
     /// A line of the audit, if it had not many of late.
@@ -55,16 +55,18 @@ impl Caller {
         verb: &'static str,
         resource: Option<&str>,
         client: Option<&str>,
-        failure: &Failure,
+        failure: &ErrorResponse,
     ) {
         let reason = match self.refusals.count(self.share()) {
-            Count::Some => failure.message(),
+            Frequency::Few => failure.message(),
             // In front, where a long text is not cut.
-            Count::Last => &format!("for a minute no more of this caller's: {}", failure.message()),
-            Count::TooMany => return,
+            Frequency::Last => {
+                &format!("for a minute no more of this caller's: {}", failure.message())
+            }
+            Frequency::TooMany => return,
         };
         let (error, verb) = (&*failure.code().to_string(), Some(verb));
-        Refused { verb, resource, client, error, reason }.audit(&self.source);
+        RefusedRequest { verb, resource, client, error, reason }.audit(&self.requester);
     }
 
     /// Whose places it takes, where these are limited: many of one address share
@@ -100,11 +102,11 @@ impl Caller {
 
     /// # Errors
     /// What its client is told.
-    pub(crate) fn must_be_for(&self, client: &str) -> Result<(), Failure> {
+    pub(crate) fn must_be_for(&self, client: &str) -> Result<(), ErrorResponse> {
         if self.may_use(client) { Ok(()) } else { Err(self.not_for(client)) }
     }
 
-    pub(crate) fn not_for(&self, client: &str) -> Failure {
+    pub(crate) fn not_for(&self, client: &str) -> ErrorResponse {
         if !self.may_use.may(|_| true) {
             return wrong_token();
         }
@@ -112,7 +114,7 @@ impl Caller {
             true => "this token may only look".to_owned(),
             false => format!("these credentials are not for the client {client:?}"),
         };
-        Failure::new(Code::Forbidden, text)
+        ErrorResponse::new(Code::Forbidden, text)
     }
 
     /// Resolves when the tokens were read again and this one may not do this any
@@ -120,7 +122,7 @@ impl Caller {
     pub(crate) async fn loses(&self, may: impl Fn(&Bearer) -> bool) {
         if let MayUse::Token { sha256, tokens, .. } = &self.may_use {
             let mut tokens = tokens.clone();
-            let is_lost = |tokens: &Tokens| !tokens.by_hash(sha256).is_some_and(&may);
+            let is_lost = |tokens: &AccessTokens| !tokens.by_hash(sha256).is_some_and(&may);
             if tokens.wait_for(is_lost).await.is_ok() {
                 return;
             }
@@ -136,13 +138,13 @@ pub(super) fn peer(request: &Parts) -> SocketAddr {
     peer.address()
 }
 
-pub(super) fn source(request: &Parts, credential: Credential) -> Source {
+pub(super) fn requester(request: &Parts, credential: Credential) -> Requester {
     let peer = peer(request);
-    Source { peer, forwarded_for: proxy::sender(peer, &request.headers), credential }
+    Requester { peer, forwarded_for: proxy::sender(peer, &request.headers), credential }
 }
 
-pub(super) fn wrong_token() -> Failure {
-    Failure::new(Code::WrongCredentials, "this token is not known here")
+pub(super) fn wrong_token() -> ErrorResponse {
+    ErrorResponse::new(Code::WrongCredentials, "this token is not known here")
 }
 
 /// Whether a path is one of the JSON API's.

@@ -29,15 +29,15 @@ pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 /// A method at a path, as it is described.
 #[derive(Clone)]
 pub(super) struct Operation {
-    pub(super) method: Verb,
+    pub(super) method: HttpMethod,
     pub(super) path: &'static str,
     pub(super) summary: &'static str,
     pub(super) details: &'static str,
-    pub(super) access: Access,
+    pub(super) access: RequiredAccess,
     pub(super) query: Option<SchemaOf>,
     /// The media type of its body, and what that is.
     pub(super) takes: Option<(&'static str, SchemaOf)>,
-    pub(super) answers: Vec<Answer>,
+    pub(super) answers: Vec<AnswerDescription>,
     pub(super) refusals: Vec<Code>,
     /// Paths at which its answer can be sent on with `POST`.
     pub(super) then: &'static [&'static str],
@@ -46,7 +46,7 @@ pub(super) struct Operation {
 
 /// An answer that is no refusal.
 #[derive(Clone)]
-pub(super) struct Answer {
+pub(super) struct AnswerDescription {
     pub(super) status: u16,
     pub(super) media_type: &'static str,
     pub(super) schema: SchemaOf,
@@ -56,14 +56,14 @@ pub(super) struct Answer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verb {
+pub(super) enum HttpMethod {
     Get,
     Post,
 }
 
 /// Who may do it, where the daemon has tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
+pub(super) enum RequiredAccess {
     /// All who reach the daemon.
     Open,
     /// Every token.
@@ -72,7 +72,7 @@ pub(super) enum Access {
     Administrator,
 }
 
-impl Verb {
+impl HttpMethod {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Get => "get",
@@ -90,15 +90,15 @@ impl Verb {
 
 impl Operation {
     pub(super) fn get(path: &'static str, summary: &'static str) -> Self {
-        Self::new(Verb::Get, path, summary)
+        Self::new(HttpMethod::Get, path, summary)
     }
 
     pub(super) fn post(path: &'static str, summary: &'static str) -> Self {
-        Self::new(Verb::Post, path, summary)
+        Self::new(HttpMethod::Post, path, summary)
     }
 
-    fn new(method: Verb, path: &'static str, summary: &'static str) -> Self {
-        let (details, access, query, takes) = ("", Access::Token, None, None);
+    fn new(method: HttpMethod, path: &'static str, summary: &'static str) -> Self {
+        let (details, access, query, takes) = ("", RequiredAccess::Token, None, None);
         let (answers, refusals, then, tag) = (Vec::new(), Vec::new(), [].as_slice(), None);
         Self { method, path, summary, details, access, query, takes, answers, refusals, then, tag }
     }
@@ -107,7 +107,7 @@ impl Operation {
         Self { details, ..self }
     }
 
-    pub(super) fn access(self, access: Access) -> Self {
+    pub(super) fn access(self, access: RequiredAccess) -> Self {
         Self { access, ..self }
     }
 
@@ -136,23 +136,29 @@ impl Operation {
     pub(super) fn answers<T: JsonSchema>(self, says: &'static str) -> Self {
         let (media_type, events) = ("application/json", None);
         let schema: SchemaOf = |schemas| schemas.subschema_for::<T>();
-        self.answer(Answer { status: 200, media_type, schema, says, events })
+        self.answer(AnswerDescription { status: 200, media_type, schema, says, events })
     }
 
     /// With this status and a text.
     pub(super) fn says(self, status: u16, media_type: &'static str, says: &'static str) -> Self {
         let schema: SchemaOf = |schemas| schemas.subschema_for::<String>();
-        self.answer(Answer { status, media_type, schema, says, events: None })
+        self.answer(AnswerDescription { status, media_type, schema, says, events: None })
     }
 
     /// With a stream of events, each of which has this for its data.
     pub(super) fn streams<T: JsonSchema>(self, says: &'static str) -> Self {
         let schema: SchemaOf = |schemas| schemas.subschema_for::<String>();
         let events: Option<SchemaOf> = Some(|schemas| schemas.subschema_for::<T>());
-        self.answer(Answer { status: 200, media_type: "text/event-stream", schema, says, events })
+        self.answer(AnswerDescription {
+            status: 200,
+            media_type: "text/event-stream",
+            schema,
+            says,
+            events,
+        })
     }
 
-    fn answer(mut self, answer: Answer) -> Self {
+    fn answer(mut self, answer: AnswerDescription) -> Self {
         self.answers.push(answer);
         self
     }

@@ -5,34 +5,39 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method as HttpMethod, Request, Response, StatusCode, header};
 
-use super::failure::Failure;
+use super::error_response::ErrorResponse;
 use super::limits::{BodyError, BodyReader};
 use super::request::Caller;
 use super::routes::Operation;
 use super::socket::Peer;
-use crate::lockd::state::{Engine, LockRequest, Refusal, Wait};
+use crate::lockd::state::{LockRequest, LockTable, Refusal, WaitLimit};
 use crate::lockd::xmlrpc::{
-    self, Answer, Call, FaultStyle, Method, NAMES, SIGNATURE, Shape, Value, fault,
+    self, FaultStyle, Method, MethodCall, NAMES, ReturnValue, SIGNATURE, Shape, Value, fault,
 };
 
 const XML: &str = "text/xml";
 
 /// What answers calls.
 #[derive(Clone)]
-pub(crate) struct Rpc(Arc<Parts>);
+pub(crate) struct Rpc(Arc<RpcInner>);
 
-struct Parts {
-    engine: Engine,
+struct RpcInner {
+    locks: LockTable,
     style: FaultStyle,
     bodies: BodyReader,
     shape: Shape,
 }
 
 impl Rpc {
-    pub(crate) fn new(engine: Engine, style: FaultStyle, bodies: BodyReader, shape: Shape) -> Self {
-        Self(Arc::new(Parts { engine, style, bodies, shape }))
+    pub(crate) fn new(
+        locks: LockTable,
+        style: FaultStyle,
+        bodies: BodyReader,
+        shape: Shape,
+    ) -> Self {
+        Self(Arc::new(RpcInner { locks, style, bodies, shape }))
     }
 }
 
@@ -61,7 +66,7 @@ pub(crate) fn router(rpc: Rpc) -> Router {
 
 async fn answer(State(rpc): State<Rpc>, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    if head.method != Verb::POST {
+    if head.method != HttpMethod::POST {
         return not_here();
     }
     let body = match rpc.0.bodies.read(&head.headers, body).await {
@@ -100,7 +105,7 @@ fn not_here() -> Response<Body> {
     response
 }
 
-impl Parts {
+impl RpcInner {
     fn not_read(&self, error: &BodyError) -> Response<Body> {
         let status = StatusCode::from_u16(error.status()).expect("BUG: a status that is none");
         let mut response = xml(status, fault::document(self.style, &error.to_string()));
@@ -114,10 +119,10 @@ impl Parts {
     /// What a call is answered with, or the text of its fault.
     async fn call(
         &self,
-        call: Call,
+        call: MethodCall,
         caller: &Caller,
         peer: Option<&Peer>,
-    ) -> Result<Answer, String> {
+    ) -> Result<ReturnValue, String> {
         let named = call.method.as_deref();
         let method = named.and_then(Method::named).ok_or_else(|| fault::not_supported(named))?;
         let expected = method.arguments();
@@ -135,7 +140,7 @@ impl Parts {
                     return Err(self.no_client(method, &resource, &client));
                 };
                 let verb = if method == Method::Lock { "acquire" } else { "release" };
-                let log = |failure: &Failure| {
+                let log = |failure: &ErrorResponse| {
                     caller.log_refusal(verb, Some(&resource), Some(&client), failure);
                 };
                 if !caller.may_use(&client) {
@@ -147,18 +152,18 @@ impl Parts {
                     let shown = xmlrpc::repr(&Value::Text(client));
                     return Err(format!("these credentials are not for the client {shown}"));
                 }
-                let engine = self.engine.asked_by(caller.source());
+                let locks = self.locks.requested_by(caller.requester());
                 let refusal = match method {
-                    Method::Lock => lock(engine, &resource, &client, peer).await.err(),
-                    _ => engine.unlock(&resource, &client, None).await.err(),
+                    Method::Lock => lock(locks, &resource, &client, peer).await.err(),
+                    _ => locks.unlock(&resource, &client, None).await.err(),
                 };
-                let Some(refusal) = refusal else { return Ok(Answer::Nil) };
-                log(&Failure::from(refusal.clone()));
+                let Some(refusal) = refusal else { return Ok(ReturnValue::Nil) };
+                log(&ErrorResponse::from(refusal.clone()));
                 Err(fault_of(refusal))
             }
-            Method::List => Ok(Answer::Names(NAMES)),
+            Method::List => Ok(ReturnValue::Names(NAMES)),
             Method::Help => help(params.next()),
-            Method::Signature => Ok(Answer::Text(SIGNATURE)),
+            Method::Signature => Ok(ReturnValue::Text(SIGNATURE)),
         }
     }
 
@@ -175,13 +180,13 @@ impl Parts {
 
     /// Who has it, if that is known.
     fn held_by(&self, resource: &str) -> Option<String> {
-        let held = self.engine.show(resource)?;
+        let held = self.locks.show(resource)?;
         held.problem.is_none().then_some(held.client)
     }
 }
 
 async fn lock(
-    engine: Engine,
+    locks: LockTable,
     resource: &str,
     client: &str,
     peer: Option<&Peer>,
@@ -190,13 +195,13 @@ async fn lock(
     let request = LockRequest {
         resource: resource.clone(),
         client,
-        wait: Wait::No,
+        wait: WaitLimit::No,
         lease: None,
         request_id: None,
     };
-    let grant = engine.lock(request).await?;
+    let grant = locks.lock(request).await?;
     if let Some(peer) = peer {
-        peer.deliveries().expect_grant(engine, resource, grant.token);
+        peer.deliveries().expect_grant(locks, resource, grant.token);
     }
     Ok(())
 }
@@ -214,13 +219,15 @@ fn fault_of(refusal: Refusal) -> String {
     }
 }
 
-fn help(about: Option<Value>) -> Result<Answer, String> {
+fn help(about: Option<Value>) -> Result<ReturnValue, String> {
     match about {
-        Some(Value::Text(name)) => Ok(Answer::Text(Method::named(&name).map_or("", Method::help))),
+        Some(Value::Text(name)) => {
+            Ok(ReturnValue::Text(Method::named(&name).map_or("", Method::help)))
+        }
         Some(value @ (Value::Array(_) | Value::Struct(_))) => {
             Err(format!("the method name must be a string, not {}", value.kind()))
         }
-        _ => Ok(Answer::Text("")),
+        _ => Ok(ReturnValue::Text("")),
     }
 }
 

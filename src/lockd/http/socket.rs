@@ -23,9 +23,9 @@ use super::tcp;
 
 /// Where a request comes from; every request has it as an extension.
 #[derive(Clone)]
-pub(crate) struct Peer(Arc<Parts>);
+pub(crate) struct Peer(Arc<PeerInner>);
 
-struct Parts {
+struct PeerInner {
     address: SocketAddr,
     tcp: TcpStream,
     deliveries: Deliveries,
@@ -33,7 +33,7 @@ struct Parts {
 
 impl Peer {
     pub(super) fn new(tcp: TcpStream, address: SocketAddr) -> Self {
-        Self(Arc::new(Parts { address, tcp, deliveries: Deliveries::default() }))
+        Self(Arc::new(PeerInner { address, tcp, deliveries: Deliveries::default() }))
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::lockd::state::{Engine, Survey};
+use crate::lockd::state::{LockTable, Survey};
 use crate::sys::mutex::Mutex;
 
 /// Between two lists.
@@ -13,26 +13,26 @@ pub(super) const SPACING: Duration = Duration::from_millis(250);
 
 /// The last survey that was made, for all viewers.
 #[derive(Clone)]
-pub(crate) struct Live {
-    pub(super) engine: Engine,
-    last: Arc<Mutex<Option<Snapshot>>>,
+pub(crate) struct SurveyCache {
+    pub(super) locks: LockTable,
+    last: Arc<Mutex<Option<TimedSurvey>>>,
 }
 
 /// What there was to list.
 #[derive(Clone)]
-pub(super) struct Snapshot {
+pub(super) struct TimedSurvey {
     pub(super) version: u64,
     pub(super) at: Instant,
     pub(super) survey: Arc<Survey>,
 }
 
-impl Live {
-    pub(crate) fn new(engine: Engine) -> Self {
-        Self { engine, last: Arc::default() }
+impl SurveyCache {
+    pub(crate) fn new(locks: LockTable) -> Self {
+        Self { locks, last: Arc::default() }
     }
 
     /// A survey that is not older than [`SPACING`].
-    pub(super) fn snapshot(&self, changes: &watch::Receiver<u64>) -> Snapshot {
+    pub(super) fn snapshot(&self, changes: &watch::Receiver<u64>) -> TimedSurvey {
         let mut last = self.last.lock();
         let fresh = last.as_ref().filter(|last| last.at.elapsed() < SPACING);
         if let Some(fresh) = fresh {
@@ -40,8 +40,8 @@ impl Live {
         }
         // The version before the survey: what changes in between is sent again.
         let version = *changes.borrow();
-        let (at, survey) = (Instant::now(), Arc::new(self.engine.survey()));
-        let snapshot = Snapshot { version, at, survey };
+        let (at, survey) = (Instant::now(), Arc::new(self.locks.survey()));
+        let snapshot = TimedSurvey { version, at, survey };
         *last = Some(snapshot.clone());
         snapshot
     }

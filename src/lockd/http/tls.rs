@@ -19,9 +19,9 @@ use crate::sys::mutex::Mutex;
 
 /// Speaks TLS 1.2 or 1.3 as a server. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Tls(Arc<Shared>);
+pub(crate) struct ServerTls(Arc<TlsInner>);
 
-struct Shared {
+struct TlsInner {
     certificates: PathBuf,
     key: PathBuf,
     /// For the next connection. A whole new one after a reload: a session that an
@@ -29,7 +29,7 @@ struct Shared {
     acceptor: Mutex<TlsAcceptor>,
 }
 
-impl Tls {
+impl ServerTls {
     /// The certificate comes first in its file, the ones that vouch for it
     /// behind; both files are PEM.
     ///
@@ -38,7 +38,7 @@ impl Tls {
     pub(crate) fn from_files(certificates: &Path, key: &Path) -> Result<Self, FileError> {
         let acceptor = Mutex::new(Self::read(certificates, key)?);
         let (certificates, key) = (certificates.to_owned(), key.to_owned());
-        Ok(Self(Arc::new(Shared { certificates, key, acceptor })))
+        Ok(Self(Arc::new(TlsInner { certificates, key, acceptor })))
     }
 
     /// Reads the files again, for the connections to come.
@@ -115,7 +115,7 @@ fn why(path: &Path, what: &str, error: &PemError) -> FileError {
     FileError { path: path.to_owned(), why }
 }
 
-impl Handshake for Tls {
+impl Handshake for ServerTls {
     type Stream = TlsStream<Socket>;
 
     async fn handshake(&self, socket: Socket) -> io::Result<Self::Stream> {

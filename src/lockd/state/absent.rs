@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::finished::RequestKey;
-use super::resource::Place;
+use super::resource::QueuePlace;
 use crate::sys::boot_clock::BootTime;
 
 /// How long a place is kept. A client comes back within a second, a proxy that
@@ -21,18 +21,18 @@ const KEPT_MAX: usize = 8192;
 
 /// The places of those who are away.
 #[derive(Debug, Default)]
-pub(super) struct Absent {
-    places: HashMap<RequestKey, (BootTime, Place)>,
+pub(super) struct AbsentWaiters {
+    places: HashMap<RequestKey, (BootTime, QueuePlace)>,
     /// In the order of their ends. One that was taken back may still be here.
     order: VecDeque<(BootTime, RequestKey)>,
 }
 
-impl Absent {
-    pub(super) fn keep(&mut self, key: RequestKey, place: Place) {
+impl AbsentWaiters {
+    pub(super) fn keep(&mut self, key: RequestKey, place: QueuePlace) {
         self.keep_until(BootTime::now().after(KEPT), key, place);
     }
 
-    fn keep_until(&mut self, end: BootTime, key: RequestKey, place: Place) {
+    fn keep_until(&mut self, end: BootTime, key: RequestKey, place: QueuePlace) {
         while self.order.front().is_some_and(|(end, _)| end.is_past()) {
             self.forget_oldest();
         }
@@ -44,7 +44,7 @@ impl Absent {
     }
 
     /// The place of a request that is made again; it is kept no longer.
-    pub(super) fn take(&mut self, key: &RequestKey) -> Option<Place> {
+    pub(super) fn take(&mut self, key: &RequestKey) -> Option<QueuePlace> {
         let (end, place) = self.places.remove(key)?;
         (!end.is_past()).then_some(place)
     }
@@ -59,7 +59,7 @@ impl Absent {
 
 #[cfg(test)]
 mod tests {
-    use super::super::resource::{Moment, TicketId};
+    use super::super::resource::{Moment, TurnNumber};
     use super::*;
 
     fn key(number: usize) -> RequestKey {
@@ -67,19 +67,19 @@ mod tests {
         RequestKey { resource: "r".into(), client: "c".into(), id }
     }
 
-    fn place(ticket: TicketId) -> Place {
-        Place { ticket, since: Moment::now() }
+    fn place(turn: TurnNumber) -> QueuePlace {
+        QueuePlace { turn, since: Moment::now() }
     }
 
     #[test]
     fn a_place_is_kept_for_a_while() {
-        let mut absent = Absent::default();
+        let mut absent = AbsentWaiters::default();
         absent.keep(key(1), place(1));
         assert!(absent.take(&key(1)).is_some());
         absent.keep_until(BootTime::now(), key(1), place(1));
         assert!(absent.take(&key(1)).is_none());
         // What is over is not kept in memory either.
-        let mut absent = Absent::default();
+        let mut absent = AbsentWaiters::default();
         absent.keep_until(BootTime::now(), key(2), place(2));
         absent.keep(key(3), place(3));
         assert_eq!((absent.places.len(), absent.order.len()), (1, 1));
@@ -87,12 +87,12 @@ mod tests {
 
     #[test]
     fn the_oldest_places_give_way() {
-        let mut absent = Absent::default();
+        let mut absent = AbsentWaiters::default();
         for number in 0..=KEPT_MAX {
-            absent.keep(key(number), place(number as TicketId));
+            absent.keep(key(number), place(number as TurnNumber));
         }
         assert!(absent.take(&key(0)).is_none());
-        assert_eq!(absent.take(&key(1)).map(|place| place.ticket), Some(1));
+        assert_eq!(absent.take(&key(1)).map(|place| place.turn), Some(1));
         assert!(absent.take(&key(1)).is_none());
         assert!(absent.order.len() <= KEPT_MAX && absent.places.len() <= KEPT_MAX);
     }

@@ -11,7 +11,7 @@ use crate::lockd::store::Syncs;
 
 /// How an engine is run.
 #[derive(Clone, Debug)]
-pub(crate) struct EngineOptions {
+pub(crate) struct LockTableOptions {
     /// Whether an answer waits until the disk has what it says. Default: yes.
     pub(crate) sync: bool,
     /// Whether to go on without what a damaged journal has lost. Default: no.
@@ -26,7 +26,7 @@ pub(crate) struct EngineOptions {
     pub(crate) waiters_per_client: Option<usize>,
 }
 
-impl Default for EngineOptions {
+impl Default for LockTableOptions {
     fn default() -> Self {
         Self {
             sync: true,
@@ -41,7 +41,7 @@ impl Default for EngineOptions {
 
 /// How long a request may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub(crate) enum WaitLimit {
     /// One try.
     No,
     /// At most this long, counted from the call.
@@ -58,7 +58,7 @@ pub(crate) struct LockRequest {
     /// Who asks.
     pub(crate) client: String,
     /// How long to wait for it.
-    pub(crate) wait: Wait,
+    pub(crate) wait: WaitLimit,
     /// How long the grant lasts unless it is renewed; `None`: until it is unlocked.
     pub(crate) lease: Option<Duration>,
     /// A name of the client's own choice for this request: asked again, it is
@@ -68,7 +68,7 @@ pub(crate) struct LockRequest {
 
 /// A lock that was had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Grant {
+pub(crate) struct GrantReply {
     /// The fencing token: greater than every one before it in this directory.
     pub(crate) token: u64,
     /// How long it lasts unless it is renewed.
@@ -195,7 +195,7 @@ pub(crate) fn in_directory(path: &Path) -> impl fmt::Display + '_ {
 
 /// A lock that is held, or cannot be given because of what is in its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct LockStatus {
     /// What is locked.
     pub(crate) resource: String,
     /// Who has it, without white space around.
@@ -205,14 +205,14 @@ pub(crate) struct Held {
     /// When it was granted, by the machine's clock.
     pub(crate) since: SystemTime,
     /// The lease, if it has one.
-    pub(crate) lease: Option<Lease>,
+    pub(crate) lease: Option<LeaseStatus>,
     /// Who waits, in the order of their turns; of many, the first
     /// [`WAITING_SHOWN`].
-    pub(crate) waiting: Vec<Waiter>,
+    pub(crate) waiting: Vec<WaiterStatus>,
     /// How many wait.
     pub(crate) waiting_in_all: usize,
     /// Why nobody can have it or unlock it.
-    pub(crate) problem: Option<Trouble>,
+    pub(crate) problem: Option<ProblemStatus>,
 }
 
 /// Of the waiters for one lock, so many are named: a client's name has up to
@@ -221,7 +221,7 @@ pub(crate) const WAITING_SHOWN: usize = 100;
 
 /// What is in the place of a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Trouble {
+pub(crate) struct ProblemStatus {
     /// The file.
     pub(crate) path: PathBuf,
     /// What is wrong with it, and what to do.
@@ -242,7 +242,7 @@ pub(crate) struct Survey {
 
 /// A lease that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lease {
+pub(crate) struct LeaseStatus {
     /// How long it runs after each renewal.
     pub(crate) length: Duration,
     /// What is left of it.
@@ -251,7 +251,7 @@ pub(crate) struct Lease {
 
 /// One who waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Waiter {
+pub(crate) struct WaiterStatus {
     /// Who.
     pub(crate) client: String,
     /// Since when, by the machine's clock.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tracing::field::display;
 
-use crate::lockd::store::Hold;
+use crate::lockd::store::Grant;
 
 /// So much of a text that a caller chose is in a line: bytes. Names are far shorter. A
 /// request may be 1 MiB, and so is the queue of the log: longer lines push out others.
@@ -54,7 +54,7 @@ impl Event {
 
 /// Where a request came from, and by which right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
+pub(crate) struct Requester {
     /// The other end of its connection.
     pub(crate) peer: SocketAddr,
     /// For whom a trusted proxy passed it on.
@@ -86,18 +86,15 @@ impl fmt::Display for Credential {
     }
 }
 
-/// Of the request; of an earlier daemon's nothing is known.
-pub(super) type Asker = Option<Arc<Source>>;
-
 /// Write the line. `by` asked for what happened, or for the hold that it ended.
-pub(super) fn audit(event: Event, hold: &Hold, by: &Asker) {
+pub(super) fn audit(event: Event, grant: &Grant, by: &Option<Arc<Requester>>) {
     // Texts are made below, at each grant.
     if !tracing::enabled!(target: "lockkeeper::audit", tracing::Level::INFO) {
         return;
     }
     let event = event.word();
-    let (resource, client) = (&*hold.wanted.resource, &*shortened(&hold.wanted.client));
-    let token = display(hold.token);
+    let (resource, client) = (&*grant.terms.resource, &*shortened(&grant.terms.client));
+    let token = display(grant.token);
     let (peer, forwarded_for, credential) = fields(by.as_deref());
     tracing::info!(
         target: "lockkeeper::audit",
@@ -106,7 +103,7 @@ pub(super) fn audit(event: Event, hold: &Hold, by: &Asker) {
 }
 
 /// Write the line of a file that named nobody and was removed by force.
-pub(super) fn audit_discarded(resource: &str, file: &str, by: &Asker) {
+pub(super) fn audit_discarded(resource: &str, file: &str, by: &Option<Arc<Requester>>) {
     let (peer, forwarded_for, credential) = fields(by.as_deref());
     tracing::info!(
         target: "lockkeeper::audit",
@@ -117,7 +114,7 @@ pub(super) fn audit_discarded(resource: &str, file: &str, by: &Asker) {
 
 /// A request that was refused.
 #[derive(Default)]
-pub(crate) struct Refused<'a> {
+pub(crate) struct RefusedRequest<'a> {
     /// What it asked for, as far as the daemon looked.
     pub(crate) verb: Option<&'a str>,
     pub(crate) resource: Option<&'a str>,
@@ -128,9 +125,9 @@ pub(crate) struct Refused<'a> {
     pub(crate) reason: &'a str,
 }
 
-impl Refused<'_> {
+impl RefusedRequest<'_> {
     /// Write the line.
-    pub(crate) fn audit(&self, by: &Source) {
+    pub(crate) fn audit(&self, by: &Requester) {
         let Self { verb, error, .. } = self;
         let [resource, client] = [self.resource, self.client].map(|it| it.map(shortened));
         let (resource, client) = (resource.as_deref(), client.as_deref());
@@ -144,7 +141,7 @@ impl Refused<'_> {
     }
 
     /// The same of what an attack may be.
-    pub(crate) fn warn(&self, by: &Source) {
+    pub(crate) fn warn(&self, by: &Requester) {
         let (error, reason) = (self.error, &*shortened(self.reason));
         let (peer, forwarded_for, credential) = fields(Some(by));
         tracing::warn!(
@@ -157,7 +154,7 @@ impl Refused<'_> {
 
 type Shown<T> = Option<tracing::field::DisplayValue<T>>;
 
-fn fields(by: Option<&Source>) -> (Shown<SocketAddr>, Shown<IpAddr>, Option<String>) {
+fn fields(by: Option<&Requester>) -> (Shown<SocketAddr>, Shown<IpAddr>, Option<String>) {
     let peer = by.map(|by| display(by.peer));
     let forwarded_for = by.and_then(|by| by.forwarded_for).map(display);
     // Text, so that a name with line ends in it is escaped.

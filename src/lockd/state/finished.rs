@@ -17,7 +17,7 @@ const REMEMBERED: usize = 8192;
 
 /// The last ones that are over.
 #[derive(Debug, Default)]
-pub(super) struct Over {
+pub(super) struct Finished {
     requests: HashSet<RequestKey>,
     request_order: VecDeque<RequestKey>,
     /// Those that their clients gave back.
@@ -25,7 +25,7 @@ pub(super) struct Over {
     release_order: VecDeque<u64>,
 }
 
-impl Over {
+impl Finished {
     pub(super) fn remember_request(&mut self, key: RequestKey) {
         if self.requests.insert(key.clone()) {
             self.request_order.push_back(key);

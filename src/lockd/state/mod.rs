@@ -27,7 +27,7 @@ mod api;
 mod audit;
 mod books;
 mod finished;
-mod locks;
+mod lock_table;
 mod opening;
 mod resource;
 mod usage;
@@ -35,7 +35,8 @@ mod writer;
 
 pub use api::OpenError;
 pub(crate) use api::{
-    EngineOptions, Grant, Held, LockRequest, Refusal, Survey, TIME_BOUNDS, Wait, in_directory,
+    GrantReply, LockRequest, LockStatus, LockTableOptions, Refusal, Survey, TIME_BOUNDS, WaitLimit,
+    in_directory,
 };
-pub(crate) use audit::{Credential, Refused, Source};
-pub(crate) use locks::Engine;
+pub(crate) use audit::{Credential, RefusedRequest, Requester};
+pub(crate) use lock_table::LockTable;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::fs::Access;
 
 use super::api::OpenError;
-use crate::lockd::store::{Failure, Unopened};
+use crate::lockd::store::{DiskError, Unopened};
 use crate::{AsyncFileLock, Error, FileGuard, FileOptions};
 
 /// The directory's own lock, as long as a daemon serves it.
@@ -60,7 +60,7 @@ pub(super) fn not_opened(directory: &Path, unopened: Unopened) -> OpenError {
     match unopened {
         Unopened::Failed(failure) => {
             let advice = failure.advice();
-            let Failure { path, doing, errno } = failure;
+            let DiskError { path, doing, errno } = failure;
             OpenError::Unusable { path, doing, advice, source: errno.into() }
         }
         Unopened::Damaged { found, remedy } => {

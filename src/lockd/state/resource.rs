@@ -6,21 +6,21 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
-use super::api::{Grant, Held, Lease, Refusal, Trouble, Waiter};
-use super::audit::Asker;
+use super::api::{GrantReply, LeaseStatus, LockStatus, ProblemStatus, Refusal, WaiterStatus};
+use super::audit::Requester;
 use super::finished::RequestKey;
 use crate::lockd::name;
-use crate::lockd::store::{Hold, Problem};
+use crate::lockd::store::{Grant, Problem};
 use crate::sys::boot_clock::BootTime;
 
 /// One resource that is held, asked for, or cannot be had.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
+pub(super) struct Resource {
     pub(super) phase: Phase,
     /// The tenure whose end the store was asked for and has not answered.
-    pub(super) ending: Option<Tenure>,
+    pub(super) ending: Option<Hold>,
     /// Requests that wait. Their numbers are in the order of their turns. (I2)
-    pub(super) queue: BTreeSet<TicketId>,
+    pub(super) queue: BTreeSet<TurnNumber>,
 }
 
 /// What will be so once the store has done all it was asked for.
@@ -29,21 +29,21 @@ pub(super) enum Phase {
     #[default]
     Free,
     /// The store was asked to give it to this request.
-    Granting(TicketId),
-    Held(Tenure),
+    Granting(TurnNumber),
+    Held(Hold),
     Problem(Problem),
 }
 
 /// A hold, and how long it lasts.
 #[derive(Clone, Debug)]
-pub(super) struct Tenure {
-    pub(super) hold: Arc<Hold>,
+pub(super) struct Hold {
+    pub(super) grant: Arc<Grant>,
     pub(super) deadline: Option<BootTime>,
     /// When it was given.
     pub(super) began: Instant,
     /// Where the request waited; of a hold of an earlier daemon nothing is known.
-    pub(super) place: Option<Place>,
-    pub(super) by: Asker,
+    pub(super) place: Option<QueuePlace>,
+    pub(super) by: Option<Arc<Requester>>,
     /// How many answers with this grant may have come to its client. (I4)
     pub(super) answers: u32,
 }
@@ -63,51 +63,51 @@ impl Moment {
 
 /// What a request comes back to.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) ticket: TicketId,
+pub(super) struct QueuePlace {
+    pub(super) turn: TurnNumber,
     /// When it was asked for first.
     pub(super) since: Moment,
 }
 
 /// How one who listened for the outcome of a request left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leave {
+pub(super) enum ListenerEnd {
     /// With the outcome.
     Heard,
     /// Its limit was reached.
-    Over,
+    TimedOut,
     /// Its connection broke, or it closed it.
-    Gone,
+    Disconnected,
 }
 
-pub(super) type TicketId = u64;
-pub(super) type Outcome = Result<Grant, Refusal>;
+pub(super) type TurnNumber = u64;
+pub(super) type LockOutcome = Result<GrantReply, Refusal>;
 
 /// One request for a lock, and all who listen for its outcome: a request that
 /// is repeated by its id has several.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(super) struct PendingRequest {
     pub(super) resource: Arc<str>,
     pub(super) client: Arc<str>,
     pub(super) lease: Option<Duration>,
     pub(super) key: Option<RequestKey>,
     /// The request that was made first.
-    pub(super) by: Asker,
+    pub(super) by: Option<Arc<Requester>>,
     pub(super) since: Moment,
     /// Whether it may wait if it is not served at once.
     pub(super) may_wait: bool,
-    pub(super) outcome: Option<Outcome>,
-    pub(super) listeners: Vec<oneshot::Sender<Outcome>>,
+    pub(super) outcome: Option<LockOutcome>,
+    pub(super) listeners: Vec<oneshot::Sender<LockOutcome>>,
     /// How many have not said yet whether they heard the outcome.
     pub(super) unsettled: usize,
     pub(super) is_heard: bool,
 }
 
-impl Slot {
+impl Resource {
     /// What is held here, or was and has not ended yet.
-    pub(super) fn tenure(&self) -> Option<&Tenure> {
+    pub(super) fn hold(&self) -> Option<&Hold> {
         match &self.phase {
-            Phase::Held(tenure) => Some(tenure),
+            Phase::Held(hold) => Some(hold),
             Phase::Free | Phase::Granting(_) => self.ending.as_ref(),
             Phase::Problem(_) => None,
         }
@@ -115,42 +115,42 @@ impl Slot {
 
     /// Whether it is in the list.
     pub(super) fn is_shown(&self) -> bool {
-        matches!(self.phase, Phase::Problem(_)) || self.tenure().is_some()
+        matches!(self.phase, Phase::Problem(_)) || self.hold().is_some()
     }
 }
 
-impl Tenure {
+impl Hold {
     /// Its client is about to be told.
-    pub(super) fn answered(&mut self) -> Grant {
+    pub(super) fn answered(&mut self) -> GrantReply {
         self.answers = self.answers.saturating_add(1);
-        self.grant()
+        self.reply()
     }
 
-    pub(super) fn grant(&self) -> Grant {
-        Grant { token: self.hold.token, lease: self.hold.wanted.lease }
+    pub(super) fn reply(&self) -> GrantReply {
+        GrantReply { token: self.grant.token, lease: self.grant.terms.lease }
     }
 
     pub(super) fn holder(&self) -> &str {
-        name::stripped(&self.hold.wanted.client)
+        name::stripped(&self.grant.terms.client)
     }
 
     pub(super) fn is_of(&self, client: &str) -> bool {
         self.holder() == name::stripped(client)
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_expired(&self) -> bool {
         self.deadline.is_some_and(BootTime::is_past)
     }
 
     /// As it is shown.
-    pub(super) fn held(&self) -> Held {
-        let lease = self.hold.wanted.lease.zip(self.deadline);
-        Held {
-            resource: self.hold.wanted.resource.to_string(),
+    pub(super) fn status(&self) -> LockStatus {
+        let lease = self.grant.terms.lease.zip(self.deadline);
+        LockStatus {
+            resource: self.grant.terms.resource.to_string(),
             client: self.holder().to_owned(),
-            token: self.hold.token,
-            since: self.hold.since(),
-            lease: lease.map(|(length, end)| Lease { length, remaining: end.remaining() }),
+            token: self.grant.token,
+            since: self.grant.since(),
+            lease: lease.map(|(length, end)| LeaseStatus { length, remaining: end.remaining() }),
             waiting: Vec::new(),
             waiting_in_all: 0,
             problem: None,
@@ -158,14 +158,14 @@ impl Tenure {
     }
 }
 
-impl Ticket {
+impl PendingRequest {
     /// Of one who is about to listen.
     pub(super) fn new(
         resource: &Arc<str>,
         client: Arc<str>,
         lease: Option<Duration>,
         key: Option<RequestKey>,
-        by: &Asker,
+        by: &Option<Arc<Requester>>,
         may_wait: bool,
     ) -> Self {
         let (resource, since) = (Arc::clone(resource), Moment::now());
@@ -186,14 +186,14 @@ impl Ticket {
         }
     }
 
-    pub(super) fn waiter(&self) -> Waiter {
-        Waiter { client: name::stripped(&self.client).to_owned(), since: self.since.shown }
+    pub(super) fn status(&self) -> WaiterStatus {
+        WaiterStatus { client: name::stripped(&self.client).to_owned(), since: self.since.shown }
     }
 }
 
 /// A problem, as it is shown.
-pub(super) fn held_by_nobody(resource: &str, problem: &Problem) -> Held {
-    Held {
+pub(super) fn problem_status(resource: &str, problem: &Problem) -> LockStatus {
+    LockStatus {
         resource: resource.to_owned(),
         client: String::new(),
         token: 0,
@@ -201,7 +201,7 @@ pub(super) fn held_by_nobody(resource: &str, problem: &Problem) -> Held {
         lease: None,
         waiting: Vec::new(),
         waiting_in_all: 0,
-        problem: Some(Trouble {
+        problem: Some(ProblemStatus {
             path: problem.path.clone(),
             why: problem.why.clone(),
             is_removable: problem.is_removable,

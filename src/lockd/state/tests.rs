@@ -21,8 +21,10 @@ fn directory() -> TempDir {
     TempDir::new().unwrap()
 }
 
-async fn open(directory: &Path, sync: bool) -> Engine {
-    Engine::open(directory, EngineOptions { sync, ..EngineOptions::default() }).await.unwrap()
+async fn open(directory: &Path, sync: bool) -> LockTable {
+    LockTable::open(directory, LockTableOptions { sync, ..LockTableOptions::default() })
+        .await
+        .unwrap()
 }
 
 /// A try.
@@ -30,14 +32,14 @@ fn request(resource: &str, client: &str) -> LockRequest {
     LockRequest {
         resource: resource.to_owned(),
         client: client.to_owned(),
-        wait: Wait::No,
+        wait: WaitLimit::No,
         lease: None,
         request_id: None,
     }
 }
 
 fn waiting(resource: &str, client: &str) -> LockRequest {
-    LockRequest { wait: Wait::Until(LONG), ..request(resource, client) }
+    LockRequest { wait: WaitLimit::Until(LONG), ..request(resource, client) }
 }
 
 fn leased(resource: &str, client: &str, lease: Duration) -> LockRequest {
@@ -84,47 +86,47 @@ async fn a_lock_is_a_file_with_the_name_of_its_client() {
     for sync in BOTH {
         let directory = directory();
         let path = directory.path();
-        let engine = open(path, sync).await;
-        let first = engine.lock(request("r1", "client1")).await.unwrap();
+        let locks = open(path, sync).await;
+        let first = locks.lock(request("r1", "client1")).await.unwrap();
         assert_eq!(files(path), file("r1", "client1"));
-        assert_eq!(engine.lock(request("r1", "client2")).await, locked_by("client1"));
-        assert_eq!(engine.lock(request("r1", "client1")).await, locked_by("client1"));
+        assert_eq!(locks.lock(request("r1", "client2")).await, locked_by("client1"));
+        assert_eq!(locks.lock(request("r1", "client1")).await, locked_by("client1"));
         let (holder, client) = ("client1".to_owned(), "client2".to_owned());
         let not_yours = Err(Refusal::NotYours { holder, client });
-        assert_eq!(engine.unlock("r1", "client2", None).await, not_yours);
+        assert_eq!(locks.unlock("r1", "client2", None).await, not_yours);
         assert_eq!(files(path), file("r1", "client1"));
         let wrong = Some(first.token + 1);
-        assert_eq!(engine.unlock("r1", "client1", wrong).await, Err(Refusal::WrongToken));
-        engine.unlock("r1", "client1", None).await.unwrap();
+        assert_eq!(locks.unlock("r1", "client1", wrong).await, Err(Refusal::WrongToken));
+        locks.unlock("r1", "client1", None).await.unwrap();
         assert_eq!(files(path), BTreeMap::new());
-        assert_eq!(engine.unlock("r1", "client1", None).await, Err(Refusal::NotLocked));
-        let second = engine.lock(request("r1", "client2")).await.unwrap();
+        assert_eq!(locks.unlock("r1", "client1", None).await, Err(Refusal::NotLocked));
+        let second = locks.lock(request("r1", "client2")).await.unwrap();
         assert!(second.token > first.token);
         // The answer to an unlock was lost, and it is asked for again.
-        engine.unlock("r1", "client1", Some(first.token)).await.unwrap();
+        locks.unlock("r1", "client1", Some(first.token)).await.unwrap();
         assert_eq!(files(path), file("r1", "client2"));
-        let figures = engine.figures();
+        let figures = locks.figures();
         let counted = (figures.held, figures.granted, figures.released, figures.refused);
         assert_eq!(counted, (1, 2, 1, 2));
-        engine.close().await;
+        locks.close().await;
     }
 }
 
 #[tokio::test]
 async fn clients_are_told_apart_without_white_space_around() {
     let directory = directory();
-    let engine = open(directory.path(), false).await;
-    engine.lock(request("q", " lead")).await.unwrap();
+    let locks = open(directory.path(), false).await;
+    locks.lock(request("q", " lead")).await.unwrap();
     assert_eq!(files(directory.path()), file("q", " lead"));
-    assert_eq!(engine.lock(request("q", "other")).await, locked_by("lead"));
-    engine.unlock("q", " lead", None).await.unwrap();
+    assert_eq!(locks.lock(request("q", "other")).await, locked_by("lead"));
+    locks.unlock("q", " lead", None).await.unwrap();
     for client in ["", "o'neil", "a\"b", "tab\there", "nl\nmid", "clïent-日本"] {
-        engine.lock(request("q", client)).await.unwrap();
+        locks.lock(request("q", client)).await.unwrap();
         assert_eq!(files(directory.path()), file("q", client));
-        assert_eq!(engine.lock(request("q", "x")).await, locked_by(client));
-        engine.unlock("q", client, None).await.unwrap();
+        assert_eq!(locks.lock(request("q", "x")).await, locked_by(client));
+        locks.unlock("q", client, None).await.unwrap();
     }
-    engine.close().await;
+    locks.close().await;
 }
 
 #[tokio::test]
@@ -132,28 +134,28 @@ async fn no_name_leads_out_of_the_directory() {
     let outer = directory();
     let inner = outer.path().join("locks");
     fs::create_dir(&inner).unwrap();
-    let engine = open(&inner, false).await;
+    let locks = open(&inner, false).await;
     let victim = outer.path().join("victim.resource.lock");
     fs::write(&victim, "c").unwrap();
     for name in ["../victim", "../new", "/etc/x", "a/../../new", "..", ".", ""] {
-        assert_eq!(engine.unlock(name, "c", None).await, Err(Refusal::NotLocked));
-        engine.lock(request(name, "c")).await.unwrap();
+        assert_eq!(locks.unlock(name, "c", None).await, Err(Refusal::NotLocked));
+        locks.lock(request(name, "c")).await.unwrap();
     }
     assert_eq!(files(&inner).len(), 7);
     assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 2);
     for bad in
         [request(&"x".repeat(300), "c"), request("r", "a\0b"), request("r", &"c".repeat(9000))]
     {
-        assert!(matches!(engine.lock(bad).await, Err(Refusal::BadName { .. })));
+        assert!(matches!(locks.lock(bad).await, Err(Refusal::BadName { .. })));
     }
-    let no_lease = engine.lock(leased("r", "c", Duration::ZERO)).await;
+    let no_lease = locks.lock(leased("r", "c", Duration::ZERO)).await;
     assert!(matches!(no_lease, Err(Refusal::Invalid { .. })));
-    for held in engine.list() {
-        engine.unlock(&held.resource, "c", Some(held.token)).await.unwrap();
+    for held in locks.list() {
+        locks.unlock(&held.resource, "c", Some(held.token)).await.unwrap();
     }
     assert!(victim.exists());
     assert_eq!(files(&inner).len(), 0);
-    engine.close().await;
+    locks.close().await;
     assert_eq!(
         own_files(&inner),
         [".lockkeeper-journal-a", ".lockkeeper-journal-b", ".lockkeeper-tokens"]
@@ -173,25 +175,25 @@ fn own_files(directory: &Path) -> Vec<String> {
 async fn who_waits_is_served_in_turn() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
-        engine.lock(request("r", "first")).await.unwrap();
+        let locks = open(directory.path(), sync).await;
+        locks.lock(request("r", "first")).await.unwrap();
         let (order, mut served) = tokio::sync::mpsc::unbounded_channel();
         for number in 0..20_u64 {
-            let (asking, order) = (engine.clone(), order.clone());
-            let waiting_before = engine.figures().waiting;
+            let (asking, order) = (locks.clone(), order.clone());
+            let waiting_before = locks.figures().waiting;
             tokio::spawn(async move {
                 let client = format!("c{number}");
                 let grant = asking.lock(waiting("r", &client)).await.unwrap();
                 order.send((number, grant.token)).unwrap();
                 asking.unlock("r", &client, Some(grant.token)).await.unwrap();
             });
-            eventually("the wait", || engine.figures().waiting > waiting_before).await;
+            eventually("the wait", || locks.figures().waiting > waiting_before).await;
         }
-        let shown = engine.show("r").unwrap();
+        let shown = locks.show("r").unwrap();
         let clients: Vec<_> = shown.waiting.iter().map(|waiter| waiter.client.clone()).collect();
         assert_eq!(clients, (0..20).map(|number| format!("c{number}")).collect::<Vec<_>>());
-        assert_eq!(engine.lock(request("r", "barger")).await, locked_by("first"));
-        engine.unlock("r", "first", None).await.unwrap();
+        assert_eq!(locks.lock(request("r", "barger")).await, locked_by("first"));
+        locks.unlock("r", "first", None).await.unwrap();
         let mut last = 0;
         for expected in 0..20 {
             let (number, token) = served.recv().await.unwrap();
@@ -199,40 +201,40 @@ async fn who_waits_is_served_in_turn() {
             assert!(token > last);
             last = token;
         }
-        eventually("the end", || engine.figures().held == 0).await;
-        engine.close().await;
+        eventually("the end", || locks.figures().held == 0).await;
+        locks.close().await;
     }
 }
 
 #[tokio::test]
 async fn a_limit_is_kept_and_names_the_holder() {
     let directory = directory();
-    let engine = open(directory.path(), true).await;
-    engine.lock(request("r", "holder")).await.unwrap();
-    let short = LockRequest { wait: Wait::Until(QUIET), ..request("r", "late") };
+    let locks = open(directory.path(), true).await;
+    locks.lock(request("r", "holder")).await.unwrap();
+    let short = LockRequest { wait: WaitLimit::Until(QUIET), ..request("r", "late") };
     let timed_out = Err(Refusal::TimedOut { holder: "holder".to_owned() });
-    assert_eq!(engine.lock(short.clone()).await, timed_out);
-    assert_eq!(engine.figures().waiting, 0);
-    assert_eq!(engine.show("r").unwrap().waiting, []);
-    engine.unlock("r", "holder", None).await.unwrap();
-    engine.lock(short).await.unwrap();
-    engine.close().await;
+    assert_eq!(locks.lock(short.clone()).await, timed_out);
+    assert_eq!(locks.figures().waiting, 0);
+    assert_eq!(locks.show("r").unwrap().waiting, []);
+    locks.unlock("r", "holder", None).await.unwrap();
+    locks.lock(short).await.unwrap();
+    locks.close().await;
 }
 
 #[tokio::test]
 async fn a_dropped_wait_leaves_no_place_in_the_queue() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
-        engine.lock(request("r", "holder")).await.unwrap();
+        let locks = open(directory.path(), sync).await;
+        locks.lock(request("r", "holder")).await.unwrap();
         for _ in 0..50 {
-            let wait = engine.lock(waiting("r", "gone"));
+            let wait = locks.lock(waiting("r", "gone"));
             assert!(tokio::time::timeout(Duration::from_micros(100), wait).await.is_err());
         }
-        assert_eq!(engine.figures().waiting, 0);
-        engine.unlock("r", "holder", None).await.unwrap();
-        engine.lock(request("r", "next")).await.unwrap();
-        engine.close().await;
+        assert_eq!(locks.figures().waiting, 0);
+        locks.unlock("r", "holder", None).await.unwrap();
+        locks.lock(request("r", "next")).await.unwrap();
+        locks.close().await;
     }
 }
 
@@ -241,37 +243,37 @@ async fn a_dropped_wait_leaves_no_place_in_the_queue() {
 async fn a_grant_that_nobody_heard_of_is_undone() {
     let directory = directory();
     let path = directory.path();
-    let engine = open(path, true).await;
+    let locks = open(path, true).await;
     let mut unheard = 0;
     for round in 0.. {
         if unheard == 100 {
             break;
         }
-        let mut ask = Box::pin(engine.lock(request("r", "gone")));
+        let mut ask = Box::pin(locks.lock(request("r", "gone")));
         if let Poll::Ready(told) = futures::poll!(&mut ask) {
             // The store was quicker than the poll: somebody heard of this one.
             told.unwrap();
-            engine.unlock("r", "gone", None).await.unwrap();
+            locks.unlock("r", "gone", None).await.unwrap();
             continue;
         }
         unheard += 1;
         if round % 2 == 0 {
-            eventually("the grant", || engine.figures().held == 1).await;
+            eventually("the grant", || locks.figures().held == 1).await;
         }
         drop(ask);
-        engine.lock(waiting("r", "next")).await.unwrap();
+        locks.lock(waiting("r", "next")).await.unwrap();
         assert_eq!(files(path), file("r", "next"));
-        engine.unlock("r", "next", None).await.unwrap();
+        locks.unlock("r", "next", None).await.unwrap();
         assert_eq!(files(path), BTreeMap::new());
     }
-    engine.lock(request("r", "holder")).await.unwrap();
-    let mut ask = Box::pin(engine.lock(waiting("r", "gone")));
+    locks.lock(request("r", "holder")).await.unwrap();
+    let mut ask = Box::pin(locks.lock(waiting("r", "gone")));
     assert!(futures::poll!(&mut ask).is_pending());
-    engine.unlock("r", "holder", None).await.unwrap();
+    locks.unlock("r", "holder", None).await.unwrap();
     eventually("its turn", || files(path) == file("r", "gone")).await;
     drop(ask);
     eventually("the end", || files(path).is_empty()).await;
-    engine.close().await;
+    locks.close().await;
     assert_eq!(open(path, true).await.list(), []);
 }
 
@@ -279,71 +281,71 @@ async fn a_grant_that_nobody_heard_of_is_undone() {
 async fn a_lease_ends_by_itself_and_the_next_gets_it() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
+        let locks = open(directory.path(), sync).await;
         // It is not over before it is looked at, however busy the machine is.
         let hour = Duration::from_secs(3600);
-        engine.lock(leased("r", "shown", hour)).await.unwrap();
-        let shown = engine.show("r").unwrap().lease.unwrap();
+        locks.lock(leased("r", "shown", hour)).await.unwrap();
+        let shown = locks.show("r").unwrap().lease.unwrap();
         assert!(shown.length == hour && shown.remaining <= hour && !shown.remaining.is_zero());
-        engine.unlock("r", "shown", None).await.unwrap();
+        locks.unlock("r", "shown", None).await.unwrap();
         let lease = Duration::from_millis(200);
         let start = Instant::now();
-        let grant = engine.lock(leased("r", "holder", lease)).await.unwrap();
+        let grant = locks.lock(leased("r", "holder", lease)).await.unwrap();
         assert_eq!(grant.lease, Some(lease));
-        let next = engine.lock(waiting("r", "next")).await.unwrap();
+        let next = locks.lock(waiting("r", "next")).await.unwrap();
         assert!(start.elapsed() >= lease);
         assert!(next.token > grant.token);
         assert_eq!(files(directory.path()), file("r", "next"));
-        let renewed = engine.renew("r", "holder", grant.token).await;
+        let renewed = locks.renew("r", "holder", grant.token).await;
         assert!(matches!(renewed, Err(Refusal::NotYours { .. })));
-        assert_eq!(engine.renew("r", "next", next.token).await, Ok(Duration::MAX));
-        assert_eq!(engine.renew("r", "next", grant.token).await, Err(Refusal::WrongToken));
-        assert_eq!(engine.figures().expired, 1);
-        engine.unlock("r", "next", None).await.unwrap();
+        assert_eq!(locks.renew("r", "next", next.token).await, Ok(Duration::MAX));
+        assert_eq!(locks.renew("r", "next", grant.token).await, Err(Refusal::WrongToken));
+        assert_eq!(locks.figures().expired, 1);
+        locks.unlock("r", "next", None).await.unwrap();
         // Nobody waits: it ends all the same.
-        engine.lock(leased("r", "last", QUIET)).await.unwrap();
+        locks.lock(leased("r", "last", QUIET)).await.unwrap();
         eventually("the end", || files(directory.path()).is_empty()).await;
-        engine.close().await;
+        locks.close().await;
     }
 }
 
 #[tokio::test]
 async fn a_renewed_lease_goes_on() {
     let directory = directory();
-    let engine = open(directory.path(), false).await;
+    let locks = open(directory.path(), false).await;
     let lease = Duration::from_secs(2);
-    let grant = engine.lock(leased("r", "holder", lease)).await.unwrap();
+    let grant = locks.lock(leased("r", "holder", lease)).await.unwrap();
     let start = Instant::now();
     while start.elapsed() < lease + lease / 4 {
-        assert_eq!(engine.renew("r", "holder", grant.token).await, Ok(lease));
+        assert_eq!(locks.renew("r", "holder", grant.token).await, Ok(lease));
         sleep(QUIET).await;
     }
-    assert_eq!(engine.lock(request("r", "other")).await, locked_by("holder"));
+    assert_eq!(locks.lock(request("r", "other")).await, locked_by("holder"));
     // Long leases and short ones do not disturb each other.
-    engine.lock(leased("long", "c", Duration::MAX)).await.unwrap();
-    engine.lock(leased("short", "c", QUIET)).await.unwrap();
-    eventually("the short one's end", || engine.show("short").is_none()).await;
-    assert!(engine.show("long").is_some());
-    engine.close().await;
+    locks.lock(leased("long", "c", Duration::MAX)).await.unwrap();
+    locks.lock(leased("short", "c", QUIET)).await.unwrap();
+    eventually("the short one's end", || locks.show("short").is_none()).await;
+    assert!(locks.show("long").is_some());
+    locks.close().await;
 }
 
 #[tokio::test]
 async fn a_request_that_is_repeated_is_one_request() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
+        let locks = open(directory.path(), sync).await;
         let lease = Some(Duration::from_secs(3600));
         let ask = named("id", LockRequest { lease, ..request("r", "c") });
-        let grant = engine.lock(ask.clone()).await.unwrap();
-        assert_eq!(engine.lock(ask.clone()).await, Ok(grant));
-        assert_eq!(engine.figures().granted, 1);
+        let grant = locks.lock(ask.clone()).await.unwrap();
+        assert_eq!(locks.lock(ask.clone()).await, Ok(grant));
+        assert_eq!(locks.figures().granted, 1);
         // The same id means nothing elsewhere.
-        assert_eq!(engine.lock(named("id", request("r", "d"))).await, locked_by("c"));
-        engine.lock(named("id", request("other", "c"))).await.unwrap();
-        engine.unlock("r", "c", Some(grant.token)).await.unwrap();
-        assert_eq!(engine.lock(ask.clone()).await, Err(Refusal::RequestOver));
-        assert!(engine.lock(named("id2", ask)).await.unwrap().token > grant.token);
-        engine.close().await;
+        assert_eq!(locks.lock(named("id", request("r", "d"))).await, locked_by("c"));
+        locks.lock(named("id", request("other", "c"))).await.unwrap();
+        locks.unlock("r", "c", Some(grant.token)).await.unwrap();
+        assert_eq!(locks.lock(ask.clone()).await, Err(Refusal::RequestOver));
+        assert!(locks.lock(named("id2", ask)).await.unwrap().token > grant.token);
+        locks.close().await;
     }
 }
 
@@ -351,25 +353,25 @@ async fn a_request_that_is_repeated_is_one_request() {
 async fn a_repeated_wait_keeps_its_place_while_anybody_waits() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
-        engine.lock(request("r", "holder")).await.unwrap();
+        let locks = open(directory.path(), sync).await;
+        locks.lock(request("r", "holder")).await.unwrap();
         let ask = named("id", waiting("r", "c"));
-        let mut first = Box::pin(engine.lock(ask.clone()));
+        let mut first = Box::pin(locks.lock(ask.clone()));
         assert!(futures::poll!(&mut first).is_pending());
-        let mut behind = Box::pin(engine.lock(waiting("r", "behind")));
+        let mut behind = Box::pin(locks.lock(waiting("r", "behind")));
         assert!(futures::poll!(&mut behind).is_pending());
-        let mut again = Box::pin(engine.lock(ask.clone()));
+        let mut again = Box::pin(locks.lock(ask.clone()));
         assert!(futures::poll!(&mut again).is_pending());
-        assert_eq!(engine.figures().waiting, 2);
-        assert_eq!(engine.lock(named("id", request("r", "c"))).await, locked_by("holder"));
+        assert_eq!(locks.figures().waiting, 2);
+        assert_eq!(locks.lock(named("id", request("r", "c"))).await, locked_by("holder"));
         drop(first);
-        assert_eq!(engine.figures().waiting, 2);
-        engine.unlock("r", "holder", None).await.unwrap();
+        assert_eq!(locks.figures().waiting, 2);
+        locks.unlock("r", "holder", None).await.unwrap();
         let grant = again.await.unwrap();
-        assert_eq!(engine.lock(ask).await, Ok(grant));
-        engine.unlock("r", "c", Some(grant.token)).await.unwrap();
+        assert_eq!(locks.lock(ask).await, Ok(grant));
+        locks.unlock("r", "c", Some(grant.token)).await.unwrap();
         behind.await.unwrap();
-        engine.close().await;
+        locks.close().await;
     }
 }
 
@@ -378,76 +380,76 @@ async fn a_repeated_wait_keeps_its_place_while_anybody_waits() {
 async fn a_wait_that_broke_off_has_its_place_again() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
-        engine.lock(request("r", "holder")).await.unwrap();
+        let locks = open(directory.path(), sync).await;
+        locks.lock(request("r", "holder")).await.unwrap();
         let ask = named("id", waiting("r", "first"));
-        let mut first = Box::pin(engine.lock(ask.clone()));
+        let mut first = Box::pin(locks.lock(ask.clone()));
         assert!(futures::poll!(&mut first).is_pending());
-        let since = engine.show("r").unwrap().waiting[0].since;
-        let mut second = Box::pin(engine.lock(waiting("r", "second")));
+        let since = locks.show("r").unwrap().waiting[0].since;
+        let mut second = Box::pin(locks.lock(waiting("r", "second")));
         assert!(futures::poll!(&mut second).is_pending());
-        let mut third = Box::pin(engine.lock(waiting("r", "third")));
+        let mut third = Box::pin(locks.lock(waiting("r", "third")));
         assert!(futures::poll!(&mut third).is_pending());
         drop(first);
-        assert_eq!((engine.figures().waiting, engine.show("r").unwrap().waiting.len()), (2, 2));
+        assert_eq!((locks.figures().waiting, locks.show("r").unwrap().waiting.len()), (2, 2));
 
         // Its turn comes while it is away: it is not granted anything.
-        engine.unlock("r", "holder", None).await.unwrap();
+        locks.unlock("r", "holder", None).await.unwrap();
         second.await.unwrap();
-        let mut first = Box::pin(engine.lock(ask));
+        let mut first = Box::pin(locks.lock(ask));
         assert!(futures::poll!(&mut first).is_pending());
-        let waiting = engine.show("r").unwrap().waiting;
+        let waiting = locks.show("r").unwrap().waiting;
         let waiting: Vec<_> = waiting.iter().map(|it| (&*it.client, it.since)).collect();
         assert_eq!((waiting[0], waiting[1].0), (("first", since), "third"));
-        engine.unlock("r", "second", None).await.unwrap();
+        locks.unlock("r", "second", None).await.unwrap();
         first.await.unwrap();
         assert!(futures::poll!(&mut third).is_pending());
         drop(third);
-        engine.close().await;
+        locks.close().await;
     }
 }
 
 #[tokio::test]
 async fn a_place_is_kept_for_nobody_who_gave_up() {
     let directory = directory();
-    let engine = open(directory.path(), false).await;
-    engine.lock(request("r", "holder")).await.unwrap();
+    let locks = open(directory.path(), false).await;
+    locks.lock(request("r", "holder")).await.unwrap();
     let ask = named("id", waiting("r", "c"));
-    let mut behind = Box::pin(engine.lock(waiting("r", "behind")));
+    let mut behind = Box::pin(locks.lock(waiting("r", "behind")));
     // Each way to give up, and then the request is made as if for the first time.
     for way in ["limit", "told", "try"] {
         let gone = std::future::ready(());
         let refused = match way {
             "limit" => {
-                let short = Wait::Until(Duration::from_millis(1));
-                engine.lock(LockRequest { wait: short, ..ask.clone() }).await
+                let short = WaitLimit::Until(Duration::from_millis(1));
+                locks.lock(LockRequest { wait: short, ..ask.clone() }).await
             }
-            _ => engine.lock_for(ask.clone(), gone).await,
+            _ => locks.lock_for(ask.clone(), gone).await,
         };
         assert_eq!(refused, Err(Refusal::TimedOut { holder: "holder".to_owned() }));
         match way {
-            "told" => engine.leave("r", "c", "id"),
+            "told" => locks.leave("r", "c", "id"),
             "try" => {
-                let refused = engine.lock(named("id", request("r", "c"))).await;
+                let refused = locks.lock(named("id", request("r", "c"))).await;
                 assert_eq!(refused, locked_by("holder"));
             }
             _ => {}
         }
         assert!(futures::poll!(&mut behind).is_pending());
-        let mut again = Box::pin(engine.lock(ask.clone()));
+        let mut again = Box::pin(locks.lock(ask.clone()));
         assert!(futures::poll!(&mut again).is_pending());
-        let waiting = engine.show("r").unwrap().waiting;
+        let waiting = locks.show("r").unwrap().waiting;
         assert_eq!(waiting.last().unwrap().client, "c", "{way}");
-        let refused = engine.lock(named("id", request("r", "c"))).await;
+        let refused = locks.lock(named("id", request("r", "c"))).await;
         assert_eq!(refused, locked_by("holder"));
         drop(again);
-        engine.leave("r", "c", "id");
+        locks.leave("r", "c", "id");
     }
     // With no place kept, a free lock goes to whoever asks.
     drop(behind);
-    engine.unlock("r", "holder", None).await.unwrap();
-    engine.lock(request("r", "other")).await.unwrap();
-    engine.close().await;
+    locks.unlock("r", "holder", None).await.unwrap();
+    locks.lock(request("r", "other")).await.unwrap();
+    locks.close().await;
 }
 
 /// I4, where the answer was made but did not come.
@@ -455,25 +457,25 @@ async fn a_place_is_kept_for_nobody_who_gave_up() {
 async fn a_grant_whose_every_answer_was_lost_is_undone() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
+        let locks = open(directory.path(), sync).await;
         let ask = named("id", request("r", "c"));
-        let grant = engine.lock(ask.clone()).await.unwrap();
-        assert_eq!(engine.lock(ask.clone()).await, Ok(grant));
-        engine.lose_answer("r", grant.token);
-        assert_eq!(engine.lock(request("r", "other")).await, locked_by("c"));
+        let grant = locks.lock(ask.clone()).await.unwrap();
+        assert_eq!(locks.lock(ask.clone()).await, Ok(grant));
+        locks.lose_answer("r", grant.token);
+        assert_eq!(locks.lock(request("r", "other")).await, locked_by("c"));
         // The other answer did not come either.
-        engine.lose_answer("r", grant.token);
-        let other = engine.lock(waiting("r", "other")).await.unwrap();
-        engine.lose_answer("r", grant.token);
-        assert_eq!(engine.lock(ask.clone()).await, locked_by("other"));
-        engine.unlock("r", "other", Some(other.token)).await.unwrap();
+        locks.lose_answer("r", grant.token);
+        let other = locks.lock(waiting("r", "other")).await.unwrap();
+        locks.lose_answer("r", grant.token);
+        assert_eq!(locks.lock(ask.clone()).await, locked_by("other"));
+        locks.unlock("r", "other", Some(other.token)).await.unwrap();
 
         // Whoever renews has the token from an answer.
-        let kept = engine.lock(ask).await.unwrap();
-        engine.renew("r", "c", kept.token).await.unwrap();
-        engine.lose_answer("r", kept.token);
-        assert_eq!(engine.lock(request("r", "other")).await, locked_by("c"));
-        engine.close().await;
+        let kept = locks.lock(ask).await.unwrap();
+        locks.renew("r", "c", kept.token).await.unwrap();
+        locks.lose_answer("r", kept.token);
+        assert_eq!(locks.lock(request("r", "other")).await, locked_by("c"));
+        locks.close().await;
     }
 }
 
@@ -482,14 +484,14 @@ async fn a_grant_whose_every_answer_was_lost_is_undone() {
 async fn a_grant_of_an_earlier_daemon_is_not_undone() {
     let directory = directory();
     let ask = named("id", request("r", "c"));
-    let engine = open(directory.path(), true).await;
-    let grant = engine.lock(ask.clone()).await.unwrap();
-    engine.close().await;
-    let engine = open(directory.path(), true).await;
-    assert_eq!(engine.lock(ask).await, Ok(grant));
-    engine.lose_answer("r", grant.token);
-    assert_eq!(engine.lock(request("r", "other")).await, locked_by("c"));
-    engine.close().await;
+    let locks = open(directory.path(), true).await;
+    let grant = locks.lock(ask.clone()).await.unwrap();
+    locks.close().await;
+    let locks = open(directory.path(), true).await;
+    assert_eq!(locks.lock(ask).await, Ok(grant));
+    locks.lose_answer("r", grant.token);
+    assert_eq!(locks.lock(request("r", "other")).await, locked_by("c"));
+    locks.close().await;
 }
 
 #[tokio::test]
@@ -497,34 +499,34 @@ async fn held_locks_survive_a_restart() {
     for (sync, is_closed) in [(true, true), (true, false), (false, true), (false, false)] {
         let directory = directory();
         let path = directory.path();
-        let engine = open(path, sync).await;
+        let locks = open(path, sync).await;
         let lease = Some(Duration::from_secs(3600));
         let ask = named("id", LockRequest { lease, ..request("a/b", " c") });
-        let grant = engine.lock(ask.clone()).await.unwrap();
-        engine.lock(request("plain", "")).await.unwrap();
-        let gone = engine.lock(request("gone", "d")).await.unwrap();
-        engine.unlock("gone", "d", None).await.unwrap();
+        let grant = locks.lock(ask.clone()).await.unwrap();
+        locks.lock(request("plain", "")).await.unwrap();
+        let gone = locks.lock(request("gone", "d")).await.unwrap();
+        locks.unlock("gone", "d", None).await.unwrap();
         let before: Vec<_> =
-            engine.list().into_iter().map(|held| (held.resource, held.token, held.since)).collect();
+            locks.list().into_iter().map(|held| (held.resource, held.token, held.since)).collect();
         if is_closed {
-            engine.close().await;
+            locks.close().await;
         } else {
-            drop(engine);
+            drop(locks);
         }
-        let engine = open(path, sync).await;
+        let locks = open(path, sync).await;
         let after: Vec<_> =
-            engine.list().into_iter().map(|held| (held.resource, held.token, held.since)).collect();
+            locks.list().into_iter().map(|held| (held.resource, held.token, held.since)).collect();
         assert_eq!(before, after);
-        assert_eq!(engine.figures().held, 2);
-        assert_eq!(engine.lock(ask).await, Ok(grant));
-        assert_eq!(engine.lock(request("plain", "x")).await, locked_by(""));
-        let next = engine.lock(request("gone", "d")).await.unwrap();
+        assert_eq!(locks.figures().held, 2);
+        assert_eq!(locks.lock(ask).await, Ok(grant));
+        assert_eq!(locks.lock(request("plain", "x")).await, locked_by(""));
+        let next = locks.lock(request("gone", "d")).await.unwrap();
         // What a killed daemon gave last could be missing from its journal. (T2)
         assert!(next.token > gone.token);
         assert_eq!(next.token == gone.token + 1, is_closed);
-        engine.unlock("a/b", "c", Some(grant.token)).await.unwrap();
-        engine.unlock("plain", "", None).await.unwrap();
-        engine.close().await;
+        locks.unlock("a/b", "c", Some(grant.token)).await.unwrap();
+        locks.unlock("plain", "", None).await.unwrap();
+        locks.close().await;
     }
 }
 
@@ -536,11 +538,11 @@ async fn locks_of_another_program_are_taken_over() {
         fs::write(path.join(format!("{name}.resource.lock")), client).unwrap();
     }
     fs::write(path.join("notes.txt"), "mine").unwrap();
-    let engine = open(path, true).await;
+    let locks = open(path, true).await;
     for (name, client) in [("r1", "client1"), (".hidden", "h"), ("50%", "p"), ("/", "s")] {
-        assert_eq!(engine.lock(request(name, "x")).await, locked_by(client), "{name}");
-        engine.unlock(name, client, None).await.unwrap();
-        engine.lock(request(name, "y")).await.unwrap();
+        assert_eq!(locks.lock(request(name, "x")).await, locked_by(client), "{name}");
+        locks.unlock(name, client, None).await.unwrap();
+        locks.lock(request(name, "y")).await.unwrap();
     }
     let names: Vec<String> = files(path).into_keys().collect();
     assert_eq!(
@@ -549,20 +551,20 @@ async fn locks_of_another_program_are_taken_over() {
     );
     // One that is made while the daemon runs, and one that is removed.
     fs::write(path.join("new.resource.lock"), "by hand").unwrap();
-    assert_eq!(engine.lock(request("new", "x")).await, locked_by("by hand"));
+    assert_eq!(locks.lock(request("new", "x")).await, locked_by("by hand"));
     fs::remove_file(path.join("r1.resource.lock")).unwrap();
-    engine.lock(request("r1", "z")).await.unwrap();
+    locks.lock(request("r1", "z")).await.unwrap();
     fs::remove_file(path.join("r1.resource.lock")).unwrap();
-    assert_eq!(engine.unlock("r1", "z", None).await, Err(Refusal::NotLocked));
+    assert_eq!(locks.unlock("r1", "z", None).await, Err(Refusal::NotLocked));
     assert_eq!(fs::read(path.join("notes.txt")).unwrap(), b"mine");
     // And while it does not run.
     fs::write(path.join("new.resource.lock"), "by another hand").unwrap();
     fs::remove_file(path.join("50%25.resource.lock")).unwrap();
-    drop(engine);
-    let engine = open(path, true).await;
-    engine.lock(request("50%", "x")).await.unwrap();
-    assert_eq!(engine.lock(request("new", "x")).await, locked_by("by another hand"));
-    engine.close().await;
+    drop(locks);
+    let locks = open(path, true).await;
+    locks.lock(request("50%", "x")).await.unwrap();
+    assert_eq!(locks.lock(request("new", "x")).await, locked_by("by another hand"));
+    locks.close().await;
 }
 
 #[tokio::test]
@@ -581,70 +583,70 @@ async fn files_that_name_nobody_are_reported() {
     fs::create_dir(at("dir")).unwrap();
     fs::write(at(".two"), "one").unwrap();
     fs::write(at("%2Etwo"), "other").unwrap();
-    let engine = open(path, false).await;
+    let locks = open(path, false).await;
     let names = ["empty", "blank", "zeros", "odd", "link", "dangling", "dir", ".two"];
     for name in names {
         for client in ["", "client", "one"] {
-            let refused = engine.lock(request(name, client)).await;
+            let refused = locks.lock(request(name, client)).await;
             assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{name}: {refused:?}");
-            let refused = engine.unlock(name, client, None).await;
+            let refused = locks.unlock(name, client, None).await;
             assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{name}: {refused:?}");
         }
-        assert!(engine.show(name).unwrap().problem.is_some());
+        assert!(locks.show(name).unwrap().problem.is_some());
     }
-    assert_eq!(engine.list().len(), names.len());
+    assert_eq!(locks.list().len(), names.len());
     for name in ["empty", "zeros"] {
-        engine.force_unlock(name, None).await.unwrap();
+        locks.force_unlock(name, None).await.unwrap();
         assert!(!at(name).exists());
-        engine.lock(request(name, "c")).await.unwrap();
+        locks.lock(request(name, "c")).await.unwrap();
     }
     for name in ["link", "dangling", "dir", ".two"] {
-        let refused = engine.force_unlock(name, None).await;
+        let refused = locks.force_unlock(name, None).await;
         assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{name}: {refused:?}");
     }
     assert!(at("link").is_symlink() && at("dangling").is_symlink() && at("dir").is_dir());
     assert!(!path.join("nowhere").exists());
     // Put right by hand, while the daemon runs.
     fs::write(at("blank"), "by hand").unwrap();
-    assert_eq!(engine.lock(request("blank", "x")).await, locked_by("by hand"));
+    assert_eq!(locks.lock(request("blank", "x")).await, locked_by("by hand"));
     fs::remove_file(at("odd")).unwrap();
     fs::remove_file(at(".two")).unwrap();
-    engine.lock(request("odd", "x")).await.unwrap();
-    assert_eq!(engine.lock(request(".two", "x")).await, locked_by("other"));
+    locks.lock(request("odd", "x")).await.unwrap();
+    assert_eq!(locks.lock(request(".two", "x")).await, locked_by("other"));
     // And one that comes while it runs.
     fs::write(at("late"), "").unwrap();
-    let refused = engine.lock(waiting("late", "x")).await;
+    let refused = locks.lock(waiting("late", "x")).await;
     assert!(matches!(refused, Err(Refusal::Poisoned { .. })), "{refused:?}");
-    engine.close().await;
+    locks.close().await;
 }
 
 #[tokio::test]
 async fn an_administrator_ends_what_is_held() {
     let directory = directory();
-    let engine = open(directory.path(), true).await;
-    let grant = engine.lock(request("r", "c")).await.unwrap();
-    let mut changes = engine.changes();
+    let locks = open(directory.path(), true).await;
+    let grant = locks.lock(request("r", "c")).await.unwrap();
+    let mut changes = locks.changes();
     changes.mark_unchanged();
-    let held = engine.force_unlock("r", None).await.unwrap();
+    let held = locks.force_unlock("r", None).await.unwrap();
     assert_eq!((held.client.as_str(), held.token), ("c", grant.token));
-    assert_eq!(engine.force_unlock("r", None).await, Err(Refusal::NotLocked));
-    assert_eq!(engine.unlock("r", "c", Some(grant.token)).await, Err(Refusal::NotLocked));
+    assert_eq!(locks.force_unlock("r", None).await, Err(Refusal::NotLocked));
+    assert_eq!(locks.unlock("r", "c", Some(grant.token)).await, Err(Refusal::NotLocked));
     tokio::time::timeout(LONG, changes.changed()).await.unwrap().unwrap();
-    assert_eq!(engine.figures().forced, 1);
-    engine.close().await;
+    assert_eq!(locks.figures().forced, 1);
+    locks.close().await;
 }
 
 #[tokio::test]
 async fn a_second_daemon_is_told_who_serves() {
     let directory = directory();
-    let engine = open(directory.path(), true).await;
-    let second = Engine::open(directory.path(), EngineOptions::default()).await;
+    let locks = open(directory.path(), true).await;
+    let second = LockTable::open(directory.path(), LockTableOptions::default()).await;
     let Err(error @ OpenError::InUse { .. }) = second else {
         panic!("two daemons");
     };
     let message = error.to_string();
     assert!(message.contains(&format!("pid {}", std::process::id())), "{message}");
-    engine.close().await;
+    locks.close().await;
     open(directory.path(), true).await.close().await;
 }
 
@@ -652,29 +654,29 @@ async fn a_second_daemon_is_told_who_serves() {
 async fn a_daemon_that_lost_its_directory_gives_nothing() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
-        engine.lock(request("r", "c")).await.unwrap();
-        let mut waiting = Box::pin(engine.lock(waiting("r", "d")));
+        let locks = open(directory.path(), sync).await;
+        locks.lock(request("r", "c")).await.unwrap();
+        let mut waiting = Box::pin(locks.lock(waiting("r", "d")));
         assert!(futures::poll!(&mut waiting).is_pending());
         fs::remove_file(directory.path().join(DAEMON_LOCK)).unwrap();
         // At once: another daemon may have the directory by now.
-        let refused = engine.lock(request("new", "c")).await;
+        let refused = locks.lock(request("new", "c")).await;
         assert!(matches!(refused, Err(Refusal::Storage { .. } | Refusal::ShuttingDown)));
         assert_eq!(files(directory.path()), file("r", "c"));
-        let why = tokio::time::timeout(LONG, engine.failed()).await.unwrap();
+        let why = tokio::time::timeout(LONG, locks.failed()).await.unwrap();
         assert!(why.contains(DAEMON_LOCK), "{why}");
         assert_eq!(waiting.await, Err(Refusal::ShuttingDown));
-        assert_eq!(engine.lock(request("new", "c")).await, Err(Refusal::ShuttingDown));
-        assert_eq!(engine.unlock("r", "c", None).await, Err(Refusal::ShuttingDown));
+        assert_eq!(locks.lock(request("new", "c")).await, Err(Refusal::ShuttingDown));
+        assert_eq!(locks.unlock("r", "c", None).await, Err(Refusal::ShuttingDown));
         assert_eq!(files(directory.path()), file("r", "c"));
-        engine.close().await;
+        locks.close().await;
     }
 }
 
 /// A request that came while another request was the writer, and is not written yet.
-fn left_over(engine: &Engine) -> futures::future::BoxFuture<'_, Result<Grant, Refusal>> {
-    engine.0.books().has_writer = true;
-    let mut asked = engine.lock(request("left over", "c")).boxed();
+fn left_over(locks: &LockTable) -> futures::future::BoxFuture<'_, Result<GrantReply, Refusal>> {
+    locks.0.books().has_writer = true;
+    let mut asked = locks.lock(request("left over", "c")).boxed();
     assert!((&mut asked).now_or_never().is_none());
     asked
 }
@@ -682,23 +684,23 @@ fn left_over(engine: &Engine) -> futures::future::BoxFuture<'_, Result<Grant, Re
 #[tokio::test]
 async fn the_writer_does_what_was_asked_for_while_it_wrote() {
     let directory = directory();
-    let engine = open(directory.path(), false).await;
-    let mut first = left_over(&engine);
+    let locks = open(directory.path(), false).await;
+    let mut first = left_over(&locks);
     assert!(futures::poll!(&mut first).is_pending(), "there are two writers");
-    assert!(!engine.0.write_batch());
+    assert!(!locks.0.write_batch());
     assert!(matches!(futures::poll!(&mut first), std::task::Poll::Ready(Ok(_))));
     drop(first);
-    engine.lock(request("second", "c")).await.unwrap();
-    engine.close().await;
+    locks.lock(request("second", "c")).await.unwrap();
+    locks.close().await;
 }
 
 #[tokio::test]
 async fn what_was_asked_for_is_refused_when_the_directory_is_lost() {
     let directory = directory();
-    let engine = open(directory.path(), false).await;
-    let asked = left_over(&engine);
+    let locks = open(directory.path(), false).await;
+    let asked = left_over(&locks);
     fs::remove_file(directory.path().join(DAEMON_LOCK)).unwrap();
-    engine.clone().close().await;
+    locks.clone().close().await;
     let refused = tokio::time::timeout(LONG, asked).await.unwrap();
     assert!(matches!(refused, Err(Refusal::Storage { .. } | Refusal::ShuttingDown)));
     assert!(files(directory.path()).is_empty());
@@ -708,15 +710,15 @@ async fn what_was_asked_for_is_refused_when_the_directory_is_lost() {
 async fn a_close_tells_those_who_wait() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
-        engine.lock(request("r", "c")).await.unwrap();
-        let waiter = engine.clone();
+        let locks = open(directory.path(), sync).await;
+        locks.lock(request("r", "c")).await.unwrap();
+        let waiter = locks.clone();
         let wait = tokio::spawn(async move { waiter.lock(waiting("r", "d")).await });
-        eventually("the wait", || engine.figures().waiting == 1).await;
-        engine.clone().close().await;
+        eventually("the wait", || locks.figures().waiting == 1).await;
+        locks.clone().close().await;
         assert_eq!(wait.await.unwrap(), Err(Refusal::ShuttingDown));
-        assert_eq!(engine.unlock("r", "c", None).await, Err(Refusal::ShuttingDown));
-        engine.close().await;
+        assert_eq!(locks.unlock("r", "c", None).await, Err(Refusal::ShuttingDown));
+        locks.close().await;
         assert_eq!(files(directory.path()), file("r", "c"));
     }
 }
@@ -724,7 +726,7 @@ async fn a_close_tells_those_who_wait() {
 #[tokio::test]
 async fn bad_directories_are_refused() {
     let directory = directory();
-    let open = async |path: &Path| match Engine::open(path, EngineOptions::default()).await {
+    let open = async |path: &Path| match LockTable::open(path, LockTableOptions::default()).await {
         Ok(_) => panic!("{} was opened", path.display()),
         Err(error) => error.to_string(),
     };
@@ -743,12 +745,12 @@ async fn bad_directories_are_refused() {
 async fn nobody_ever_holds_with_another() {
     for sync in BOTH {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
+        let locks = open(directory.path(), sync).await;
         let inside: Arc<[std::sync::atomic::AtomicU64; 3]> = Arc::default();
         let last_token = Arc::new(Mutex::new([0; 3]));
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..16_u64 {
-            let (engine, inside) = (engine.clone(), Arc::clone(&inside));
+            let (locks, inside) = (locks.clone(), Arc::clone(&inside));
             let last_token = Arc::clone(&last_token);
             tasks.spawn(async move {
                 let client = format!("c{number}");
@@ -756,7 +758,7 @@ async fn nobody_ever_holds_with_another() {
                     let place = ((number + round) % 3) as usize;
                     let resource = format!("r{place}");
                     let limit = Duration::from_micros((number * 37 + round * 101) % 900);
-                    let wait = engine.lock(waiting(&resource, &client));
+                    let wait = locks.lock(waiting(&resource, &client));
                     let asked = if round % 3 == 0 {
                         tokio::time::timeout(LONG, wait).await
                     } else {
@@ -772,73 +774,78 @@ async fn nobody_ever_holds_with_another() {
                     assert!(grant.token > before);
                     tokio::task::yield_now().await;
                     inside[place].store(0, std::sync::atomic::Ordering::SeqCst);
-                    engine.unlock(&resource, &client, Some(grant.token)).await.unwrap();
+                    locks.unlock(&resource, &client, Some(grant.token)).await.unwrap();
                 }
             });
         }
         while let Some(done) = tasks.join_next().await {
             done.unwrap();
         }
-        eventually("the end of what was undone", || engine.figures().held == 0).await;
-        assert_eq!(engine.figures().waiting, 0);
+        eventually("the end of what was undone", || locks.figures().held == 0).await;
+        assert_eq!(locks.figures().waiting, 0);
         assert_eq!(files(directory.path()), BTreeMap::new());
-        engine.close().await;
+        locks.close().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_clients_share_a_sync() {
     let directory = directory();
-    let engine = open(directory.path(), true).await;
+    let locks = open(directory.path(), true).await;
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..64 {
-        let engine = engine.clone();
+        let locks = locks.clone();
         tasks.spawn(async move {
             let name = format!("r{number}");
             for _ in 0..5 {
-                engine.lock(request(&name, "c")).await.unwrap();
-                engine.unlock(&name, "c", None).await.unwrap();
+                locks.lock(request(&name, "c")).await.unwrap();
+                locks.unlock(&name, "c", None).await.unwrap();
             }
         });
     }
     while let Some(done) = tasks.join_next().await {
         done.unwrap();
     }
-    let before = engine.figures();
+    let before = locks.figures();
     assert_eq!(before.granted, 320);
-    for mut asked in ask_all_at_once(&engine) {
+    for mut asked in ask_all_at_once(&locks) {
         asked.outcome().await.unwrap();
     }
-    let figures = engine.figures();
+    let figures = locks.figures();
     // Those that the store found first, and all the others.
     let syncs = figures.syncs.count - before.syncs.count;
     assert!((1..=2).contains(&syncs), "{syncs} syncs for 64 grants");
-    engine.close().await;
+    locks.close().await;
 }
 
 /// The store does not begin while the books are locked.
-fn ask_all_at_once(engine: &Engine) -> Vec<Listening<'_>> {
+fn ask_all_at_once(locks: &LockTable) -> Vec<OutcomeListener<'_>> {
     let mut all = Vec::new();
-    let mut books = engine.0.books();
+    let mut books = locks.0.books();
     for number in 0..64 {
-        let Ok(Asked::Waiting(ticket, receiver)) =
+        let Ok(Admission::Waiting(turn, receiver)) =
             books.ask(request(&format!("s{number}"), "c"), &None)
         else {
             panic!("it does not wait for the store");
         };
-        all.push(Listening { inner: &engine.0, ticket, receiver, leave: Leave::Gone });
+        all.push(OutcomeListener {
+            inner: &locks.0,
+            turn,
+            receiver,
+            end: ListenerEnd::Disconnected,
+        });
     }
     all
 }
 
-async fn open_with_quotas(directory: &Path, locks: usize, waiters: usize) -> Engine {
-    let quotas = EngineOptions {
+async fn open_with_quotas(directory: &Path, locks: usize, waiters: usize) -> LockTable {
+    let quotas = LockTableOptions {
         sync: false,
         locks_per_client: Some(locks),
         waiters_per_client: Some(waiters),
-        ..EngineOptions::default()
+        ..LockTableOptions::default()
     };
-    Engine::open(directory, quotas).await.unwrap()
+    LockTable::open(directory, quotas).await.unwrap()
 }
 
 fn too_many_locks<T>(client: &str, limit: usize) -> Result<T, Refusal> {
@@ -846,106 +853,106 @@ fn too_many_locks<T>(client: &str, limit: usize) -> Result<T, Refusal> {
 }
 
 #[track_caller]
-fn assert_counted(engine: &Engine) {
-    let [is, must_be] = engine.0.books().counted();
+fn assert_counted(locks: &LockTable) {
+    let [is, must_be] = locks.0.books().counted();
     assert_eq!(is, must_be);
 }
 
 #[tokio::test]
 async fn a_client_holds_as_many_locks_as_it_may() {
     let directory = directory();
-    let engine = open_with_quotas(directory.path(), 2, 9).await;
-    engine.lock(named("id", request("a", "c"))).await.unwrap();
-    engine.lock(request("b", " c")).await.unwrap();
+    let locks = open_with_quotas(directory.path(), 2, 9).await;
+    locks.lock(named("id", request("a", "c"))).await.unwrap();
+    locks.lock(request("b", " c")).await.unwrap();
     for name in ["c", "c ", "\tc"] {
-        assert_eq!(engine.lock(request("d", name)).await, too_many_locks("c", 2));
-        assert_eq!(engine.lock(waiting("d", name)).await, too_many_locks("c", 2));
+        assert_eq!(locks.lock(request("d", name)).await, too_many_locks("c", 2));
+        assert_eq!(locks.lock(waiting("d", name)).await, too_many_locks("c", 2));
     }
     // What it has already is no more; and each client has its own.
-    engine.lock(named("id", request("a", "c"))).await.unwrap();
-    assert_eq!(engine.lock(request("a", "c")).await, locked_by("c"));
-    engine.lock(request("d", "other")).await.unwrap();
+    locks.lock(named("id", request("a", "c"))).await.unwrap();
+    assert_eq!(locks.lock(request("a", "c")).await, locked_by("c"));
+    locks.lock(request("d", "other")).await.unwrap();
 
-    engine.unlock("a", "c", None).await.unwrap();
-    engine.lock(leased("a", "c", QUIET)).await.unwrap();
+    locks.unlock("a", "c", None).await.unwrap();
+    locks.lock(leased("a", "c", QUIET)).await.unwrap();
     // Over, though its end is still to come: it cannot while the books are open.
-    let mut books = engine.0.books();
+    let mut books = locks.0.books();
     std::thread::sleep(2 * QUIET);
-    let Ok(Asked::Waiting(ticket, receiver)) = books.ask(request("e", "c"), &None) else {
+    let Ok(Admission::Waiting(turn, receiver)) = books.ask(request("e", "c"), &None) else {
         panic!("a lease that is over counts");
     };
     drop(books);
-    let leave = Leave::Gone;
-    Listening { inner: &engine.0, ticket, receiver, leave }.outcome().await.unwrap();
-    engine.force_unlock("b", None).await.unwrap();
-    engine.lock(request("f", "c")).await.unwrap();
-    assert_eq!(engine.lock(request("g", "c")).await, too_many_locks("c", 2));
-    assert_counted(&engine);
+    let end = ListenerEnd::Disconnected;
+    OutcomeListener { inner: &locks.0, turn, receiver, end }.outcome().await.unwrap();
+    locks.force_unlock("b", None).await.unwrap();
+    locks.lock(request("f", "c")).await.unwrap();
+    assert_eq!(locks.lock(request("g", "c")).await, too_many_locks("c", 2));
+    assert_counted(&locks);
 
     // After a restart it is as before; a lease would run its whole length again.
-    eventually("the lease ends", || engine.show("a").is_none()).await;
-    engine.close().await;
-    let engine = open_with_quotas(directory.path(), 2, 9).await;
-    assert_eq!(engine.lock(request("g", "c")).await, too_many_locks("c", 2));
-    engine.unlock("e", "c", None).await.unwrap();
-    engine.lock(request("g", "c")).await.unwrap();
-    assert_counted(&engine);
-    engine.close().await;
+    eventually("the lease ends", || locks.show("a").is_none()).await;
+    locks.close().await;
+    let locks = open_with_quotas(directory.path(), 2, 9).await;
+    assert_eq!(locks.lock(request("g", "c")).await, too_many_locks("c", 2));
+    locks.unlock("e", "c", None).await.unwrap();
+    locks.lock(request("g", "c")).await.unwrap();
+    assert_counted(&locks);
+    locks.close().await;
 }
 
 #[tokio::test]
 async fn as_many_requests_of_a_client_wait_as_may() {
     let directory = directory();
-    let engine = open_with_quotas(directory.path(), 9, 1).await;
-    engine.lock(request("r", "holder")).await.unwrap();
+    let locks = open_with_quotas(directory.path(), 9, 1).await;
+    locks.lock(request("r", "holder")).await.unwrap();
     let first = tokio::spawn({
-        let engine = engine.clone();
-        async move { engine.lock(waiting("r", "c")).await }
+        let locks = locks.clone();
+        async move { locks.lock(waiting("r", "c")).await }
     });
-    eventually("it is so", || engine.figures().waiting == 1).await;
+    eventually("it is so", || locks.figures().waiting == 1).await;
     let refused = Err(Refusal::WaitersPerClient { client: "c".to_owned(), limit: 1 });
-    assert_eq!(engine.lock(waiting("r", " c")).await, refused);
+    assert_eq!(locks.lock(waiting("r", " c")).await, refused);
     // A try waits for nothing, nor does another client.
-    assert_eq!(engine.lock(request("r", "c")).await, locked_by("holder"));
-    let short = LockRequest { wait: Wait::Until(QUIET), ..request("r", "d") };
-    assert!(matches!(engine.lock(short).await, Err(Refusal::TimedOut { .. })));
+    assert_eq!(locks.lock(request("r", "c")).await, locked_by("holder"));
+    let short = LockRequest { wait: WaitLimit::Until(QUIET), ..request("r", "d") };
+    assert!(matches!(locks.lock(short).await, Err(Refusal::TimedOut { .. })));
     // One that is gone waits no more.
     first.abort();
-    eventually("it is so", || engine.figures().waiting == 0).await;
+    eventually("it is so", || locks.figures().waiting == 0).await;
     let second = tokio::spawn({
-        let engine = engine.clone();
-        async move { engine.lock(waiting("r", "c")).await }
+        let locks = locks.clone();
+        async move { locks.lock(waiting("r", "c")).await }
     });
-    eventually("it is so", || engine.figures().waiting == 1).await;
-    engine.unlock("r", "holder", None).await.unwrap();
+    eventually("it is so", || locks.figures().waiting == 1).await;
+    locks.unlock("r", "holder", None).await.unwrap();
     second.await.unwrap().unwrap();
-    assert_counted(&engine);
-    engine.close().await;
+    assert_counted(&locks);
+    locks.close().await;
 }
 
 #[tokio::test]
 async fn a_waiter_whose_client_has_enough_when_its_turn_comes_is_refused() {
     let directory = directory();
-    let engine = open_with_quotas(directory.path(), 1, 9).await;
-    engine.lock(request("a", "one")).await.unwrap();
-    engine.lock(request("b", "two")).await.unwrap();
+    let locks = open_with_quotas(directory.path(), 1, 9).await;
+    locks.lock(request("a", "one")).await.unwrap();
+    locks.lock(request("b", "two")).await.unwrap();
     let wait = |resource: &'static str, client: &'static str| {
-        let engine = engine.clone();
-        tokio::spawn(async move { engine.lock(waiting(resource, client)).await })
+        let locks = locks.clone();
+        tokio::spawn(async move { locks.lock(waiting(resource, client)).await })
     };
     let mut waiters = Vec::new();
     for (resource, client) in [("a", "c"), ("b", "c"), ("b", "d")] {
         waiters.push(wait(resource, client));
-        eventually("it is so", || engine.figures().waiting == waiters.len() as u64).await;
+        eventually("it is so", || locks.figures().waiting == waiters.len() as u64).await;
     }
-    engine.unlock("a", "one", None).await.unwrap();
+    locks.unlock("a", "one", None).await.unwrap();
     let [first, second, third] = waiters.try_into().unwrap();
     first.await.unwrap().unwrap();
-    engine.unlock("b", "two", None).await.unwrap();
+    locks.unlock("b", "two", None).await.unwrap();
     assert_eq!(second.await.unwrap(), too_many_locks("c", 1));
     third.await.unwrap().unwrap();
-    assert_counted(&engine);
-    engine.close().await;
+    assert_counted(&locks);
+    locks.close().await;
 }
 
 /// Holds and waits that end in every way, many at a time.
@@ -953,10 +960,10 @@ async fn a_waiter_whose_client_has_enough_when_its_turn_comes_is_refused() {
 async fn however_holds_and_waits_end_they_are_counted_right() {
     for sync in [false, true] {
         let directory = directory();
-        let engine = open(directory.path(), sync).await;
+        let locks = open(directory.path(), sync).await;
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..8_usize {
-            let (engine, path) = (engine.clone(), directory.path().to_owned());
+            let (locks, path) = (locks.clone(), directory.path().to_owned());
             tasks.spawn(async move {
                 for round in 0..60_usize {
                     let kind = number * 7 + round * 5;
@@ -967,13 +974,13 @@ async fn however_holds_and_waits_end_they_are_counted_right() {
                     let client = ask.client.clone();
                     let patience = Duration::from_micros(300 * (kind % 11) as u64);
                     // Often it is gone before it hears.
-                    let _ = tokio::time::timeout(patience, engine.lock(ask)).await;
+                    let _ = tokio::time::timeout(patience, locks.lock(ask)).await;
                     match kind % 7 {
-                        0 => drop(engine.force_unlock(&name, None).await),
+                        0 => drop(locks.force_unlock(&name, None).await),
                         1 => drop(fs::remove_file(path.join(format!("{name}.resource.lock")))),
-                        _ => drop(engine.unlock(&name, &client, None).await),
+                        _ => drop(locks.unlock(&name, &client, None).await),
                     }
-                    assert_counted(&engine);
+                    assert_counted(&locks);
                 }
             });
         }
@@ -981,18 +988,18 @@ async fn however_holds_and_waits_end_they_are_counted_right() {
             done.unwrap();
         }
         for name in ["r0", "r1", "r2"] {
-            let _ = engine.force_unlock(name, None).await;
+            let _ = locks.force_unlock(name, None).await;
         }
         // Grants may be on their way, and are undone.
-        eventually("nothing is left", || engine.0.books().counted() == [vec![], vec![]]).await;
-        engine.close().await;
+        eventually("nothing is left", || locks.0.books().counted() == [vec![], vec![]]).await;
+        locks.close().await;
     }
 }
 
 /// The same test of this binary, as another process.
 fn again(test: &str, directory: &Path) -> std::process::Command {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    let name = format!("lockd::state::locks::tests::{test}");
+    let name = format!("lockd::state::lock_table::tests::{test}");
     command.args([&name, "--exact", "--nocapture", "--test-threads=1"]);
     command.env("LOCKKEEPER_TEST_DIRECTORY", directory);
     command
@@ -1012,25 +1019,25 @@ fn say(line: &str) {
 async fn serve_until_killed(path: &Path, sync: bool) {
     // The test harness has begun a line.
     println!();
-    let engine = open(path, sync).await;
-    for held in engine.list() {
+    let locks = open(path, sync).await;
+    for held in locks.list() {
         say(&format!("has {} {} {}", held.resource, held.client, held.token));
     }
-    for held in engine.list() {
+    for held in locks.list() {
         say(&format!("ending {} {} {}", held.resource, held.client, held.token));
-        engine.unlock(&held.resource, &held.client, Some(held.token)).await.unwrap();
+        locks.unlock(&held.resource, &held.client, Some(held.token)).await.unwrap();
         say(&format!("ended {} {} {}", held.resource, held.client, held.token));
     }
     let tasks = (0..6).map(|number| {
-        let engine = engine.clone();
+        let locks = locks.clone();
         async move {
             let (resource, client) = (format!("r{}", number % 4), format!("c{number}"));
             loop {
-                let grant = engine.lock(waiting(&resource, &client)).await.unwrap();
+                let grant = locks.lock(waiting(&resource, &client)).await.unwrap();
                 say(&format!("granted {resource} {client} {}", grant.token));
                 tokio::task::yield_now().await;
                 say(&format!("ending {resource} {client} {}", grant.token));
-                engine.unlock(&resource, &client, Some(grant.token)).await.unwrap();
+                locks.unlock(&resource, &client, Some(grant.token)).await.unwrap();
                 say(&format!("ended {resource} {client} {}", grant.token));
             }
         }
@@ -1040,7 +1047,7 @@ async fn serve_until_killed(path: &Path, sync: bool) {
 
 /// What is known of a lock of a daemon that was killed.
 #[derive(Default)]
-struct Known {
+struct KnownHold {
     /// Granted, and no end was asked for.
     held: BTreeMap<u64, String>,
     ended: std::collections::HashSet<u64>,
@@ -1051,7 +1058,7 @@ struct Known {
     granted: usize,
 }
 
-impl Known {
+impl KnownHold {
     fn read(&mut self, line: &str) {
         let words: Vec<&str> = line.split(' ').collect();
         let (who, token) = (words[1..3].join(" "), words[3].parse().unwrap());
@@ -1080,7 +1087,7 @@ impl Known {
 fn killed_again_and_again(test: &str) {
     use std::io::{BufRead, BufReader};
     let directory = directory();
-    let mut known = Known::default();
+    let mut known = KnownHold::default();
     for round in 0..12_u32 {
         let mut command = again(test, directory.path());
         let mut daemon = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
@@ -1144,19 +1151,19 @@ fn a_full_disk_is_told_and_leaves_nothing_behind() {
 }
 
 async fn fill_the_disk(path: &Path, sync: bool) {
-    let engine = open(path, sync).await;
+    let locks = open(path, sync).await;
     // Before anybody asks for a lock, the file system says it.
     let ballast = path.join("ballast");
-    assert!(engine.has_storage());
+    assert!(locks.has_storage());
     assert!(fs::write(&ballast, vec![1; 2 << 20]).is_err());
-    assert!(!engine.has_storage());
+    assert!(!locks.has_storage());
     fs::remove_file(&ballast).unwrap();
-    assert!(engine.has_storage());
+    assert!(locks.has_storage());
     let mut held = Vec::new();
     let client = "c".repeat(3000);
     let refusal = loop {
         let name = format!("r{}", held.len());
-        match engine.lock(request(&name, &client)).await {
+        match locks.lock(request(&name, &client)).await {
             Ok(grant) => held.push((name, grant.token)),
             Err(refusal) => break refusal,
         }
@@ -1169,15 +1176,15 @@ async fn fill_the_disk(path: &Path, sync: bool) {
     let _ = fs::write(&ballast, vec![1; 1 << 20]);
     let name = format!("r{}", held.len());
     for _ in 0..3 {
-        let refused = engine.lock(request(&name, "c")).await;
+        let refused = locks.lock(request(&name, "c")).await;
         assert!(matches!(refused, Err(Refusal::Storage { .. })), "{refused:?}");
     }
     assert_eq!(files(path).len(), held.len());
-    assert_eq!(engine.list().len(), held.len());
+    assert_eq!(locks.list().len(), held.len());
     assert!(files(path).values().all(|contents| *contents == client.as_bytes()));
     // All can be unlocked, and each only once.
     for (name, token) in &held {
-        engine.unlock(name, &client, Some(*token)).await.unwrap();
+        locks.unlock(name, &client, Some(*token)).await.unwrap();
         let _ = fs::OpenOptions::new()
             .append(true)
             .open(&ballast)
@@ -1186,10 +1193,10 @@ async fn fill_the_disk(path: &Path, sync: bool) {
     assert_eq!(files(path), BTreeMap::new());
     fs::remove_file(&ballast).unwrap();
     // The last that was asked for was refused.
-    assert!(!engine.has_storage());
-    let grant = engine.lock(request("r0", "c")).await.unwrap();
-    assert!(engine.has_storage());
+    assert!(!locks.has_storage());
+    let grant = locks.lock(request("r0", "c")).await.unwrap();
+    assert!(locks.has_storage());
     assert!(grant.token > held.last().unwrap().1);
-    engine.unlock("r0", "c", None).await.unwrap();
-    engine.close().await;
+    locks.unlock("r0", "c", None).await.unwrap();
+    locks.close().await;
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::journal::MARK_BYTES_APART;
-use super::record::{HEADER_BYTES, Header, Record, UNKNOWN_BOOT};
+use super::record::{HEADER_BYTES, Header, JournalRecord, UNKNOWN_BOOT};
 use super::tests::{
-    BOOT, NEXT_BOOT, accepting, at, copy, end, entry, grant, held, open, refused, try_open, wanted,
+    BOOT, NEXT_BOOT, accepting, at, copy, end, entry, grant, held, open, refused, terms, try_open,
 };
 use super::*;
 
@@ -19,9 +19,9 @@ type Way = (&'static str, fn(&Path));
 /// Longer than anything here takes that does not hang.
 const LONG: Duration = Duration::from_secs(60);
 
-type Contents = BTreeMap<String, Vec<u8>>;
+type DirectoryContents = BTreeMap<String, Vec<u8>>;
 
-fn contents(path: &Path) -> Contents {
+fn contents(path: &Path) -> DirectoryContents {
     let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     entries
         .map(|path| {
@@ -32,23 +32,23 @@ fn contents(path: &Path) -> Contents {
 }
 
 /// A directory as a killed daemon leaves it, and what it gave.
-struct Left {
+struct LeftDirectory {
     directory: TempDir,
-    given: Vec<Arc<Hold>>,
+    given: Vec<Arc<Grant>>,
 }
 
-fn left(count: usize, sync: bool) -> Left {
+fn left(count: usize, sync: bool) -> LeftDirectory {
     left_in(BOOT, count, sync)
 }
 
-fn left_in(boot: [u8; 36], count: usize, sync: bool) -> Left {
+fn left_in(boot: [u8; 36], count: usize, sync: bool) -> LeftDirectory {
     let directory = TempDir::new_in("/dev/shm").unwrap();
     let (mut store, _) = open(directory.path(), boot, sync);
     let given = (0..count).map(|number| grant(&mut store, &format!("r{number}"), "c")).collect();
-    Left { directory, given }
+    LeftDirectory { directory, given }
 }
 
-impl Left {
+impl LeftDirectory {
     /// Another directory with the same in it.
     fn copied(&self) -> TempDir {
         let copied = TempDir::new_in("/dev/shm").unwrap();
@@ -68,7 +68,8 @@ fn active(path: &Path) -> (&'static str, Vec<u8>, Vec<usize>) {
     let (name, bytes) = files.into_iter().max_by_key(|(_, bytes)| generation(bytes)).unwrap();
     let salt = Header::decode(&bytes).unwrap().salt;
     let mut places = vec![HEADER_BYTES];
-    while let Some((_, length, _)) = Record::decode(salt, &bytes[*places.last().unwrap()..]) {
+    while let Some((_, length, _)) = JournalRecord::decode(salt, &bytes[*places.last().unwrap()..])
+    {
         places.push(places.last().unwrap() + length);
     }
     (name, bytes, places)
@@ -212,17 +213,17 @@ fn a_lock_that_may_have_been_given_again_has_a_new_token_and_no_lease() {
         let path = directory.path();
         let (mut store, _) = open(path, BOOT, true);
         let (lease, request_id) = (Some(Duration::from_secs(10)), Some("id".into()));
-        let leased = Wanted { lease, request_id, ..wanted("r", "c") };
-        let changed = store.commit(vec![Change::Grant(leased)]).remove(0);
-        let Changed::Granted(first) = changed else { panic!("{changed:?}") };
+        let leased = GrantTerms { lease, request_id, ..terms("r", "c") };
+        let changed = store.commit(vec![ChangeRequest::Grant(leased)]).remove(0);
+        let ChangeOutcome::Granted(first) = changed else { panic!("{changed:?}") };
         let second = lose(loss, &mut store, path, |store| {
             end(store, &first);
             grant(store, "r", "c")
         });
         drop(store);
-        let hold = &accepting(path, boot).1.held["r"];
-        assert!(hold.token > second.token, "{loss:?} {boot:?}: {hold:?}");
-        assert_eq!((hold.wanted.lease, &hold.wanted.request_id), (None, &None));
+        let grant = &accepting(path, boot).1.held["r"];
+        assert!(grant.token > second.token, "{loss:?} {boot:?}: {grant:?}");
+        assert_eq!((grant.terms.lease, &grant.terms.request_id), (None, &None));
     }
 }
 
@@ -271,7 +272,7 @@ fn what_is_behind_the_damage_counts_before_what_may_have_ended() {
         let (mut store, _) = open(path, BOOT, true);
         let firsts = ["held", "ended"].map(|name| grant(&mut store, name, "c"));
         lose(Loss::Records, &mut store, path, |store| {
-            firsts.iter().for_each(|hold| end(store, hold));
+            firsts.iter().for_each(|grant| end(store, grant));
         });
         let seconds = ["held", "ended"].map(|name| grant(&mut store, name, "d"));
         end(&mut store, &seconds[1]);
@@ -290,7 +291,7 @@ fn what_is_behind_the_damage_counts_before_what_may_have_ended() {
 /// them are bad.
 #[test]
 fn a_bad_record_among_those_of_the_beginning_puts_only_itself_in_doubt() {
-    let Left { directory, mut given } = left(4, true);
+    let LeftDirectory { directory, mut given } = left(4, true);
     let path = directory.path();
     let (mut store, _) = open(path, BOOT, true);
     // Without a later batch it could come from a crash.
@@ -377,8 +378,8 @@ fn a_blank_end_is_told_behind_many_batches() {
     let (mut store, _) = open(path, BOOT, true);
     let start = Instant::now();
     let mark = loop {
-        let hold = grant(&mut store, "r", "c");
-        end(&mut store, &hold);
+        let grant = grant(&mut store, "r", "c");
+        end(&mut store, &grant);
         let bytes = active(path).1;
         let mark = Header::decode(&bytes).unwrap().decode_mark(&bytes);
         if mark > 3 * MARK_BYTES_APART {
@@ -423,7 +424,8 @@ fn a_torn_batch_is_normal_in_whatever_order_it_was_written() {
     let path = directory.path();
     let (mut store, _) = open(path, BOOT, true);
     grant(&mut store, "first", "c");
-    let changes = (0..BATCH_MAX).map(|number| Change::Grant(wanted(&format!("r{number}"), "c")));
+    let changes =
+        (0..BATCH_MAX).map(|number| ChangeRequest::Grant(terms(&format!("r{number}"), "c")));
     store.commit(changes.collect());
     drop(store);
     let (name, bytes, places) = active(path);
@@ -573,8 +575,8 @@ fn a_closed_journal_that_was_followed_by_another_does_not_count_the_tokens() {
 #[test]
 fn a_first_start_may_be_interrupted() {
     let place = TempDir::new_in("/dev/shm").unwrap();
-    let directory = Directory::open(place.path()).unwrap();
-    Tokens::create(&directory).unwrap();
+    let directory = LockDirectory::open(place.path()).unwrap();
+    TokenCounter::create(&directory).unwrap();
     let tokens = fs::read(place.path().join(TOKENS)).unwrap();
     drop(past::open(&directory).unwrap());
     Journal::create(&directory, past::open(&directory).unwrap(), BOOT, FIRST).unwrap();

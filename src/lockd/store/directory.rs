@@ -20,7 +20,7 @@ use crate::wire::CLIENT_MAX_BYTES;
 
 /// A directory that is open.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct LockDirectory {
     descriptor: OwnedFd,
     path: PathBuf,
     publishing: Publishing,
@@ -50,12 +50,12 @@ enum Publishing {
 /// A file with its contents that has no name a lock has.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    origin: Origin,
-    directory: Arc<Directory>,
+    origin: PreparedFrom,
+    directory: Arc<LockDirectory>,
 }
 
 #[derive(Debug)]
-enum Origin {
+enum PreparedFrom {
     Unnamed(OwnedFd),
     Draft(String),
     /// It was the file of a lock before.
@@ -65,7 +65,7 @@ enum Origin {
 
 /// What is at a lock's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum NameState {
     Nothing,
     /// A file that names a client; when it was written, in milliseconds since 1970.
     Lock {
@@ -89,7 +89,7 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o644);
 const OPEN_FLAGS: OFlags =
     OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-impl Directory {
+impl LockDirectory {
     /// Whether nothing can be written there, as the file system says.
     pub(crate) fn is_full(&self) -> bool {
         let Ok(room) = fs::fstatvfs(&self.descriptor) else { return false };
@@ -153,10 +153,10 @@ impl Directory {
         if self.publishing != Publishing::Draft {
             let file = self.create_unnamed()?;
             write_all(&file, contents, 0)?;
-            return Ok(Prepared { origin: Origin::Unnamed(file), directory });
+            return Ok(Prepared { origin: PreparedFrom::Unnamed(file), directory });
         }
         let (name, file) = self.create_draft()?;
-        let prepared = Prepared { origin: Origin::Draft(name), directory };
+        let prepared = Prepared { origin: PreparedFrom::Draft(name), directory };
         write_all(&file, contents, 0)?;
         Ok(prepared)
     }
@@ -243,11 +243,11 @@ impl Directory {
     }
 
     /// Read what is at a lock's name.
-    pub(crate) fn look(&self, name: &str) -> Found {
-        let bad = |why: String, is_file| Found::Bad { why, is_file };
+    pub(crate) fn look(&self, name: &str) -> NameState {
+        let bad = |why: String, is_file| NameState::Bad { why, is_file };
         let file = match self.open_own(name, OFlags::RDONLY) {
             Ok(file) => file,
-            Err(Errno::NOENT) => return Found::Nothing,
+            Err(Errno::NOENT) => return NameState::Nothing,
             Err(Errno::LOOP) => {
                 let why = "it is a symbolic link, and those are never followed: remove it";
                 return bad(why.to_owned(), false);
@@ -266,7 +266,7 @@ impl Directory {
         let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
         let since = seconds.saturating_mul(1000).saturating_add(stat.st_mtime_nsec / 1_000_000);
         match read(&file, CLIENT_MAX_BYTES + 1).map(name::client) {
-            Ok(Ok(client)) => Found::Lock { client, since },
+            Ok(Ok(client)) => NameState::Lock { client, since },
             Ok(Err(why)) => {
                 bad(format!("{why}: remove it, or write the client's name into it"), true)
             }
@@ -314,17 +314,17 @@ impl Directory {
 }
 
 impl Prepared {
-    /// A file that [`Directory::is_as_new`].
-    pub(crate) fn from_spare(directory: &Arc<Directory>, spare: String) -> Self {
-        Self { origin: Origin::Spare(spare), directory: Arc::clone(directory) }
+    /// A file that [`LockDirectory::is_as_new`].
+    pub(crate) fn from_spare(directory: &Arc<LockDirectory>, spare: String) -> Self {
+        Self { origin: PreparedFrom::Spare(spare), directory: Arc::clone(directory) }
     }
 
     /// Make the contents durable. A spare's are from before.
     pub(crate) fn sync(&self) -> Result<(), Errno> {
         match &self.origin {
-            Origin::Unnamed(file) => retry_on_intr(|| fs::fsync(file)),
-            Origin::Draft(name) => self.directory.sync_file(name),
-            Origin::Spare(_) | Origin::Published => Ok(()),
+            PreparedFrom::Unnamed(file) => retry_on_intr(|| fs::fsync(file)),
+            PreparedFrom::Draft(name) => self.directory.sync_file(name),
+            PreparedFrom::Spare(_) | PreparedFrom::Published => Ok(()),
         }
     }
 
@@ -332,21 +332,23 @@ impl Prepared {
     pub(crate) fn publish(mut self, name: &str) -> Result<(), Errno> {
         let (directory, here) = (&self.directory, &self.directory.descriptor);
         match &self.origin {
-            Origin::Unnamed(file) => directory.link_unnamed(directory.publishing, file, name),
-            Origin::Draft(draft) => fs::linkat(here, draft.as_str(), here, name, AtFlags::empty()),
-            Origin::Spare(spare) => {
+            PreparedFrom::Unnamed(file) => directory.link_unnamed(directory.publishing, file, name),
+            PreparedFrom::Draft(draft) => {
+                fs::linkat(here, draft.as_str(), here, name, AtFlags::empty())
+            }
+            PreparedFrom::Spare(spare) => {
                 fs::renameat_with(here, spare.as_str(), here, name, RenameFlags::NOREPLACE)?;
-                self.origin = Origin::Published;
+                self.origin = PreparedFrom::Published;
                 Ok(())
             }
-            Origin::Published => unreachable!("BUG: a file was published twice"),
+            PreparedFrom::Published => unreachable!("BUG: a file was published twice"),
         }
     }
 }
 
 impl Drop for Prepared {
     fn drop(&mut self) {
-        let (Origin::Draft(name) | Origin::Spare(name)) = &self.origin else {
+        let (PreparedFrom::Draft(name) | PreparedFrom::Spare(name)) = &self.origin else {
             return;
         };
         if let Err(error) = self.directory.remove(name) {
@@ -394,7 +396,7 @@ pub(crate) fn read(file: &OwnedFd, limit: usize) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-impl Found {
+impl NameState {
     pub(crate) fn as_client(&self) -> Option<&str> {
         match self {
             Self::Lock { client, .. } => Some(client),
@@ -419,7 +421,8 @@ mod tests {
     fn a_file_appears_whole_or_not_at_all() {
         let place = tempfile::TempDir::new().unwrap();
         for publishing in [Publishing::Descriptor, Publishing::Process, Publishing::Draft] {
-            let mut directory = Arc::into_inner(Directory::open(place.path()).unwrap()).unwrap();
+            let mut directory =
+                Arc::into_inner(LockDirectory::open(place.path()).unwrap()).unwrap();
             directory.publishing = publishing;
             let directory = Arc::new(directory);
             let count = || read_dir(place.path()).unwrap().count();
@@ -443,10 +446,10 @@ mod tests {
         let place = tempfile::TempDir::new().unwrap();
         let left = [0, 1, 2].map(|number| place.path().join(format!("{DRAFT}-{number}")));
         left.iter().for_each(|path| std::fs::write(path, "left").unwrap());
-        let mut directory = Arc::into_inner(Directory::open(place.path()).unwrap()).unwrap();
+        let mut directory = Arc::into_inner(LockDirectory::open(place.path()).unwrap()).unwrap();
         directory.publishing = Publishing::Draft;
         let directory = Arc::new(directory);
-        super::super::tokens::Tokens::create(&directory).unwrap();
+        super::super::token_counter::TokenCounter::create(&directory).unwrap();
         std::fs::write(place.path().join("own"), "damaged").unwrap();
         let aside = directory.keep_aside("own").unwrap();
         assert_eq!(read(place.path().join(aside)).unwrap(), b"damaged");

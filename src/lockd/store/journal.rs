@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 use rustix::fs::{fdatasync, fstat, ftruncate};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::directory::{Directory, write_all};
-use super::hold::Hold;
+use super::directory::{LockDirectory, write_all};
+use super::grant::Grant;
 use super::past::Past;
-use super::record::{CAPACITY_MAX, HEADER_BYTES, Header, JOURNALS, MARK_PLACE, Record};
+use super::record::{CAPACITY_MAX, HEADER_BYTES, Header, JOURNALS, JournalRecord, MARK_PLACE};
 use crate::lockd::histogram::Histogram;
 
 /// The journal, open for writing.
@@ -73,7 +73,7 @@ impl Journal {
     /// Two empty generations, synced with their names, in files that may be there.
     /// (J6)
     pub(crate) fn create(
-        directory: &Directory,
+        directory: &LockDirectory,
         files: [OwnedFd; 2],
         boot: [u8; 36],
         next_token: u64,
@@ -87,16 +87,16 @@ impl Journal {
 
     /// Begin a generation with what is held now.
     pub(crate) fn begin<'a>(
-        directory: &Directory,
+        directory: &LockDirectory,
         files: [OwnedFd; 2],
         past: Option<&Past>,
         boot: [u8; 36],
         next_token: u64,
-        held: impl Iterator<Item = &'a Arc<Hold>> + Clone,
+        held: impl Iterator<Item = &'a Arc<Grant>> + Clone,
         sync: bool,
     ) -> Result<Self, Errno> {
         let mut journal = Self::over(files, past, boot, next_token, sync);
-        let live = held.clone().map(|hold| super::record::granted_bytes(&hold.wanted)).sum();
+        let live = held.clone().map(|grant| super::record::granted_bytes(&grant.terms)).sum();
         if !journal.admits(live, 0) {
             return Err(Errno::NOSPC);
         }
@@ -200,9 +200,9 @@ impl Journal {
     /// Begin the next generation. (J2, J3)
     pub(crate) fn begin_generation<'a>(
         &mut self,
-        directory: &Directory,
+        directory: &LockDirectory,
         next_token: u64,
-        held: impl Iterator<Item = &'a Arc<Hold>>,
+        held: impl Iterator<Item = &'a Arc<Grant>>,
     ) -> Result<(), Errno> {
         let mut salt = [0; 8];
         crate::sys::random::fill(&mut salt)?;
@@ -211,11 +211,11 @@ impl Journal {
             (self.capacity as u64, self.header.boot, self.header.is_synced);
         let header = Header { generation, salt, capacity, is_synced, boot, next_token };
         let mut bytes = header.encode().to_vec();
-        for hold in held {
-            Record::Granted(Arc::clone(hold)).encode(salt, 0, &mut bytes);
+        for grant in held {
+            JournalRecord::Granted(Arc::clone(grant)).encode(salt, 0, &mut bytes);
         }
         let complete = bytes.len();
-        Record::Begun.encode(salt, 0, &mut bytes);
+        JournalRecord::Begun.encode(salt, 0, &mut bytes);
         if self.sync {
             directory.sync()?;
         }
@@ -230,7 +230,7 @@ impl Journal {
     }
 
     /// Add records as one batch. (J1, J5)
-    pub(crate) fn append(&mut self, records: &[Record]) -> Result<(), Errno> {
+    pub(crate) fn append(&mut self, records: &[JournalRecord]) -> Result<(), Errno> {
         let bytes = self.batch(records);
         let end = self.end + bytes.len();
         self.unsure[self.active] = self.end..end;
@@ -241,7 +241,7 @@ impl Journal {
         Ok(())
     }
 
-    fn batch(&self, records: &[Record]) -> Vec<u8> {
+    fn batch(&self, records: &[JournalRecord]) -> Vec<u8> {
         let mut bytes = Vec::new();
         let batch = u32::try_from(self.end).expect("BUG: a journal is too long");
         for record in records {
@@ -267,7 +267,7 @@ impl Journal {
     /// Where a change failed, write over all that may be on the disk of it: with
     /// these records, or with nothing. A generation that may have begun has not.
     /// Nothing is added afterwards.
-    pub(crate) fn take_back(&mut self, records: &[Record]) -> Result<(), Errno> {
+    pub(crate) fn take_back(&mut self, records: &[JournalRecord]) -> Result<(), Errno> {
         let [one, other] = self.unsure.clone();
         let (unsure, of_next) = if self.active == 0 { (one, other) } else { (other, one) };
         let mut bytes = self.batch(records);
@@ -294,7 +294,7 @@ impl Journal {
     /// Say that all files were synced, for good.
     pub(crate) fn close(mut self) -> Result<(), Errno> {
         self.sync = true;
-        self.append(&[Record::Closed])
+        self.append(&[JournalRecord::Closed])
     }
 
     fn sync(&mut self, file: usize) -> Result<(), Errno> {

@@ -26,13 +26,13 @@
 //! (S2), failures undone (S4), and only then is any of it answered.
 
 mod directory;
-mod hold;
+mod grant;
 mod journal;
 mod past;
 mod record;
 mod recovery;
 mod spares;
-mod tokens;
+mod token_counter;
 
 #[cfg(test)]
 mod damage_tests;
@@ -47,25 +47,25 @@ use std::time::SystemTime;
 use rustix::io::Errno;
 
 use directory::Prepared;
-pub(crate) use directory::{Directory, Found};
-pub(crate) use hold::{Hold, Wanted};
+pub(crate) use directory::{LockDirectory, NameState};
+pub(crate) use grant::{Grant, GrantTerms};
 use journal::Journal;
 pub(crate) use journal::{SYNC_BOUNDS, Syncs};
 use past::{Damage, Files, Past};
-use record::{ENDED_BYTES, JOURNALS, Record, granted_bytes};
+use record::{ENDED_BYTES, JOURNALS, JournalRecord, granted_bytes};
 pub(crate) use recovery::{Problem, Recovered};
 use spares::Spares;
-pub(crate) use tokens::TOKENS_ABOVE_MAX;
-use tokens::{Bound, FIRST, TOKENS, Tokens};
+pub(crate) use token_counter::TOKENS_ABOVE_MAX;
+use token_counter::{Bound, FIRST, TOKENS, TokenCounter};
 
 /// The locks on the disk. One thread at a time uses it.
 #[derive(Debug)]
 pub(crate) struct Store {
-    directory: Arc<Directory>,
+    directory: Arc<LockDirectory>,
     journal: Journal,
     spares: Spares,
-    tokens: Tokens,
-    held: HashMap<Arc<str>, Arc<Hold>>,
+    tokens: TokenCounter,
+    held: HashMap<Arc<str>, Arc<Grant>>,
     /// Bytes of the records of all that is held.
     held_bytes: usize,
     is_broken: bool,
@@ -73,21 +73,21 @@ pub(crate) struct Store {
 
 /// A change that is asked for.
 #[derive(Clone, Debug)]
-pub(crate) enum Change {
-    Grant(Wanted),
-    End(Arc<Hold>),
+pub(crate) enum ChangeRequest {
+    Grant(GrantTerms),
+    End(Arc<Grant>),
     /// Remove a file that names nobody.
     Discard(Problem),
 }
 
 /// What became of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Changed {
-    Granted(Arc<Hold>),
+pub(crate) enum ChangeOutcome {
+    Granted(Arc<Grant>),
     /// It is held: the end that was asked for before failed.
-    Held(Arc<Hold>),
+    Held(Arc<Grant>),
     /// There was a file that the daemon did not know. It is a lock now.
-    Adopted(Arc<Hold>),
+    Adopted(Arc<Grant>),
     /// There is a file that names nobody.
     Poisoned(Problem),
     /// Ended; whether its file was still there.
@@ -96,14 +96,14 @@ pub(crate) enum Changed {
     },
     Discarded,
     /// Nothing was changed.
-    Failed(Failure),
+    Failed(DiskError),
     /// The store is broken (S5).
-    Broken(Failure),
+    Broken(DiskError),
 }
 
 /// What the kernel refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct DiskError {
     pub(crate) path: PathBuf,
     pub(crate) doing: &'static str,
     pub(crate) errno: Errno,
@@ -118,9 +118,9 @@ const SYNCED_SINGLY_MAX: usize = 1000;
 /// A change of a batch, on its way.
 #[derive(Debug)]
 enum Step {
-    Publish(Arc<Hold>, Prepared),
-    Record(Arc<Hold>, Changed),
-    Done(Changed),
+    Publish(Arc<Grant>, Prepared),
+    Record(Arc<Grant>, ChangeOutcome),
+    Done(ChangeOutcome),
 }
 
 /// How a store is opened.
@@ -136,7 +136,7 @@ pub(crate) struct StoreOptions {
 /// Why a store could not be opened.
 #[derive(Debug)]
 pub(crate) enum Unopened {
-    Failed(Failure),
+    Failed(DiskError),
     /// S7.
     Damaged {
         found: String,
@@ -152,13 +152,13 @@ impl Store {
         options: StoreOptions,
     ) -> Result<(Self, Recovered), Unopened> {
         let failed =
-            |doing| move |errno| Unopened::Failed(Failure { path: path.into(), doing, errno });
+            |doing| move |errno| Unopened::Failed(DiskError { path: path.into(), doing, errno });
         let of_file = |doing| {
             move |(name, errno): (&str, Errno)| {
-                Unopened::Failed(Failure { path: path.join(name), doing, errno })
+                Unopened::Failed(DiskError { path: path.join(name), doing, errno })
             }
         };
-        let directory = Directory::open(path).map_err(failed("opening the directory"))?;
+        let directory = LockDirectory::open(path).map_err(failed("opening the directory"))?;
         let (files, bound) = found(&directory).map_err(of_file("reading the file"))?;
         let is_new = match bound {
             Bound::Missing => files.are_missing(),
@@ -179,13 +179,13 @@ impl Store {
             past.report(&directory, boot);
         }
         let next = raised(known, options.tokens_above);
-        let mut tokens = Tokens::open(&directory, next)
+        let mut tokens = TokenCounter::open(&directory, next)
             .map_err(|errno| of_file("writing the token counter")((TOKENS, errno)))?;
         let files_count = past.as_ref().is_none_or(|past| past.is_closed || past.is_of(boot));
         let recovered = recovery::recover(&directory, past.as_ref(), files_count, &mut tokens)
             .map_err(failed("bringing the files in line with the journal"))?;
         let held = recovered.held.clone();
-        let held_bytes = held.values().map(|hold| granted_bytes(&hold.wanted)).sum();
+        let held_bytes = held.values().map(|grant| granted_bytes(&grant.terms)).sum();
         let files = past::open(&directory).map_err(of_file("opening the journal"))?;
         let sync = options.sync;
         let mut journal = Journal::begin(
@@ -209,7 +209,7 @@ impl Store {
         Ok((store, recovered))
     }
 
-    pub(crate) fn directory(&self) -> &Arc<Directory> {
+    pub(crate) fn directory(&self) -> &Arc<LockDirectory> {
         &self.directory
     }
 
@@ -226,7 +226,7 @@ impl Store {
     /// Make these changes, in this order, and say what became of each. At most
     /// [`BATCH_MAX`]. For each resource at most one end and one grant, the end
     /// first.
-    pub(crate) fn commit(&mut self, changes: Vec<Change>) -> Vec<Changed> {
+    pub(crate) fn commit(&mut self, changes: Vec<ChangeRequest>) -> Vec<ChangeOutcome> {
         if self.is_broken {
             return changes.iter().map(|_| self.broken(Errno::IO, true)).collect();
         }
@@ -235,13 +235,15 @@ impl Store {
             return self.take_back(steps, errno);
         }
         let mut undoing = Vec::new();
-        let mut changed: Vec<Changed> =
+        let mut changed: Vec<ChangeOutcome> =
             steps.into_iter().map(|step| self.finish(step, &mut undoing)).collect();
         // S4.
         if let Err(errno) = self.append(&undoing) {
             let is_taken_back = self.journal.take_back(&undoing).is_ok();
             // What was recorded before is so.
-            let is_done = |it: &Changed| matches!(it, Changed::Granted(_) | Changed::Ended { .. });
+            let is_done = |it: &ChangeOutcome| {
+                matches!(it, ChangeOutcome::Granted(_) | ChangeOutcome::Ended { .. })
+            };
             for changed in changed.iter_mut().filter(|it| !is_done(it)) {
                 *changed = self.broken(errno, is_taken_back);
             }
@@ -250,16 +252,16 @@ impl Store {
     }
 
     /// Nothing of this was recorded. (S6)
-    fn take_back(&mut self, steps: Vec<Step>, errno: Errno) -> Vec<Changed> {
+    fn take_back(&mut self, steps: Vec<Step>, errno: Errno) -> Vec<ChangeOutcome> {
         let mut held = Vec::new();
         let mut is_taken_back = true;
         for step in &steps {
-            if let Step::Record(hold, changed) = step {
-                if *changed == (Changed::Ended { had_file: true }) {
-                    is_taken_back &= self.put_back(hold);
+            if let Step::Record(grant, changed) = step {
+                if *changed == (ChangeOutcome::Ended { had_file: true }) {
+                    is_taken_back &= self.put_back(grant);
                 }
-                self.remember(hold);
-                held.push(Record::Granted(Arc::clone(hold)));
+                self.remember(grant);
+                held.push(JournalRecord::Granted(Arc::clone(grant)));
             }
         }
         is_taken_back &= self.journal.take_back(&held).is_ok();
@@ -271,25 +273,25 @@ impl Store {
     }
 
     /// The file of a lock whose end failed; whether it is there again.
-    fn put_back(&mut self, hold: &Hold) -> bool {
-        let prepared = self.spares.prepare(&self.directory, &hold.wanted.client);
-        let put_back = prepared.and_then(|file| file.publish(&hold.wanted.file_name()));
+    fn put_back(&mut self, grant: &Grant) -> bool {
+        let prepared = self.spares.prepare(&self.directory, &grant.terms.client);
+        let put_back = prepared.and_then(|file| file.publish(&grant.terms.file_name()));
         if let Err(error) = put_back {
-            let path = self.directory.path_of(&*hold.wanted.file_name());
+            let path = self.directory.path_of(&*grant.terms.file_name());
             tracing::error!("{}: making the file again failed: {error}", path.display());
         }
         put_back.is_ok()
     }
 
     /// Make none of these changes.
-    pub(crate) fn refuse(&self, changes: &[Change]) -> Vec<Changed> {
+    pub(crate) fn refuse(&self, changes: &[ChangeRequest]) -> Vec<ChangeOutcome> {
         let (path, doing) = (self.directory.path().to_owned(), "keeping the directory's own lock");
-        let failure = Failure { path, doing, errno: Errno::IO };
-        changes.iter().map(|_| Changed::Broken(failure.clone())).collect()
+        let failure = DiskError { path, doing, errno: Errno::IO };
+        changes.iter().map(|_| ChangeOutcome::Broken(failure.clone())).collect()
     }
 
     /// S5.
-    fn broken(&mut self, errno: Errno, is_taken_back: bool) -> Changed {
+    fn broken(&mut self, errno: Errno, is_taken_back: bool) -> ChangeOutcome {
         let doing = match is_taken_back {
             true => "writing the journal",
             false => "writing the journal, and taking back what may be in it,",
@@ -301,83 +303,83 @@ impl Store {
                 path.display()
             );
         }
-        Changed::Broken(Failure { path, doing, errno })
+        ChangeOutcome::Broken(DiskError { path, doing, errno })
     }
 
     /// What comes before the record. (S2, S3)
-    fn begin(&mut self, change: Change) -> Step {
+    fn begin(&mut self, change: ChangeRequest) -> Step {
         match change {
-            Change::Grant(wanted) => self.begin_grant(wanted),
-            Change::End(hold) => self.begin_end(hold),
-            Change::Discard(problem) => Step::Done(self.discard(problem)),
+            ChangeRequest::Grant(terms) => self.begin_grant(terms),
+            ChangeRequest::End(grant) => self.begin_end(grant),
+            ChangeRequest::Discard(problem) => Step::Done(self.discard(problem)),
         }
     }
 
-    fn begin_grant(&mut self, wanted: Wanted) -> Step {
-        if let Some(hold) = self.held.get(&wanted.resource) {
-            return Step::Done(Changed::Held(Arc::clone(hold)));
+    fn begin_grant(&mut self, terms: GrantTerms) -> Step {
+        if let Some(grant) = self.held.get(&terms.resource) {
+            return Step::Done(ChangeOutcome::Held(Arc::clone(grant)));
         }
-        let prepared = self.spares.prepare(&self.directory, &wanted.client);
+        let prepared = self.spares.prepare(&self.directory, &terms.client);
         let prepared = prepared.and_then(|prepared| Ok((prepared, self.tokens.next()?)));
         match prepared {
             Ok((prepared, token)) => {
-                let since = hold::milliseconds(SystemTime::now());
-                Step::Publish(Arc::new(Hold { wanted, token, since }), prepared)
+                let since = grant::milliseconds(SystemTime::now());
+                Step::Publish(Arc::new(Grant { terms, token, since }), prepared)
             }
-            Err(errno) => Step::Done(self.failed(&wanted.file_name(), "writing the file", errno)),
+            Err(errno) => Step::Done(self.failed(&terms.file_name(), "writing the file", errno)),
         }
     }
 
-    fn begin_end(&mut self, hold: Arc<Hold>) -> Step {
-        let name = hold.wanted.file_name();
-        match self.spares.retire(&self.directory, &name, &hold.wanted.client) {
+    fn begin_end(&mut self, grant: Arc<Grant>) -> Step {
+        let name = grant.terms.file_name();
+        match self.spares.retire(&self.directory, &name, &grant.terms.client) {
             Ok(had_file) => {
-                self.forget(&hold);
+                self.forget(&grant);
                 drop(name);
-                Step::Record(hold, Changed::Ended { had_file })
+                Step::Record(grant, ChangeOutcome::Ended { had_file })
             }
             Err(errno) => Step::Done(self.failed(&name, "removing the file", errno)),
         }
     }
 
-    fn discard(&mut self, problem: Problem) -> Changed {
+    fn discard(&mut self, problem: Problem) -> ChangeOutcome {
         for (name, _) in &problem.files {
             // It may have been put right meanwhile.
             match self.directory.look(name) {
-                Found::Bad { is_file: true, .. } => {}
-                Found::Nothing => continue,
-                _ => return Changed::Poisoned(problem),
+                NameState::Bad { is_file: true, .. } => {}
+                NameState::Nothing => continue,
+                _ => return ChangeOutcome::Poisoned(problem),
             }
             if let Err(errno) = self.directory.remove(name) {
                 return self.failed(name, "removing the file", errno);
             }
         }
-        Changed::Discarded
+        ChangeOutcome::Discarded
     }
 
-    fn failed(&self, name: &str, doing: &'static str, errno: Errno) -> Changed {
-        Changed::Failed(Failure { path: self.directory.path_of(name), doing, errno })
+    fn failed(&self, name: &str, doing: &'static str, errno: Errno) -> ChangeOutcome {
+        ChangeOutcome::Failed(DiskError { path: self.directory.path_of(name), doing, errno })
     }
 
-    fn remember(&mut self, hold: &Arc<Hold>) {
-        self.held_bytes += granted_bytes(&hold.wanted);
-        self.held.insert(Arc::clone(&hold.wanted.resource), Arc::clone(hold));
+    fn remember(&mut self, grant: &Arc<Grant>) {
+        self.held_bytes += granted_bytes(&grant.terms);
+        self.held.insert(Arc::clone(&grant.terms.resource), Arc::clone(grant));
     }
 
-    fn forget(&mut self, hold: &Hold) {
-        if self.held.remove(&hold.wanted.resource).is_some() {
-            self.held_bytes -= granted_bytes(&hold.wanted);
+    fn forget(&mut self, grant: &Grant) {
+        if self.held.remove(&grant.terms.resource).is_some() {
+            self.held_bytes -= granted_bytes(&grant.terms);
         }
     }
 
     /// Write what the steps are about to do. (J1)
     fn record(&mut self, steps: &mut [Step]) -> Result<(), Errno> {
         self.refuse_what_does_not_fit(steps);
-        let records: Vec<Record> = steps
+        let records: Vec<JournalRecord> = steps
             .iter()
             .filter_map(|step| match step {
-                Step::Publish(hold, _) => Some(Record::Granted(Arc::clone(hold))),
-                Step::Record(hold, _) => Some(Record::Ended(hold.token)),
+                Step::Publish(grant, _) => Some(JournalRecord::Granted(Arc::clone(grant))),
+                Step::Record(grant, _) => Some(JournalRecord::Ended(grant.token)),
                 Step::Done(_) => None,
             })
             .collect();
@@ -387,7 +389,7 @@ impl Store {
     /// J4: a grant that could not be ended on a full disk is not made.
     fn refuse_what_does_not_fit(&mut self, steps: &mut [Step]) {
         let granted = steps.iter().filter_map(|step| match step {
-            Step::Publish(hold, _) => Some(granted_bytes(&hold.wanted)),
+            Step::Publish(grant, _) => Some(granted_bytes(&grant.terms)),
             _ => None,
         });
         let granted: usize = granted.sum();
@@ -402,12 +404,12 @@ impl Store {
         }
     }
 
-    fn append(&mut self, records: &[Record]) -> Result<(), Errno> {
+    fn append(&mut self, records: &[JournalRecord]) -> Result<(), Errno> {
         if records.is_empty() {
             return Ok(());
         }
         let bytes = records.iter().map(|record| match record {
-            Record::Granted(hold) => granted_bytes(&hold.wanted),
+            JournalRecord::Granted(grant) => granted_bytes(&grant.terms),
             _ => ENDED_BYTES,
         });
         let tried = match self.journal.fits(bytes.sum()) {
@@ -425,40 +427,40 @@ impl Store {
     }
 
     /// In a generation of their own.
-    fn append_to_next(&mut self, records: &[Record]) -> Result<(), Errno> {
+    fn append_to_next(&mut self, records: &[JournalRecord]) -> Result<(), Errno> {
         let next_token = self.tokens.peek();
         self.journal.begin_generation(&self.directory, next_token, self.held.values())?;
         self.journal.append(records)
     }
 
     /// What comes after the record: grants get their names. (S2)
-    fn finish(&mut self, step: Step, undoing: &mut Vec<Record>) -> Changed {
-        let (hold, prepared) = match step {
-            Step::Publish(hold, prepared) => (hold, prepared),
+    fn finish(&mut self, step: Step, undoing: &mut Vec<JournalRecord>) -> ChangeOutcome {
+        let (grant, prepared) = match step {
+            Step::Publish(grant, prepared) => (grant, prepared),
             Step::Record(_, changed) | Step::Done(changed) => return changed,
         };
-        let name = hold.wanted.file_name();
+        let name = grant.terms.file_name();
         let errno = match prepared.publish(&name) {
             Ok(()) => {
-                self.remember(&hold);
-                return Changed::Granted(Arc::clone(&hold));
+                self.remember(&grant);
+                return ChangeOutcome::Granted(Arc::clone(&grant));
             }
             Err(errno) => errno,
         };
-        undoing.push(Record::Withdrawn(hold.token));
+        undoing.push(JournalRecord::Withdrawn(grant.token));
         if errno != Errno::EXIST {
             return self.failed(&name, "naming the file", errno);
         }
-        match recovery::adopted(&self.directory, hold.wanted.clone(), &mut self.tokens) {
+        match recovery::adopted(&self.directory, grant.terms.clone(), &mut self.tokens) {
             Ok(Ok(Some(adopted))) => {
                 let adopted = Arc::new(adopted);
                 self.remember(&adopted);
-                undoing.push(Record::Granted(Arc::clone(&adopted)));
-                Changed::Adopted(adopted)
+                undoing.push(JournalRecord::Granted(Arc::clone(&adopted)));
+                ChangeOutcome::Adopted(adopted)
             }
             // It was there a moment ago.
             Ok(Ok(None)) => self.failed(&name, "naming the file", Errno::AGAIN),
-            Ok(Err(problem)) => Changed::Poisoned(problem),
+            Ok(Err(problem)) => ChangeOutcome::Poisoned(problem),
             Err(errno) => self.failed(&name, "numbering the lock", errno),
         }
     }
@@ -472,8 +474,8 @@ impl Store {
         if self.held.len() > SYNCED_SINGLY_MAX {
             self.directory.sync_file_system()?;
         } else {
-            for hold in self.held.values() {
-                match self.directory.sync_file(&hold.wanted.file_name()) {
+            for grant in self.held.values() {
+                match self.directory.sync_file(&grant.terms.file_name()) {
                     Ok(()) | Err(Errno::NOENT) => {}
                     Err(errno) => return Err(errno),
                 }
@@ -484,7 +486,7 @@ impl Store {
     }
 }
 
-impl Failure {
+impl DiskError {
     /// What to do.
     pub(crate) fn advice(&self) -> String {
         let advice = match self.errno {
@@ -502,7 +504,7 @@ impl Failure {
     }
 }
 
-impl std::fmt::Display for Failure {
+impl std::fmt::Display for DiskError {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (path, errno) = (self.path.display(), self.errno);
         write!(out, "{path}: {} failed ({errno}): {}", self.doing, self.advice())
@@ -510,7 +512,7 @@ impl std::fmt::Display for Failure {
 }
 
 /// What a directory has of the daemon's own.
-fn found(directory: &Directory) -> Result<(Files, Bound), (&'static str, Errno)> {
+fn found(directory: &LockDirectory) -> Result<(Files, Bound), (&'static str, Errno)> {
     let files = Files::read(directory)?;
     let bound = Bound::read(directory).map_err(|errno| (TOKENS, errno))?;
     Ok((files, bound))
@@ -518,12 +520,12 @@ fn found(directory: &Directory) -> Result<(Files, Bound), (&'static str, Errno)>
 
 /// Make a directory one in which nothing was given. (T3)
 fn create(
-    directory: &Arc<Directory>,
+    directory: &Arc<LockDirectory>,
     bound: Bound,
     boot: [u8; 36],
 ) -> Result<(), (&'static str, Errno)> {
     if bound == Bound::Missing {
-        Tokens::create(directory).map_err(|errno| (TOKENS, errno))?;
+        TokenCounter::create(directory).map_err(|errno| (TOKENS, errno))?;
     }
     let files = past::open(directory)?;
     Journal::create(directory, files, boot, FIRST).map_err(|errno| (JOURNALS[0], errno))
@@ -551,7 +553,7 @@ fn raised(known: u64, above: Option<u64>) -> u64 {
 /// Whether the store may be opened in spite of this; what is damaged is kept aside
 /// then. (S7)
 fn accept(
-    directory: &Arc<Directory>,
+    directory: &Arc<LockDirectory>,
     of_journal: Vec<Damage>,
     bound: Bound,
     past: Option<&Past>,
@@ -600,7 +602,7 @@ fn accept(
             kept.push(damage.name);
             let aside = directory.keep_aside(damage.name).map_err(|errno| {
                 let (path, doing) = (damage.path.clone(), "keeping a copy of the damaged file");
-                Unopened::Failed(Failure { path, doing, errno })
+                Unopened::Failed(DiskError { path, doing, errno })
             })?;
             let (path, aside) = (damage.path.display(), directory.path_of(aside));
             tracing::warn!("{path}: the damaged file is kept as {}", aside.display());
@@ -611,7 +613,7 @@ fn accept(
 
 /// It may be older than what was given since; nobody but the operator knows. A number
 /// that raises nothing may be from an earlier start.
-fn warn_of_copy(directory: &Directory, known: u64, above: Option<u64>) {
+fn warn_of_copy(directory: &LockDirectory, known: u64, above: Option<u64>) {
     let path = directory.path().display();
     let raises_nothing = above.map_or_else(String::new, |above| {
         format!(", as they would without --tokens-above {above}, which raises nothing")

@@ -15,18 +15,20 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::directory::{Directory, read};
-use super::hold::Hold;
-use super::record::{self, CAPACITY_MAX, HEADER_BYTES, Header, JOURNALS, Record, UNKNOWN_BOOT};
+use super::directory::{LockDirectory, read};
+use super::grant::Grant;
+use super::record::{
+    self, CAPACITY_MAX, HEADER_BYTES, Header, JOURNALS, JournalRecord, UNKNOWN_BOOT,
+};
 
 /// What a journal says.
 #[derive(Debug)]
 pub(crate) struct Past {
     pub(crate) header: Header,
     /// What was held at its end, by token: in the order in which it was given.
-    pub(crate) held: BTreeMap<u64, Arc<Hold>>,
+    pub(crate) held: BTreeMap<u64, Arc<Grant>>,
     /// What it says was ended.
-    ended: Vec<Arc<Hold>>,
+    ended: Vec<Arc<Grant>>,
     /// Tokens of what was granted last: the files may not have been made.
     last: Vec<u64>,
     /// The smallest token that was not given.
@@ -90,7 +92,7 @@ enum Content {
 }
 
 impl Files {
-    pub(crate) fn read(directory: &Directory) -> Result<Self, (&'static str, Errno)> {
+    pub(crate) fn read(directory: &LockDirectory) -> Result<Self, (&'static str, Errno)> {
         let content = |name| {
             let file = directory.open_own(name, OFlags::RDONLY);
             match file.and_then(|file| read(&file, CAPACITY_MAX)) {
@@ -121,7 +123,7 @@ impl Files {
     /// What they say, and what is wrong with them, for a daemon in this boot.
     pub(crate) fn past(
         &self,
-        directory: &Directory,
+        directory: &LockDirectory,
         boot: [u8; 36],
     ) -> (Option<Past>, Vec<Damage>) {
         let mut found = Vec::new();
@@ -179,7 +181,7 @@ impl Files {
 }
 
 /// The files, made where they are missing, to be written.
-pub(crate) fn open(directory: &Directory) -> Result<[OwnedFd; 2], (&'static str, Errno)> {
+pub(crate) fn open(directory: &LockDirectory) -> Result<[OwnedFd; 2], (&'static str, Errno)> {
     let open = |name| directory.open_own(name, OFlags::RDWR | OFlags::CREATE);
     let open = |name| open(name).map_err(|errno| (name, errno));
     Ok([open(JOURNALS[0])?, open(JOURNALS[1])?])
@@ -233,7 +235,7 @@ impl Past {
         let mut last_batch = 0;
         loop {
             let rest = bytes.get(self.end..).unwrap_or_default();
-            if let Some((record, length, batch)) = Record::decode(salt, rest) {
+            if let Some((record, length, batch)) = JournalRecord::decode(salt, rest) {
                 if batch != last_batch {
                     self.last.clear();
                     last_batch = batch;
@@ -261,23 +263,23 @@ impl Past {
         }
     }
 
-    fn replay(&mut self, record: Record) {
+    fn replay(&mut self, record: JournalRecord) {
         match record {
-            Record::Granted(hold) => {
-                self.next_token = self.next_token.max(hold.token.saturating_add(1));
+            JournalRecord::Granted(grant) => {
+                self.next_token = self.next_token.max(grant.token.saturating_add(1));
                 if self.has_begun {
-                    self.last.push(hold.token);
+                    self.last.push(grant.token);
                 }
-                self.held.insert(hold.token, hold);
+                self.held.insert(grant.token, grant);
             }
-            Record::Ended(token) => self.ended.extend(self.held.remove(&token)),
-            Record::Withdrawn(token) => drop(self.held.remove(&token)),
-            Record::Begun => {
+            JournalRecord::Ended(token) => self.ended.extend(self.held.remove(&token)),
+            JournalRecord::Withdrawn(token) => drop(self.held.remove(&token)),
+            JournalRecord::Begun => {
                 self.has_begun = true;
                 // D3.
                 self.bad.iter_mut().for_each(|bad| bad.before = InDoubt::default());
             }
-            Record::Closed => self.is_closed = true,
+            JournalRecord::Closed => self.is_closed = true,
         }
     }
 
@@ -287,11 +289,11 @@ impl Past {
             return;
         }
         let mut latest: HashMap<Arc<str>, u64> = HashMap::new();
-        for hold in self.ended.iter().chain(self.held.values()) {
-            let token = latest.entry(Arc::clone(&hold.wanted.resource)).or_default();
-            *token = hold.token.max(*token);
+        for grant in self.ended.iter().chain(self.held.values()) {
+            let token = latest.entry(Arc::clone(&grant.terms.resource)).or_default();
+            *token = grant.token.max(*token);
         }
-        self.held.retain(|token, hold| latest[&hold.wanted.resource] == *token);
+        self.held.retain(|token, grant| latest[&grant.terms.resource] == *token);
     }
 
     /// All that it says up to here.
@@ -316,7 +318,7 @@ impl Past {
     }
 
     /// What ended, and is not held again for all that is known. (D1)
-    pub(crate) fn surely_ended(&self) -> &[Arc<Hold>] {
+    pub(crate) fn surely_ended(&self) -> &[Arc<Grant>] {
         &self.ended[self.in_doubt.ended..]
     }
 
@@ -339,7 +341,7 @@ impl Past {
     }
 
     /// Say what is normal and yet worth a line.
-    pub(crate) fn report(&self, directory: &Directory, boot: [u8; 36]) {
+    pub(crate) fn report(&self, directory: &LockDirectory, boot: [u8; 36]) {
         let path = directory.path_of(JOURNALS[self.active]);
         let (path, end) = (path.display(), self.end);
         if self.may_have_lost(boot) {

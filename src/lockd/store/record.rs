@@ -7,14 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::hold::{Hold, Wanted};
+use super::grant::{Grant, GrantTerms};
 use crate::wire::CLIENT_MAX_BYTES;
 
 /// One step of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Record {
+pub(crate) enum JournalRecord {
     /// A lock was given.
-    Granted(Arc<Hold>),
+    Granted(Arc<Grant>),
     /// The lock with this token was ended, and its file is gone.
     Ended(u64),
     /// The lock with this token was not given after all: it never had a file.
@@ -91,7 +91,7 @@ impl Header {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let mut fields = Fields(bytes.get(..HEADER_LENGTH)?);
+        let mut fields = FieldReader(bytes.get(..HEADER_LENGTH)?);
         let magic = fields.take(16)?;
         let (generation, next_token) = (fields.u64()?, fields.u64()?);
         let (salt, capacity) = (fields.u64()?, fields.u64()?);
@@ -113,7 +113,7 @@ impl Header {
     /// The mark of this generation in a file; 0 if it has none.
     pub(crate) fn decode_mark(&self, file: &[u8]) -> usize {
         let mark = || {
-            let mut fields = Fields(file.get(MARK_PLACE..MARK_PLACE + MARK_BYTES)?);
+            let mut fields = FieldReader(file.get(MARK_PLACE..MARK_PLACE + MARK_BYTES)?);
             let (place, sum) = (fields.u64()?, fields.u32()?);
             let is_whole = checksum(self.salt, &place.to_le_bytes()) == sum;
             usize::try_from(place).ok().filter(|_| is_whole)
@@ -129,7 +129,7 @@ fn checksum(salt: u64, framed: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-impl Record {
+impl JournalRecord {
     /// Add the record to what is to be written. `batch` is the place in the
     /// file where its batch begins: all before that was done.
     pub(crate) fn encode(&self, salt: u64, batch: u32, out: &mut Vec<u8>) {
@@ -137,9 +137,9 @@ impl Record {
         out.extend([0; 8]);
         out.extend(masked(salt, batch).to_le_bytes());
         match self {
-            Self::Granted(hold) => {
+            Self::Granted(grant) => {
                 out.push(b'g');
-                encode_hold(hold, out);
+                encode_grant(grant, out);
             }
             Self::Ended(token) => {
                 out.push(b'e');
@@ -161,7 +161,7 @@ impl Record {
     /// The record at the start of these bytes, how many it has, and where its
     /// batch began.
     pub(crate) fn decode(salt: u64, bytes: &[u8]) -> Option<(Self, usize, u32)> {
-        let mut fields = Fields(bytes);
+        let mut fields = FieldReader(bytes);
         let (length, sum) = (fields.u32()? as usize, fields.u32()?);
         if !(FRAME_BYTES..=RECORD_MAX_BYTES).contains(&length) {
             return None;
@@ -170,10 +170,10 @@ impl Record {
         if checksum(salt, framed) != sum {
             return None;
         }
-        let mut fields = Fields(framed);
+        let mut fields = FieldReader(framed);
         let batch = masked(salt, fields.u32()?);
         let record = match fields.take(1)? {
-            b"g" => Self::Granted(Arc::new(decode_hold(&mut fields)?)),
+            b"g" => Self::Granted(Arc::new(decode_grant(&mut fields)?)),
             b"e" => Self::Ended(fields.u64()?),
             b"w" => Self::Withdrawn(fields.u64()?),
             b"b" => Self::Begun,
@@ -205,7 +205,7 @@ pub(crate) fn is_torn(salt: u64, bytes: &[u8], place: usize, last_batch: u32) ->
 }
 
 fn batch_at(salt: u64, bytes: &[u8], place: usize) -> Option<u32> {
-    Some(masked(salt, Fields(bytes.get(place + 8..)?).u32()?))
+    Some(masked(salt, FieldReader(bytes.get(place + 8..)?).u32()?))
 }
 
 /// The place of a batch as it is written, and back: no other generation writes the
@@ -215,51 +215,51 @@ fn masked(salt: u64, batch: u32) -> u32 {
 }
 
 /// Only of what could be one the checksum is computed.
-fn decode_if_likely(salt: u64, bytes: &[u8], place: usize) -> Option<(Record, usize, u32)> {
+fn decode_if_likely(salt: u64, bytes: &[u8], place: usize) -> Option<(JournalRecord, usize, u32)> {
     let batch = batch_at(salt, bytes, place)? as usize;
     let kind = bytes.get(place + FRAME_BYTES - 1)?;
     let is_likely = batch <= place && b"gewbc".contains(kind);
-    if is_likely { Record::decode(salt, &bytes[place..]) } else { None }
+    if is_likely { JournalRecord::decode(salt, &bytes[place..]) } else { None }
 }
 
 /// How many bytes the record of a grant has.
-pub(crate) fn granted_bytes(wanted: &Wanted) -> usize {
-    let request_id = wanted.request_id.as_deref().map_or(0, str::len);
-    FRAME_BYTES + 3 * 8 + 1 + 3 * 4 + wanted.resource.len() + wanted.client.len() + request_id
+pub(crate) fn granted_bytes(terms: &GrantTerms) -> usize {
+    let request_id = terms.request_id.as_deref().map_or(0, str::len);
+    FRAME_BYTES + 3 * 8 + 1 + 3 * 4 + terms.resource.len() + terms.client.len() + request_id
 }
 
 /// How many bytes the record of an end has.
 pub(crate) const ENDED_BYTES: usize = FRAME_BYTES + 8;
 
-fn encode_hold(hold: &Hold, out: &mut Vec<u8>) {
-    let wanted = &hold.wanted;
-    let lease = wanted.lease.map_or(NO_LEASE, whole_milliseconds);
-    for number in [hold.token, hold.since, lease] {
+fn encode_grant(grant: &Grant, out: &mut Vec<u8>) {
+    let terms = &grant.terms;
+    let lease = terms.lease.map_or(NO_LEASE, whole_milliseconds);
+    for number in [grant.token, grant.since, lease] {
         out.extend(number.to_le_bytes());
     }
-    out.push(u8::from(wanted.is_literal) | u8::from(wanted.request_id.is_some()) << 1);
-    let request_id = wanted.request_id.as_deref().unwrap_or_default();
-    for text in [&*wanted.resource, &*wanted.client, request_id] {
+    out.push(u8::from(terms.is_literal) | u8::from(terms.request_id.is_some()) << 1);
+    let request_id = terms.request_id.as_deref().unwrap_or_default();
+    for text in [&*terms.resource, &*terms.client, request_id] {
         let length = u32::try_from(text.len()).expect("BUG: a name is too long");
         out.extend(length.to_le_bytes());
         out.extend(text.as_bytes());
     }
 }
 
-fn decode_hold(fields: &mut Fields<'_>) -> Option<Hold> {
+fn decode_grant(fields: &mut FieldReader<'_>) -> Option<Grant> {
     let (token, since, lease) = (fields.u64()?, fields.u64()?, fields.u64()?);
     let flags = fields.take(1)?[0];
     let resource = fields.text()?;
     let client = fields.text()?;
     let request_id = fields.text()?;
-    let wanted = Wanted {
+    let terms = GrantTerms {
         resource,
         client,
         lease: (lease != NO_LEASE).then(|| Duration::from_millis(lease)),
         request_id: (flags & 2 != 0).then_some(request_id),
         is_literal: flags & 1 != 0,
     };
-    Some(Hold { wanted, token, since })
+    Some(Grant { terms, token, since })
 }
 
 /// Rounded up: a lease is never shorter than its holder believes.
@@ -269,9 +269,9 @@ fn whole_milliseconds(lease: Duration) -> u64 {
 }
 
 /// What is left to be decoded.
-struct Fields<'a>(&'a [u8]);
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> FieldReader<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -296,38 +296,47 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
 
-    fn hold(client: &str, request_id: Option<&str>) -> Arc<Hold> {
-        let wanted = Wanted {
+    fn hold(client: &str, request_id: Option<&str>) -> Arc<Grant> {
+        let terms = GrantTerms {
             resource: "r-é".into(),
             client: client.into(),
             lease: request_id.map(|_| Duration::from_micros(1500)),
             request_id: request_id.map(Arc::from),
             is_literal: request_id.is_none(),
         };
-        Arc::new(Hold { wanted, token: u64::MAX - 1, since: 1_700_000_000_123 })
+        Arc::new(Grant { terms, token: u64::MAX - 1, since: 1_700_000_000_123 })
     }
 
     #[test]
     fn records_come_back() {
         let holds = [hold("", None), hold("c", Some("")), hold(" c\n", Some("id"))];
-        let granted = holds.map(Record::Granted);
-        let rest = [Record::Ended(7), Record::Withdrawn(8), Record::Begun, Record::Closed];
+        let granted = holds.map(JournalRecord::Granted);
+        let rest = [
+            JournalRecord::Ended(7),
+            JournalRecord::Withdrawn(8),
+            JournalRecord::Begun,
+            JournalRecord::Closed,
+        ];
         for record in granted.into_iter().chain(rest) {
             let mut bytes = Vec::new();
             record.encode(9, 72, &mut bytes);
             match &record {
-                Record::Granted(hold) => assert_eq!(bytes.len(), granted_bytes(&hold.wanted)),
-                Record::Ended(_) | Record::Withdrawn(_) => assert_eq!(bytes.len(), ENDED_BYTES),
+                JournalRecord::Granted(grant) => {
+                    assert_eq!(bytes.len(), granted_bytes(&grant.terms))
+                }
+                JournalRecord::Ended(_) | JournalRecord::Withdrawn(_) => {
+                    assert_eq!(bytes.len(), ENDED_BYTES)
+                }
                 _ => {}
             }
-            let (back, length, batch) = Record::decode(9, &bytes).unwrap();
+            let (back, length, batch) = JournalRecord::decode(9, &bytes).unwrap();
             assert_eq!((length, batch), (bytes.len(), 72));
             match (back, record) {
-                (Record::Granted(back), Record::Granted(hold)) => {
-                    let rounded = hold.wanted.lease.map(|_| Duration::from_millis(2));
-                    assert_eq!(back.wanted.lease, rounded);
-                    assert_eq!(back.wanted.request_id, hold.wanted.request_id);
-                    assert_eq!((back.token, back.since), (hold.token, hold.since));
+                (JournalRecord::Granted(back), JournalRecord::Granted(grant)) => {
+                    let rounded = grant.terms.lease.map(|_| Duration::from_millis(2));
+                    assert_eq!(back.terms.lease, rounded);
+                    assert_eq!(back.terms.request_id, grant.terms.request_id);
+                    assert_eq!((back.token, back.since), (grant.token, grant.since));
                 }
                 (back, record) => assert_eq!(back, record),
             }
@@ -337,16 +346,16 @@ mod tests {
     #[test]
     fn no_damaged_record_is_believed() {
         let mut bytes = Vec::new();
-        Record::Granted(hold("client", Some("id"))).encode(3, 72, &mut bytes);
-        assert!(Record::decode(4, &bytes).is_none(), "of another salt");
+        JournalRecord::Granted(hold("client", Some("id"))).encode(3, 72, &mut bytes);
+        assert!(JournalRecord::decode(4, &bytes).is_none(), "of another salt");
         for cut in 0..bytes.len() {
-            assert!(Record::decode(3, &bytes[..cut]).is_none());
+            assert!(JournalRecord::decode(3, &bytes[..cut]).is_none());
         }
         for place in 0..bytes.len() {
             for bit in 0..8 {
                 let mut damaged = bytes.clone();
                 damaged[place] ^= 1 << bit;
-                assert!(Record::decode(3, &damaged).is_none(), "bit {bit} of byte {place}");
+                assert!(JournalRecord::decode(3, &damaged).is_none(), "bit {bit} of byte {place}");
             }
         }
     }

@@ -18,20 +18,20 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::directory::{Directory, Found, shown};
-use super::hold::{Hold, Wanted};
+use super::directory::{LockDirectory, NameState, shown};
+use super::grant::{Grant, GrantTerms};
 use super::past::Past;
-use super::tokens::Tokens;
+use super::token_counter::TokenCounter;
 use crate::lockd::name::{self, SUFFIX};
 
 /// What a daemon starts with.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
-    pub(crate) held: HashMap<Arc<str>, Arc<Hold>>,
+    pub(crate) held: HashMap<Arc<str>, Arc<Grant>>,
     /// Resources that nobody can have, and the files that stand in the way.
     pub(crate) problems: BTreeMap<Arc<str>, Problem>,
     /// What was held and is not any more: its file is gone.
-    pub(crate) gone: Vec<Arc<Hold>>,
+    pub(crate) gone: Vec<Arc<Grant>>,
 }
 
 /// Why nobody can have a resource.
@@ -49,16 +49,16 @@ pub(crate) struct Problem {
 
 /// Bring directory and journal together.
 pub(crate) fn recover(
-    directory: &Arc<Directory>,
+    directory: &Arc<LockDirectory>,
     past: Option<&Past>,
     files_count: bool,
-    tokens: &mut Tokens,
+    tokens: &mut TokenCounter,
 ) -> Result<Recovered, Errno> {
     let mut recovery = Recovery { directory, files_count, recovered: Recovered::default() };
     if let Some(past) = past {
         recovery.undo_what_came_back(past)?;
-        for hold in past.held.values() {
-            recovery.settle(hold, past)?;
+        for grant in past.held.values() {
+            recovery.settle(grant, past)?;
         }
     }
     recovery.adopt_files(tokens)?;
@@ -66,7 +66,7 @@ pub(crate) fn recover(
 }
 
 struct Recovery<'a> {
-    directory: &'a Arc<Directory>,
+    directory: &'a Arc<LockDirectory>,
     /// R1 holds, not R2.
     files_count: bool,
     recovered: Recovered,
@@ -78,13 +78,14 @@ impl Recovery<'_> {
         if self.files_count {
             return Ok(());
         }
-        let held: HashSet<&str> = past.held.values().map(|hold| &*hold.wanted.resource).collect();
-        for hold in past.surely_ended().iter().filter(|hold| !held.contains(&*hold.wanted.resource))
+        let held: HashSet<&str> = past.held.values().map(|grant| &*grant.terms.resource).collect();
+        for grant in
+            past.surely_ended().iter().filter(|grant| !held.contains(&*grant.terms.resource))
         {
-            let name = hold.wanted.file_name();
+            let name = grant.terms.file_name();
             let found = self.directory.look(&name);
-            let is_torn = matches!(found, Found::Bad { is_file: true, .. });
-            if is_torn || found.as_client() == Some(&*hold.wanted.client) {
+            let is_torn = matches!(found, NameState::Bad { is_file: true, .. });
+            if is_torn || found.as_client() == Some(&*grant.terms.client) {
                 self.directory.remove(&name)?;
             }
         }
@@ -92,31 +93,31 @@ impl Recovery<'_> {
     }
 
     /// What has become of one hold of the journal's.
-    fn settle(&mut self, hold: &Arc<Hold>, past: &Past) -> Result<(), Errno> {
-        let is_in_doubt = past.doubts(hold.token);
-        let wanted = &hold.wanted;
-        let name = wanted.file_name();
+    fn settle(&mut self, grant: &Arc<Grant>, past: &Past) -> Result<(), Errno> {
+        let is_in_doubt = past.doubts(grant.token);
+        let terms = &grant.terms;
+        let name = terms.file_name();
         let keep = match self.directory.look(&name) {
-            Found::Lock { client, .. } => client == *wanted.client,
+            NameState::Lock { client, .. } => client == *terms.client,
             // The client without a name has an empty file.
-            Found::Bad { is_file: true, .. } if self.is_of_nobody(&name, &wanted.client) => true,
-            Found::Bad { is_file: true, .. } if !self.files_count => {
+            NameState::Bad { is_file: true, .. } if self.is_of_nobody(&name, &terms.client) => true,
+            NameState::Bad { is_file: true, .. } if !self.files_count => {
                 self.directory.remove(&name)?;
-                self.make(wanted, &name, is_in_doubt)?
+                self.make(terms, &name, is_in_doubt)?
             }
-            Found::Bad { .. } => false,
-            Found::Nothing if !self.files_count || past.is_of_the_last(hold.token) => {
-                self.make(wanted, &name, is_in_doubt)?
+            NameState::Bad { .. } => false,
+            NameState::Nothing if !self.files_count || past.is_of_the_last(grant.token) => {
+                self.make(terms, &name, is_in_doubt)?
             }
-            Found::Nothing => false,
+            NameState::Nothing => false,
         };
         match (keep, is_in_doubt) {
             (true, false) => {
-                self.recovered.held.insert(Arc::clone(&wanted.resource), Arc::clone(hold));
+                self.recovered.held.insert(Arc::clone(&terms.resource), Arc::clone(grant));
             }
             // R5: its file is adopted.
             (true, true) => {}
-            (false, _) => self.recovered.gone.push(Arc::clone(hold)),
+            (false, _) => self.recovered.gone.push(Arc::clone(grant)),
         }
         Ok(())
     }
@@ -126,17 +127,17 @@ impl Recovery<'_> {
         name::stripped(client).is_empty() && contents().is_some_and(|it| it == client.as_bytes())
     }
 
-    fn make(&self, wanted: &Wanted, name: &str, is_in_doubt: bool) -> Result<bool, Errno> {
+    fn make(&self, terms: &GrantTerms, name: &str, is_in_doubt: bool) -> Result<bool, Errno> {
         if is_in_doubt {
             tracing::warn!(
                 "{}: made again for the client {:?}: a power cut may have taken it, or it was \
                  unlocked and the journal has lost that. Then unlock it by force",
                 self.directory.path_of(name).display(),
-                wanted.client
+                terms.client
             );
         }
         let made =
-            self.directory.prepare(wanted.client.as_bytes()).and_then(|file| file.publish(name));
+            self.directory.prepare(terms.client.as_bytes()).and_then(|file| file.publish(name));
         match made {
             Ok(()) => Ok(true),
             // It was never answered.
@@ -146,7 +147,7 @@ impl Recovery<'_> {
     }
 
     /// R3, R4.
-    fn adopt_files(&mut self, tokens: &mut Tokens) -> Result<(), Errno> {
+    fn adopt_files(&mut self, tokens: &mut TokenCounter) -> Result<(), Errno> {
         for name in self.directory.scan()? {
             let Some(resource) = name::resource(&name) else {
                 continue;
@@ -156,8 +157,8 @@ impl Recovery<'_> {
                 continue;
             };
             let resource: Arc<str> = resource.into();
-            if let Some(hold) = self.recovered.held.get(&resource) {
-                if hold.wanted.is_literal != is_literal {
+            if let Some(grant) = self.recovered.held.get(&resource) {
+                if grant.terms.is_literal != is_literal {
                     self.report_double(&resource);
                 }
                 continue;
@@ -175,17 +176,17 @@ impl Recovery<'_> {
         &mut self,
         resource: Arc<str>,
         is_literal: bool,
-        tokens: &mut Tokens,
+        tokens: &mut TokenCounter,
     ) -> Result<(), Errno> {
-        let wanted = Wanted {
+        let terms = GrantTerms {
             resource: Arc::clone(&resource),
             client: "".into(),
             lease: None,
             request_id: None,
             is_literal,
         };
-        match adopted(self.directory, wanted, tokens)? {
-            Ok(Some(hold)) => drop(self.recovered.held.insert(resource, Arc::new(hold))),
+        match adopted(self.directory, terms, tokens)? {
+            Ok(Some(grant)) => drop(self.recovered.held.insert(resource, Arc::new(grant))),
             Ok(None) => {}
             Err(problem) => drop(self.recovered.problems.insert(resource, problem)),
         }
@@ -216,22 +217,23 @@ impl Recovery<'_> {
 }
 
 /// The lock that a file is which the journal does not know; `None` if there is
-/// no file. `wanted` says which file; its client does not matter.
+/// no file. `terms` says which file; its client does not matter.
 pub(crate) fn adopted(
-    directory: &Directory,
-    wanted: Wanted,
-    tokens: &mut Tokens,
-) -> Result<Result<Option<Hold>, Problem>, Errno> {
-    let name = wanted.file_name().into_owned();
+    directory: &LockDirectory,
+    terms: GrantTerms,
+    tokens: &mut TokenCounter,
+) -> Result<Result<Option<Grant>, Problem>, Errno> {
+    let name = terms.file_name().into_owned();
     Ok(match directory.look(&name) {
-        Found::Nothing => Ok(None),
-        Found::Lock { client, since } => {
-            let wanted = Wanted { client: client.into(), lease: None, request_id: None, ..wanted };
-            Ok(Some(Hold { wanted, token: tokens.next()?, since }))
+        NameState::Nothing => Ok(None),
+        NameState::Lock { client, since } => {
+            let terms =
+                GrantTerms { client: client.into(), lease: None, request_id: None, ..terms };
+            Ok(Some(Grant { terms, token: tokens.next()?, since }))
         }
-        Found::Bad { why, is_file } => {
+        NameState::Bad { why, is_file } => {
             let path = directory.path_of(&name);
-            let files = vec![(name, wanted.is_literal)];
+            let files = vec![(name, terms.is_literal)];
             Err(Problem { files, path, why, is_removable: is_file })
         }
     })

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use super::directory::{DRAFT, Directory, Prepared};
+use super::directory::{DRAFT, LockDirectory, Prepared};
 
 /// The spare files of a directory, the oldest first.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Spares {
     /// Take a lock's file away, if it is there; whether it was.
     pub(crate) fn retire(
         &mut self,
-        directory: &Directory,
+        directory: &LockDirectory,
         file: &str,
         client: &Arc<str>,
     ) -> Result<bool, Errno> {
@@ -57,7 +57,7 @@ impl Spares {
     /// A file with this client's name in it, from what is kept or new.
     pub(crate) fn prepare(
         &mut self,
-        directory: &Arc<Directory>,
+        directory: &Arc<LockDirectory>,
         client: &Arc<str>,
     ) -> Result<Prepared, Errno> {
         let place = self.kept.iter().rposition(|spare| spare.client == *client);
@@ -76,14 +76,14 @@ impl Spares {
     }
 
     /// Delete them all; whether there were any. (P3)
-    pub(crate) fn clear(&mut self, directory: &Directory) -> bool {
+    pub(crate) fn clear(&mut self, directory: &LockDirectory) -> bool {
         let had_any = !self.kept.is_empty();
         self.kept.drain(..).for_each(|spare| delete(directory, &spare));
         had_any
     }
 }
 
-fn delete(directory: &Directory, spare: &Spare) {
+fn delete(directory: &LockDirectory, spare: &Spare) {
     if let Err(error) = directory.remove(&spare.name) {
         let path = directory.path_of(&spare.name);
         tracing::warn!("{} could not be removed: {error}", path.display());

@@ -9,9 +9,9 @@ use super::*;
 pub(super) const BOOT: [u8; 36] = [b'1'; 36];
 pub(super) const NEXT_BOOT: [u8; 36] = [b'2'; 36];
 
-pub(super) fn wanted(resource: &str, client: &str) -> Wanted {
+pub(super) fn terms(resource: &str, client: &str) -> GrantTerms {
     let (resource, client) = (resource.into(), client.into());
-    Wanted { resource, client, lease: None, request_id: None, is_literal: false }
+    GrantTerms { resource, client, lease: None, request_id: None, is_literal: false }
 }
 
 pub(super) fn open(path: &Path, boot: [u8; 36], sync: bool) -> (Store, Recovered) {
@@ -43,28 +43,28 @@ pub(super) fn refused(path: &Path, boot: [u8; 36]) -> String {
     }
 }
 
-pub(super) fn grant(store: &mut Store, resource: &str, client: &str) -> Arc<Hold> {
-    match store.commit(vec![Change::Grant(wanted(resource, client))]).remove(0) {
-        Changed::Granted(hold) => hold,
+pub(super) fn grant(store: &mut Store, resource: &str, client: &str) -> Arc<Grant> {
+    match store.commit(vec![ChangeRequest::Grant(terms(resource, client))]).remove(0) {
+        ChangeOutcome::Granted(grant) => grant,
         other => panic!("{other:?}"),
     }
 }
 
-pub(super) fn end(store: &mut Store, hold: &Arc<Hold>) {
-    let ended = store.commit(vec![Change::End(Arc::clone(hold))]);
-    assert_eq!(ended, [Changed::Ended { had_file: true }]);
+pub(super) fn end(store: &mut Store, grant: &Arc<Grant>) {
+    let ended = store.commit(vec![ChangeRequest::End(Arc::clone(grant))]);
+    assert_eq!(ended, [ChangeOutcome::Ended { had_file: true }]);
 }
 
 /// Who has what, and by which token.
 pub(super) fn held(recovered: &Recovered) -> BTreeMap<String, (String, u64)> {
     let holds = recovered.held.values();
     holds
-        .map(|it| (it.wanted.resource.to_string(), (it.wanted.client.to_string(), it.token)))
+        .map(|it| (it.terms.resource.to_string(), (it.terms.client.to_string(), it.token)))
         .collect()
 }
 
-pub(super) fn entry(hold: &Arc<Hold>) -> (String, (String, u64)) {
-    (hold.wanted.resource.to_string(), (hold.wanted.client.to_string(), hold.token))
+pub(super) fn entry(grant: &Arc<Grant>) -> (String, (String, u64)) {
+    (grant.terms.resource.to_string(), (grant.terms.client.to_string(), grant.token))
 }
 
 pub(super) fn at(path: &Path, name: &str) -> PathBuf {
@@ -88,7 +88,7 @@ fn a_power_cut_takes_no_lock_and_gives_none_back() {
     let holds: Vec<_> = names.map(|name| grant(&mut store, name, "client")).into();
     let nameless = grant(&mut store, "nameless", "");
     let ended: Vec<_> = ["back", "back torn"].map(|name| grant(&mut store, name, "client")).into();
-    ended.iter().for_each(|hold| end(&mut store, hold));
+    ended.iter().for_each(|grant| end(&mut store, grant));
     let last = ended[1].token;
     drop(store);
     fs::remove_file(at(path, "lost")).unwrap();
@@ -237,8 +237,8 @@ fn a_journal_takes_turns_and_grows() {
         let path = directory.path();
         let (mut store, _) = open(path, BOOT, sync);
         for _ in 0..4000 {
-            let hold = grant(&mut store, "r", "c");
-            end(&mut store, &hold);
+            let grant = grant(&mut store, "r", "c");
+            end(&mut store, &grant);
         }
         let length = |name| fs::metadata(path.join(name)).unwrap().len();
         assert_eq!(JOURNALS.map(length), [128 * 1024; 2]);
@@ -250,7 +250,7 @@ fn a_journal_takes_turns_and_grows() {
         drop(store);
         let (mut store, recovered) = open(path, NEXT_BOOT, sync);
         assert_eq!(held(&recovered), holds.iter().map(entry).collect());
-        holds.iter().for_each(|hold| end(&mut store, hold));
+        holds.iter().for_each(|grant| end(&mut store, grant));
         drop(store);
         assert_eq!(held(&open(path, NEXT_BOOT, sync).1), BTreeMap::new());
     }
@@ -264,18 +264,18 @@ fn an_end_that_fails_changes_nothing() {
     let directory = TempDir::new().unwrap();
     let path = directory.path();
     let (mut store, _) = open(path, BOOT, true);
-    let hold = grant(&mut store, "r", "c");
+    let grant = grant(&mut store, "r", "c");
     // A file that nobody can remove, not even root.
     fs::remove_file(at(path, "r")).unwrap();
     fs::create_dir(at(path, "r")).unwrap();
-    let next = Change::Grant(wanted("r", "d"));
-    let changed = store.commit(vec![Change::End(Arc::clone(&hold)), next]);
-    assert!(matches!(changed[0], Changed::Failed(_)), "{changed:?}");
-    assert_eq!(changed[1], Changed::Held(Arc::clone(&hold)));
+    let next = ChangeRequest::Grant(terms("r", "d"));
+    let changed = store.commit(vec![ChangeRequest::End(Arc::clone(&grant)), next]);
+    assert!(matches!(changed[0], ChangeOutcome::Failed(_)), "{changed:?}");
+    assert_eq!(changed[1], ChangeOutcome::Held(Arc::clone(&grant)));
     fs::remove_dir(at(path, "r")).unwrap();
     fs::write(at(path, "r"), "c").unwrap();
     drop(store);
-    assert_eq!(held(&open(path, BOOT, true).1), BTreeMap::from([entry(&hold)]));
+    assert_eq!(held(&open(path, BOOT, true).1), BTreeMap::from([entry(&grant)]));
 }
 
 /// S4: a grant that is refused is not in the journal.
@@ -286,9 +286,10 @@ fn a_file_in_the_way_stays_as_it_is() {
     let (mut store, _) = open(path, BOOT, true);
     fs::write(at(path, "r"), "by hand").unwrap();
     fs::write(at(path, "empty"), "").unwrap();
-    let changes = ["r", "empty", "free"].map(|name| Change::Grant(wanted(name, "c")));
+    let changes = ["r", "empty", "free"].map(|name| ChangeRequest::Grant(terms(name, "c")));
     let changed = store.commit(changes.into());
-    let [Changed::Adopted(adopted), Changed::Poisoned(_), Changed::Granted(free)] = &changed[..]
+    let [ChangeOutcome::Adopted(adopted), ChangeOutcome::Poisoned(_), ChangeOutcome::Granted(free)] =
+        &changed[..]
     else {
         panic!("{changed:?}");
     };
@@ -317,12 +318,12 @@ fn a_file_is_used_again_by_its_own_client_only() {
     let directory = TempDir::new().unwrap();
     let path = directory.path();
     let (mut store, _) = open(path, BOOT, false);
-    let hold = grant(&mut store, "one", "c");
+    let one = grant(&mut store, "one", "c");
     let mut open_still = fs::File::open(at(path, "one")).unwrap();
     let first = inode(&at(path, "one"));
     let long_ago = std::time::UNIX_EPOCH;
     fs::File::open(at(path, "one")).unwrap().set_modified(long_ago).unwrap();
-    end(&mut store, &hold);
+    end(&mut store, &one);
     assert!(!at(path, "one").exists());
     grant(&mut store, "two", "d");
     assert_ne!(inode(&at(path, "two")), first);
@@ -356,21 +357,21 @@ fn a_file_that_was_touched_is_not_used_again() {
     ];
     for (number, touch) in touch.into_iter().enumerate() {
         for is_spare in [false, true] {
-            let hold = grant(&mut store, "r", "c");
+            let first = grant(&mut store, "r", "c");
             if !is_spare {
                 touch(&at(path, "r"));
             }
-            store.commit(vec![Change::End(hold)]);
+            store.commit(vec![ChangeRequest::End(first)]);
             if is_spare {
                 touch(&spares_in(path)[0]);
             }
-            let hold = grant(&mut store, "r", "c");
+            let grant = grant(&mut store, "r", "c");
             let metadata = fs::symlink_metadata(at(path, "r")).unwrap();
             let is_as_new = metadata.permissions().mode() & 0o7777 != 0o600;
             let is_alone = metadata.is_file() && metadata.nlink() == 1;
             assert!(is_as_new && is_alone, "{number} {is_spare}");
             assert_eq!(fs::read(at(path, "r")).unwrap(), b"c");
-            end(&mut store, &hold);
+            end(&mut store, &grant);
             store.spares.clear(&store.directory);
             for entry in fs::read_dir(path).unwrap() {
                 let path = entry.unwrap().path();
@@ -392,13 +393,13 @@ fn spares_are_few_and_go_with_the_daemon() {
     let many = spares::SPARES_MAX + 5;
     let holds: Vec<_> =
         (0..many).map(|it| grant(&mut store, &format!("r{it}"), &format!("c{it}"))).collect();
-    holds.iter().for_each(|hold| end(&mut store, hold));
+    holds.iter().for_each(|grant| end(&mut store, grant));
     assert_eq!(spares_in(path).len(), spares::SPARES_MAX);
     drop(store);
     let (mut store, _) = open(path, BOOT, false);
     assert!(spares_in(path).is_empty(), "a killed daemon's");
-    let hold = grant(&mut store, "r", "c");
-    end(&mut store, &hold);
+    let grant = grant(&mut store, "r", "c");
+    end(&mut store, &grant);
     assert_eq!(spares_in(path).len(), 1);
     store.close().unwrap();
     assert!(spares_in(path).is_empty());

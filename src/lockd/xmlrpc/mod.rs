@@ -39,8 +39,8 @@ pub use fault::FaultStyle;
 pub(crate) use introspect::{Method, NAMES, SIGNATURE};
 pub(crate) use python::repr;
 pub(crate) use read::{Shape, read};
-pub(crate) use value::{Call, Value};
-pub(crate) use write::{Answer, response};
+pub(crate) use value::{MethodCall, Value};
+pub(crate) use write::{ReturnValue, response};
 
 /// Reads any bytes as a call and answers it, and panics if that breaks a promise.
 #[cfg(fuzzing)]

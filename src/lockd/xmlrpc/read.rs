@@ -15,7 +15,7 @@ use quick_xml::events::{BytesRef, BytesStart, Event};
 
 use super::charset;
 use super::malformed::{ATTRIBUTE_BYTES, Malformed, SHOWN_CHARACTERS, shown};
-use super::value::{Call, Value};
+use super::value::{MethodCall, Value};
 
 /// What a document may be at most.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ impl Default for Shape {
 }
 
 /// Reads one call.
-pub(crate) fn read(body: &[u8], shape: &Shape) -> Result<Call, Malformed> {
+pub(crate) fn read(body: &[u8], shape: &Shape) -> Result<MethodCall, Malformed> {
     let text = charset::decode(body)?;
     if text.trim_ascii().is_empty() {
         return Err(Malformed::Empty);
@@ -194,7 +194,7 @@ impl<'a> Document<'a> {
         }
     }
 
-    fn read(mut self) -> Result<Call, Malformed> {
+    fn read(mut self) -> Result<MethodCall, Malformed> {
         let mut is_first = true;
         loop {
             let event = match self.events.read_event() {
@@ -366,11 +366,11 @@ impl<'a> Document<'a> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Call, Malformed> {
+    fn finish(self) -> Result<MethodCall, Malformed> {
         match self.open.last() {
             Some(open) => Err(Malformed::EndsEarly(open.tag())),
             None if !self.is_over => Err(Malformed::EndsEarly("methodCall")),
-            None => Ok(Call { method: self.method, params: self.params.unwrap_or_default() }),
+            None => Ok(MethodCall { method: self.method, params: self.params.unwrap_or_default() }),
         }
     }
 }
@@ -470,11 +470,11 @@ mod tests {
 
     #[test]
     fn a_call_needs_neither_a_name_nor_arguments() {
-        let none = Call { method: None, params: Vec::new() };
+        let none = MethodCall { method: None, params: Vec::new() };
         let read = |text: &str| read(text.as_bytes(), &Shape::default());
         assert_eq!(read("<methodCall/>"), Ok(none.clone()));
         assert_eq!(read("<?xml version='1.0'?>\n<methodCall><params/></methodCall>\n"), Ok(none));
-        let named = Call { method: Some(" m.n ".to_owned()), params: Vec::new() };
+        let named = MethodCall { method: Some(" m.n ".to_owned()), params: Vec::new() };
         assert_eq!(read("<methodCall><methodName> m.n </methodName></methodCall>"), Ok(named));
     }
 

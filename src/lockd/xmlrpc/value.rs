@@ -37,7 +37,7 @@ impl Value {
 
 /// A call as it was sent.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Call {
+pub(crate) struct MethodCall {
     /// `None`: the call named no method.
     pub(crate) method: Option<String>,
     pub(crate) params: Vec<Value>,

@@ -4,18 +4,18 @@ use std::fmt::Write;
 
 /// What a call is answered with when it succeeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ReturnValue {
     Nil,
     Text(&'static str),
     Names(&'static [&'static str]),
 }
 
 /// The document of a success.
-pub(crate) fn response(answer: &Answer) -> String {
+pub(crate) fn response(answer: &ReturnValue) -> String {
     let (value, end) = match answer {
-        Answer::Nil => ("<value><nil/></value>".to_owned(), ""),
-        Answer::Text(text) => (string(text), "\n"),
-        Answer::Names(names) => {
+        ReturnValue::Nil => ("<value><nil/></value>".to_owned(), ""),
+        ReturnValue::Text(text) => (string(text), "\n"),
+        ReturnValue::Names(names) => {
             let mut values = String::from("<value><array><data>\n");
             for name in *names {
                 values.push_str(&string(name));

@@ -4,25 +4,26 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{Asked, Books, Known, Purpose, State, Why, poisoned, request_key};
+use super::{Admission, Books, EndReason, Lifecycle, Purpose, RequestState, poisoned, request_key};
 use crate::lockd::name;
-use crate::lockd::state::api::{LockRequest, Refusal, Wait};
-use crate::lockd::state::audit::Asker;
+use crate::lockd::state::api::{LockRequest, Refusal, WaitLimit};
+use crate::lockd::state::audit::Requester;
 use crate::lockd::state::finished::RequestKey;
-use crate::lockd::state::resource::Place;
-use crate::lockd::state::resource::{Leave, Phase, Slot, Ticket, TicketId};
-use crate::lockd::store::{Change, Found, Wanted};
+use crate::lockd::state::resource::{
+    Hold, ListenerEnd, PendingRequest, Phase, QueuePlace, Resource, TurnNumber,
+};
+use crate::lockd::store::{ChangeRequest, GrantTerms, NameState};
 use crate::wire::REQUEST_ID_MAX_BYTES;
 
 impl Books {
     pub(in crate::lockd::state) fn ask(
         &mut self,
         request: LockRequest,
-        by: &Asker,
-    ) -> Result<Asked, Refusal> {
+        by: &Option<Arc<Requester>>,
+    ) -> Result<Admission, Refusal> {
         self.must_serve()?;
         check(&request)?;
-        let may_wait = request.wait != Wait::No;
+        let may_wait = request.wait != WaitLimit::No;
         let (resource, client): (Arc<str>, Arc<str>) =
             (request.resource.into(), request.client.into());
         let key = request.request_id.map(|id| RequestKey {
@@ -32,14 +33,14 @@ impl Books {
         });
         self.expire_if_over(&resource);
         if let Some(key) = &key {
-            if let Some(asked) = self.ask_again(key, may_wait)? {
-                return Ok(asked);
+            if let Some(admission) = self.ask_again(key, may_wait)? {
+                return Ok(admission);
             }
         }
         let place = key.as_ref().and_then(|key| self.absent.take(key));
         let is_literal = self.look_at(&resource)?;
         let is_free =
-            self.slots.get(&resource).is_none_or(|slot| matches!(slot.phase, Phase::Free));
+            self.resources.get(&resource).is_none_or(|entry| matches!(entry.phase, Phase::Free));
         if !is_free && !may_wait {
             return Err(self.refuse(Refusal::LockedBy { client: self.holder_of(&resource) }));
         }
@@ -51,34 +52,34 @@ impl Books {
         if let Err(why) = name::file_name(&resource) {
             return Err(self.refuse(Refusal::BadName { name: resource.to_string(), why }));
         }
-        let ticket = Ticket::new(&resource, client, request.lease, key, by, may_wait);
-        Ok(self.open_ticket(ticket, place, is_free.then_some(is_literal)))
+        let pending = PendingRequest::new(&resource, client, request.lease, key, by, may_wait);
+        Ok(self.admit(pending, place, is_free.then_some(is_literal)))
     }
 
     /// A new request, or one that comes back to its place: it is served, with a
     /// file that is called so, or queued.
-    pub(super) fn open_ticket(
+    pub(super) fn admit(
         &mut self,
-        mut ticket: Ticket,
-        place: Option<Place>,
+        mut pending: PendingRequest,
+        place: Option<QueuePlace>,
         served: Option<bool>,
-    ) -> Asked {
-        let id = if let Some(Place { ticket: id, since }) = place {
-            ticket.since = since;
-            id
+    ) -> Admission {
+        let turn = if let Some(QueuePlace { turn, since }) = place {
+            pending.since = since;
+            turn
         } else {
-            self.last_ticket += 1;
-            self.last_ticket
+            self.last_turn += 1;
+            self.last_turn
         };
-        self.requests.extend(ticket.key.clone().map(|key| (key, Known::Asked(id))));
-        self.tickets.insert(id, ticket);
+        self.requests.extend(pending.key.clone().map(|key| (key, RequestState::Pending(turn))));
+        self.pending.insert(turn, pending);
         if let Some(is_literal) = served {
-            self.grant(id, is_literal);
+            self.grant(turn, is_literal);
         } else {
-            self.enqueue(id);
+            self.enqueue(turn);
             self.changed();
         }
-        self.listen(id)
+        self.listen(turn)
     }
 
     /// I5: the request was made before.
@@ -86,84 +87,84 @@ impl Books {
         &mut self,
         key: &RequestKey,
         may_wait: bool,
-    ) -> Result<Option<Asked>, Refusal> {
-        if self.over.has_request(key) {
+    ) -> Result<Option<Admission>, Refusal> {
+        if self.finished.has_request(key) {
             return Err(self.refuse(Refusal::RequestOver));
         }
         match self.requests.get(key) {
             None => Ok(None),
-            Some(&Known::Asked(id)) => {
-                let slot = self.slots.get(&key.resource);
-                let is_queued = slot.is_some_and(|slot| slot.queue.contains(&id));
+            Some(&RequestState::Pending(turn)) => {
+                let entry = self.resources.get(&key.resource);
+                let is_queued = entry.is_some_and(|entry| entry.queue.contains(&turn));
                 if is_queued && !may_wait {
                     let client = self.holder_of(&key.resource);
                     return Err(self.refuse(Refusal::LockedBy { client }));
                 }
                 // What was granted meanwhile lasts from now on, for this one.
                 self.renew_deadline(&key.resource);
-                self.tickets.get_mut(&id).expect("BUG: a request was lost").unsettled += 1;
-                Ok(Some(self.listen(id)))
+                self.pending.get_mut(&turn).expect("BUG: a request was lost").unsettled += 1;
+                Ok(Some(self.listen(turn)))
             }
-            Some(Known::Held) => {
+            Some(RequestState::Held) => {
                 self.renew_deadline(&key.resource);
-                let tenure = self.tenure_mut(&key.resource);
-                let grant = tenure.map(|tenure| tenure.answered());
-                Ok(grant.map(|grant| Asked::Decided(Ok(grant))))
+                let hold = self.hold_mut(&key.resource);
+                let reply = hold.map(Hold::answered);
+                Ok(reply.map(|reply| Admission::Decided(Ok(reply))))
             }
         }
     }
 
-    pub(super) fn listen(&mut self, id: TicketId) -> Asked {
-        let ticket = self.tickets.get_mut(&id).expect("BUG: a request was lost");
-        if let Some(outcome) = ticket.outcome.clone() {
-            self.settle(id, Leave::Heard);
-            return Asked::Decided(outcome);
+    pub(super) fn listen(&mut self, turn: TurnNumber) -> Admission {
+        let pending = self.pending.get_mut(&turn).expect("BUG: a request was lost");
+        if let Some(outcome) = pending.outcome.clone() {
+            self.settle(turn, ListenerEnd::Heard);
+            return Admission::Decided(outcome);
         }
         let (sender, receiver) = oneshot::channel();
-        ticket.listeners.push(sender);
-        Asked::Waiting(id, receiver)
+        pending.listeners.push(sender);
+        Admission::Waiting(turn, receiver)
     }
 
     /// One who listened is gone. (I4)
-    pub(in crate::lockd::state) fn settle(&mut self, id: TicketId, leave: Leave) {
-        let Some(ticket) = self.tickets.get_mut(&id) else {
+    pub(in crate::lockd::state) fn settle(&mut self, turn: TurnNumber, end: ListenerEnd) {
+        let Some(pending) = self.pending.get_mut(&turn) else {
             return;
         };
-        ticket.unsettled -= 1;
-        if leave == Leave::Heard {
-            ticket.is_heard = true;
-            if let Some(Slot { phase: Phase::Held(tenure), .. }) =
-                self.slots.get_mut(&ticket.resource)
+        pending.unsettled -= 1;
+        if end == ListenerEnd::Heard {
+            pending.is_heard = true;
+            if let Some(Resource { phase: Phase::Held(hold), .. }) =
+                self.resources.get_mut(&pending.resource)
             {
-                if ticket.outcome == Some(Ok(tenure.grant())) {
-                    tenure.answered();
+                if pending.outcome == Some(Ok(hold.reply())) {
+                    hold.answered();
                 }
             }
         }
-        if ticket.unsettled > 0 {
+        if pending.unsettled > 0 {
             return;
         }
-        let Some(slot) = self.slots.get_mut(&ticket.resource) else {
-            return self.forget_ticket(id);
+        let Some(entry) = self.resources.get_mut(&pending.resource) else {
+            return self.forget_pending(turn);
         };
-        if matches!(slot.phase, Phase::Granting(granting) if granting == id) {
+        if matches!(entry.phase, Phase::Granting(granting) if granting == turn) {
             // When the store has answered.
             return;
         }
-        if self.dequeue(id) {
-            if leave == Leave::Gone {
-                self.keep_place(id);
+        if self.dequeue(turn) {
+            if end == ListenerEnd::Disconnected {
+                self.keep_place(turn);
             }
             self.changed();
         }
-        self.forget_ticket(id);
+        self.forget_pending(turn);
     }
 
     /// For when the request is made again. (I5)
-    fn keep_place(&mut self, id: TicketId) {
-        let ticket = &self.tickets[&id];
-        if let Some(key) = ticket.key.clone() {
-            self.absent.keep(key, Place { ticket: id, since: ticket.since });
+    fn keep_place(&mut self, turn: TurnNumber) {
+        let pending = &self.pending[&turn];
+        if let Some(key) = pending.key.clone() {
+            self.absent.keep(key, QueuePlace { turn, since: pending.since });
         }
     }
 
@@ -178,57 +179,57 @@ impl Books {
 
     /// An answer with this grant did not come to its client. (I4)
     pub(in crate::lockd::state) fn lose_answer(&mut self, resource: &str, token: u64) {
-        if self.state != State::Serving {
+        if self.lifecycle != Lifecycle::Serving {
             return;
         }
-        let Some(tenure) = self.tenure_mut(resource).filter(|it| it.hold.token == token) else {
+        let Some(hold) = self.hold_mut(resource).filter(|it| it.grant.token == token) else {
             return;
         };
-        tenure.answers = tenure.answers.saturating_sub(1);
-        if tenure.answers == 0 {
+        hold.answers = hold.answers.saturating_sub(1);
+        if hold.answers == 0 {
             self.undo(&resource.into());
         }
     }
 
     /// Nobody heard of the grant. Its request comes back to where it waited. (I4)
     fn undo(&mut self, resource: &Arc<str>) {
-        let tenure = self.tenure(resource).expect("BUG: what is undone is held");
-        if let (Some(key), Some(place)) = (request_key(&tenure.hold), tenure.place) {
+        let hold = self.hold(resource).expect("BUG: what is undone is held");
+        if let (Some(key), Some(place)) = (request_key(&hold.grant), hold.place) {
             self.absent.keep(key, place);
         }
-        self.end(resource, Why::Undone);
+        self.end(resource, EndReason::Undone);
     }
 
     /// The last who listened is gone, or there was none.
-    pub(super) fn forget_ticket(&mut self, id: TicketId) {
-        let Some(ticket) = self.tickets.remove(&id) else {
+    pub(super) fn forget_pending(&mut self, turn: TurnNumber) {
+        let Some(pending) = self.pending.remove(&turn) else {
             return;
         };
-        let granted = ticket.outcome.and_then(Result::ok);
-        let tenure = granted.and_then(|grant| {
-            self.tenure(&ticket.resource).filter(|tenure| tenure.hold.token == grant.token)
+        let granted = pending.outcome.and_then(Result::ok);
+        let hold = granted.and_then(|reply| {
+            self.hold(&pending.resource).filter(|hold| hold.grant.token == reply.token)
         });
-        let (is_held, is_heard) = (tenure.is_some(), ticket.is_heard);
-        let is_its_own = |key: &_| self.requests.get(key) == Some(&Known::Asked(id));
-        if let Some(key) = ticket.key.filter(is_its_own) {
+        let (is_held, is_heard) = (hold.is_some(), pending.is_heard);
+        let is_its_own = |key: &_| self.requests.get(key) == Some(&RequestState::Pending(turn));
+        if let Some(key) = pending.key.filter(is_its_own) {
             self.requests.remove(&key);
             if is_held {
-                self.requests.insert(key, Known::Held);
+                self.requests.insert(key, RequestState::Held);
             }
         }
         if is_held && !is_heard {
-            self.undo(&ticket.resource);
+            self.undo(&pending.resource);
         } else {
-            self.tidy(&ticket.resource);
+            self.tidy(&pending.resource);
         }
     }
 
     /// The limit of one who waits was reached: `None` if its grant is on the way.
-    pub(in crate::lockd::state) fn give_up(&mut self, id: TicketId) -> Option<Refusal> {
-        let ticket = self.tickets.get(&id)?;
-        let resource = Arc::clone(&ticket.resource);
-        let slot = self.slots.get(&resource)?;
-        if ticket.outcome.is_some() || !slot.queue.contains(&id) {
+    pub(in crate::lockd::state) fn give_up(&mut self, turn: TurnNumber) -> Option<Refusal> {
+        let pending = self.pending.get(&turn)?;
+        let resource = Arc::clone(&pending.resource);
+        let entry = self.resources.get(&resource)?;
+        if pending.outcome.is_some() || !entry.queue.contains(&turn) {
             return None;
         }
         let holder = self.holder_of(&resource);
@@ -236,31 +237,32 @@ impl Books {
     }
 
     /// Ask the store to give it to this request.
-    pub(super) fn grant(&mut self, id: TicketId, is_literal: bool) {
-        let ticket = &self.tickets[&id];
-        let wanted = Wanted {
-            resource: Arc::clone(&ticket.resource),
-            client: Arc::clone(&ticket.client),
-            lease: ticket.lease,
-            request_id: ticket.key.as_ref().map(|key| Arc::clone(&key.id)),
+    pub(super) fn grant(&mut self, turn: TurnNumber, is_literal: bool) {
+        let pending = &self.pending[&turn];
+        let terms = GrantTerms {
+            resource: Arc::clone(&pending.resource),
+            client: Arc::clone(&pending.client),
+            lease: pending.lease,
+            request_id: pending.key.as_ref().map(|key| Arc::clone(&key.id)),
             is_literal,
         };
-        let resource = Arc::clone(&ticket.resource);
-        self.put(&resource, Phase::Granting(id));
-        self.outbox.push_back((Change::Grant(wanted), Purpose::Grant(id)));
+        let resource = Arc::clone(&pending.resource);
+        self.put(&resource, Phase::Granting(turn));
+        self.outbox.push_back((ChangeRequest::Grant(terms), Purpose::Grant(turn)));
     }
 
     /// If it is free, it is the turn of the first who waits. (I2) One whose client
     /// holds as much as it may by now is refused.
     pub(super) fn serve_next(&mut self, resource: &Arc<str>) {
-        while let Some(slot) = self.slots.get(resource) {
-            let Some(&id) = slot.queue.first().filter(|_| matches!(slot.phase, Phase::Free)) else {
+        while let Some(entry) = self.resources.get(resource) {
+            let Some(&turn) = entry.queue.first().filter(|_| matches!(entry.phase, Phase::Free))
+            else {
                 return;
             };
-            self.dequeue(id);
-            match self.may_hold(&self.tickets[&id].client) {
-                Ok(()) => self.grant(id, false),
-                Err(refusal) => self.refuse_ticket(id, refusal),
+            self.dequeue(turn);
+            match self.may_hold(&self.pending[&turn].client) {
+                Ok(()) => self.grant(turn, false),
+                Err(refusal) => self.refuse_pending(turn, refusal),
             }
         }
     }
@@ -268,11 +270,11 @@ impl Books {
     /// See whether the directory still says what the books say, before somebody
     /// is refused. Whether a file that is in the way is called as the resource is.
     pub(super) fn look_at(&mut self, resource: &Arc<str>) -> Result<bool, Refusal> {
-        let problem = match self.slots.get(resource).map(|slot| &slot.phase) {
+        let problem = match self.resources.get(resource).map(|entry| &entry.phase) {
             Some(Phase::Problem(problem)) => problem.clone(),
-            Some(Phase::Held(tenure)) => {
-                if !self.directory.has(&tenure.hold.wanted.file_name()) {
-                    self.end(resource, Why::Removed);
+            Some(Phase::Held(hold)) => {
+                if !self.directory.has(&hold.grant.terms.file_name()) {
+                    self.end(resource, EndReason::Removed);
                 }
                 return Ok(false);
             }
@@ -282,7 +284,7 @@ impl Books {
         let files: Vec<_> = files.cloned().collect();
         let is_literal = match files.as_slice() {
             [] => false,
-            [(name, is_literal)] if matches!(self.directory.look(name), Found::Lock { .. }) => {
+            [(name, is_literal)] if matches!(self.directory.look(name), NameState::Lock { .. }) => {
                 *is_literal
             }
             _ => return Err(self.refuse(poisoned(&problem))),

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Books, Purpose, State, Why, poisoned, request_key};
+use super::{Books, EndReason, Lifecycle, Purpose, poisoned, request_key};
 use crate::lockd::name;
-use crate::lockd::state::api::{Held, Refusal};
-use crate::lockd::state::audit::Asker;
-use crate::lockd::state::resource::{Phase, Slot, Tenure};
-use crate::lockd::store::Change;
+use crate::lockd::state::api::{LockStatus, Refusal};
+use crate::lockd::state::audit::Requester;
+use crate::lockd::state::resource::{Hold, Phase, Resource};
+use crate::lockd::store::ChangeRequest;
 use crate::sys::boot_clock::BootTime;
 
 impl Books {
@@ -19,7 +19,7 @@ impl Books {
         resource: &str,
         client: &str,
         token: Option<u64>,
-        by: &Asker,
+        by: &Option<Arc<Requester>>,
     ) -> Result<oneshot::Receiver<Result<(), Refusal>>, Refusal> {
         self.must_serve()?;
         let resource: Arc<str> = resource.into();
@@ -27,12 +27,12 @@ impl Books {
         let (reply, receiver) = oneshot::channel();
         let refusal = match self.may_end(&resource, client, token) {
             Ok(()) => {
-                self.end(&resource, Why::Unlocked { by: by.clone(), reply });
+                self.end(&resource, EndReason::Unlocked { by: by.clone(), reply });
                 return Ok(receiver);
             }
             Err(refusal) => refusal,
         };
-        if token.is_some_and(|token| self.over.has_release(token, name::stripped(client))) {
+        if token.is_some_and(|token| self.finished.has_release(token, name::stripped(client))) {
             // Its answer was lost, so it is asked for again.
             let _ = reply.send(Ok(()));
             return Ok(receiver);
@@ -46,14 +46,14 @@ impl Books {
         client: &str,
         token: Option<u64>,
     ) -> Result<(), Refusal> {
-        match self.slots.get(resource).map(|slot| &slot.phase) {
+        match self.resources.get(resource).map(|entry| &entry.phase) {
             Some(Phase::Problem(problem)) => Err(poisoned(problem)),
-            Some(Phase::Held(tenure)) if !tenure.is_of(client) => Err(Refusal::NotYours {
-                holder: tenure.holder().to_owned(),
+            Some(Phase::Held(hold)) if !hold.is_of(client) => Err(Refusal::NotYours {
+                holder: hold.holder().to_owned(),
                 client: client.to_owned(),
             }),
-            Some(Phase::Held(tenure)) => match token {
-                Some(token) if token != tenure.hold.token => Err(Refusal::WrongToken),
+            Some(Phase::Held(hold)) => match token {
+                Some(token) if token != hold.grant.token => Err(Refusal::WrongToken),
                 _ => Ok(()),
             },
             _ => Err(Refusal::NotLocked),
@@ -71,32 +71,32 @@ impl Books {
         self.expire_if_over(&resource);
         self.may_end(&resource, client, Some(token))?;
         self.renew_deadline(&resource);
-        let tenure = self.tenure_mut(&resource).expect("BUG: what may be ended is held");
+        let hold = self.hold_mut(&resource).expect("BUG: what may be ended is held");
         // Whoever knows the token heard of the grant.
-        tenure.answered();
-        Ok(tenure.hold.wanted.lease.unwrap_or(Duration::MAX))
+        hold.answered();
+        Ok(hold.grant.terms.lease.unwrap_or(Duration::MAX))
     }
 
     pub(in crate::lockd::state) fn force_unlock(
         &mut self,
         resource: &str,
         token: Option<u64>,
-        by: &Asker,
-    ) -> Result<oneshot::Receiver<Result<Held, Refusal>>, Refusal> {
+        by: &Option<Arc<Requester>>,
+    ) -> Result<oneshot::Receiver<Result<LockStatus, Refusal>>, Refusal> {
         self.must_serve()?;
         let resource: Arc<str> = resource.into();
         let (reply, receiver) = oneshot::channel();
         let by = by.clone();
-        match self.slots.get(&resource).map(|slot| &slot.phase) {
-            Some(Phase::Held(tenure)) => {
-                if token.is_some_and(|token| token != tenure.hold.token) {
+        match self.resources.get(&resource).map(|entry| &entry.phase) {
+            Some(Phase::Held(hold)) => {
+                if token.is_some_and(|token| token != hold.grant.token) {
                     return Err(Refusal::WrongToken);
                 }
-                self.end(&resource, Why::Forced { by, reply });
+                self.end(&resource, EndReason::Forced { by, reply });
             }
             Some(Phase::Problem(problem)) if problem.is_removable => {
                 let problem = problem.clone();
-                let change = Change::Discard(problem.clone());
+                let change = ChangeRequest::Discard(problem.clone());
                 let purpose = Purpose::Discard { resource, problem, by, reply };
                 self.outbox.push_back((change, purpose));
             }
@@ -108,28 +108,28 @@ impl Books {
 
     /// Ask the store to end the hold. For others it is free at once: what they
     /// ask for comes behind. (I3)
-    pub(super) fn end(&mut self, resource: &Arc<str>, why: Why) {
-        let Phase::Held(tenure) = self.put(resource, Phase::Free) else {
+    pub(super) fn end(&mut self, resource: &Arc<str>, reason: EndReason) {
+        let Phase::Held(hold) = self.put(resource, Phase::Free) else {
             unreachable!("BUG: an end of what is not held");
         };
-        if let Some(deadline) = tenure.deadline {
+        if let Some(deadline) = hold.deadline {
             self.leases.remove(&(deadline, Arc::clone(resource)));
         }
-        if let Some(key) = request_key(&tenure.hold) {
+        if let Some(key) = request_key(&hold.grant) {
             self.requests.remove(&key);
-            if !matches!(why, Why::Undone) {
-                self.over.remember_request(key);
+            if !matches!(reason, EndReason::Undone) {
+                self.finished.remember_request(key);
             }
         }
-        let change = Change::End(Arc::clone(&tenure.hold));
-        self.slot(resource).ending = Some(tenure);
-        self.outbox.push_back((change, Purpose::End(Arc::clone(resource), why)));
+        let change = ChangeRequest::End(Arc::clone(&hold.grant));
+        self.entry(resource).ending = Some(hold);
+        self.outbox.push_back((change, Purpose::End(Arc::clone(resource), reason)));
         self.serve_next(resource);
     }
 
     pub(super) fn expire_if_over(&mut self, resource: &Arc<str>) {
-        if self.tenure(resource).is_some_and(Tenure::is_over) {
-            self.end(resource, Why::Expired);
+        if self.hold(resource).is_some_and(Hold::is_expired) {
+            self.end(resource, EndReason::Expired);
         }
     }
 
@@ -137,19 +137,19 @@ impl Books {
     pub(in crate::lockd::state) fn expire(&mut self) -> Option<BootTime> {
         while let Some((_, resource)) = self.leases.first().filter(|(end, _)| end.is_past()) {
             let resource = Arc::clone(resource);
-            if self.state == State::Failed {
+            if self.lifecycle == Lifecycle::Failed {
                 return None;
             }
-            self.end(&resource, Why::Expired);
+            self.end(&resource, EndReason::Expired);
         }
         self.leases.first().map(|(end, _)| *end)
     }
 
     pub(super) fn renew_deadline(&mut self, resource: &Arc<str>) {
-        let Some(Slot { phase: Phase::Held(tenure), .. }) = self.slots.get(resource) else {
+        let Some(Resource { phase: Phase::Held(hold), .. }) = self.resources.get(resource) else {
             return;
         };
-        if let Some(lease) = tenure.hold.wanted.lease {
+        if let Some(lease) = hold.grant.terms.lease {
             self.set_deadline(resource, BootTime::now().after(lease));
             self.changed();
         }
@@ -157,10 +157,11 @@ impl Books {
 
     pub(super) fn set_deadline(&mut self, resource: &Arc<str>, deadline: BootTime) {
         let first = self.leases.first().map(|(first, _)| *first);
-        let Some(Slot { phase: Phase::Held(tenure), .. }) = self.slots.get_mut(resource) else {
+        let Some(Resource { phase: Phase::Held(hold), .. }) = self.resources.get_mut(resource)
+        else {
             return;
         };
-        if let Some(before) = tenure.deadline.replace(deadline) {
+        if let Some(before) = hold.deadline.replace(deadline) {
             self.leases.remove(&(before, Arc::clone(resource)));
         }
         self.leases.insert((deadline, Arc::clone(resource)));

@@ -12,16 +12,19 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::absent::Absent;
-use super::api::{EngineOptions, Figures, Held, Refusal, Survey, WAITING_SHOWN};
-use super::audit::{Asker, Event, audit};
-use super::finished::{Over, RequestKey};
-use super::resource::{Outcome, Phase, Place, Slot, Tenure, Ticket, TicketId, held_by_nobody};
+use super::absent::AbsentWaiters;
+use super::api::{Figures, LockStatus, LockTableOptions, Refusal, Survey, WAITING_SHOWN};
+use super::audit::{Event, Requester, audit};
+use super::finished::{Finished, RequestKey};
+use super::resource::{
+    Hold, LockOutcome, PendingRequest, Phase, QueuePlace, Resource, TurnNumber, problem_status,
+};
 use super::usage::Usage;
 
 use crate::lockd::name;
 use crate::lockd::store::{
-    BATCH_MAX, Change, Changed, Directory, Failure, Hold, Problem, Recovered, Syncs,
+    BATCH_MAX, ChangeOutcome, ChangeRequest, DiskError, Grant, LockDirectory, Problem, Recovered,
+    Syncs,
 };
 use crate::sys::boot_clock::BootTime;
 
@@ -32,21 +35,21 @@ const DISK_MEMORY: Duration = Duration::from_secs(30);
 
 /// The books of one directory.
 pub(super) struct Books {
-    directory: Arc<Directory>,
-    slots: HashMap<Arc<str>, Slot>,
-    tickets: HashMap<TicketId, Ticket>,
-    last_ticket: TicketId,
-    requests: HashMap<RequestKey, Known>,
-    over: Over,
-    absent: Absent,
+    directory: Arc<LockDirectory>,
+    resources: HashMap<Arc<str>, Resource>,
+    pending: HashMap<TurnNumber, PendingRequest>,
+    last_turn: TurnNumber,
+    requests: HashMap<RequestKey, RequestState>,
+    finished: Finished,
+    absent: AbsentWaiters,
     leases: BTreeSet<(BootTime, Arc<str>)>,
     /// Files that no client can ask for.
     unspeakable: Vec<(Arc<str>, Problem)>,
     /// What the store is to be asked for, in this order.
-    outbox: VecDeque<(Change, Purpose)>,
+    outbox: VecDeque<(ChangeRequest, Purpose)>,
     /// There is a writer, which looks here again before it ends.
     pub(super) has_writer: bool,
-    state: State,
+    lifecycle: Lifecycle,
     waiting_limit: usize,
     locks_per_client: Option<usize>,
     waiters_per_client: Option<usize>,
@@ -55,11 +58,11 @@ pub(super) struct Books {
     refused_by_disk: Option<Instant>,
     figures: Figures,
     has_changed: bool,
-    signals: Signals,
+    signals: BookSignals,
 }
 
 /// What others listen to.
-pub(super) struct Signals {
+pub(super) struct BookSignals {
     /// Counts up with each change.
     pub(super) changes: watch::Sender<u64>,
     /// Why this daemon may not go on.
@@ -69,7 +72,7 @@ pub(super) struct Signals {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum Lifecycle {
     Serving,
     Closing,
     Failed,
@@ -77,20 +80,20 @@ pub(super) enum State {
 
 /// What a change is for.
 pub(super) enum Purpose {
-    Grant(TicketId),
-    End(Arc<str>, Why),
+    Grant(TurnNumber),
+    End(Arc<str>, EndReason),
     Discard {
         resource: Arc<str>,
         problem: Problem,
-        by: Asker,
-        reply: oneshot::Sender<Result<Held, Refusal>>,
+        by: Option<Arc<Requester>>,
+        reply: oneshot::Sender<Result<LockStatus, Refusal>>,
     },
 }
 
 /// Why a hold is ended.
-pub(super) enum Why {
-    Unlocked { by: Asker, reply: oneshot::Sender<Result<(), Refusal>> },
-    Forced { by: Asker, reply: oneshot::Sender<Result<Held, Refusal>> },
+pub(super) enum EndReason {
+    Unlocked { by: Option<Arc<Requester>>, reply: oneshot::Sender<Result<(), Refusal>> },
+    Forced { by: Option<Arc<Requester>>, reply: oneshot::Sender<Result<LockStatus, Refusal>> },
     Expired,
     Undone,
     Removed,
@@ -98,37 +101,37 @@ pub(super) enum Why {
 
 /// A request id that is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    Asked(TicketId),
+enum RequestState {
+    Pending(TurnNumber),
     Held,
 }
 
 /// How a request for a lock stands.
-pub(super) enum Asked {
-    Decided(Outcome),
-    Waiting(TicketId, oneshot::Receiver<Outcome>),
+pub(super) enum Admission {
+    Decided(LockOutcome),
+    Waiting(TurnNumber, oneshot::Receiver<LockOutcome>),
 }
 
 impl Books {
     pub(super) fn new(
-        directory: Arc<Directory>,
+        directory: Arc<LockDirectory>,
         recovered: Recovered,
-        options: &EngineOptions,
-        signals: Signals,
+        options: &LockTableOptions,
+        signals: BookSignals,
     ) -> Self {
         let mut books = Self {
             directory,
-            slots: HashMap::new(),
-            tickets: HashMap::new(),
-            last_ticket: 0,
+            resources: HashMap::new(),
+            pending: HashMap::new(),
+            last_turn: 0,
             requests: HashMap::new(),
-            over: Over::default(),
-            absent: Absent::default(),
+            finished: Finished::default(),
+            absent: AbsentWaiters::default(),
             leases: BTreeSet::new(),
             unspeakable: Vec::new(),
             outbox: VecDeque::new(),
             has_writer: false,
-            state: State::Serving,
+            lifecycle: Lifecycle::Serving,
             waiting_limit: options.waiting_limit,
             locks_per_client: options.locks_per_client,
             waiters_per_client: options.waiters_per_client,
@@ -143,10 +146,10 @@ impl Books {
     }
 
     fn take_over(&mut self, recovered: Recovered) {
-        for (resource, hold) in recovered.held {
-            self.requests.extend(request_key(&hold).map(|key| (key, Known::Held)));
+        for (resource, grant) in recovered.held {
+            self.requests.extend(request_key(&grant).map(|key| (key, RequestState::Held)));
             self.figures.held += 1;
-            self.hold(&resource, hold, None);
+            self.start_hold(&resource, grant, None);
         }
         for (resource, problem) in recovered.problems {
             tracing::warn!("{}: {}", problem.path.display(), problem.why);
@@ -156,13 +159,13 @@ impl Books {
                 self.put(&resource, Phase::Problem(problem));
             }
         }
-        for hold in recovered.gone {
-            audit(Event::Removed, &hold, &None);
+        for grant in recovered.gone {
+            audit(Event::Removed, &grant, &None);
         }
     }
 
     /// What is to be written next.
-    pub(super) fn next_batch(&mut self) -> Vec<(Change, Purpose)> {
+    pub(super) fn next_batch(&mut self) -> Vec<(ChangeRequest, Purpose)> {
         let count = self.outbox.len().min(BATCH_MAX);
         self.outbox.drain(..count).collect()
     }
@@ -179,10 +182,10 @@ impl Books {
     }
 
     /// The store is closed.
-    pub(super) fn refuse_all(&self, changes: &[Change]) -> Vec<Changed> {
+    pub(super) fn refuse_all(&self, changes: &[ChangeRequest]) -> Vec<ChangeOutcome> {
         let path = self.directory.path().to_owned();
-        let failure = Failure { path, doing: "serving the directory", errno: Errno::SHUTDOWN };
-        changes.iter().map(|_| Changed::Failed(failure.clone())).collect()
+        let error = DiskError { path, doing: "serving the directory", errno: Errno::SHUTDOWN };
+        changes.iter().map(|_| ChangeOutcome::Failed(error.clone())).collect()
     }
 
     /// Tell those who listen for changes.
@@ -194,58 +197,62 @@ impl Books {
 
     /// Nobody gets or ends anything any more.
     pub(super) fn fail(&mut self, why: &str) {
-        if self.state == State::Failed {
+        if self.lifecycle == Lifecycle::Failed {
             return;
         }
         tracing::error!("nothing is granted any more: {why}");
-        self.state = State::Failed;
+        self.lifecycle = Lifecycle::Failed;
         self.signals.failed.send_replace(Some(why.to_owned()));
         self.dismiss_all();
     }
 
     /// Tell all who wait to go.
     pub(super) fn close(&mut self) {
-        if self.state == State::Serving {
-            self.state = State::Closing;
+        if self.lifecycle == Lifecycle::Serving {
+            self.lifecycle = Lifecycle::Closing;
         }
         self.dismiss_all();
     }
 
     fn dismiss_all(&mut self) {
-        let resources: Vec<_> = self.slots.keys().cloned().collect();
-        for id in
+        let resources: Vec<_> = self.resources.keys().cloned().collect();
+        for turn in
             resources.iter().flat_map(|resource| self.dequeue_all(resource)).collect::<Vec<_>>()
         {
-            self.refuse_ticket(id, Refusal::ShuttingDown);
+            self.refuse_pending(turn, Refusal::ShuttingDown);
         }
         self.changed();
     }
 
     pub(super) fn survey(&self) -> Survey {
-        let shown = self.slots.iter().filter(|(_, slot)| slot.is_shown());
+        let shown = self.resources.iter().filter(|(_, entry)| entry.is_shown());
         let mut names: Vec<_> = shown.map(|(name, _)| Arc::clone(name)).collect();
-        let is_problem = |slot: &Slot| matches!(slot.phase, Phase::Problem(_));
-        let problems = self.slots.values().filter(|slot| is_problem(slot)).count();
+        let is_problem = |entry: &Resource| matches!(entry.phase, Phase::Problem(_));
+        let problems = self.resources.values().filter(|entry| is_problem(entry)).count();
         let held = names.len() - problems;
         names.extend(self.unspeakable.iter().map(|(name, _)| Arc::clone(name)));
         names.sort_unstable();
         names.dedup();
-        let waiting = self.slots.values().map(|slot| slot.queue.len()).sum();
+        let waiting = self.resources.values().map(|entry| entry.queue.len()).sum();
         Survey { names, held, problems: problems + self.unspeakable.len(), waiting }
     }
 
     pub(super) fn is_listed(&self, name: &str, is_wanted: impl Fn(&str) -> bool) -> bool {
-        match self.slots.get(name).filter(|slot| slot.is_shown()) {
-            Some(slot) => self.names_at(name, slot).any(is_wanted),
+        match self.resources.get(name).filter(|entry| entry.is_shown()) {
+            Some(entry) => self.names_at(name, entry).any(is_wanted),
             None => is_wanted(name) && self.unspeakable(name).is_some(),
         }
     }
 
-    pub(super) fn listed(&self, name: &str, is_wanted: impl Fn(&str) -> bool) -> Option<Held> {
+    pub(super) fn listed(
+        &self,
+        name: &str,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Option<LockStatus> {
         if !self.is_listed(name, is_wanted) {
             return None;
         }
-        let unspeakable = || Some(held_by_nobody(name, self.unspeakable(name)?));
+        let unspeakable = || Some(problem_status(name, self.unspeakable(name)?));
         self.show(name).or_else(unspeakable)
     }
 
@@ -254,36 +261,36 @@ impl Books {
     }
 
     /// The resource's, its holder's and its waiters'.
-    fn names_at<'a>(&'a self, name: &'a str, slot: &'a Slot) -> impl Iterator<Item = &'a str> {
-        let waiting = slot.queue.iter().map(|id| name::stripped(&self.tickets[id].client));
-        [name].into_iter().chain(slot.tenure().map(Tenure::holder)).chain(waiting)
+    fn names_at<'a>(&'a self, name: &'a str, entry: &'a Resource) -> impl Iterator<Item = &'a str> {
+        let waiting = entry.queue.iter().map(|turn| name::stripped(&self.pending[turn].client));
+        [name].into_iter().chain(entry.hold().map(Hold::holder)).chain(waiting)
     }
 
-    pub(super) fn show(&self, resource: &str) -> Option<Held> {
-        self.slots.get(resource).and_then(|slot| self.shown(resource, slot))
+    pub(super) fn show(&self, resource: &str) -> Option<LockStatus> {
+        self.resources.get(resource).and_then(|entry| self.shown(resource, entry))
     }
 
-    fn shown(&self, resource: &str, slot: &Slot) -> Option<Held> {
-        let mut held = match &slot.phase {
-            Phase::Problem(problem) => held_by_nobody(resource, problem),
-            _ => slot.tenure()?.held(),
+    fn shown(&self, resource: &str, entry: &Resource) -> Option<LockStatus> {
+        let mut held = match &entry.phase {
+            Phase::Problem(problem) => problem_status(resource, problem),
+            _ => entry.hold()?.status(),
         };
-        let waiting = slot.queue.iter().take(WAITING_SHOWN);
-        held.waiting = waiting.map(|id| self.tickets[id].waiter()).collect();
-        held.waiting_in_all = slot.queue.len();
+        let waiting = entry.queue.iter().take(WAITING_SHOWN);
+        held.waiting = waiting.map(|turn| self.pending[turn].status()).collect();
+        held.waiting_in_all = entry.queue.len();
         Some(held)
     }
 
     /// The directory, and whether it refused a grant of late: a while later
     /// nobody knows.
-    pub(super) fn storage(&self) -> (Arc<Directory>, bool) {
+    pub(super) fn storage(&self) -> (Arc<LockDirectory>, bool) {
         let has_refused = self.refused_by_disk.is_some_and(|at| at.elapsed() < DISK_MEMORY);
         (Arc::clone(&self.directory), has_refused)
     }
 
     pub(super) fn figures(&self) -> Figures {
-        let is_problem = |slot: &&Slot| matches!(slot.phase, Phase::Problem(_));
-        let problems = self.slots.values().filter(is_problem).count() + self.unspeakable.len();
+        let is_problem = |entry: &&Resource| matches!(entry.phase, Phase::Problem(_));
+        let problems = self.resources.values().filter(is_problem).count() + self.unspeakable.len();
         Figures { problems: problems as u64, ..self.figures }
     }
 
@@ -292,7 +299,7 @@ impl Books {
     }
 
     fn must_serve(&self) -> Result<(), Refusal> {
-        if self.state == State::Serving { Ok(()) } else { Err(Refusal::ShuttingDown) }
+        if self.lifecycle == Lifecycle::Serving { Ok(()) } else { Err(Refusal::ShuttingDown) }
     }
 
     fn changed(&mut self) {
@@ -304,78 +311,78 @@ impl Books {
         refusal
     }
 
-    fn slot(&mut self, resource: &Arc<str>) -> &mut Slot {
-        self.slots.entry(Arc::clone(resource)).or_default()
+    fn entry(&mut self, resource: &Arc<str>) -> &mut Resource {
+        self.resources.entry(Arc::clone(resource)).or_default()
     }
 
-    fn tenure(&self, resource: &str) -> Option<&Tenure> {
-        match self.slots.get(resource)?.phase {
-            Phase::Held(ref tenure) => Some(tenure),
+    fn hold(&self, resource: &str) -> Option<&Hold> {
+        match self.resources.get(resource)?.phase {
+            Phase::Held(ref hold) => Some(hold),
             _ => None,
         }
     }
 
     /// It is held from now on, and so long.
-    fn hold(&mut self, resource: &Arc<str>, hold: Arc<Hold>, place: Option<Place>) {
-        let lease = hold.wanted.lease;
+    fn start_hold(&mut self, resource: &Arc<str>, grant: Arc<Grant>, place: Option<QueuePlace>) {
+        let lease = grant.terms.lease;
         // What an earlier daemon granted was answered by it.
         let answers = u32::from(place.is_none());
-        let began = place.map_or_else(|| began(&hold), |_| Instant::now());
-        let tenure = Tenure { hold, deadline: None, began, place, by: None, answers };
-        self.put(resource, Phase::Held(tenure));
+        let began = place.map_or_else(|| began(&grant), |_| Instant::now());
+        let hold = Hold { grant, deadline: None, began, place, by: None, answers };
+        self.put(resource, Phase::Held(hold));
         if let Some(lease) = lease {
             self.set_deadline(resource, BootTime::now().after(lease));
         }
     }
 
-    fn tenure_mut(&mut self, resource: &str) -> Option<&mut Tenure> {
-        match self.slots.get_mut(resource)?.phase {
-            Phase::Held(ref mut tenure) => Some(tenure),
+    fn hold_mut(&mut self, resource: &str) -> Option<&mut Hold> {
+        match self.resources.get_mut(resource)?.phase {
+            Phase::Held(ref mut hold) => Some(hold),
             _ => None,
         }
     }
 
     /// Who has it, or is about to, without white space around.
     fn holder_of(&self, resource: &str) -> String {
-        let Some(slot) = self.slots.get(resource) else {
+        let Some(entry) = self.resources.get(resource) else {
             return String::new();
         };
-        match &slot.phase {
-            Phase::Held(tenure) => tenure.holder().to_owned(),
-            Phase::Granting(id) => name::stripped(&self.tickets[id].client).to_owned(),
+        match &entry.phase {
+            Phase::Held(hold) => hold.holder().to_owned(),
+            Phase::Granting(turn) => name::stripped(&self.pending[turn].client).to_owned(),
             _ => String::new(),
         }
     }
 
     fn tidy(&mut self, resource: &str) {
-        if self.slots.get(resource).is_some_and(|slot| {
-            matches!(slot.phase, Phase::Free) && slot.ending.is_none() && slot.queue.is_empty()
+        if self.resources.get(resource).is_some_and(|entry| {
+            matches!(entry.phase, Phase::Free) && entry.ending.is_none() && entry.queue.is_empty()
         }) {
-            self.slots.remove(resource);
+            self.resources.remove(resource);
         }
     }
 }
 
 /// When it was given: an earlier daemon has left only what the clock said then.
-fn began(hold: &Hold) -> Instant {
+fn began(grant: &Grant) -> Instant {
     let now = Instant::now();
-    let age = hold.since().elapsed().unwrap_or_default();
+    let age = grant.since().elapsed().unwrap_or_default();
     now.checked_sub(age).unwrap_or(now)
 }
 
-fn request_key(hold: &Hold) -> Option<RequestKey> {
-    let wanted = &hold.wanted;
-    let id = Arc::clone(wanted.request_id.as_ref()?);
-    let client = name::stripped(&wanted.client).into();
-    Some(RequestKey { resource: Arc::clone(&wanted.resource), client, id })
+fn request_key(grant: &Grant) -> Option<RequestKey> {
+    let terms = &grant.terms;
+    let id = Arc::clone(terms.request_id.as_ref()?);
+    let client = name::stripped(&terms.client).into();
+    Some(RequestKey { resource: Arc::clone(&terms.resource), client, id })
 }
 
 fn poisoned(problem: &Problem) -> Refusal {
     Refusal::Poisoned { path: problem.path.clone(), why: problem.why.clone() }
 }
 
-fn storage(failure: &Failure) -> Refusal {
-    let path = failure.path.clone();
-    let why = format!("{} failed: {}", failure.doing, failure.advice());
-    Refusal::Storage { path, errno: failure.errno.raw_os_error(), why }
+fn storage(error: &DiskError) -> Refusal {
+    let path = error.path.clone();
+    let why = format!("{} failed: {}", error.doing, error.advice());
+    Refusal::Storage { path, errno: error.errno.raw_os_error(), why }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::Books;
 use crate::lockd::name;
 use crate::lockd::state::api::Refusal;
-use crate::lockd::state::resource::{Phase, TicketId};
+use crate::lockd::state::resource::{Phase, TurnNumber};
 use crate::sys::boot_clock::BootTime;
 
 impl Books {
@@ -21,7 +21,7 @@ impl Books {
         if let Some(client) = self.client_in(&phase) {
             self.usage.change(&client, |count| count.locks += 1);
         }
-        let before = std::mem::replace(&mut self.slot(resource).phase, phase);
+        let before = std::mem::replace(&mut self.entry(resource).phase, phase);
         if let Some(client) = self.client_in(&before) {
             self.usage.change(&client, |count| count.locks -= 1);
         }
@@ -31,40 +31,40 @@ impl Books {
     fn client_in(&self, phase: &Phase) -> Option<Arc<str>> {
         match phase {
             Phase::Free | Phase::Problem(_) => None,
-            Phase::Granting(id) => Some(Arc::clone(&self.tickets[id].client)),
-            Phase::Held(tenure) => Some(Arc::clone(&tenure.hold.wanted.client)),
+            Phase::Granting(turn) => Some(Arc::clone(&self.pending[turn].client)),
+            Phase::Held(hold) => Some(Arc::clone(&hold.grant.terms.client)),
         }
     }
 
     /// The request waits from now on.
-    pub(super) fn enqueue(&mut self, id: TicketId) {
-        let ticket = &self.tickets[&id];
-        self.usage.change(&ticket.client, |count| count.waiters += 1);
-        let resource = Arc::clone(&ticket.resource);
-        self.slot(&resource).queue.insert(id);
+    pub(super) fn enqueue(&mut self, turn: TurnNumber) {
+        let pending = &self.pending[&turn];
+        self.usage.change(&pending.client, |count| count.waiters += 1);
+        let resource = Arc::clone(&pending.resource);
+        self.entry(&resource).queue.insert(turn);
         self.figures.waiting += 1;
     }
 
     /// It waits no more; whether it did.
-    pub(super) fn dequeue(&mut self, id: TicketId) -> bool {
-        let Some(ticket) = self.tickets.get(&id) else {
+    pub(super) fn dequeue(&mut self, turn: TurnNumber) -> bool {
+        let Some(pending) = self.pending.get(&turn) else {
             return false;
         };
-        let slot = self.slots.get_mut(&ticket.resource);
-        let has_waited = slot.is_some_and(|slot| slot.queue.remove(&id));
+        let entry = self.resources.get_mut(&pending.resource);
+        let has_waited = entry.is_some_and(|entry| entry.queue.remove(&turn));
         if has_waited {
-            self.usage.change(&ticket.client, |count| count.waiters -= 1);
+            self.usage.change(&pending.client, |count| count.waiters -= 1);
             self.figures.waiting -= 1;
         }
         has_waited
     }
 
     /// Nobody waits for it any more; who did, in the order of their turns.
-    pub(super) fn dequeue_all(&mut self, resource: &str) -> Vec<TicketId> {
-        let queue = self.slots.get(resource).map(|slot| &slot.queue);
-        let waiting: Vec<TicketId> = queue.into_iter().flatten().copied().collect();
-        for &id in &waiting {
-            self.dequeue(id);
+    pub(super) fn dequeue_all(&mut self, resource: &str) -> Vec<TurnNumber> {
+        let queue = self.resources.get(resource).map(|entry| &entry.queue);
+        let waiting: Vec<TurnNumber> = queue.into_iter().flatten().copied().collect();
+        for &turn in &waiting {
+            self.dequeue(turn);
         }
         waiting
     }
@@ -96,20 +96,19 @@ impl Books {
     /// Its leases that are over. (U3)
     fn over(&self, client: &str) -> usize {
         let over = self.leases.iter().take_while(|(end, _)| BootTime::is_past(*end));
-        over.filter(|(_, resource)| self.tenure(resource).is_some_and(|it| it.is_of(client)))
-            .count()
+        over.filter(|(_, resource)| self.hold(resource).is_some_and(|it| it.is_of(client))).count()
     }
 
     /// What the counts are, and what they must be.
     #[cfg(test)]
     pub(in crate::lockd::state) fn counted(&self) -> [Vec<(String, usize, usize)>; 2] {
         let mut usage = crate::lockd::state::usage::Usage::default();
-        for slot in self.slots.values() {
-            if let Some(client) = self.client_in(&slot.phase) {
+        for entry in self.resources.values() {
+            if let Some(client) = self.client_in(&entry.phase) {
                 usage.change(&client, |count| count.locks += 1);
             }
-            for id in &slot.queue {
-                usage.change(&self.tickets[id].client, |count| count.waiters += 1);
+            for turn in &entry.queue {
+                usage.change(&self.pending[turn].client, |count| count.waiters += 1);
             }
         }
         [&self.usage, &usage].map(|usage| {

@@ -31,14 +31,14 @@ const TOKEN_MAX_BYTES: usize = 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct TokenFile {
     path: PathBuf,
-    tokens: watch::Sender<Tokens>,
+    tokens: watch::Sender<AccessTokens>,
 }
 
 impl TokenFile {
     /// # Errors
     /// The file, and what to do.
     pub(crate) fn read(path: &Path) -> Result<Self, FileError> {
-        let tokens = watch::Sender::new(Tokens::from_file(path)?);
+        let tokens = watch::Sender::new(AccessTokens::from_file(path)?);
         Ok(Self { path: path.to_owned(), tokens })
     }
 
@@ -48,7 +48,7 @@ impl TokenFile {
     /// # Errors
     /// As [`read`](Self::read); then the old tokens stay.
     pub(crate) fn reload(&self) -> Result<usize, FileError> {
-        let tokens = Tokens::from_file(&self.path)?;
+        let tokens = AccessTokens::from_file(&self.path)?;
         let count = tokens.0.len();
         self.tokens.send_replace(tokens);
         Ok(count)
@@ -59,20 +59,20 @@ impl TokenFile {
     }
 
     /// The tokens now, and as they change.
-    pub(crate) fn tokens(&self) -> watch::Receiver<Tokens> {
+    pub(crate) fn tokens(&self) -> watch::Receiver<AccessTokens> {
         self.tokens.subscribe()
     }
 }
 
 /// The tokens that are known.
 #[derive(Debug)]
-pub(crate) struct Tokens(Vec<Token>);
+pub(crate) struct AccessTokens(Vec<AccessToken>);
 
 /// What a token is known by; no secret.
 pub(crate) type TokenHash = [u8; 32];
 
 #[derive(Debug)]
-struct Token {
+struct AccessToken {
     sha256: TokenHash,
     bearer: Bearer,
 }
@@ -90,13 +90,13 @@ pub(crate) struct Bearer {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Contents {
-    tokens: Vec<Line>,
+struct TokenFileContents {
+    tokens: Vec<TokenEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct TokenEntry {
     name: String,
     sha256: String,
     #[serde(default)]
@@ -107,7 +107,7 @@ struct Line {
     viewer: bool,
 }
 
-impl Tokens {
+impl AccessTokens {
     fn from_file(path: &Path) -> Result<Self, FileError> {
         let wrong = |why: String| FileError { path: path.to_owned(), why };
         let unread = |error: std::io::Error| wrong(format!("cannot be read: {error}"));
@@ -122,8 +122,9 @@ impl Tokens {
     }
 
     fn parse(text: &[u8]) -> Result<Self, String> {
-        let contents: Contents = serde_json::from_slice(text).map_err(|error| misread(&error))?;
-        let tokens = contents.tokens.into_iter().map(Token::from_line);
+        let contents: TokenFileContents =
+            serde_json::from_slice(text).map_err(|error| misread(&error))?;
+        let tokens = contents.tokens.into_iter().map(AccessToken::from_entry);
         let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
         for (position, token) in tokens.iter().enumerate() {
             let others = &tokens[..position];
@@ -171,9 +172,9 @@ fn misread(error: &serde_json::Error) -> String {
     format!("is no list of tokens: at line {line}, column {column} {what}")
 }
 
-impl Token {
-    fn from_line(line: Line) -> Result<Self, String> {
-        let Line { name, sha256, clients, administrator, viewer } = line;
+impl AccessToken {
+    fn from_entry(entry: TokenEntry) -> Result<Self, String> {
+        let TokenEntry { name, sha256, clients, administrator, viewer } = entry;
         let Some(sha256) = digest(&sha256) else {
             return Err(format!("has no SHA-256 for {name:?}: write its 64 hexadecimal digits"));
         };
@@ -226,8 +227,8 @@ mod tests {
         format!(r#"{{"tokens": [{{"name": "n", "sha256": "{sha256:x}"{fields}}}]}}"#)
     }
 
-    fn tokens(fields: &str) -> Tokens {
-        Tokens::parse(file(fields, TOKEN).as_bytes()).unwrap()
+    fn tokens(fields: &str) -> AccessTokens {
+        AccessTokens::parse(file(fields, TOKEN).as_bytes()).unwrap()
     }
 
     #[test]
@@ -243,7 +244,7 @@ mod tests {
     #[test]
     fn a_password_is_never_accepted() {
         let short = "hunter2";
-        let tokens = Tokens::parse(file(r#", "clients": ["*"]"#, short).as_bytes()).unwrap();
+        let tokens = AccessTokens::parse(file(r#", "clients": ["*"]"#, short).as_bytes()).unwrap();
         assert!(tokens.bearer(short.as_bytes()).is_none());
     }
 
@@ -280,7 +281,7 @@ mod tests {
             (&file(r#", "viewer": true, "clients": ["c"]"#, TOKEN), "only look, yet"),
             (&file(r#", "viewer": true, "administrator": true"#, TOKEN), "only look, yet"),
         ] {
-            let said = Tokens::parse(text.as_bytes()).unwrap_err();
+            let said = AccessTokens::parse(text.as_bytes()).unwrap_err();
             assert!(said.contains(expected), "{said}");
         }
     }

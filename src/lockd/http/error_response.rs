@@ -11,14 +11,14 @@ use crate::wire::{Code, Holder, Refused};
 
 /// Why a request was not fulfilled.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct ErrorResponse {
     status: u16,
     error: Code,
     message: String,
     holder: Option<Holder>,
 }
 
-impl Failure {
+impl ErrorResponse {
     /// With the usual status of this code.
     pub(crate) fn new(error: Code, message: impl Into<String>) -> Self {
         Self { status: error.statuses()[0], error, message: message.into(), holder: None }
@@ -51,7 +51,7 @@ impl Failure {
     }
 }
 
-impl From<Refusal> for Failure {
+impl From<Refusal> for ErrorResponse {
     fn from(refusal: Refusal) -> Self {
         let error = match &refusal {
             Refusal::BadName { .. } => Code::BadName,
@@ -73,13 +73,13 @@ impl From<Refusal> for Failure {
     }
 }
 
-impl From<BodyError> for Failure {
+impl From<BodyError> for ErrorResponse {
     fn from(error: BodyError) -> Self {
         Self::new(Code::Body, error.to_string()).with_status(error.status())
     }
 }
 
-impl IntoResponse for Failure {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let Self { status, error, message, holder } = self;
         let status = StatusCode::from_u16(status).expect("BUG: a status that is none");

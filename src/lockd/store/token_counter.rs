@@ -17,11 +17,11 @@ use std::sync::Arc;
 use rustix::fs::{OFlags, fdatasync, fstat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::directory::{Directory, read, write_all};
+use super::directory::{LockDirectory, read, write_all};
 
 /// The counter, and the file with its bound.
 #[derive(Debug)]
-pub(crate) struct Tokens {
+pub(crate) struct TokenCounter {
     file: OwnedFd,
     inode: u64,
     next: u64,
@@ -65,7 +65,7 @@ const NO_INODE: u64 = 0;
 const SLOT_BYTES: usize = 512;
 
 impl Bound {
-    pub(crate) fn read(directory: &Directory) -> Result<Self, Errno> {
+    pub(crate) fn read(directory: &LockDirectory) -> Result<Self, Errno> {
         let file = match directory.open_own(TOKENS, OFlags::RDONLY) {
             Err(Errno::NOENT) => return Ok(Self::Missing),
             file => file?,
@@ -87,10 +87,10 @@ impl Bound {
     }
 }
 
-impl Tokens {
+impl TokenCounter {
     /// Make the file. (T3)
-    pub(crate) fn create(directory: &Arc<Directory>) -> Result<(), Errno> {
-        let slot = Slot { bound: FIRST, inode: NO_INODE }.encode();
+    pub(crate) fn create(directory: &Arc<LockDirectory>) -> Result<(), Errno> {
+        let slot = BoundSlot { bound: FIRST, inode: NO_INODE }.encode();
         let file = directory.prepare(&[slot, slot].concat())?;
         file.sync()?;
         file.publish(TOKENS)?;
@@ -98,7 +98,7 @@ impl Tokens {
     }
 
     /// Go on with this token, and with a file that may be there.
-    pub(crate) fn open(directory: &Directory, next: u64) -> Result<Self, Errno> {
+    pub(crate) fn open(directory: &LockDirectory, next: u64) -> Result<Self, Errno> {
         let file = directory.open_own(TOKENS, OFlags::RDWR | OFlags::CREATE)?;
         let inode = fstat(&file)?.st_ino;
         let slots = slots_in(&read(&file, 2 * SLOT_BYTES)?);
@@ -134,7 +134,7 @@ impl Tokens {
 
     fn reserve(&mut self) -> Result<(), Errno> {
         let bound = self.next.checked_add(BLOCK).ok_or(Errno::OVERFLOW)?.max(self.bound);
-        let slot = Slot { bound, inode: self.inode };
+        let slot = BoundSlot { bound, inode: self.inode };
         write_all(&self.file, &slot.encode(), (self.slot * SLOT_BYTES) as u64)?;
         retry_on_intr(|| fdatasync(&self.file))?;
         (self.bound, self.slot) = (bound, 1 - self.slot);
@@ -144,13 +144,13 @@ impl Tokens {
 
 /// One of the two halves of the file.
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+struct BoundSlot {
     bound: u64,
     /// The file that it was written to: a copy has another.
     inode: u64,
 }
 
-impl Slot {
+impl BoundSlot {
     fn encode(self) -> [u8; SLOT_BYTES] {
         let mut bytes = [0; SLOT_BYTES];
         bytes[..8].copy_from_slice(&self.bound.to_le_bytes());
@@ -169,6 +169,6 @@ impl Slot {
     }
 }
 
-fn slots_in(bytes: &[u8]) -> [Option<Slot>; 2] {
-    [0, SLOT_BYTES].map(|place| bytes.get(place..).and_then(Slot::decode))
+fn slots_in(bytes: &[u8]) -> [Option<BoundSlot>; 2] {
+    [0, SLOT_BYTES].map(|place| bytes.get(place..).and_then(BoundSlot::decode))
 }

@@ -8,7 +8,7 @@ use crate::lockd::name::{self, SUFFIX};
 
 /// What somebody wants to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
+pub(crate) struct GrantTerms {
     pub(crate) resource: Arc<str>,
     /// As the client gave it, and as the file contains it.
     pub(crate) client: Arc<str>,
@@ -21,15 +21,15 @@ pub(crate) struct Wanted {
 
 /// A lock that was given. Nothing of it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Hold {
-    pub(crate) wanted: Wanted,
+pub(crate) struct Grant {
+    pub(crate) terms: GrantTerms,
     /// The fencing token. No other grant has the same.
     pub(crate) token: u64,
     /// Milliseconds since 1970, by the machine's clock.
     pub(crate) since: u64,
 }
 
-impl Wanted {
+impl GrantTerms {
     /// The file the lock is. The name was checked when it was asked for.
     pub(crate) fn file_name(&self) -> Cow<'_, str> {
         if self.is_literal {
@@ -39,7 +39,7 @@ impl Wanted {
     }
 }
 
-impl Hold {
+impl Grant {
     pub(crate) fn since(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.since)
     }

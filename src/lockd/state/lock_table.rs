@@ -12,24 +12,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::api::{
-    EngineOptions, Figures, Grant, Held, LockRequest, OpenError, Refusal, Survey, Wait,
+    Figures, GrantReply, LockRequest, LockStatus, LockTableOptions, OpenError, Refusal, Survey,
+    WaitLimit,
 };
-use super::audit::{Asker, Source};
-use super::books::{Asked, Books, Signals};
+use super::audit::Requester;
+use super::books::{Admission, BookSignals, Books};
 use super::opening::{check_directory, not_opened, take_directory, this_boot};
-use super::resource::{Leave, Outcome, TicketId};
+use super::resource::{ListenerEnd, LockOutcome, TurnNumber};
 use super::writer::Writer;
 use crate::lockd::store::{Recovered, Store, StoreOptions};
 use crate::sys::boot_clock::Alarm;
 use crate::sys::mutex::Mutex;
 use crate::{Error, FileGuard, Lost};
 
-/// The locks of one directory. Clones are the same engine. [`close`](Engine::close)
+/// The locks of one directory. Clones are the same table. [`close`](LockTable::close)
 /// it: dropped, it leaves files unsynced, and a change may be on its way still.
 #[derive(Clone)]
-pub(crate) struct Engine(Arc<Inner>, Asker);
+pub(crate) struct LockTable(Arc<LockTableInner>, Option<Arc<Requester>>);
 
-struct Inner {
+struct LockTableInner {
     books: Mutex<Books>,
     writer: Writer,
     /// Whether the directory's own lock is lost.
@@ -44,21 +45,24 @@ struct Inner {
 /// Between two looks at the directory's own lock while nothing changes.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
-impl Engine {
+impl LockTable {
     /// Take the directory over, with the locks that are held in it. It needs a
     /// Tokio runtime with I/O and time, and lives on it.
     ///
     /// # Errors
     /// What is wrong with the directory, or who has it.
-    pub(crate) async fn open(path: &Path, options: EngineOptions) -> Result<Engine, OpenError> {
+    pub(crate) async fn open(
+        path: &Path,
+        options: LockTableOptions,
+    ) -> Result<LockTable, OpenError> {
         Self::open_in_boot(path, options, this_boot()).await
     }
 
     async fn open_in_boot(
         path: &Path,
-        options: EngineOptions,
+        options: LockTableOptions,
         boot: [u8; 36],
-    ) -> Result<Engine, OpenError> {
+    ) -> Result<LockTable, OpenError> {
         check_directory(path)?;
         let alarm = Alarm::new().map_err(|source| OpenError::Unusable {
             path: path.to_owned(),
@@ -68,7 +72,7 @@ impl Engine {
         })?;
         let guard = take_directory(path).await?;
         let directory = path.to_owned();
-        let EngineOptions { sync, accept_damage, tokens_above, .. } = options;
+        let LockTableOptions { sync, accept_damage, tokens_above, .. } = options;
         let how = StoreOptions { sync, accept_damage, tokens_above };
         let open = move || Store::open(&directory, boot, how);
         let opened = tokio::task::spawn_blocking(open).await.expect("BUG: opening panicked");
@@ -79,20 +83,23 @@ impl Engine {
     fn start(
         store: Store,
         recovered: Recovered,
-        options: &EngineOptions,
+        options: &LockTableOptions,
         alarm: Alarm,
         guard: FileGuard,
     ) -> Self {
         let (changes, failed) = (watch::Sender::new(0), watch::Sender::new(None));
         let sooner = Arc::new(Notify::new());
-        let signals =
-            Signals { changes: changes.clone(), failed: failed.clone(), sooner: sooner.clone() };
+        let signals = BookSignals {
+            changes: changes.clone(),
+            failed: failed.clone(),
+            sooner: sooner.clone(),
+        };
         let mut books = Books::new(Arc::clone(store.directory()), recovered, options, signals);
         books.note_store(store.syncs(), store.last_token());
         let (books, writer) = (Mutex::new(books), Writer::new(store, options.sync));
         let loss = Box::new(guard.losses());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let inner = Arc::new(Inner { books, writer, loss, changes, failed, stop, tasks });
+        let inner = Arc::new(LockTableInner { books, writer, loss, changes, failed, stop, tasks });
         let stop = inner.stop.clone();
         inner.tasks.spawn(expire_leases(Arc::downgrade(&inner), alarm, sooner, stop.clone()));
         inner.tasks.spawn(keep_directory(Arc::downgrade(&inner), guard, stop));
@@ -100,7 +107,7 @@ impl Engine {
     }
 
     /// The same engine, asked by this source from now on.
-    pub(crate) fn asked_by(&self, source: &Arc<Source>) -> Self {
+    pub(crate) fn requested_by(&self, source: &Arc<Requester>) -> Self {
         Self(Arc::clone(&self.0), Some(Arc::clone(source)))
     }
 
@@ -111,7 +118,7 @@ impl Engine {
     /// Dropping the future leaves nobody in the queue, and a grant that nobody
     /// heard of is undone. A request with an id has its place again if it is
     /// made again soon.
-    pub(crate) async fn lock(&self, request: LockRequest) -> Result<Grant, Refusal> {
+    pub(crate) async fn lock(&self, request: LockRequest) -> Result<GrantReply, Refusal> {
         self.lock_for(request, std::future::pending()).await
     }
 
@@ -121,25 +128,26 @@ impl Engine {
         &self,
         request: LockRequest,
         gone: impl Future<Output = ()>,
-    ) -> Result<Grant, Refusal> {
+    ) -> Result<GrantReply, Refusal> {
         let wait = request.wait;
-        let (ticket, receiver) = match self.0.books().ask(request, &self.1)? {
-            Asked::Decided(outcome) => return outcome,
-            Asked::Waiting(ticket, receiver) => (ticket, receiver),
+        let (turn, receiver) = match self.0.books().ask(request, &self.1)? {
+            Admission::Decided(outcome) => return outcome,
+            Admission::Waiting(turn, receiver) => (turn, receiver),
         };
-        let mut listening = Listening { inner: &self.0, ticket, receiver, leave: Leave::Gone };
+        let mut listener =
+            OutcomeListener { inner: &self.0, turn, receiver, end: ListenerEnd::Disconnected };
         let is_over = tokio::select! {
             biased;
-            outcome = listening.outcome() => return outcome,
+            outcome = listener.outcome() => return outcome,
             () = reached(wait) => true,
             () = gone => false,
         };
-        let refusal = self.0.books().give_up(ticket);
+        let refusal = self.0.books().give_up(turn);
         if let Some(refusal) = refusal {
-            listening.leave = if is_over { Leave::Over } else { Leave::Gone };
+            listener.end = if is_over { ListenerEnd::TimedOut } else { ListenerEnd::Disconnected };
             return Err(refusal);
         }
-        listening.outcome().await
+        listener.outcome().await
     }
 
     /// The refusal of this request came to its client after it had [gone](Self::lock_for):
@@ -178,7 +186,7 @@ impl Engine {
         &self,
         resource: &str,
         token: Option<u64>,
-    ) -> Result<Held, Refusal> {
+    ) -> Result<LockStatus, Refusal> {
         let answer = self.0.books().force_unlock(resource, token, &self.1)?;
         answer.await.unwrap_or(Err(Refusal::ShuttingDown))
     }
@@ -201,7 +209,11 @@ impl Engine {
 
     /// What a name of a [survey](Self::survey) stands for, if it is still held and
     /// there is a wanted name in it: its own, its holder's or a waiter's.
-    pub(crate) fn listed(&self, name: &str, is_wanted: impl Fn(&str) -> bool) -> Option<Held> {
+    pub(crate) fn listed(
+        &self,
+        name: &str,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Option<LockStatus> {
         self.0.books().listed(name, is_wanted)
     }
 
@@ -214,12 +226,12 @@ impl Engine {
 
     /// All that is held, by name.
     #[cfg(test)]
-    fn list(&self) -> Vec<Held> {
+    fn list(&self) -> Vec<LockStatus> {
         self.survey().names.iter().filter_map(|name| self.listed(name, |_| true)).collect()
     }
 
     /// What is at one name, `None` if nothing is.
-    pub(crate) fn show(&self, resource: &str) -> Option<Held> {
+    pub(crate) fn show(&self, resource: &str) -> Option<LockStatus> {
         self.0.books().show(resource)
     }
 
@@ -264,7 +276,7 @@ impl Engine {
     }
 }
 
-impl Inner {
+impl LockTableInner {
     fn books(self: &Arc<Self>) -> OpenBooks<'_> {
         OpenBooks { books: Some(self.books.lock()), inner: self }
     }
@@ -319,7 +331,7 @@ impl Inner {
 /// are put back.
 struct OpenBooks<'a> {
     books: Option<MutexGuard<'a, Books>>,
-    inner: &'a Arc<Inner>,
+    inner: &'a Arc<LockTableInner>,
 }
 
 impl Deref for OpenBooks<'_> {
@@ -350,45 +362,45 @@ impl Drop for OpenBooks<'_> {
 }
 
 /// Nobody is left who could ask.
-impl Drop for Inner {
+impl Drop for LockTableInner {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
 /// One who waits for the outcome of a request.
-struct Listening<'a> {
-    inner: &'a Arc<Inner>,
-    ticket: TicketId,
-    receiver: oneshot::Receiver<Outcome>,
-    leave: Leave,
+struct OutcomeListener<'a> {
+    inner: &'a Arc<LockTableInner>,
+    turn: TurnNumber,
+    receiver: oneshot::Receiver<LockOutcome>,
+    end: ListenerEnd,
 }
 
-impl Listening<'_> {
-    async fn outcome(&mut self) -> Outcome {
+impl OutcomeListener<'_> {
+    async fn outcome(&mut self) -> LockOutcome {
         let outcome = (&mut self.receiver).await;
-        self.leave = Leave::Heard;
+        self.end = ListenerEnd::Heard;
         outcome.unwrap_or(Err(Refusal::ShuttingDown))
     }
 }
 
-impl Drop for Listening<'_> {
+impl Drop for OutcomeListener<'_> {
     fn drop(&mut self) {
-        self.inner.books().settle(self.ticket, self.leave);
+        self.inner.books().settle(self.turn, self.end);
     }
 }
 
 /// The limit of a wait.
-async fn reached(wait: Wait) {
+async fn reached(wait: WaitLimit) {
     match wait {
-        Wait::Until(limit) => sleep(limit).await,
-        Wait::No | Wait::Forever => std::future::pending().await,
+        WaitLimit::Until(limit) => sleep(limit).await,
+        WaitLimit::No | WaitLimit::Forever => std::future::pending().await,
     }
 }
 
 /// End the leases that are over.
 async fn expire_leases(
-    inner: Weak<Inner>,
+    inner: Weak<LockTableInner>,
     alarm: Alarm,
     sooner: Arc<Notify>,
     stop: CancellationToken,
@@ -409,7 +421,7 @@ async fn expire_leases(
 }
 
 /// Hold the directory until the end. (I7)
-async fn keep_directory(inner: Weak<Inner>, guard: FileGuard, stop: CancellationToken) {
+async fn keep_directory(inner: Weak<LockTableInner>, guard: FileGuard, stop: CancellationToken) {
     let look = async {
         while let Some(inner) = inner.upgrade() {
             inner.looks().await;
