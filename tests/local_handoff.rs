@@ -1,8 +1,9 @@
-//! A held file passes from task to task within a process, each time as a hold
-//! of its own, and never where that would hide something.
+//! A held file is handed off from task to task within a process, each time as a hold of
+//! its own, and never where that would hide something.
 
 mod support;
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
+use futures::future::join_all;
 use futures::poll;
 use lockkeeper::{AsyncFileLock, Error, FileGuard, FileOptions, Holder, LostReason};
 use support::{Process, names_in, on_tmpfs};
@@ -51,13 +53,12 @@ async fn had(waiter: Waiter) -> FileGuard {
 }
 
 #[tokio::test]
-async fn the_file_stays_and_says_since_when() {
+async fn the_file_stays_and_names_each_hold_and_its_beginning() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = lock(&path, sharing());
     let mut guard = lock.acquire().await.unwrap();
-    let (first_inode, mut last) = (inode(&path), holder(&lock).await);
-    let mut records = 1;
+    let (first_inode, mut holds) = (inode(&path), HashSet::from([guard.hold_id()]));
     for round in 0..60 {
         let next = waiter(&lock).await;
         match round % 2 {
@@ -72,15 +73,41 @@ async fn the_file_stays_and_says_since_when() {
         let holder = holder(&lock).await;
         let since = second(holder.since.unwrap());
         assert!((before..=second(SystemTime::now())).contains(&since), "round {round}");
-        assert_eq!(holder.hold_id == last.hold_id, holder.since == last.since, "round {round}");
-        assert_eq!(holder.hold_id, Some(guard.hold_id()));
-        records += u32::from(holder.hold_id != last.hold_id);
-        last = holder;
+        assert_eq!(holder.hold_id, Some(guard.hold_id()), "round {round}");
+        assert!(holds.insert(guard.hold_id()), "round {round}: the id of an earlier hold");
+        // Three seconds in all.
         sleep(Duration::from_millis(50)).await;
     }
-    assert!(records > 2, "it took three seconds");
     guard.release().await.unwrap();
     assert!(names_in(directory.path()).is_empty());
+}
+
+/// By what is in the file, another process sees each hold.
+#[tokio::test]
+async fn another_process_sees_and_asks_the_hold_that_is_on() {
+    const TEST: &str = "another_process_sees_and_asks_the_hold_that_is_on";
+    if let Some((_, path)) = support::role() {
+        let lock = AsyncFileLock::new(&path);
+        support::tell(&holder(&lock).await.hold_id.unwrap());
+        let asked = lock.revoke().await.unwrap().expect("it is held");
+        return support::tell(&asked.hold_id.unwrap());
+    }
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let lock = lock(&path, sharing());
+    let mut guard = lock.acquire().await.unwrap();
+    let file = inode(&path);
+    for _ in 0..3 {
+        let (next, last) = (waiter(&lock).await, guard.lost_token());
+        guard.release().await.unwrap();
+        guard = had(next).await;
+        let other = Process::play(TEST, "asks", &path);
+        other.expect(&guard.hold_id());
+        assert_eq!(guard.lost().await.reason, LostReason::Revoked);
+        other.expect(&guard.hold_id());
+        assert!(!last.is_cancelled(), "it was another hold");
+        assert_eq!(inode(&path), file);
+    }
 }
 
 #[tokio::test]
@@ -100,7 +127,7 @@ async fn a_recovery_is_told_to_the_first_holder_only() {
 }
 
 #[tokio::test]
-async fn without_a_share_each_hold_has_a_file_of_its_own() {
+async fn without_a_handoff_each_hold_has_a_file_of_its_own() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = lock(&path, sharing().local_handoff(Duration::ZERO));
@@ -112,7 +139,7 @@ async fn without_a_share_each_hold_has_a_file_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_file_that_a_child_may_have_is_not_passed_on() {
+async fn a_file_that_a_child_may_have_is_not_handed_off() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = lock(&path, sharing());
@@ -126,7 +153,7 @@ async fn a_file_that_a_child_may_have_is_not_passed_on() {
 }
 
 #[tokio::test]
-async fn the_file_passes_only_on_equal_terms() {
+async fn the_file_is_handed_off_only_to_equal_options() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let one = lock(&path, sharing());
@@ -142,7 +169,7 @@ async fn the_file_passes_only_on_equal_terms() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_gone_or_anothers_is_not_passed_on() {
+async fn a_file_that_is_gone_or_anothers_is_not_handed_off() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = lock(&path, sharing());
@@ -167,73 +194,47 @@ async fn a_file_that_is_gone_or_anothers_is_not_passed_on() {
 }
 
 #[tokio::test]
-async fn a_hold_that_was_asked_for_is_not_passed_on() {
+async fn a_request_asks_the_hold_that_it_names_and_not_the_next() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = lock(&path, sharing());
     let guard = lock.acquire().await.unwrap();
-    let (next, first) = (waiter(&lock).await, inode(&path));
+    let (next, first, file) = (waiter(&lock).await, guard.hold_id(), inode(&path));
     let asked = tokio::spawn({
         let lock = lock.clone();
         async move { lock.revoke().await }
     });
     assert_eq!(guard.lost().await.reason, LostReason::Revoked);
-    // The answer is kept for the one who asks by the end of the hold.
-    sleep(support::QUIET).await;
-    assert!(asked.await.unwrap().unwrap().is_some());
+    // The request stays until the hold ends.
+    assert_eq!(asked.await.unwrap().unwrap().expect("it is held").hold_id, Some(first));
+    assert_eq!(names_in(directory.path()).len(), 2);
     guard.release().await.unwrap();
     let guard = had(next).await;
-    assert_ne!(inode(&path), first);
-    assert!(timeout(support::QUIET, guard.lost()).await.is_err(), "nobody asked this one");
+    assert_eq!(inode(&path), file);
+    assert_eq!(names_in(directory.path()), ["a.lock"], "the request ended with its hold");
+    assert!(timeout(support::QUIET, guard.lost()).await.is_err(), "this one was not asked");
     guard.release().await.unwrap();
     assert!(names_in(directory.path()).is_empty());
 }
 
-/// However short it was.
+/// The end of a short hold does not look for a request: its asker removes it.
 #[tokio::test]
-async fn who_was_told_that_it_is_asked_for_passes_it_on_no_more() {
+async fn a_request_to_a_short_hold_leaves_nothing() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = lock(&path, sharing());
     for _ in 0..5 {
         let guard = lock.acquire().await.unwrap();
-        let (next, first) = (waiter(&lock).await, inode(&path));
+        let (next, file) = (waiter(&lock).await, inode(&path));
         let mut asking = Box::pin(lock.revoke());
         assert!(poll!(&mut asking).is_pending());
         assert_eq!(guard.lost().await.reason, LostReason::Revoked);
         guard.release().await.unwrap();
         let guard = had(next).await;
-        assert_ne!(inode(&path), first);
-        guard.release().await.unwrap();
-        assert!(asking.await.unwrap().is_some());
-        assert!(names_in(directory.path()).is_empty());
-    }
-}
-
-/// Nor one whose record is to be written anew: the request is for what it says.
-#[tokio::test]
-async fn a_request_for_a_record_of_the_last_second_is_heard() {
-    let directory = on_tmpfs();
-    let path = directory.path().join("a.lock");
-    let lock = lock(&path, sharing());
-    let mut rounds = 0;
-    while rounds < 3 {
-        let nanos =
-            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().subsec_nanos();
-        std::thread::sleep(Duration::from_nanos(u64::from(995_000_000u32.saturating_sub(nanos))));
-        let guard = lock.acquire().await.unwrap();
-        let (next, first) = (waiter(&lock).await, inode(&path));
-        let since = second(holder(&lock).await.since.unwrap());
-        let mut asking = Box::pin(lock.revoke());
-        assert!(poll!(&mut asking).is_pending());
-        std::thread::sleep(Duration::from_millis(10));
-        guard.release().await.unwrap();
-        let guard = had(next).await;
-        if second(holder(&lock).await.since.unwrap()) != since {
-            assert_ne!(inode(&path), first, "its record is of another second");
-            rounds += 1;
-        }
+        assert_eq!(inode(&path), file);
         assert!(timeout(support::VERY_LONG, asking).await.unwrap().unwrap().is_some());
+        assert!(poll!(Box::pin(guard.lost())).is_pending());
+        assert_eq!(names_in(directory.path()), ["a.lock"]);
         guard.release().await.unwrap();
         assert!(names_in(directory.path()).is_empty());
     }
@@ -260,7 +261,7 @@ async fn a_file_that_is_removed_before_it_is_taken_is_not_taken() {
 
 /// Whoever has the turn is not polled: no runtime does anything here meanwhile.
 #[tokio::test]
-async fn who_does_not_take_it_in_time_keeps_nobody_out() {
+async fn a_handoff_that_is_not_taken_in_time_keeps_no_process_out() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = lock(&path, FileOptions::default().local_handoff(Duration::from_millis(20)));
@@ -299,43 +300,34 @@ async fn a_long_share_does_not_make_a_shorter_one_longer() {
     support::eventually("it is given up", || names_in(directory.path()).is_empty());
 }
 
-/// No hold of a long series is long enough to look for a request at its end.
+/// Each request is for a hold that ends soon, wherever in it the request comes.
 #[tokio::test]
-async fn a_request_ends_a_series_of_short_holds() {
+async fn requests_beside_a_series_of_short_holds_leave_nothing() {
     let directory = on_tmpfs();
     let path = directory.path().join("a.lock");
     let lock = lock(&path, sharing());
-    let tasks: Vec<_> = (0..4)
-        .map(|_| {
+    let tasks: Vec<_> = (0..4u64)
+        .map(|task| {
             let lock = lock.clone();
             tokio::spawn(async move {
                 loop {
                     let guard = lock.acquire().await.unwrap();
-                    sleep(Duration::from_millis(1)).await;
+                    sleep(Duration::from_millis(10 * task)).await;
                     guard.release().await.unwrap();
                 }
             })
         })
         .collect();
-    for _ in 0..5 {
-        let is_given_up = async {
-            // Kept open, so that its inode is not given to another.
-            let (file, first) = loop {
-                if let Ok(file) = fs::File::open(&path) {
-                    if lock.revoke().await.unwrap().is_some() {
-                        let first = file.metadata().unwrap().ino();
-                        break (file, first);
-                    }
-                }
-                sleep(Duration::from_millis(1)).await;
-            };
-            while fs::symlink_metadata(&path).is_ok_and(|file| file.ino() == first) {
-                sleep(Duration::from_millis(1)).await;
+    let ask = async {
+        let mut asked = HashSet::new();
+        while asked.len() < 20 {
+            let asks = (0..3).map(|_| lock.revoke());
+            for holder in join_all(asks).await {
+                asked.extend(holder.unwrap().and_then(|holder| holder.hold_id));
             }
-            drop(file);
-        };
-        timeout(support::VERY_LONG, is_given_up).await.expect("they go on and on");
-    }
+        }
+    };
+    timeout(support::VERY_LONG, ask).await.expect("twenty holds are asked");
     tasks.iter().for_each(tokio::task::JoinHandle::abort);
     for task in tasks {
         assert!(task.await.unwrap_err().is_cancelled());

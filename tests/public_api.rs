@@ -172,7 +172,7 @@ fn list(item: &Item, names: &BTreeMap<String, String>, lines: &mut BTreeSet<Stri
         Item::Impl(item) if !is_for_tests(&item.attrs) => {
             let whole = text(&item.self_ty);
             let name = whole.split([' ', '<']).next().unwrap_or_default().to_owned();
-            if let Some((_, path, _)) = &item.trait_ {
+            if let Some((path, _)) = &item.trait_ {
                 return say(&name, format!("{whole}: impl {}", text(path)));
             }
             for method in &item.items {

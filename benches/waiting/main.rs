@@ -16,6 +16,7 @@ mod death;
 mod fairness;
 mod figures;
 mod hand_over;
+mod handoff;
 mod idle;
 mod processes;
 mod share;
@@ -86,11 +87,12 @@ fn main() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("more descriptors");
     let plan = Plan::read(std::env::args().skip(1));
     let _awake = plan.is_awake.then(Awake::begin);
-    let parts: [Part; 7] = [
+    let parts: [Part; 8] = [
         ("hand-over", hand_over::measure),
         ("death", death::measure),
         ("idle", idle::measure),
         ("tasks", tasks::measure),
+        ("handoff", handoff::measure),
         ("fairness", fairness::measure),
         ("share", share::measure),
         ("stall", stall::measure),

@@ -154,7 +154,7 @@ impl<'a> Acquire<'a> {
                 return Err(self.too_late().await);
             };
             let options = self.lock.options();
-            match Contender::inherit(path, options, process, after_tasks, self.site) {
+            match Contender::take_handoff(path, options, process, after_tasks, self.site) {
                 Ok(guard) => return Ok(guard.told()),
                 Err(kept) => turn = Some(kept),
             }
@@ -209,8 +209,8 @@ impl<'a> Acquire<'a> {
         turn: Turn,
     ) -> Result<FileGuard, Error> {
         let deadline = self.endurance.deadline();
-        let share = self.lock.options().wait.local_handoff;
-        if turn.share_is_over(share) && contender.is_awaited() {
+        let limit = self.lock.options().wait.local_handoff;
+        if turn.local_handoff_is_over(limit) && contender.is_awaited() {
             return Box::pin(self.wait(contender, turn)).await;
         }
         let is_last = deadline.is_some_and(Deadline::is_over);

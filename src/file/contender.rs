@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::at_exit;
 use super::guard::FileGuard;
-use super::hold::{Hold, Inheritance};
+use super::hold::{Handoff, Hold};
 use super::liveness::Myself;
 use super::options::{AtExit, FileOptions, Proof};
 use super::protocol::disk::OsDisk;
@@ -164,26 +164,26 @@ impl Contender {
         Ok(Self { terms, queue, memory: Memory::default() })
     }
 
-    /// The lock, if the last task of this process left it with this turn. Else
-    /// the turn, and nothing is left with it any more.
-    pub(crate) fn inherit(
+    /// The lock, if the last task of this process handed its file off with this turn.
+    /// Else the turn, with nothing handed off any more.
+    pub(crate) fn take_handoff(
         path: &Arc<LockPath>,
         options: &Arc<FileOptions>,
         process: ProcessKey,
         mut turn: Turn,
         site: CallSite,
     ) -> Result<FileGuard, Turn> {
-        let Some(left) = Inheritance::of(&mut turn) else {
+        let Some(handoff) = Handoff::of(&mut turn) else {
             return Err(turn);
         };
         let terms = Terms {
             path: Arc::clone(path),
             options: Arc::clone(options),
             environment: OsEnvironment::of(process),
-            executor: left.executor().clone(),
+            executor: handoff.executor().clone(),
             site: Some(site),
         };
-        match terms.inherit(*left) {
+        match terms.take_handoff(*handoff) {
             Some(held) => Ok(terms.guard(held, turn, None)),
             None => Err(turn),
         }
@@ -367,7 +367,8 @@ impl Terms {
         mut turn: Turn,
         tells: bool,
     ) -> Result<Attempted, Error> {
-        if let Some(held) = Inheritance::of(&mut turn).and_then(|left| self.inherit(*left)) {
+        let handoff = Handoff::of(&mut turn);
+        if let Some(held) = handoff.and_then(|handoff| self.take_handoff(*handoff)) {
             return Ok(Attempted::Acquired(self.guard(held, turn, None)));
         }
         let Memory { sightings, candidate, has_heard_a_write } = memory;
@@ -417,14 +418,13 @@ impl Terms {
         Err(Error::MayNotWrite { lock: path.into(), directory, owner, mode })
     }
 
-    /// A hold of our own on the file that the last task left. One that has
-    /// been replaced since is dropped, and tells nobody: the holder before has
-    /// told that it was there.
-    fn inherit(&self, left: Inheritance) -> Option<Arc<LockFile<OsDisk>>> {
+    /// A new hold on the file that the last task handed off. A file that has been
+    /// replaced since is dropped without a word: the last holder was the last to need it.
+    fn take_handoff(&self, handoff: Handoff) -> Option<Arc<LockFile<OsDisk>>> {
         let acquired = self.environment.now();
-        let mut held = left.on(&self.path, &self.options)?;
+        let mut held = handoff.for_lock(&self.path, &self.options)?;
         let mine = Arc::get_mut(&mut held)?;
-        mine.pass_on(|| self.environment.token(), SystemTime::now(), acquired).ok()?;
+        mine.take_handoff(|| self.environment.token(), SystemTime::now(), acquired).ok()?;
         Some(held)
     }
 
@@ -437,7 +437,7 @@ impl Terms {
         if let Some(site) = self.site {
             turn.holds(held.record().token, site);
         }
-        let hold = Hold::new(held, turn, self.executor.clone()).inheritable(&self.options);
+        let hold = Hold::new(held, turn, self.executor.clone()).with_handoff(&self.options);
         if self.options.at_exit == AtExit::Remove {
             at_exit::remove_at_exit(hold.held());
         }

@@ -225,11 +225,10 @@ impl FileGuard {
         self.hold.held().path().path()
     }
 
-    /// What names this acquisition in the lock file: 32 hexadecimal digits,
-    /// random. Tasks of this process to whom the held file passes within one second
-    /// ([`local_handoff`](crate::FileOptions::local_handoff)) share it, and a request to
-    /// let go reaches whoever of them has the lock. It does not order
-    /// acquisitions, so it is no fencing token.
+    /// What names this hold in the lock file: 32 hexadecimal digits, random. No other hold
+    /// has the same, also where the file itself is handed off from task to task
+    /// ([`local_handoff`](crate::FileOptions::local_handoff)). It does not order
+    /// holds, so it is no fencing token.
     #[must_use]
     pub fn hold_id(&self) -> String {
         self.hold.held().record().token.to_string()

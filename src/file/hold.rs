@@ -1,6 +1,6 @@
 //! A hold together with what has to end with it, in the right order and at the
 //! right place: the file first, then the turn of the next local task. Or the
-//! file passes to that task along with the turn.
+//! file is handed off to that task along with the turn.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,30 +27,30 @@ pub(crate) struct Hold {
 struct Inner {
     held: Arc<LockFile<OsDisk>>,
     turn: Turn,
-    /// Of a hold that may pass to a task with equal ones.
+    /// Of a file that may be handed off to a task with equal ones.
     options: Option<Arc<FileOptions>>,
 }
 
-/// A held file that one task leaves to the next. Dropping it releases it.
-pub(crate) struct Inheritance {
+/// A held file that one task hands off to the next. Dropping it releases it.
+pub(crate) struct Handoff {
     held: Arc<LockFile<OsDisk>>,
     options: Arc<FileOptions>,
     executor: Executor,
 }
 
-impl Inheritance {
-    /// What the last task left with its turn.
+impl Handoff {
+    /// What came with this turn.
     pub(crate) fn of(turn: &mut Turn) -> Option<Box<Self>> {
-        turn.take_legacy()?.downcast().ok()
+        turn.take_handoff()?.downcast().ok()
     }
 
-    /// Where the calls of the hold that was left were made.
+    /// Where the system calls of the last hold were made.
     pub(crate) fn executor(&self) -> &Executor {
         &self.executor
     }
 
-    /// The file, for a hold on the same terms.
-    pub(crate) fn on(
+    /// The file, for a lock with the same path and equal options.
+    pub(crate) fn for_lock(
         self,
         path: &LockPath,
         options: &Arc<FileOptions>,
@@ -66,12 +66,12 @@ impl Hold {
         Self { inner: Some(Inner { held, turn, options: None }), executor }
     }
 
-    /// It may end by passing to a task that waits on equal terms.
-    pub(crate) fn inheritable(mut self, options: &Arc<FileOptions>) -> Self {
+    /// The file may be handed off, to a task whose lock has equal options.
+    pub(crate) fn with_handoff(mut self, options: &Arc<FileOptions>) -> Self {
         let is_quick = matches!(self.executor, Executor::Here { is_local: true });
         let is_plain = options.proof != Proof::Process && !options.openlock_compat;
-        let may_pass = is_quick && is_plain && !options.wait.local_handoff.is_zero();
-        if may_pass {
+        let may_hand_off = is_quick && is_plain && !options.wait.local_handoff.is_zero();
+        if may_hand_off {
             if let Some(inner) = &mut self.inner {
                 inner.options = Some(Arc::clone(options));
             }
@@ -111,7 +111,7 @@ impl Hold {
     /// End the hold. Once this was called it ends, even if the future is dropped.
     pub(crate) async fn end(mut self) -> Result<(), Error> {
         let (inner, executor) = self.take().expect("BUG: a hold ended twice");
-        let Some(inner) = inner.pass_on(&executor) else {
+        let Some(inner) = inner.hand_off(&executor) else {
             return Ok(());
         };
         let mut ending = Ending(Some(executor.start(move || inner.end())));
@@ -120,20 +120,20 @@ impl Hold {
 }
 
 impl Inner {
-    /// Leave the file to the next task, if one waits, and if this process has
-    /// not had it for so long that another should. Else everything is still there.
-    fn pass_on(mut self, executor: &Executor) -> Option<Self> {
+    /// Hand the file off to the next task, if one waits and this process may go on.
+    /// Else nothing has changed.
+    fn hand_off(mut self, executor: &Executor) -> Option<Self> {
         let Some(options) = self.options.take() else {
             return Some(self);
         };
         let now = Instant::now();
-        if !self.turn.may_go_on(options.wait.local_handoff, now) {
+        if !self.turn.may_hand_off(options.wait.local_handoff, now) {
             return Some(self);
         }
-        // Whoever watches over the hold at this moment shares it: then it ends.
+        // A look at this moment, whether the lock is lost, shares it: then it ends.
         match alone(self.held) {
             Ok(mut held) => {
-                if !Arc::get_mut(&mut held).is_some_and(|held| held.may_be_passed_on(now)) {
+                if !Arc::get_mut(&mut held).is_some_and(|held| held.may_be_handed_off(now)) {
                     return Some(Self { held, ..self });
                 }
                 if options.at_exit == AtExit::Remove {
@@ -141,7 +141,7 @@ impl Inner {
                 }
                 events::released(&held.path().path().display());
                 let (executor, lasts) = (executor.clone(), options.wait.local_handoff);
-                self.turn.leave(Box::new(Inheritance { held, options, executor }), now, lasts);
+                self.turn.hand_off(Box::new(Handoff { held, options, executor }), now, lasts);
                 None
             }
             Err(held) => Some(Self { held, ..self }),
@@ -160,8 +160,8 @@ impl Inner {
     }
 }
 
-/// The hold for its next holder, of which whoever remembers the last one's finds
-/// nothing. Else somebody shares it.
+/// The file for its next holder, in a place where the weak references of the last one do
+/// not find it. An error if it is shared.
 fn alone(mut held: Arc<LockFile<OsDisk>>) -> Result<Arc<LockFile<OsDisk>>, Arc<LockFile<OsDisk>>> {
     match Arc::get_mut(&mut held) {
         Some(_) => Ok(held),
@@ -175,7 +175,7 @@ impl Drop for Hold {
         let Some((inner, executor)) = self.take() else {
             return;
         };
-        let Some(inner) = inner.pass_on(&executor) else {
+        let Some(inner) = inner.hand_off(&executor) else {
             return;
         };
         let end = move || match inner.end() {

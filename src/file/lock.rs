@@ -369,13 +369,15 @@ impl AsyncFileLock {
         })
     }
 
-    /// Ask the holder to let go: its [`lost`](FileGuard::lost) fires. Who was
-    /// asked, `None` if nobody had the lock; it may have let go by the time this
-    /// returns. The lock file is not touched, and nothing makes a deaf holder
-    /// listen. Where the tasks of a process pass the held file on
-    /// ([`FileOptions::local_handoff`]), whoever of them has it when the request is seen
-    /// is told, and passes it on no more. Whoever may make files in the directory
-    /// can ask.
+    /// Ask the holder to release the lock: its [`lost`](FileGuard::lost) fires. The
+    /// holder that was asked, `None` if the lock is free. It may have released the lock by
+    /// the time this returns. The lock file is not touched, and nothing makes a deaf
+    /// holder listen.
+    ///
+    /// Exactly one hold is asked: that with the [`hold_id`](Holder::hold_id) that this
+    /// returns. A task to which the file is then handed off
+    /// ([`FileOptions::local_handoff`]) is not. Every process that may make files in the
+    /// directory can ask.
     ///
     /// # Cancel safety
     /// Dropping the future takes the request back, and others' for the same

@@ -193,21 +193,24 @@ impl FileOptions {
         self
     }
 
-    /// For how long the tasks of this process may have the lock one after the
-    /// other while other processes wait for it. Meanwhile the held file itself
-    /// passes from task to task, which saves most of a release and an
-    /// acquisition; its record is written anew once a second. Before each pass it
-    /// is seen whether the file was removed or replaced, and each millisecond
-    /// whether it, or a directory above it, was moved. Zero: the file is
-    /// removed after each hold. If it is not taken when it may be, as nothing polls
-    /// the task whose turn it is, it is removed after the share, and at least 10 ms.
-    /// It passes only between locks with equal options
-    /// and paths, pinned, on local file systems, without
-    /// [`openlock_compat`](Self::openlock_compat), and if the last holder's
-    /// [`lock_fd`](crate::FileGuard::lock_fd) was not asked for. Default: 1 ms.
+    /// For how long the tasks of this process may hold the lock one after the other while
+    /// other processes wait for it. Meanwhile the held file itself is handed off from task
+    /// to task, which saves most of a release and an acquisition.
+    ///
+    /// Each hand-off is a new hold: one write gives the file the next task's hold id and
+    /// time, and a request to release the last hold ends with it. Before each it is seen
+    /// whether the file was removed or replaced, and each millisecond whether it, or a
+    /// directory above it, was moved.
+    ///
+    /// The file is handed off only between locks with equal options and paths, pinned, on
+    /// local file systems, without [`openlock_compat`](Self::openlock_compat), and if the
+    /// last holder's [`lock_fd`](crate::FileGuard::lock_fd) was not asked for. If the next
+    /// task is not polled, the file is removed after this time, and at least 10 ms.
+    ///
+    /// Zero: the file is removed after each hold. Default: 1 ms.
     #[must_use]
-    pub fn local_handoff(mut self, share: Duration) -> Self {
-        self.wait.local_handoff = share;
+    pub fn local_handoff(mut self, limit: Duration) -> Self {
+        self.wait.local_handoff = limit;
         self
     }
 

@@ -317,7 +317,7 @@ impl Acquisition {
         };
         // Asked as often where nothing passes.
         let share = Some(lock.share()).filter(|share| !share.is_zero()).unwrap_or(SHARE_MAX);
-        let share_is_over = !matches!(limit, Limit::OneTry) && turn.share_is_over(share);
+        let share_is_over = !matches!(limit, Limit::OneTry) && turn.local_handoff_is_over(share);
         let contender = Contender { wakeup: None, file, turn, state, request };
         Acquisition::FirstTry(contender, share_is_over)
     }

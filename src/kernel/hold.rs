@@ -77,7 +77,7 @@ impl Hold {
         state: &Arc<LockState>,
         asked_at: CallSite,
     ) -> Result<Box<Self>, Turn> {
-        let Some(mut hold) = turn.take_legacy().and_then(|left| left.downcast::<Self>().ok())
+        let Some(mut hold) = turn.take_handoff().and_then(|left| left.downcast::<Self>().ok())
         else {
             return Err(turn);
         };
@@ -162,7 +162,7 @@ impl Hold {
             return Some(self);
         }
         self.show_released();
-        turn.leave(self, now, share);
+        turn.hand_off(self, now, share);
         None
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// 128 random bits, new for each record that is written.
+/// 128 random bits, new for each hold.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct HoldId(pub(crate) u128);
 

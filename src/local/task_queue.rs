@@ -5,13 +5,12 @@
 //! Turns keep order and save work. That two tasks do not hold at once does not
 //! rest on them: the protocol excludes tasks as it excludes processes.
 //!
-//! A turn may leave something to the next one, for a holder the file it holds.
+//! A turn may hand something off to the next one: a holder, the file that it holds.
 //!
-//! 1. What is left is taken by whoever has the next turn, in whatever way it
-//!    came to that, or dropped with that turn.
-//! 2. If nobody comes, it is dropped by the last who could have come: the one
-//!    who left it, or the last of those who waited and went away.
-//! 3. If who could come does not in time, it [lapses](super::handoff_expiry).
+//! 1. A hand-off is taken by the next turn, whichever task has that, or dropped with it.
+//! 2. If no task waits, it is dropped by the last that could have taken it: the one that
+//!    handed it off, or the last waiter that went away.
+//! 3. If the next task does not take it in time, it [expires](super::handoff_expiry).
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -70,8 +69,8 @@ pub(crate) struct Queue {
     /// How many wait for a turn.
     waiting: AtomicUsize,
     slot: Mutex<Slot>,
-    /// Whether something is left there, to be asked without its lock.
-    has_legacy: AtomicBool,
+    /// Whether a hand-off is there, to be asked without its lock.
+    has_handoff: AtomicBool,
     /// The last hold of this process, and where in its source it was asked for.
     site: Mutex<Option<(HoldId, CallSite)>>,
     /// Whether a turn since the last end of one became a hold.
@@ -81,17 +80,17 @@ pub(crate) struct Queue {
 /// A line of the program's source.
 pub(crate) type CallSite = &'static Location<'static>;
 
-/// What one turn leaves to the next.
-pub(crate) type Legacy = Box<dyn Any + Send + Sync>;
+/// What one turn hands off to the next.
+pub(crate) type Handoff = Box<dyn Any + Send + Sync>;
 
-/// Where a turn leaves something to the next.
+/// Where a hand-off waits for the next turn.
 #[derive(Debug, Default)]
 struct Slot {
-    legacy: Option<Legacy>,
+    handoff: Option<Handoff>,
     /// Until when it lasts.
     until: Option<Instant>,
-    /// When somebody will look whether it has to lapse (3).
-    watched: Option<Instant>,
+    /// When the expiry thread looks at it (3).
+    next_look: Option<Instant>,
 }
 
 /// The time for which this process has had the lock over and over again, with
@@ -155,9 +154,9 @@ impl Queue {
     }
 
     /// If it is, another begins.
-    fn share_is_over(&self, share: Duration, now: Instant) -> bool {
+    fn local_handoff_is_over(&self, limit: Duration, now: Instant) -> bool {
         let mut chain = self.chain.lock();
-        let is_over = chain.started.is_some_and(|started| now.duration_since(started) > share);
+        let is_over = chain.started.is_some_and(|started| now.duration_since(started) > limit);
         if is_over {
             chain.started = Some(now);
         }
@@ -181,31 +180,30 @@ impl Queue {
         last_end.is_some_and(|end| end.elapsed() <= time)
     }
 
-    fn take_legacy(&self) -> Option<Legacy> {
+    fn take_handoff(&self) -> Option<Handoff> {
         // First by a look, as nearly always there is nothing.
-        let is_there = self.has_legacy.load(Ordering::SeqCst);
-        if !is_there || !self.has_legacy.swap(false, Ordering::SeqCst) {
+        let is_there = self.has_handoff.load(Ordering::SeqCst);
+        if !is_there || !self.has_handoff.swap(false, Ordering::SeqCst) {
             return None;
         }
-        self.slot.lock().legacy.take()
+        self.slot.lock().handoff.take()
     }
 
-    /// Leave this to the next turn until then. Whether somebody has to see to it
-    /// that it lapses.
-    fn put_legacy(&self, legacy: Legacy, until: Instant) -> bool {
+    /// Keep this for the next turn until then. Whether the expiry thread has to be told.
+    fn put_handoff(&self, handoff: Handoff, until: Instant) -> bool {
         let mut slot = self.slot.lock();
-        (slot.legacy, slot.until) = (Some(legacy), Some(until));
-        self.has_legacy.store(true, Ordering::SeqCst);
-        let is_watched = slot.watched.is_some_and(|watched| watched <= until);
-        if !is_watched {
-            slot.watched = Some(until);
+        (slot.handoff, slot.until) = (Some(handoff), Some(until));
+        self.has_handoff.store(true, Ordering::SeqCst);
+        let is_looked_at = slot.next_look.is_some_and(|look| look <= until);
+        if !is_looked_at {
+            slot.next_look = Some(until);
         }
-        !is_watched
+        !is_looked_at
     }
 
-    /// Drop what was left if nobody is there to take it (2).
+    /// Drop a hand-off that no task waits for (2).
     fn clear(self: &Arc<Self>) {
-        if self.has_legacy.load(Ordering::SeqCst) && self.waiting.load(Ordering::SeqCst) == 0 {
+        if self.has_handoff.load(Ordering::SeqCst) && self.waiting.load(Ordering::SeqCst) == 0 {
             drop(Arc::clone(self).try_turn());
         }
     }
@@ -226,7 +224,7 @@ impl Queue {
             chain: Mutex::default(),
             waiting: AtomicUsize::new(0),
             slot: Mutex::default(),
-            has_legacy: AtomicBool::new(false),
+            has_handoff: AtomicBool::new(false),
             site: Mutex::default(),
             was_held: AtomicBool::new(false),
         });
@@ -236,24 +234,24 @@ impl Queue {
 }
 
 impl Expire for Queue {
-    /// Drop what lasts no longer than this (3). When to look again, if anything
-    /// else is there.
+    /// Drop a hand-off that lasts no longer than this (3). When to look again, if another
+    /// is there.
     fn expire(&self, now: Instant) -> Option<Instant> {
         let mut slot = self.slot.lock();
-        slot.watched = None;
-        if !self.has_legacy.load(Ordering::SeqCst) {
+        slot.next_look = None;
+        if !self.has_handoff.load(Ordering::SeqCst) {
             return None;
         }
         if let Some(later) = slot.until.filter(|until| *until > now) {
-            slot.watched = Some(later);
+            slot.next_look = Some(later);
             return Some(later);
         }
-        // Unless somebody takes it at this moment.
-        let lapses = self.has_legacy.swap(false, Ordering::SeqCst);
-        let lapsed = if lapses { slot.legacy.take() } else { None };
+        // Unless a task takes it at this moment.
+        let expires = self.has_handoff.swap(false, Ordering::SeqCst);
+        let expired = if expires { slot.handoff.take() } else { None };
         drop(slot);
-        if lapsed.is_some() {
-            drop(lapsed);
+        if expired.is_some() {
+            drop(expired);
             self.turn_ends();
         }
         None
@@ -275,9 +273,9 @@ impl Drop for Queue {
 #[derive(Debug)]
 pub(crate) struct Turn {
     queue: Arc<Queue>,
-    legacy: Option<Legacy>,
-    /// For how long this process had had the lock when it began, unless
-    /// something was left to it: that was left within the share.
+    handoff: Option<Handoff>,
+    /// For how long this process had held the lock when it began. `None` after a hand-off:
+    /// that was within the limit.
     chain: Option<Duration>,
     /// Its end is not the end of a time in which this process had the lock.
     goes_on: bool,
@@ -286,9 +284,9 @@ pub(crate) struct Turn {
 impl Turn {
     /// For whoever took the queue's permit; its drop gives that back.
     fn new(queue: Arc<Queue>) -> Self {
-        let mut turn = Self { queue, legacy: None, chain: None, goes_on: false };
-        turn.legacy = turn.queue.take_legacy(); // (1)
-        turn.chain = turn.legacy.is_none().then(|| turn.queue.turn_begins());
+        let mut turn = Self { queue, handoff: None, chain: None, goes_on: false };
+        turn.handoff = turn.queue.take_handoff(); // (1)
+        turn.chain = turn.handoff.is_none().then(|| turn.queue.turn_begins());
         turn
     }
 
@@ -296,9 +294,9 @@ impl Turn {
         Arc::ptr_eq(&self.queue, queue)
     }
 
-    /// What the last turn left.
-    pub(crate) fn take_legacy(&mut self) -> Option<Legacy> {
-        self.legacy.take()
+    /// What the last turn handed off.
+    pub(crate) fn take_handoff(&mut self) -> Option<Handoff> {
+        self.handoff.take()
     }
 
     /// This turn became a hold, asked for there.
@@ -312,45 +310,48 @@ impl Turn {
         self.queue.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether this process has had the lock for so long that it should let
-    /// others go first, if any wait. To be asked only once and when the turn has
-    /// just begun, as whoever asks sees to that: a new share begins.
-    pub(crate) fn share_is_over(&self, share: Duration) -> bool {
-        let may_be_over = self.chain.is_none_or(|chain| chain >= share);
-        may_be_over && self.legacy.is_none() && self.queue.share_is_over(share, Instant::now())
+    /// Whether this process has held the lock for so long that other processes go first,
+    /// if any wait. To be asked once, when the turn has just begun: the caller sees to
+    /// that, and the time begins anew.
+    pub(crate) fn local_handoff_is_over(&self, limit: Duration) -> bool {
+        let may_be_over = self.chain.is_none_or(|chain| chain >= limit);
+        may_be_over
+            && self.handoff.is_none()
+            && self.queue.local_handoff_is_over(limit, Instant::now())
     }
 
-    /// Whether this process has had the lock for no longer than that.
-    pub(crate) fn is_within(&self, share: Duration, now: Instant) -> bool {
+    /// Whether this process has held the lock for no longer than that.
+    pub(crate) fn is_within(&self, limit: Duration, now: Instant) -> bool {
         let started = self.queue.chain.lock().started;
-        started.is_some_and(|started| now.saturating_duration_since(started) <= share)
+        started.is_some_and(|started| now.saturating_duration_since(started) <= limit)
     }
 
-    /// Whether the lock may pass to the next turn with no chance for others.
-    pub(crate) fn may_go_on(&self, share: Duration, now: Instant) -> bool {
+    /// Whether the lock may be handed off to the next turn with no chance for other
+    /// processes.
+    pub(crate) fn may_hand_off(&self, limit: Duration, now: Instant) -> bool {
         if !self.is_awaited() {
             return false;
         }
-        // Asked once in a share, as it takes as long as a pass.
-        if self.is_within(share, now) {
+        // Waiters are looked for once in that time, as it takes as long as a hand-off.
+        if self.is_within(limit, now) {
             return true;
         }
-        // Where somebody waits it stays over, for the next turn to find so: else that
-        // would take the lock again before the other is awake.
+        // Where another process waits the time stays over, for the next turn to find so:
+        // else that would take the lock again before the other is awake.
         if tickets::is_awaited(&self.queue.entry.path) {
             return false;
         }
-        self.queue.share_is_over(share, now);
+        self.queue.local_handoff_is_over(limit, now);
         true
     }
 
-    /// End the turn and leave this to the next, who may take its time, but not
-    /// for ever: from now it lasts that long, and at least some milliseconds.
-    pub(crate) fn leave(mut self, legacy: Legacy, now: Instant, lasts: Duration) {
+    /// End the turn and hand this off to the next. It waits so long to be taken, and at
+    /// least some milliseconds.
+    pub(crate) fn hand_off(mut self, handoff: Handoff, now: Instant, lasts: Duration) {
         self.goes_on = true;
         let until = handoff_expiry::until(now, lasts);
         let queue = Arc::downgrade(&self.queue);
-        if self.queue.put_legacy(legacy, until) && !handoff_expiry::watch(queue, until) {
+        if self.queue.put_handoff(handoff, until) && !handoff_expiry::look_at(queue, until) {
             self.queue.expire(until);
         }
     }
@@ -358,7 +359,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        drop(self.legacy.take()); // (1)
+        drop(self.handoff.take()); // (1)
         if !self.goes_on {
             self.queue.turn_ends();
         }
@@ -406,21 +407,21 @@ mod tests {
     use crate::sys::process_key::this_process;
 
     #[test]
-    fn what_is_left_lasts_from_when_it_was_left() {
-        let path = Arc::new(LockPath::new("/nowhere/lapse.lock".as_ref()).unwrap());
+    fn a_handoff_lasts_from_when_it_was_handed_off() {
+        let path = Arc::new(LockPath::new("/nowhere/expired.lock".as_ref()).unwrap());
         let queue = Queue::of(Entry { process: this_process(), directory: (0, 0), path });
         let now = Instant::now();
         let [early, late] =
             [0, 50].map(|lasts| handoff_expiry::until(now, Duration::from_millis(lasts)));
         assert!(early > now && early < late);
-        assert!(queue.put_legacy(Box::new("first"), late));
-        assert!(queue.take_legacy().is_some());
-        assert!(queue.put_legacy(Box::new("sooner"), early), "it is watched, but for too long");
-        assert!(queue.take_legacy().is_some());
-        assert!(!queue.put_legacy(Box::new("later"), late), "somebody looks in time");
+        assert!(queue.put_handoff(Box::new("first"), late));
+        assert!(queue.take_handoff().is_some());
+        assert!(queue.put_handoff(Box::new("sooner"), early), "the look comes too late");
+        assert!(queue.take_handoff().is_some());
+        assert!(!queue.put_handoff(Box::new("later"), late), "the thread looks in time");
         assert_eq!(queue.expire(early), Some(late));
         assert_eq!(queue.expire(late), None);
-        assert!(queue.take_legacy().is_none(), "it lapsed");
-        assert!(queue.put_legacy(Box::new("last"), late), "nobody watches any more");
+        assert!(queue.take_handoff().is_none(), "it expired");
+        assert!(queue.put_handoff(Box::new("last"), late), "no thread looks any more");
     }
 }

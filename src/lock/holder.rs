@@ -34,8 +34,7 @@ pub struct Holder {
     pub since: Option<SystemTime>,
     /// The line it wanted to be shown, see [`FileOptions::note`](crate::FileOptions::note).
     pub note: Option<String>,
-    /// 32 hexadecimal digits, new for each record that is written: tasks to whom the
-    /// file passes within one second share one. `None` for a foreign file.
+    /// 32 hexadecimal digits that no other hold has. `None` for a foreign file.
     pub hold_id: Option<String>,
     /// Where this very process asked for the lock that it holds. `None` for
     /// every other holder.

@@ -160,21 +160,24 @@ fn hold(program: Program, environment: &SimSurroundings, acquired: Acquired<SimD
             break;
         }
         passes_left -= 1;
-        // As tenure leaves it to the next task, and contest takes it up.
-        let is_later = program != Program::PassingJumping && choose(2) == 1;
+        // As hold hands it off to the next task, and contender takes it. Next to one that
+        // asks, a hold is so long that its end looks for the request: that the asker of a
+        // short one looks later is no matter of order.
+        let is_later = match program {
+            Program::PassingTwice => true,
+            Program::PassingJumping => false,
+            _ => choose(2) == 1,
+        };
         later += if is_later { LONG } else { Duration::ZERO };
         let now = environment.now() + later;
-        if !held.may_be_passed_on(now) {
+        if !held.may_be_handed_off(now) {
             break;
         }
         let since = SystemTime::UNIX_EPOCH + later;
         // Not so soon that it would not look again.
         let now = now + Duration::from_micros(100);
-        match held.pass_on(|| environment.token(), since, now) {
-            Ok(()) => {}
-            // Somebody asked for it in between.
-            Err(Errno::CANCELED) => return Ended::GivenUp,
-            Err(error) => return failed(error),
+        if let Err(error) = held.take_handoff(|| environment.token(), since, now) {
+            return failed(error);
         }
     }
     match held.release() {

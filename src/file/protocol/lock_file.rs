@@ -20,10 +20,10 @@ use crate::sys::mutex::Mutex;
 use crate::sys::path::LockPath;
 use crate::sys::process_key::{ProcessKey, this_process};
 
-/// A holder that was asked to let go removes the request when it does. A hold
-/// that was over sooner than this does not look for one: who asks looks again
-/// after [`REVOCATION_SECOND_LOOK`], which is then after the end of that hold,
-/// and removes the request itself. That saves a short hold a tenth of its time.
+/// The end of a hold removes the request to release it. A hold that was over sooner
+/// than this does not look for one: the asker looks again after
+/// [`REVOCATION_SECOND_LOOK`], which is then after the end of that hold, and removes the
+/// request itself. That saves a short hold a tenth of its time.
 const REVOCATION_MIN_HOLD: Duration = Duration::from_millis(20);
 
 /// Longer than [`REVOCATION_MIN_HOLD`].
@@ -31,7 +31,7 @@ pub(crate) const REVOCATION_SECOND_LOOK: Duration = Duration::from_millis(40);
 
 /// For so long what was seen of a file when it was left counts when it is taken:
 /// about the time a holder needs to begin with its work after any look. It saves
-/// one of the two calls of a pass.
+/// one of the calls of a hand-off.
 const LEAVING_LASTS: Duration = Duration::from_micros(20);
 
 /// What the path names, seen from a holder.
@@ -59,15 +59,11 @@ pub(crate) struct LockFile<D: Disk> {
     seen: Instant,
     /// When it was left to the next task, seen to be in place.
     left: Option<Instant>,
-    /// When it was last clear that nobody asks for it.
-    unasked: Instant,
     /// The dead holder this was taken over from, until somebody has been told.
     untold: Mutex<Option<Box<Contents>>>,
     is_over: AtomicBool,
     file_stays: AtomicBool,
     is_contended: AtomicBool,
-    /// Its user was told that somebody asks for it.
-    was_revoked: AtomicBool,
     /// Its user may have given copies of the descriptor away.
     was_shown: AtomicBool,
 }
@@ -84,10 +80,9 @@ impl<D: Disk> LockFile<D> {
         maker: ProcessKey,
         acquired: Instant,
     ) -> Self {
-        let [written, seen, unasked] = [acquired; 3];
+        let [written, seen] = [acquired; 2];
         let untold = Mutex::new(None);
-        let [is_over, file_stays, is_contended, was_revoked, was_shown] =
-            [const { AtomicBool::new(false) }; 5];
+        let [is_over, file_stays, is_contended, was_shown] = [const { AtomicBool::new(false) }; 4];
         Self {
             disk,
             path,
@@ -98,12 +93,10 @@ impl<D: Disk> LockFile<D> {
             written,
             seen,
             left: None,
-            unasked,
             untold,
             is_over,
             file_stays,
             is_contended,
-            was_revoked,
             was_shown,
         }
     }
@@ -147,9 +140,7 @@ impl<D: Disk> LockFile<D> {
 
     /// Whether the holder is asked to let go.
     pub(crate) fn is_revoked(&self) -> bool {
-        let is_revoked = self.disk.look(&self.path.revocation(self.record.token)).is_ok();
-        self.was_revoked.fetch_or(is_revoked, Ordering::Relaxed);
-        is_revoked
+        self.disk.look(&self.path.revocation(self.record.token)).is_ok()
     }
 
     /// Whether the file still says what was written, openlock having no other
@@ -181,30 +172,17 @@ impl<D: Disk> LockFile<D> {
         this_process() == self.maker
     }
 
-    /// Whether the next task of this process may have this very file: nobody
-    /// has asked for it, nobody else may have a copy, and it is where it belongs.
-    pub(crate) fn may_be_passed_on(&mut self, now: Instant) -> bool {
+    /// Whether this very file may be handed off to the next task of this process: no
+    /// copy of its descriptor was given away, and the path names it.
+    pub(crate) fn may_be_handed_off(&mut self, now: Instant) -> bool {
         let may_be = self.is_ours()
             && !self.is_over()
             && !self.was_shown.load(Ordering::Relaxed)
             && self.record.proof == RecordedProof::Flock
             && self.untold.lock().is_none()
-            && self.is_unasked(now)
             && self.is_in_place(now);
         self.left = may_be.then_some(now);
         may_be
-    }
-
-    /// Looks as often as it takes to see a request while it is there.
-    fn is_unasked(&mut self, now: Instant) -> bool {
-        if self.was_revoked.load(Ordering::Relaxed) {
-            return false;
-        }
-        if now.saturating_duration_since(self.unasked) < REVOCATION_MIN_HOLD {
-            return true;
-        }
-        self.unasked = now;
-        !self.is_revoked()
     }
 
     fn is_in_place(&mut self, now: Instant) -> bool {
@@ -221,13 +199,11 @@ impl<D: Disk> LockFile<D> {
         now.saturating_duration_since(self.seen) <= LOOK_LASTS
     }
 
-    /// Begin a hold of its own on a file that was passed on by another task of
-    /// this process. The record stays as it is for as long as it says the same
-    /// second; then it is written anew, under another token. If any of that
-    /// fails the file is to be dropped, which releases it.
-    pub(crate) fn pass_on(
+    /// Begin the next task's hold on this file: one write gives it an id and a time of
+    /// its own. After an error the file is to be dropped, which releases it.
+    pub(crate) fn take_handoff(
         &mut self,
-        token: impl FnOnce() -> Result<HoldId, Errno>,
+        hold_id: impl FnOnce() -> Result<HoldId, Errno>,
         since: SystemTime,
         now: Instant,
     ) -> Result<(), Errno> {
@@ -235,17 +211,13 @@ impl<D: Disk> LockFile<D> {
         if !self.left.take().is_some_and(was_just_left) && !self.is_in_place(now) {
             return Err(Errno::STALE);
         }
-        let last = self.record.second();
+        let last = std::mem::replace(&mut self.record.token, hold_id()?);
         self.record.since = Some(since);
-        if self.record.second() == last {
-            return Ok(());
-        }
-        let last = std::mem::replace(&mut self.record.token, token()?);
-        (self.written, self.unasked) = (now, now);
         let written = self.disk.write(&self.file, &self.record.to_bytes(), 0);
-        // After it: who asks by a token looks again whether it is still there.
-        if self.disk.unlink(&self.path.revocation(last)).is_ok() {
-            return Err(Errno::CANCELED);
+        // After the record tells of the next hold: see REVOCATION_MIN_HOLD.
+        let began = std::mem::replace(&mut self.written, now);
+        if now.saturating_duration_since(began) >= REVOCATION_MIN_HOLD {
+            let _ = self.disk.unlink(&self.path.revocation(last));
         }
         if written? == RECORD_BYTES { Ok(()) } else { Err(Errno::IO) }
     }

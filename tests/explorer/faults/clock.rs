@@ -187,34 +187,36 @@ fn a_candidate_tells_when_it_was_used() {
     }
 }
 
-/// Whether a hold was long enough for a request to let go to be looked for is
+/// Whether a hold was long enough for a request to release it to be looked for is
 /// asked of the clock; from before the acquisition it is no time at all.
 #[test]
-fn a_hold_is_passed_on_by_any_clock() {
+fn a_file_is_handed_off_by_any_clock() {
     let disk = FaultyDisk::new();
     let environment = FaultySurroundings::new(10);
     let mut held = acquire(&disk, Proof::Auto, &environment).unwrap().expect("it is free").held;
     held.told();
     let now = environment.now();
     let (earlier, later) = (now - LEAP, now + LEAP);
-    assert!(held.may_be_passed_on(earlier) && held.may_be_passed_on(later));
+    assert!(held.may_be_handed_off(earlier) && held.may_be_handed_off(later));
     let [today, first, last] = SECONDS.map(|second| UNIX_EPOCH + Duration::from_secs(second));
     let holds = [(later, today), (earlier, today), (later, first), (earlier, last), (later, today)];
     for (token, (point, since)) in (100..).zip(holds) {
-        held.pass_on(|| Ok(drawn(token)), since, point).unwrap();
-        assert!(held.may_be_passed_on(point), "the same instant, and nobody asked");
+        let last = PATH.revocation(held.record().token);
+        disk.put(&last, b"");
+        held.take_handoff(|| Ok(drawn(token)), since, point).unwrap();
+        assert_eq!(held.record().token, drawn(token), "it is a hold of its own");
+        assert_eq!(disk.unlink(&last).is_err(), point == later, "its end was late");
+        assert!(held.may_be_handed_off(point), "the same instant");
         assert_eq!(held.record().since, Some(since));
         assert_eq!(held.is_intact(), Ok(true), "the file says what the holder knows");
     }
-    disk.put(&PATH.revocation(drawn(104)), b"");
-    assert!(!held.may_be_passed_on(later + LEAP), "somebody asked");
     held.release().unwrap();
 }
 
-/// What is cheaper to see is seen before each pass, what is dearer each time
+/// What is cheaper to see is seen before each hand-off, what is dearer each time
 /// that a look has become old.
 #[test]
-fn what_was_removed_is_not_passed_on_and_what_was_moved_not_for_long() {
+fn what_was_removed_is_not_handed_off_and_what_was_moved_not_for_long() {
     let old = Duration::from_millis(2);
     let other = PATH.directory().join("other");
     let acquired = || {
@@ -224,33 +226,33 @@ fn what_was_removed_is_not_passed_on_and_what_was_moved_not_for_long() {
         (disk, held, environment.now())
     };
     let (disk, mut held, now) = acquired();
-    assert!(held.may_be_passed_on(now) && held.may_be_passed_on(now + old));
+    assert!(held.may_be_handed_off(now) && held.may_be_handed_off(now + old));
     disk.unlink(PATH.path()).unwrap();
-    assert!(!held.may_be_passed_on(now + old), "removed");
+    assert!(!held.may_be_handed_off(now + old), "removed");
     let (disk, mut held, now) = acquired();
     disk.unlink(PATH.path()).unwrap();
     disk.put(PATH.path(), b"another's");
-    assert!(!held.may_be_passed_on(now), "replaced");
+    assert!(!held.may_be_handed_off(now), "replaced");
     let (disk, mut held, now) = acquired();
     disk.link(PATH.path(), &other).unwrap();
-    assert!(held.may_be_passed_on(now), "it has another name as well");
+    assert!(held.may_be_handed_off(now), "it has another name as well");
     disk.unlink(PATH.path()).unwrap();
-    assert!(held.may_be_passed_on(now), "the look is new");
+    assert!(held.may_be_handed_off(now), "the look is new");
     assert!(
-        held.pass_on(|| Ok(drawn(100)), UNIX_EPOCH, now + old).is_err(),
+        held.take_handoff(|| Ok(drawn(100)), UNIX_EPOCH, now + old).is_err(),
         "moved since it was left"
     );
     for (time, is_seen) in [(Duration::ZERO, false), (Duration::from_micros(100), true)] {
         let (disk, mut held, now) = acquired();
-        assert!(held.may_be_passed_on(now));
+        assert!(held.may_be_handed_off(now));
         disk.unlink(PATH.path()).unwrap();
         let since = held.record().since.unwrap();
-        let passed = held.pass_on(|| Ok(drawn(100)), since, now + time);
+        let passed = held.take_handoff(|| Ok(drawn(100)), since, now + time);
         assert_eq!(passed.is_err(), is_seen, "removed since it was left, {time:?} ago");
     }
     let (disk, mut held, now) = acquired();
     disk.rename(PATH.path(), &other).unwrap();
-    assert!(!held.may_be_passed_on(now + old), "moved");
+    assert!(!held.may_be_handed_off(now + old), "moved");
 }
 
 /// A leap between the two readings of a takeover looks like a slow system. Who
