@@ -1,4 +1,4 @@
-//! What the daemon's log says of each lock: who asked, from where, by which right.
+//! The daemon's log of each lock: the client, its address, and its right.
 
 #[path = "cli_support/mod.rs"]
 mod cli_support;
@@ -121,7 +121,7 @@ fn every_line_of_a_busy_run_is_an_object_and_names_who_asked() {
         "error": "locked", "credential": "token:web" });
     let refused = expect(&daemon, &refused);
     assert!(refused["reason"].as_str().unwrap().contains("one"), "{refused}");
-    // Those who may not, and one who may.
+    // Callers without the right, and one with it.
     assert_eq!(daemon.ask("POST", "/v1/locks/r/force-release", &web, &json!({})).status, 403);
     expect(
         &daemon,

@@ -1,4 +1,4 @@
-//! Who may do what, and over what.
+//! The rights of callers, and TLS.
 
 mod lockd_support;
 
@@ -255,7 +255,7 @@ fn failures_are_logged_without_secrets() {
     }
 }
 
-/// What a page in somebody's browser can have it send.
+/// Requests that a page can make a browser send.
 #[test]
 fn a_page_from_elsewhere_is_refused() {
     if let Some((role, path)) = role() {
@@ -361,7 +361,7 @@ fn strangers_speak_tls() {
     let held: Value = serde_json::from_str(&run("curl", &curl)).unwrap();
     assert_eq!(held["client"], "web-1");
 
-    // Who is gone waits no more, also over TLS.
+    // A client that is gone waits no more, also over TLS.
     let waits = json!({ "client": "web-2", "wait_ms": null }).to_string();
     let mut waits = Command::new("curl")
         .args(["-sS", "--cacert", &certificate, "-H", &bearer, "--json", &waits, &to])
@@ -383,7 +383,7 @@ fn strangers_speak_tls() {
     let with = format!("https://u:{}@127.0.0.1:{}/", known.web, daemon.address.port());
     assert_eq!(run("python3", &["-c", program, &with, &certificate]), "None");
 
-    // Who speaks without TLS gets nothing.
+    // A client without TLS gets nothing.
     let mut plain = lockd_support::Client::connect(([127, 0, 0, 1], daemon.address.port()).into());
     plain.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let heard = plain.try_answer();
@@ -438,7 +438,7 @@ fn what_is_wrong_with_a_file_is_said() {
     assert!(said(here().tls(&certificate, &other_key)).contains("cannot be used with the key"));
 }
 
-/// What others could change, or who reads the key.
+/// Files that others could change, or a key that others could read.
 #[test]
 fn secrets_that_others_can_change_are_refused() {
     let (directory, known) = (on_tmpfs(), known());
@@ -481,7 +481,7 @@ fn of_a_key_that_everybody_can_read_the_log_warns() {
     assert!(!said(0o640).contains("WARN"));
 }
 
-/// Where the directory is does not concern those who may only look.
+/// A viewer does not see the path of the directory.
 #[test]
 fn paths_are_shown_to_administrators_only() {
     if let Some((role, path)) = role() {

@@ -204,7 +204,7 @@ fn who_waits_is_told_of_the_end() {
     if let Some((role, path)) = role() {
         return lockd_support::play(&role, &path);
     }
-    // Longer than anybody waits here.
+    // Longer than any wait here.
     let (_directory, mut daemon) = start("who_waits_is_told_of_the_end", "grace=600");
     ask(&daemon, "/v1/locks/r/acquire", &json!({ "client": "c" }));
     let mut waits = wait(&daemon, "r", "waits");
@@ -422,7 +422,7 @@ fn what_changes_is_sent_to_who_watches() {
         seen.clear();
     };
     until(r#""locks":[]"#);
-    // Who watches has nothing to send, and may be silent for longer than others.
+    // A viewer has nothing to send, and may be silent for longer than others.
     std::thread::sleep(Duration::from_secs(2) + QUIET);
     ask(&daemon, "/v1/locks/r/acquire", &json!({ "client": "c" }));
     until(r#""resource":"r""#);

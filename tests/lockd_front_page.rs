@@ -171,7 +171,7 @@ impl Browser {
         self.order("Emulation.setEmulatedMedia", features);
     }
 
-    /// Leave a picture, if anybody wants it.
+    /// Leave a picture, if one is wanted.
     fn picture(&self, name: &str) {
         let Some(directory) = std::env::var_os("LOCKKEEPER_SCREENSHOTS") else { return };
         let picture = self.order("Page.captureScreenshot", json!({ "format": "png" }));
@@ -283,7 +283,7 @@ fn the_page_shows_who_has_what_as_it_changes() {
     browser.picture("narrow");
     browser.show(1200, 800, "light");
 
-    // Who waits and goes, goes from the page; what was open stays open.
+    // A waiter that goes, goes from the page; what was open stays open.
     drop(gone);
     browser.wait_for("document.querySelector('summary').innerText === '1 waiting'");
     assert_eq!(browser.eval("document.querySelector('details').open"), true);
@@ -376,7 +376,7 @@ fn what_clients_call_themselves_is_text() {
     let said = browser.order("Runtime.evaluate", params);
     assert_ne!(said["result"]["value"], "number", "{said}");
 
-    // A name nobody can put into a URL is unlocked like the others.
+    // A name that fits into no URL is unlocked like the others.
     let before = directory.path().join("%2E..resource.lock");
     assert!(before.exists(), "{before:?}");
     browser.eval(
@@ -464,7 +464,7 @@ fn a_lock_is_ended_by_force_with_the_keyboard() {
     let text = browser.eval("document.querySelector('#rows').innerText");
     assert!(!text.as_str().unwrap().contains("two"), "{text}");
 
-    // Somebody else has it by the time it is confirmed.
+    // Another client has the lock by the time it is confirmed.
     browser.eval("document.querySelectorAll('button.force')[1].click()");
     browser.eval("Object.defineProperty(asked, 'token', { value: '999' })");
     browser.eval("document.querySelector('#force').click()");
@@ -500,7 +500,7 @@ fn the_page_asks_for_a_token_and_keeps_it() {
     browser.press("Enter");
     browser
         .wait_for("document.querySelector('#form').hidden && document.querySelector('#link.live')");
-    // Who is no administrator sees no buttons.
+    // A caller that is no administrator sees no buttons.
     assert_eq!(browser.eval("document.querySelectorAll('button.force').length"), 0);
     browser.order("Page.reload", json!({}));
     browser
@@ -620,7 +620,7 @@ fn thousands_of_locks_are_shown_as_far_as_they_are_looked_at() {
     browser.wait_for(&shown(750));
     browser.wait_for(&format!("{count} === '750 of 5000 are shown'"));
 
-    // All at once, and the page draws frames in between; and it is one who looks on.
+    // All at once, and the page draws frames in between; and its token may only look.
     let frames = browser.eval(
         "(async () => {
             let frames = 0;
@@ -713,7 +713,7 @@ fn everything_on_the_page_is_reached_with_the_keyboard() {
             "Unlock two by force",
         ];
         assert_eq!(stops, expected);
-        // For those who hear the page it is a table, also where it is drawn as cards.
+        // For a screen reader it is a table, also where it is drawn as cards.
         let tree = browser.order("Accessibility.getFullAXTree", json!({}));
         let nodes = tree["nodes"].as_array().expect("nodes");
         let with_role = |role: &str| -> Vec<&str> {

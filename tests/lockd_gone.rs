@@ -141,7 +141,7 @@ fn a_waiter_over_tls_that_is_gone_is_gone() {
         eventually("it waits no more", || !curl(&[""]).contains("dead"));
         assert!(!curl(&["/release", "--json", r#"{"client":"holder"}"#]).contains("error"));
     }
-    // Who closed its side after it read the answer is not one of them.
+    // A client that closed its side after it read the answer is not one of them.
     assert!(curl(&["/acquire", "--json", r#"{"client":"holder"}"#]).contains("token"));
     std::thread::sleep(QUIET);
     assert!(curl(&[""]).contains(r#""client":"holder""#));

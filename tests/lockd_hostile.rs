@@ -22,7 +22,7 @@ fn start(test: &str, settings: &str) -> (TempDir, Daemon) {
     (directory, daemon)
 }
 
-/// Somebody else gets and gives back a lock.
+/// Another client acquires and releases a lock.
 fn others_are_served(daemon: &Daemon) {
     let mut client = daemon.connect();
     for method in ["lock", "unlock"] {

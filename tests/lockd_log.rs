@@ -1,4 +1,4 @@
-//! The daemon's log on a standard error that nobody reads.
+//! The daemon's log on a standard error that is not read.
 
 #[path = "cli_support/mod.rs"]
 mod cli_support;

@@ -10,7 +10,7 @@ use lockd_support::{Answer, Client, Daemon};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Of an administrator who may use all names.
+/// Of an administrator that may use all names.
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// `printf %s "$TOKEN" | sha256sum`

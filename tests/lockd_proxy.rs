@@ -136,7 +136,7 @@ fn everything_works_below_a_path_of_nginx() {
     let foreign = [("Host", "example.org"), ("Origin", "https://evil.example"), JSON];
     let refused = request(to, "POST", "/locks/v1/locks/s/acquire", &foreign, &body);
     assert_eq!(refused.status, 403);
-    // Nobody is an administrator for coming from here.
+    // A request from this machine is no administrator's for that.
     let force = request(to, "POST", "/locks/v1/locks/r/force-release", &own, "{}");
     assert_eq!(force.status, 403, "{}", force.text());
     let list = request(to, "GET", "/locks/v1/locks", &[], "").text();

@@ -86,7 +86,7 @@ fn readers_that_do_not_read_cost_little_and_are_cut_off() {
         reader.send(get(if number % 2 == 0 { "/v1/locks" } else { "/v1/events" }));
         readers.push(reader);
     }
-    // Somebody else is served meanwhile.
+    // Another client is served meanwhile.
     let mut other = daemon.connect();
     let mut most = 0;
     eventually("they are cut off", || {

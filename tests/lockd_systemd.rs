@@ -121,7 +121,7 @@ fn activated(addresses: &[SocketAddr]) -> Command {
     command
 }
 
-/// A connection, as soon as somebody listens there.
+/// A connection, as soon as a process listens there.
 fn first_connection(address: SocketAddr) -> std::thread::JoinHandle<TcpStream> {
     std::thread::spawn(move || {
         let deadline = std::time::Instant::now() + VERY_LONG;

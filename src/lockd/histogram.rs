@@ -1,15 +1,15 @@
-//! How often something took how long, as Prometheus counts it.
+//! Histograms of times, as Prometheus counts them.
 
 use std::time::Duration;
 
 /// Counts of what took no longer than each of some bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Histogram<const BOUNDS: usize> {
-    /// How often it was.
+    /// How many times there were.
     pub(crate) count: u64,
-    /// How long it took in all.
+    /// Their sum.
     pub(crate) time: Duration,
-    /// How often it took no longer than each of the bounds.
+    /// How many were no longer than each of the bounds.
     pub(crate) within: [u64; BOUNDS],
 }
 

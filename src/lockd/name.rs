@@ -6,8 +6,8 @@
 //! N2. A file name is that of one entry of the directory: it holds no slash
 //!     and no NUL, and it ends in [`SUFFIX`]. Only that of the empty name, which
 //!     is the suffix, is hidden.
-//! N3. A file whose name no resource has by N1 belongs to the resource that is
-//!     called as the file is. The engine gives that resource no second file.
+//! N3. A file whose name no resource has by N1 belongs to the resource that is called as
+//!     the file is. The store gives that resource no second file.
 
 use std::fmt::Write as _;
 
@@ -46,7 +46,7 @@ pub(crate) fn file_name(resource: &str) -> Result<String, String> {
 
 /// The resource a file belongs to, and whether it is called as the file is
 /// though [`file_name`] would call it otherwise (N3). `None` for a file that
-/// is no lock, the error for a lock whose name cannot be told in UTF-8.
+/// is no lock; an error for a lock with a name that is not UTF-8.
 pub(crate) fn resource(file_name: &[u8]) -> Option<Result<(String, bool), ()>> {
     let stem = file_name.strip_suffix(SUFFIX.as_bytes())?;
     let Ok(stem) = std::str::from_utf8(stem) else {

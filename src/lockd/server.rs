@@ -48,7 +48,7 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// FileOptions for the locks in this directory, which must be there.
+    /// Options for the locks in this directory, which must be there.
     pub fn new(directory: impl AsRef<Path>) -> Self {
         Self {
             directory: directory.as_ref().to_owned(),
@@ -152,7 +152,7 @@ impl ServerOptions {
         self
     }
 
-    /// The file of the tokens without which nobody may do anything; it is read
+    /// The file of the tokens, of which every request needs one; it is read
     /// when the server is bound and by a [`Reloader`]. It is JSON:
     ///
     /// ```json
@@ -169,7 +169,7 @@ impl ServerOptions {
     /// accepted. `clients` are the names it may use; one that ends in `*` is
     /// the start of a name. An administrator may force. A viewer may look at lists,
     /// events and metrics, and change nothing. A file that its group or
-    /// others can write is refused. Default: none, and on loopback nobody needs one.
+    /// others can write is refused. Default: none, and on loopback none is needed.
     #[must_use]
     pub fn tokens(mut self, file: impl AsRef<Path>) -> Self {
         self.tokens = Some(file.as_ref().to_owned());
@@ -179,7 +179,7 @@ impl ServerOptions {
     /// Speak TLS, with these PEM files: the certificate with those that vouch
     /// for it, and its private key. They are read when the server is bound and by
     /// a [`Reloader`]. A key that its group or others can write is refused; of one that
-    /// everybody can read the log warns. Default: none.
+    /// all users can read the log warns. Default: none.
     #[must_use]
     pub fn tls(mut self, certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         self.tls = Some((certificates.as_ref().to_owned(), key.as_ref().to_owned()));
@@ -187,9 +187,9 @@ impl ServerOptions {
     }
 
     /// Serve an address that is not loopback without tokens or without TLS. What
-    /// is missing is missing: without tokens everybody who reaches the address
+    /// is missing is missing: without tokens every caller that reaches the address
     /// may use every client's name, though only this machine may force; without
-    /// TLS, who listens on the network has the tokens. Default: false.
+    /// TLS, an eavesdropper on the network has the tokens. Default: false.
     #[must_use]
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.is_insecure = insecure;
@@ -210,7 +210,7 @@ impl ServerOptions {
 
     /// The URL at which browsers and clients find this server, when a proxy stands
     /// before it: its host is known, pages from there may ask, and its path, if
-    /// the proxy passes it on, is taken away. Without tokens nobody is an
+    /// the proxy passes it on, is taken away. Without tokens no caller is an
     /// administrator then, as every request may come from elsewhere. Default: none.
     #[must_use]
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
@@ -269,7 +269,7 @@ impl ServerOptions {
 }
 
 impl ServerOptions {
-    /// Who is let in, and how it is spoken to.
+    /// The gate, and the files that it is made of.
     fn security(&self) -> Result<(Gate, Reloader), ServerError> {
         let is_local = self.listen.ip().to_canonical().is_loopback();
         let is_secured = self.tokens.is_some() && self.tls.is_some();

@@ -1,9 +1,8 @@
-//! The tokens of a daemon: who may use which clients' names.
+//! The tokens of a daemon, and which clients' names each may use.
 //!
-//! The file has no token in it, only the SHA-256 of each. That is enough for
-//! random tokens of 128 bits or more, where no dictionary helps, and it costs a
-//! microsecond for each request; a password would need a slow hash, which
-//! everybody could make the daemon compute. So that nobody uses a password, a
+//! The file has the SHA-256 of each token, and no token. That is enough for random tokens
+//! of 128 bits or more, where no dictionary helps. It costs a microsecond for each request.
+//! A password would need a slow hash, which any caller could make the daemon compute. So a
 //! token of less than [`TOKEN_MIN_BYTES`] is never accepted.
 
 use std::fs::File;
@@ -24,7 +23,7 @@ use crate::lockd::name;
 /// 128 bits in hexadecimal digits.
 pub(crate) const TOKEN_MIN_BYTES: usize = 32;
 
-/// A token is compared whole; nobody has one of this length.
+/// The longest token that is compared. Longer ones would cost their hash, and are none.
 const TOKEN_MAX_BYTES: usize = 1024;
 
 /// The file of the tokens, and what stood in it when it was last read.
@@ -68,7 +67,7 @@ impl TokenFile {
 #[derive(Debug)]
 pub(crate) struct AccessTokens(Vec<AccessToken>);
 
-/// What a token is known by; no secret.
+/// The hash by which a token is known; no secret.
 pub(crate) type TokenHash = [u8; 32];
 
 #[derive(Debug)]
@@ -77,10 +76,10 @@ struct AccessToken {
     bearer: Bearer,
 }
 
-/// What a token is good for.
+/// The rights of a token.
 #[derive(Clone, Debug)]
 pub(crate) struct Bearer {
-    /// What it is called in the audit.
+    /// Its name in the audit.
     pub(crate) name: Arc<str>,
     pub(crate) clients: Arc<[String]>,
     pub(crate) is_administrator: bool,
@@ -137,7 +136,7 @@ impl AccessTokens {
         Ok(Self(tokens))
     }
 
-    /// What it is known by, and what it is good for.
+    /// The hash of this token, and its rights.
     pub(crate) fn bearer(&self, presented: &[u8]) -> Option<(TokenHash, &Bearer)> {
         if !(TOKEN_MIN_BYTES..=TOKEN_MAX_BYTES).contains(&presented.len()) {
             return None;
@@ -146,7 +145,7 @@ impl AccessTokens {
         self.by_hash(&sha256).map(|bearer| (sha256, bearer))
     }
 
-    /// Whose token this is. Takes as long for each token, right or wrong.
+    /// The bearer of this token. Takes as long for each token, right or wrong.
     pub(crate) fn by_hash(&self, sha256: &TokenHash) -> Option<&Bearer> {
         let mut found = u32::MAX;
         for (number, token) in (0..).zip(&self.0) {
@@ -194,8 +193,7 @@ impl AccessToken {
 }
 
 impl Bearer {
-    /// Whether it may act as this client. Names are compared as the engine
-    /// compares them.
+    /// Whether it may act as this client. Names are compared as the books do.
     pub(crate) fn may_use(&self, client: &str) -> bool {
         let client = name::stripped(client);
         self.clients.iter().any(|allowed| match allowed.strip_suffix('*') {

@@ -18,7 +18,7 @@ pub(crate) struct AppState {
     pub(crate) bodies: BodyReader,
     /// For requests that wait for a lock.
     pub(crate) waiting: Permits,
-    /// For those who watch.
+    /// For viewers.
     pub(crate) viewers: Permits,
     pub(crate) live: SurveyCache,
     /// For Prometheus.

@@ -1,17 +1,15 @@
-//! Who may do what.
+//! The rights of callers.
 //!
-//! A1. Without tokens everybody who reaches the daemon may use every client's
-//!     name, and a peer on this machine may force; not for others, as a proxy,
-//!     and not at all where a proxy stands before the daemon. With tokens nobody may do
-//!     anything without one, from wherever; but for the page, which says
-//!     nothing by itself, and whether the daemon is healthy. Of the daemon's
-//!     version these say nothing.
+//! A1. Without tokens every caller may use every client's name, and a peer on this machine
+//!     may force. It may not for others, as a proxy, and not at all where a proxy stands
+//!     before the daemon. With tokens every request needs one, from wherever. Exceptions
+//!     are the page, which says nothing by itself, and the probes. Neither says the
+//!     daemon's version.
 //! A2. A right token is never refused for the wrong ones of others: guessing is
 //!     hopeless, so a peer that guesses costs log lines, and those are limited.
 //! A3. No credentials are in any log, answer or error.
-//! A4. What a token is good for is looked up where the right is used, in the file
-//!     as it was last read. A wait, a stream or a list on its way ends when its
-//!     right does.
+//! A4. The rights of a token are looked up at each use, in the file as it was last read. A
+//!     wait, a stream or a list on its way ends when its right does.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -72,7 +70,7 @@ impl Gate {
         self.0.foreign.in_all.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody is let in without a token.
+    /// Whether every request needs a token.
     pub(crate) fn needs_token(&self) -> bool {
         self.0.tokens.is_some()
     }

@@ -1,8 +1,7 @@
 //! The connections that are open, and which one makes room for another.
 //!
-//! While there is no room for a new connection, the one that is idle longest is closed; if
-//! none is idle, the one that has been sending its request longest. One whose request is
-//! being answered never is. (C2)
+//! Which connection is closed while there is no room for a new one is said in `listen`,
+//! C2.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,11 +17,12 @@ use super::limits::Limits;
 use super::permits::PeerGroup;
 use crate::sys::mutex::Mutex;
 
-/// Files that this process has open besides connections.
+/// Files that this process may have open besides connections. With more, fewer connections
+/// are let in.
 const OTHER_FILES: usize = 128;
 
-/// So many connections without a place of their own are told so at a time: those
-/// that find no room, and those that made room. Each is an open file.
+/// Connections without a place that may hear so at a time: those that find no room, and
+/// those that made room. Each is an open file.
 const LINGERING: usize = 32;
 
 /// What a connection does, in the order in which it is closed to make room.
@@ -56,7 +56,7 @@ pub(super) struct Connections {
     pub(super) limits: Limits,
     started: Instant,
     open: Mutex<ConnectionTable>,
-    /// How many there are, for who counts them.
+    /// How many there are, for the metrics.
     count: Arc<AtomicU64>,
     lingering: Arc<Semaphore>,
 }

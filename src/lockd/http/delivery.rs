@@ -1,17 +1,16 @@
-//! Answers that must come to their clients, and what is done if they do not.
+//! Answers that must reach their clients, and what happens if they do not.
 //!
-//! A grant that its client never heard of would be held for ever. What became of
-//! an answer shows when its connection ends:
+//! A grant that its client never heard of would be held for ever. The fate of an answer
+//! shows when its connection ends:
 //!
-//! 1. The kernel did not get all of it: it was lost.
-//! 2. The peer's machine has acknowledged all: it came. Whether its client read
-//!    it nobody can know, as with a client that dies a moment later.
+//! 1. The kernel did not get all of it: the answer was lost.
+//! 2. The peer's machine has acknowledged all: the answer came. Whether the client read it
+//!    cannot be known, as with a client that dies a moment later.
 //! 3. The peer closed its side before it acknowledged all, and then refused the
 //!    rest: its client was gone before the answer came, so it was lost. A client
 //!    that only sends no more acknowledges the answer.
-//! 4. The peer refused it without closing first. It may have read the answer, as
-//!    proxies do that end connections by a reset. A grant that its client may
-//!    know of is left alone.
+//! 4. The peer refused the answer without closing first. It may have read the answer, as
+//!    proxies do that end connections by a reset. Such a grant is left alone.
 
 use std::error::Error as _;
 use std::io;
@@ -27,16 +26,17 @@ use super::tcp::{has_acknowledged, has_hung_up};
 use crate::lockd::state::LockTable;
 use crate::sys::mutex::Mutex;
 
-/// What is done once it is known whether the answer came: `true` if it may have.
+/// Called with whether the answer may have come.
 type OnSettled = Box<dyn FnOnce(bool) + Send>;
 
-/// The first pause between two looks at what became of an answer; doubled after each.
+/// The first pause between two looks at the fate of an answer; doubled after each.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// After so many looks, some eight seconds, it is not known.
+/// Looks at an answer, in some eight seconds. After these it may have come. With more, a
+/// lost grant is undone after longer silences of the peer, and its connection stays longer.
 const LOOKS: u32 = 13;
 
-/// The answers on one connection of which it is not known yet.
+/// The answers on one connection whose fate is not known yet.
 #[derive(Default)]
 pub(crate) struct Deliveries {
     has_some: AtomicBool,
@@ -58,8 +58,8 @@ impl Deliveries {
         });
     }
 
-    /// A client that hung up is about to be refused. If it hears that, it gave up;
-    /// else its proxy did, and it may come back to its place.
+    /// A client that hung up is about to be refused. If the answer comes, the client gave
+    /// up. Else its proxy did, and the client may come back to its place.
     pub(crate) fn expect_refusal(
         &self,
         locks: LockTable,
@@ -87,7 +87,7 @@ impl Deliveries {
         }
     }
 
-    /// The client asks for more: what came before that is settled.
+    /// The client sends another request: answers before that are settled.
     pub(super) fn ask_for_more(&self, tcp: &TcpStream) {
         if self.has_some() && has_acknowledged(tcp) {
             self.settle(true);
@@ -98,8 +98,8 @@ impl Deliveries {
         self.has_some.load(Ordering::Relaxed)
     }
 
-    /// The connection has ended so. Nothing was said of that yet: the peer could
-    /// refuse such words too, where only answers count.
+    /// Settle the answers of a connection that has ended so. Nothing else may have been sent
+    /// since: the peer could refuse that too, and only answers count.
     pub(super) async fn end(&self, tcp: &TcpStream, ended: &hyper::Result<()>) {
         let cause = ended.as_ref().err().and_then(|error| error.source());
         let kind = cause.and_then(|cause| cause.downcast_ref()).map(io::Error::kind);

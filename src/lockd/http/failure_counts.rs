@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use super::permits::Share;
 use crate::sys::mutex::Mutex;
 
-/// How long failures count.
+/// How long failures count. With more, a peer that has stopped is refused longer.
 const FAILURES_TIME: Duration = Duration::from_secs(60);
 
-/// Peers and tokens whose failures are counted; the others share a count. More would
-/// be more memory, some 100 bytes for each.
+/// Peers and tokens with a count of their own; the others share one. Each takes some 100
+/// bytes.
 const SHARES_MAX: usize = 4096;
 
-/// How often each peer or token failed of late.
+/// The failures of each peer or token within [`FAILURES_TIME`].
 #[derive(Debug)]
 pub(super) struct FailureCounts {
     /// Those that are no more than this are told one by one.

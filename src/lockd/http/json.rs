@@ -1,9 +1,9 @@
 //! The JSON API: everything below `/v1/`.
 //!
-//! A client that closes its side for writing while it waits for a lock waits no
-//! more. It is answered at once, as if its limit were reached: with a grant that
-//! was on its way, or with `timeout`. If that answer does not reach it, it was a
-//! proxy that gave up: with a request id it has its place again for a while.
+//! A client that closes its side for writing while it waits for a lock waits no more. It is
+//! answered at once, as if its limit were reached: with a grant that was on its way, or with
+//! `timeout`. If that answer does not reach the client, a proxy gave up. Then a request with
+//! an id has its place again for a while.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -315,7 +315,7 @@ async fn renew(
     }
 }
 
-/// To who renews it is one thing why it has no lock any more.
+/// One code for all reasons why a renewing client has no lock any more.
 fn not_held(refusal: Refusal) -> ErrorResponse {
     let status = match &refusal {
         Refusal::NotLocked => 404,

@@ -1,4 +1,4 @@
-//! What one client may cost, and bodies read within that.
+//! The limits on what one client may cost, and the reading of bodies within these.
 //!
 //! L1. A body is kept up to [`Limits::body_bytes`], also after it was unpacked;
 //!     of longer ones nothing is kept.
@@ -18,14 +18,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::lockd::xmlrpc::Shape;
 
-/// A body of this length is always read: a call with its names is far shorter.
+/// A body of this length is always read: a call with its names is far shorter. With more,
+/// many slow clients cost more memory.
 const SMALL_BYTES: usize = 8 * 1024;
 
-/// How much of a body that nobody reads is let in before the connection is
-/// closed, so that its sender gets the answer.
+/// Bytes of an unwanted body that are let in before the connection is closed, so that the
+/// sender gets the answer. With more, a sender that never ends costs more traffic.
 const IGNORED_BYTES: usize = 64 * 1024 * 1024;
 
-/// What the clients of a server may cost.
+/// The limits on what clients may cost.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
     /// Connections at a time; the one that is idle longest makes room for a new

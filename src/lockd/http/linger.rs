@@ -1,9 +1,8 @@
 //! Closing so that the last answer arrives.
 //!
-//! A socket that is closed while there is something unread in it sends a reset:
-//! whoever is still sending a request that was refused gets an error from that,
-//! and may never see the answer. So the answer is followed by its end, and what
-//! comes still is read and dropped, within limits.
+//! A socket that is closed with unread bytes in it sends a reset. A client that is still
+//! sending its refused request gets an error from that, and may never see the answer. So
+//! the answer is followed by its end, and later bytes are read and dropped, within limits.
 
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
@@ -13,15 +12,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::timeout;
 
-/// How long the other side may go on sending.
+/// How long the other side may go on sending. With more, a client that never ends keeps its
+/// descriptor longer.
 const LINGER_TIME: Duration = Duration::from_secs(5);
 
-/// How much it may send.
+/// How many bytes it may send.
 const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Waits until the other side ends, which was told that this side did.
 pub(crate) async fn drain(stream: impl AsyncRead + Unpin) {
-    // Whoever goes on for longer does not listen.
+    // A client that goes on for longer does not listen.
     let _ = timeout(LINGER_TIME, read_and_drop(stream)).await;
 }
 

@@ -1,14 +1,14 @@
-//! Connections: who is let in, for how long, and who makes room.
+//! Connections: which are let in, for how long, and which make room.
 //!
 //! C1. A connection costs a task and its socket until its first byte comes.
-//! C2. While there is no room for a new connection, the one that is idle
-//!     longest is closed; if none is idle, the one that has been sending its
-//!     request longest. One whose request is being answered never is.
+//! C2. While there is no room for a new connection, the one that is idle longest is
+//!     closed. If none is idle, the one that has been sending its request longest is. A
+//!     connection is never closed while its request is answered.
 //! C3. Heads and bodies have a time within which they must come ([`Limits`]).
 //! C4. A connection's tasks end with it. A peer that closes its side for writing
 //!     gets its answer; a request that waits for a lock watches for that itself
 //!     (see `socket`).
-//! C5. Who was refused before all it sent was read gets the answer (see `linger`),
+//! C5. A peer that is refused before all it sent was read gets the answer (see `linger`),
 //!     unless the daemon stops or the place is needed.
 //! C6. A connection that is closed while it is idle is told so, in the words of
 //!     TLS too, and a request that was on its way meets no reset: clients that
@@ -371,7 +371,7 @@ mod tests {
         Ok(answer)
     }
 
-    /// More than fits between the two where nobody reads.
+    /// More than the buffers between the two take.
     const REST_BYTES: usize = 3_500_000;
 
     #[test]

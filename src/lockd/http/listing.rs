@@ -1,8 +1,8 @@
-//! Who holds what, as it is sent: piece by piece, so that a client that reads
-//! slowly, or not at all, costs the daemon one piece and a list of names.
+//! The list of locks, sent piece by piece: a client that reads slowly, or not at all, costs
+//! the daemon one piece and a list of names.
 //!
-//! The pieces are of different moments. A lock that ended before its piece was
-//! made is left out; the counts are those of the start.
+//! The pieces are of different moments. A lock that ended before its piece was made is left
+//! out. The counts are those of the start.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,10 +16,12 @@ use super::error_response::ErrorResponse;
 use crate::lockd::state::{LockStatus, LockTable, Survey, in_directory};
 use crate::wire::{ListFigures, Search, ShownLease, ShownLock, ShownWaiter, Token};
 
-/// A piece is sent when it has this length; one lock more may be in it.
+/// A piece is sent when it has this length; one lock more may be in it. With more, slow
+/// readers cost more memory.
 const PIECE_BYTES: usize = 32 * 1024;
 
-/// So many names are counted before the books are closed for a moment.
+/// Names that are counted before other requests may use the books. With more, these wait
+/// longer.
 const COUNTED: usize = 256;
 
 /// The latest moment that a browser's `Date` can show, in milliseconds since 1970.
@@ -147,7 +149,7 @@ pub(crate) fn shown(held: &LockStatus, is_administrator: bool) -> ShownLock {
         client: waiter.client.clone(),
         since_ms: since_epoch(waiter.since),
     });
-    // Where the directory is concerns those only who can do something about it.
+    // The path of the directory is for administrators only.
     let problem = held.problem.as_ref().map(|it| match is_administrator {
         true => format!("{}: {}", it.path.display(), it.why),
         false => format!("{}: {}", in_directory(&it.path), it.why),

@@ -1,7 +1,7 @@
-//! Who holds what, sent whenever that changes: server-sent events.
+//! The list of locks, sent whenever it changes: server-sent events.
 //!
-//! However many watch and however much changes, the books are gone through at
-//! most four times a second.
+//! The books are gone through at most four times a second, however many viewers there are
+//! and however much changes.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Makes a proxy pass on what it has at once: nginx would wait for a full buffer.
 const BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// One who watches.
+/// A stream of events.
 struct Viewer {
     live: SurveyCache,
     changes: watch::Receiver<u64>,

@@ -41,7 +41,7 @@ pub(super) struct MetricsState {
 pub(crate) struct Counts {
     /// Connections that are open.
     pub(crate) connections: Arc<AtomicU64>,
-    /// Where somebody counts them.
+    /// Where the program counts them.
     pub(crate) log_lines_dropped: Option<Arc<AtomicU64>>,
 }
 
@@ -83,14 +83,14 @@ async fn metrics(State(watched): State<MetricsState>) -> Response {
     text(StatusCode::OK, TEXT, exposition(&watched))
 }
 
-/// There is one who answers.
+/// The daemon answers.
 async fn healthz() -> Response {
     text(StatusCode::OK, PLAIN, "ok\n".to_owned())
 }
 
 /// Whether locks can be had here.
 async fn readyz(State(MetricsState { locks, stop, .. }): State<MetricsState>) -> Response {
-    // Of `failed` the reason has paths in it, and everybody may ask.
+    // The reason of `failed` has paths in it, and no right is needed here.
     let why_not = match locks.failed().now_or_never() {
         _ if stop.is_cancelled() => "stopping\n",
         Some(_) => "failed\n",

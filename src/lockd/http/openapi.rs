@@ -24,8 +24,8 @@ const ABOUT: &str = "Locks between processes, kept by a daemon. A request that i
     connection. A method that a path is not for is answered with 405 and `Allow`, and what is \
     below `/v1/` and not described here with 404 `no_such_path`. Answers to requests that were let in say the version in `Server`.";
 
-/// The document. `needs_token`: this daemon lets nobody in without a token; `prefix` is
-/// what stands before its paths.
+/// The document. `needs_token`: every request needs a token; `prefix` stands before the
+/// daemon's paths.
 pub(super) fn document(operations: &[Operation], needs_token: bool, prefix: &str) -> String {
     let mut made = DocumentBuilder::new(needs_token);
     for operation in operations {
@@ -298,7 +298,7 @@ mod tests {
         serde_json::from_str(&document).expect("JSON")
     }
 
-    /// axum has no list of its routes, but shows them to people who debug.
+    /// axum has no list of its routes, but shows them in its debug output.
     #[test]
     fn the_document_and_the_router_have_the_same_paths() {
         let (shown, operations) = routed();

@@ -1,4 +1,4 @@
-//! Whether a browser was sent here by somebody else's page.
+//! Refusal of requests that a foreign page made a browser send.
 //!
 //! O1. A page that was loaded from elsewhere can send requests here, but its
 //!     browser says so in `Origin` or `Sec-Fetch-Site`: those are refused, also
@@ -97,12 +97,12 @@ impl Hosts {
         self.public.as_ref().map_or("", |public| &public.prefix)
     }
 
-    /// Whether others than those who reach it directly ask here.
+    /// Whether requests come through a proxy.
     pub(crate) fn is_public(&self) -> bool {
         self.public.is_some()
     }
 
-    /// Whether the request is for this daemon and from nobody else's page.
+    /// Check that the request is for this daemon, and not from a foreign page.
     pub(crate) fn check(&self, request: &Parts) -> Result<(), Foreign> {
         let host = one(&request.headers, &header::HOST).map_err(|()| Foreign::NoHost)?;
         // A browser always sends one; clients of HTTP/1.0 need not.

@@ -1,8 +1,7 @@
-//! The page at `/`: one file, with nothing in it that anybody else wrote.
+//! The page at `/`: one file, without any text of others.
 //!
-//! The browser is told what it may do for it: run this script, apply this
-//! style, and speak to where it came from; so what a client calls itself could
-//! do nothing even if it came to stand in the page as markup.
+//! A policy limits the browser to this script, this style, and requests to where the page
+//! came from. So the name of a client could do nothing even as markup in the page.
 
 use axum::Router;
 use axum::body::{Body, Bytes};

@@ -1,4 +1,4 @@
-//! How many requests may stay at a time, of one address or token and of all.
+//! Permits for requests that stay, limited for each address or token and for all.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,7 @@ impl PeerGroup {
     }
 }
 
-/// Places for requests that stay. Clones share them.
+/// The permits. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Permits(Arc<PermitsInner>);
 
@@ -38,7 +38,7 @@ struct PermitsInner {
     taken: Mutex<Taken>,
 }
 
-/// What takes places together.
+/// The callers that share a limit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Share {
     pub(crate) group: PeerGroup,
@@ -46,7 +46,7 @@ pub(crate) struct Share {
     pub(crate) token: Option<Arc<str>>,
 }
 
-/// Of a peer that has no token.
+/// For a peer without a token.
 impl From<PeerGroup> for Share {
     fn from(group: PeerGroup) -> Self {
         Self { group, token: None }
@@ -59,7 +59,7 @@ struct Taken {
     by_share: HashMap<Share, usize>,
 }
 
-/// A place, free again when dropped.
+/// One permit, free again when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     shared: Arc<PermitsInner>,
@@ -67,12 +67,12 @@ pub(crate) struct Permit {
 }
 
 impl Permits {
-    /// This machine's own requests count for the limit of all only.
+    /// Requests of this machine itself count for the limit of all only.
     pub(crate) fn new(in_all: usize, per_share: usize) -> Self {
         Self(Arc::new(PermitsInner { in_all, per_share, taken: Mutex::default() }))
     }
 
-    /// A place, if there is one.
+    /// A permit, if one is free.
     pub(crate) fn take(&self, share: Share) -> Option<Permit> {
         let mut taken = self.0.taken.lock();
         let of_share = taken.by_share.get(&share).copied().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Requests that came through a proxy: whom they count for.
+//! Requests that came through a proxy, and the address they count for.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,8 +24,8 @@ pub(crate) fn is_passed_on(headers: &HeaderMap) -> bool {
     TRACES.iter().any(|name| headers.contains_key(name))
 }
 
-/// Whom a request counts for. What a proxy on this machine says of its client is
-/// believed, for limits only: it makes nobody an administrator.
+/// The peer that a request counts for. A proxy on this machine is believed about its
+/// client, for limits only: that makes no administrator.
 pub(crate) fn group(peer: SocketAddr, headers: &HeaderMap) -> PeerGroup {
     let group = PeerGroup::of(peer);
     if group != PeerGroup::Here || !is_passed_on(headers) {
@@ -35,7 +35,7 @@ pub(crate) fn group(peer: SocketAddr, headers: &HeaderMap) -> PeerGroup {
     named(headers).map_or(PeerGroup::V4([0; 4]), |address| PeerGroup::of((address, 0).into()))
 }
 
-/// For whom a proxy on this machine passed a request on.
+/// The client for which a proxy on this machine passed a request on.
 pub(crate) fn sender(peer: SocketAddr, headers: &HeaderMap) -> Option<IpAddr> {
     if PeerGroup::of(peer) == PeerGroup::Here { named(headers) } else { None }
 }

@@ -15,7 +15,7 @@ use super::socket::Peer;
 use crate::lockd::state::{Credential, RefusedRequest, Requester};
 use crate::wire::Code;
 
-/// Who asks; an extension of every request but those for what all may see.
+/// The caller; an extension of every request but those that need no right.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(super) group: PeerGroup,
@@ -69,8 +69,8 @@ impl Caller {
         RefusedRequest { verb, resource, client, error, reason }.audit(&self.requester);
     }
 
-    /// Whose places it takes, where these are limited: many of one address share
-    /// them, but each token has its own.
+    /// The share that its permits count for. Callers of one address have one share, but
+    /// each token has its own.
     pub(crate) fn share(&self) -> Share {
         let token = match &self.may_use {
             MayUse::Token { name, .. } => Some(Arc::clone(name)),

@@ -16,10 +16,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::wire::Code;
 
-/// A request that is for somebody else, or from somebody else's page: everywhere.
+/// Codes for a request that is for another host, or from a foreign page: everywhere.
 pub(super) const FOR_ANOTHER: [Code; 3] = [Code::NoHost, Code::ForeignHost, Code::ForeignOrigin];
 
-/// A request without a good token: wherever one is needed.
+/// Codes for a request without a good token: wherever one is needed.
 pub(super) const WITHOUT_TOKEN: [Code; 3] =
     [Code::CredentialsNeeded, Code::WrongCredentials, Code::TooManyFailures];
 
@@ -61,14 +61,14 @@ pub(super) enum HttpMethod {
     Post,
 }
 
-/// Who may do it, where the daemon has tokens.
+/// The token that a route needs, where the daemon has tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequiredAccess {
-    /// All who reach the daemon.
+    /// None.
     Open,
-    /// Every token.
+    /// Any.
     Token,
-    /// Tokens of administrators.
+    /// One of an administrator.
     Administrator,
 }
 

@@ -167,10 +167,10 @@ impl RpcInner {
         }
     }
 
-    /// No holder is called so, and nobody can be.
+    /// The fault for a client that is not text: no holder is called so.
     fn no_client(&self, method: Method, resource: &str, client: &Value) -> String {
         match (method, self.held_by(resource)) {
-            // As the original, look first who has it.
+            // As the original, look first at the holder.
             (Method::Lock, Some(holder)) => fault::already_locked(&holder),
             (Method::Lock, None) => not_text("the client", client),
             (_, Some(holder)) => fault::not_yours(&holder, &xmlrpc::repr(client)),
@@ -178,7 +178,7 @@ impl RpcInner {
         }
     }
 
-    /// Who has it, if that is known.
+    /// The holder, if there is one.
     fn held_by(&self, resource: &str) -> Option<String> {
         let held = self.locks.show(resource)?;
         held.problem.is_none().then_some(held.client)

@@ -1,4 +1,4 @@
-//! The last survey of the books, for all who watch them.
+//! The last survey of the books, shared by all viewers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,9 +1,9 @@
 //! Places in queues, kept for waiters that lost their connection.
 //!
-//! A proxy gives up a request that is not answered for a minute, and the client
-//! asks again under the same request id. Until then the request is in no queue:
-//! it is neither shown nor counted, and nothing is granted to it. A place is the
-//! number that gives the order of a queue (I2), so a kept number is a kept place.
+//! A proxy gives up a request that is not answered for a minute. The client repeats it
+//! under the same request id. Until then the request is in no queue: it is neither shown
+//! nor counted, and nothing is granted to it. A place is the turn number, which orders the
+//! queue (I2).
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -12,18 +12,19 @@ use super::finished::RequestKey;
 use super::resource::QueuePlace;
 use crate::sys::boot_clock::BootTime;
 
-/// How long a place is kept. A client comes back within a second, a proxy that
-/// restarts within some. Kept longer, a place is only a number in memory.
+/// How long a place is kept. A client comes back within a second, a proxy that restarts
+/// within some. A place that is kept longer is only a number in memory.
 const KEPT: Duration = Duration::from_secs(20);
 
-/// So many places are kept, as many as may wait by default; the oldest goes first.
+/// Places that are kept, as many as may wait by default; the oldest goes first. Each is
+/// some 100 bytes.
 const KEPT_MAX: usize = 8192;
 
-/// The places of those who are away.
+/// The places of waiters that are away.
 #[derive(Debug, Default)]
 pub(super) struct AbsentWaiters {
     places: HashMap<RequestKey, (BootTime, QueuePlace)>,
-    /// In the order of their ends. One that was taken back may still be here.
+    /// In the order of their ends. A place that was taken back may still be here.
     order: VecDeque<(BootTime, RequestKey)>,
 }
 

@@ -1,4 +1,4 @@
-//! What an engine is asked and what it answers.
+//! Requests to the table of locks, and its answers.
 
 use std::fmt;
 use std::io;
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::lockd::histogram::Histogram;
 use crate::lockd::store::Syncs;
 
-/// How an engine is run.
+/// How the locks of a directory are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct LockTableOptions {
     /// Whether an answer waits until the disk has what it says. Default: yes.
@@ -55,18 +55,18 @@ pub(crate) enum WaitLimit {
 pub(crate) struct LockRequest {
     /// What to lock.
     pub(crate) resource: String,
-    /// Who asks.
+    /// The client.
     pub(crate) client: String,
     /// How long to wait for it.
     pub(crate) wait: WaitLimit,
     /// How long the grant lasts unless it is renewed; `None`: until it is unlocked.
     pub(crate) lease: Option<Duration>,
-    /// A name of the client's own choice for this request: asked again, it is
-    /// answered with the grant of the first time, whose lease runs anew.
+    /// A name of the client's own choice for this request. A repetition is answered with
+    /// the grant of the first time, and the lease runs anew.
     pub(crate) request_id: Option<String>,
 }
 
-/// A lock that was had.
+/// A lock that was granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GrantReply {
     /// The fencing token: greater than every one before it in this directory.
@@ -90,30 +90,30 @@ pub(crate) enum Refusal {
         /// What is wrong with it.
         why: String,
     },
-    /// Somebody has it, perhaps the same client.
+    /// It is held, perhaps by the same client.
     LockedBy {
-        /// Who, without white space around.
+        /// The holder, without white space around.
         client: String,
     },
-    /// Somebody else has it.
+    /// Another client holds it.
     NotYours {
-        /// Who has it, without white space around.
+        /// The holder, without white space around.
         holder: String,
-        /// Who asked.
+        /// The client of the request.
         client: String,
     },
-    /// Nobody has it.
+    /// It is not held.
     NotLocked,
-    /// The client has it, by another grant.
+    /// The client holds it by another grant.
     WrongToken,
     /// It was not free in time.
     TimedOut {
-        /// Who has it.
+        /// The holder.
         holder: String,
     },
     /// The request with this id was granted before, and that grant is over.
     RequestOver,
-    /// What is in the directory does not say who has it.
+    /// The file in the directory names no holder.
     Poisoned {
         /// The file.
         path: PathBuf,
@@ -136,14 +136,14 @@ pub(crate) enum Refusal {
     },
     /// The client holds as many locks as it may.
     LocksPerClient {
-        /// Who, without white space around.
+        /// The client, without white space around.
         client: String,
         /// How many it may hold.
         limit: usize,
     },
     /// As many requests of the client wait as may.
     WaitersPerClient {
-        /// Who, without white space around.
+        /// The client, without white space around.
         client: String,
         /// How many may wait.
         limit: usize,
@@ -198,7 +198,7 @@ pub(crate) fn in_directory(path: &Path) -> impl fmt::Display + '_ {
 pub(crate) struct LockStatus {
     /// What is locked.
     pub(crate) resource: String,
-    /// Who has it, without white space around.
+    /// The holder, without white space around.
     pub(crate) client: String,
     /// The fencing token of the grant; 0 where there is a problem.
     pub(crate) token: u64,
@@ -206,17 +206,17 @@ pub(crate) struct LockStatus {
     pub(crate) since: SystemTime,
     /// The lease, if it has one.
     pub(crate) lease: Option<LeaseStatus>,
-    /// Who waits, in the order of their turns; of many, the first
+    /// The waiters in the order of their turns; of many, the first
     /// [`WAITING_SHOWN`].
     pub(crate) waiting: Vec<WaiterStatus>,
-    /// How many wait.
+    /// How many waiters there are.
     pub(crate) waiting_in_all: usize,
-    /// Why nobody can have it or unlock it.
+    /// Why no client can lock or unlock it.
     pub(crate) problem: Option<ProblemStatus>,
 }
 
-/// Of the waiters for one lock, so many are named: a client's name has up to
-/// 8 KiB, so what is told of one lock is less than a megabyte.
+/// Waiters of one lock that are named. A client's name has up to 8 KiB, so the answer for
+/// one lock is less than a megabyte; with more names it grows with them.
 pub(crate) const WAITING_SHOWN: usize = 100;
 
 /// What is in the place of a lock.
@@ -249,10 +249,10 @@ pub(crate) struct LeaseStatus {
     pub(crate) remaining: Duration,
 }
 
-/// One who waits.
+/// A request that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WaiterStatus {
-    /// Who.
+    /// Its client.
     pub(crate) client: String,
     /// Since when, by the machine's clock.
     pub(crate) since: SystemTime,
@@ -265,9 +265,9 @@ pub(crate) struct Figures {
     pub(crate) held: u64,
     /// Waiting now.
     pub(crate) waiting: u64,
-    /// Locks that were given.
+    /// Locks that were granted.
     pub(crate) granted: u64,
-    /// Locks that their clients gave back.
+    /// Locks that their clients released.
     pub(crate) released: u64,
     /// Requests for a lock that were refused or ran out of time.
     pub(crate) refused: u64,
@@ -275,13 +275,13 @@ pub(crate) struct Figures {
     pub(crate) expired: u64,
     /// Locks that an administrator ended.
     pub(crate) forced: u64,
-    /// No fencing token above this one was given.
+    /// The greatest fencing token that was given.
     pub(crate) last_token: u64,
-    /// How long requests waited for the locks that they were given.
+    /// How long requests waited for their grants.
     pub(crate) waits: Times,
     /// How long locks were held that ended.
     pub(crate) holds: Times,
-    /// Files now that do not say whose lock they are.
+    /// Files now that name no holder.
     pub(crate) problems: u64,
     /// Changes that the disk refused.
     pub(crate) disk_errors: u64,
@@ -292,7 +292,7 @@ pub(crate) struct Figures {
 /// How long something took that may be a moment or a day.
 pub(crate) type Times = Histogram<{ TIME_BOUNDS.len() }>;
 
-/// From what nobody waited for to what was left behind.
+/// From locks that were free at once to locks that were left behind.
 pub(crate) const TIME_BOUNDS: [Duration; 11] = [
     Duration::from_millis(1),
     Duration::from_millis(10),
@@ -316,7 +316,7 @@ pub enum OpenError {
     InUse {
         /// The directory.
         directory: PathBuf,
-        /// Who has it.
+        /// The other daemon.
         holder: String,
     },
     /// It cannot be read or written.
@@ -341,7 +341,7 @@ pub enum OpenError {
         /// What to do.
         remedy: String,
     },
-    /// The directory's own lock could not be had.
+    /// The directory's own lock could not be acquired.
     #[error("the directory's own lock could not be had")]
     Lock(#[from] crate::Error),
 }

@@ -10,8 +10,8 @@ use tracing::field::display;
 
 use crate::lockd::store::Grant;
 
-/// So much of a text that a caller chose is in a line: bytes. Names are far shorter. A
-/// request may be 1 MiB, and so is the queue of the log: longer lines push out others.
+/// The longest text of a caller in a line, in bytes. Names are far shorter. A request may be
+/// 1 MiB, and so is the queue of the log: longer lines would push out others.
 const TEXT_BYTES: usize = 512;
 
 /// Such a text, or its beginning and how long it is.
@@ -30,7 +30,7 @@ pub(super) enum Event {
     Released,
     Expired,
     Forced,
-    /// Given, but nobody was there any more to hear of it.
+    /// Granted, but the client was gone before the answer.
     Undone,
     /// Its file was removed by another program.
     Removed,
@@ -57,7 +57,7 @@ impl Event {
 pub(crate) struct Requester {
     /// The other end of its connection.
     pub(crate) peer: SocketAddr,
-    /// For whom a trusted proxy passed it on.
+    /// The client of a trusted proxy.
     pub(crate) forwarded_for: Option<IpAddr>,
     pub(crate) credential: Credential,
 }
@@ -86,7 +86,7 @@ impl fmt::Display for Credential {
     }
 }
 
-/// Write the line. `by` asked for what happened, or for the hold that it ended.
+/// Write the line. `by` asked for this event, or for the hold that it ended.
 pub(super) fn audit(event: Event, grant: &Grant, by: &Option<Arc<Requester>>) {
     // Texts are made below, at each grant.
     if !tracing::enabled!(target: "lockkeeper::audit", tracing::Level::INFO) {
@@ -102,7 +102,7 @@ pub(super) fn audit(event: Event, grant: &Grant, by: &Option<Arc<Requester>>) {
     );
 }
 
-/// Write the line of a file that named nobody and was removed by force.
+/// Write the line of a file that named no holder and was removed by force.
 pub(super) fn audit_discarded(resource: &str, file: &str, by: &Option<Arc<Requester>>) {
     let (peer, forwarded_for, credential) = fields(by.as_deref());
     tracing::info!(
@@ -115,7 +115,7 @@ pub(super) fn audit_discarded(resource: &str, file: &str, by: &Option<Arc<Reques
 /// A request that was refused.
 #[derive(Default)]
 pub(crate) struct RefusedRequest<'a> {
-    /// What it asked for, as far as the daemon looked.
+    /// The verb, as far as the daemon looked.
     pub(crate) verb: Option<&'a str>,
     pub(crate) resource: Option<&'a str>,
     pub(crate) client: Option<&'a str>,
@@ -140,7 +140,7 @@ impl RefusedRequest<'_> {
         );
     }
 
-    /// The same of what an attack may be.
+    /// The same as a warning, for what may be an attack.
     pub(crate) fn warn(&self, by: &Requester) {
         let (error, reason) = (self.error, &*shortened(self.reason));
         let (peer, forwarded_for, credential) = fields(Some(by));

@@ -1,10 +1,9 @@
-//! Grants that are over: a bounded memory of them, for requests that come late.
+//! A bounded memory of grants that are over, for requests that come late.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-/// What tells a request from others: the resource, the client and the id it
-/// gave the request.
+/// The identity of a request: the resource, the client and the id that the client gave.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RequestKey {
     pub(super) resource: Arc<str>,
@@ -12,15 +11,16 @@ pub(super) struct RequestKey {
     pub(super) id: Arc<str>,
 }
 
-/// So many are remembered.
+/// Requests and releases that are remembered. A repetition that comes after more than this
+/// is a new request. Each is some 200 bytes.
 const REMEMBERED: usize = 8192;
 
-/// The last ones that are over.
+/// The last grants that are over.
 #[derive(Debug, Default)]
 pub(super) struct Finished {
     requests: HashSet<RequestKey>,
     request_order: VecDeque<RequestKey>,
-    /// Those that their clients gave back.
+    /// Tokens that their clients released.
     released: HashMap<u64, Arc<str>>,
     release_order: VecDeque<u64>,
 }
@@ -37,7 +37,7 @@ impl Finished {
         }
     }
 
-    /// It is not over: the end failed.
+    /// The end failed: the grant is not over.
     pub(super) fn forget_request(&mut self, key: &RequestKey) {
         if self.requests.remove(key) {
             self.request_order.retain(|other| other != key);

@@ -1,4 +1,4 @@
-//! The locks of one directory: their books, and the writer that follows these.
+//! The table of locks of one directory: its books, and the writer that follows them.
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
@@ -25,8 +25,8 @@ use crate::sys::boot_clock::Alarm;
 use crate::sys::mutex::Mutex;
 use crate::{Error, FileGuard, Lost};
 
-/// The locks of one directory. Clones are the same table. [`close`](LockTable::close)
-/// it: dropped, it leaves files unsynced, and a change may be on its way still.
+/// The locks of one directory. Clones are the same table. A table that is dropped without
+/// [`close`](LockTable::close) leaves files unsynced.
 #[derive(Clone)]
 pub(crate) struct LockTable(Arc<LockTableInner>, Option<Arc<Requester>>);
 
@@ -42,7 +42,8 @@ struct LockTableInner {
     tasks: TaskTracker,
 }
 
-/// Between two looks at the directory's own lock while nothing changes.
+/// Between two looks at the directory's own lock while nothing changes. With more, a daemon
+/// that has lost its directory finds out later.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 impl LockTable {
@@ -50,7 +51,7 @@ impl LockTable {
     /// Tokio runtime with I/O and time, and lives on it.
     ///
     /// # Errors
-    /// What is wrong with the directory, or who has it.
+    /// What is wrong with the directory, or which daemon has it.
     pub(crate) async fn open(
         path: &Path,
         options: LockTableOptions,
@@ -106,7 +107,7 @@ impl LockTable {
         Self(inner, None)
     }
 
-    /// The same engine, asked by this source from now on.
+    /// The same table, for requests of this requester.
     pub(crate) fn requested_by(&self, source: &Arc<Requester>) -> Self {
         Self(Arc::clone(&self.0), Some(Arc::clone(source)))
     }
@@ -115,15 +116,14 @@ impl LockTable {
     /// reached while the grant is on its way to the disk is overrun by that.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves nobody in the queue, and a grant that nobody
-    /// heard of is undone. A request with an id has its place again if it is
-    /// made again soon.
+    /// Dropping the future leaves no waiter in the queue, and a grant whose answer was not
+    /// heard is undone. A request with an id has its place again if it is repeated soon.
     pub(crate) async fn lock(&self, request: LockRequest) -> Result<GrantReply, Refusal> {
         self.lock_for(request, std::future::pending()).await
     }
 
-    /// [`lock`](Self::lock) for a client that may go meanwhile. Then it waits no
-    /// more, and is answered as if its limit were reached: it may still read.
+    /// [`lock`](Self::lock) for a client that may go meanwhile. Then the request waits no
+    /// more, and is answered as if its limit were reached: the client may still read.
     pub(crate) async fn lock_for(
         &self,
         request: LockRequest,
@@ -150,23 +150,22 @@ impl LockTable {
         listener.outcome().await
     }
 
-    /// The refusal of this request came to its client after it had [gone](Self::lock_for):
-    /// it was told, and does not come back.
+    /// The refusal reached a client that had [gone](Self::lock_for): it does not come back.
     pub(crate) fn leave(&self, resource: &str, client: &str, request_id: &str) {
         self.0.books().leave(resource, client, request_id);
     }
 
-    /// An answer with this grant did not come to its client. If none did, the
-    /// grant is undone. (I4)
+    /// An answer with this grant did not reach its client. If none did, the grant is
+    /// undone. (I4)
     pub(crate) fn lose_answer(&self, resource: &str, token: u64) {
         self.0.books().lose_answer(resource, token);
     }
 
-    /// End a hold of this client. With a token, of this grant and no other; if
-    /// that was unlocked before, it is so.
+    /// End a hold of this client. With a token: this grant and no other, and a repetition
+    /// succeeds.
     ///
     /// # Cancel safety
-    /// Once it was polled it is done, even if the future is dropped.
+    /// The end is made once the future was polled, even if it is dropped.
     pub(crate) async fn unlock(
         &self,
         resource: &str,
@@ -177,8 +176,8 @@ impl LockTable {
         answer.await.unwrap_or(Err(Refusal::ShuttingDown))
     }
 
-    /// End whatever hold there is, or this grant and no other; what it was. A file that names nobody is
-    /// removed.
+    /// End the hold of any client, or this grant and no other; what was held. A file that
+    /// names no holder is removed.
     ///
     /// # Cancel safety
     /// As [`unlock`](Self::unlock).
@@ -191,8 +190,8 @@ impl LockTable {
         answer.await.unwrap_or(Err(Refusal::ShuttingDown))
     }
 
-    /// Let the lease of this grant run from now on; how long it runs. Of a
-    /// grant without a lease: `Duration::MAX`.
+    /// Let the lease of this grant run from now on; its length. `Duration::MAX` for a grant
+    /// without a lease.
     pub(crate) async fn renew(
         &self,
         resource: &str,
@@ -207,8 +206,8 @@ impl LockTable {
         self.0.books().survey()
     }
 
-    /// What a name of a [survey](Self::survey) stands for, if it is still held and
-    /// there is a wanted name in it: its own, its holder's or a waiter's.
+    /// The lock of this name of a [survey](Self::survey), if it is still held and there is a
+    /// wanted name in it: its own, its holder's or a waiter's.
     pub(crate) fn listed(
         &self,
         name: &str,
@@ -217,7 +216,7 @@ impl LockTable {
         self.0.books().listed(name, is_wanted)
     }
 
-    /// How many of these names would be [listed](Self::listed). The books are open
+    /// How many of these names would be [listed](Self::listed). The books are locked
     /// meanwhile, so not for many names at a time.
     pub(crate) fn count(&self, names: &[Arc<str>], is_wanted: impl Fn(&str) -> bool) -> usize {
         let books = self.0.books();
@@ -230,17 +229,17 @@ impl LockTable {
         self.survey().names.iter().filter_map(|name| self.listed(name, |_| true)).collect()
     }
 
-    /// What is at one name, `None` if nothing is.
+    /// The lock of this name; `None` if there is none.
     pub(crate) fn show(&self, resource: &str) -> Option<LockStatus> {
         self.0.books().show(resource)
     }
 
-    /// A number that changes with every change of what is [listed](Self::listed).
+    /// A number that changes whenever what is [listed](Self::listed) does.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
 
-    /// Whether the disk takes locks, as far as it can be told without one.
+    /// Whether the disk takes locks, as far as that shows without one.
     pub(crate) fn has_storage(&self) -> bool {
         let (directory, has_refused) = self.0.books().storage();
         !has_refused && !directory.is_full()
@@ -251,8 +250,8 @@ impl LockTable {
         self.0.books().figures()
     }
 
-    /// Resolves, with the reason, when this daemon may not go on: the
-    /// directory is not its own any more, or it cannot be written safely. (I7)
+    /// Resolves, with the reason, when this daemon may not go on. The directory is not its
+    /// own any more, or cannot be written safely. (I7)
     pub(crate) async fn failed(&self) -> String {
         let mut failed = self.0.failed.subscribe();
         match failed.wait_for(Option::is_some).await.as_deref() {
@@ -261,8 +260,8 @@ impl LockTable {
         }
     }
 
-    /// Tell those who wait, sync the files and give the directory back. Other
-    /// clones refuse everything from now on.
+    /// Refuse all waiters, sync the files and give the directory back. Other clones refuse
+    /// everything from now on.
     pub(crate) async fn close(self) {
         self.0.books().close();
         let inner = Arc::clone(&self.0);
@@ -281,7 +280,7 @@ impl LockTableInner {
         OpenBooks { books: Some(self.books.lock()), inner: self }
     }
 
-    /// [`may_write`](Self::may_write), for who must not wait for a file system.
+    /// [`may_write`](Self::may_write) for tasks that must not wait for a file system.
     async fn looks(self: &Arc<Self>) -> bool {
         let inner = Arc::clone(self);
         tokio::task::spawn_blocking(move || inner.may_write()).await.unwrap_or(false)
@@ -297,7 +296,7 @@ impl LockTableInner {
 
     /// Write the next batch; whether more is left for this writer.
     fn write_batch(self: &Arc<Self>) -> bool {
-        // Locked first: so the order of the books is that of the store.
+        // Locked before the books: so batches are written in the order of the outbox.
         let mut store = self.writer.store.lock();
         let batch = self.books.lock().next_batch();
         let (changes, purposes): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
@@ -316,7 +315,7 @@ impl LockTableInner {
         books.goes_on_writing()
     }
 
-    /// Once all that was asked for is done. Later changes are refused.
+    /// Write what is left and close the store. Later changes are refused.
     fn close_store(self: &Arc<Self>) -> Result<(), Errno> {
         while self.write_batch() {}
         let store = self.writer.store.lock().take();
@@ -327,8 +326,8 @@ impl LockTableInner {
     }
 }
 
-/// The books, open. What was asked of the store meanwhile is seen to when they
-/// are put back.
+/// The books, locked. If changes for the store came meanwhile and there is no writer, the
+/// drop starts one.
 struct OpenBooks<'a> {
     books: Option<MutexGuard<'a, Books>>,
     inner: &'a Arc<LockTableInner>,
@@ -361,14 +360,13 @@ impl Drop for OpenBooks<'_> {
     }
 }
 
-/// Nobody is left who could ask.
 impl Drop for LockTableInner {
     fn drop(&mut self) {
         self.stop.cancel();
     }
 }
 
-/// One who waits for the outcome of a request.
+/// A listener for the outcome of a request.
 struct OutcomeListener<'a> {
     inner: &'a Arc<LockTableInner>,
     turn: TurnNumber,
@@ -390,7 +388,7 @@ impl Drop for OutcomeListener<'_> {
     }
 }
 
-/// The limit of a wait.
+/// Resolves at the limit of a wait.
 async fn reached(wait: WaitLimit) {
     match wait {
         WaitLimit::Until(limit) => sleep(limit).await,
@@ -398,7 +396,7 @@ async fn reached(wait: WaitLimit) {
     }
 }
 
-/// End the leases that are over.
+/// End leases when they are over.
 async fn expire_leases(
     inner: Weak<LockTableInner>,
     alarm: Alarm,

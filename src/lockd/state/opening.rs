@@ -12,7 +12,8 @@ use crate::{AsyncFileLock, Error, FileGuard, FileOptions};
 /// The directory's own lock, as long as a daemon serves it.
 pub(super) const DAEMON_LOCK: &str = ".lockkeeper-daemon.lock";
 
-/// A daemon that was killed is gone in less.
+/// How long to wait for a daemon that was there before. A killed one is gone in less. With
+/// more, a second daemon on one directory is refused later.
 const PREDECESSOR: Duration = Duration::from_secs(1);
 
 /// Where Linux tells one boot from another, as 36 bytes.

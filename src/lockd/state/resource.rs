@@ -1,4 +1,4 @@
-//! What the books say of one resource, and of one request.
+//! One resource and one request, as the books have them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,42 +13,42 @@ use crate::lockd::name;
 use crate::lockd::store::{Grant, Problem};
 use crate::sys::boot_clock::BootTime;
 
-/// One resource that is held, asked for, or cannot be had.
+/// A resource that is held, is asked for, or has a problem.
 #[derive(Debug, Default)]
 pub(super) struct Resource {
     pub(super) phase: Phase,
-    /// The tenure whose end the store was asked for and has not answered.
+    /// The hold whose end is on its way to the store.
     pub(super) ending: Option<Hold>,
-    /// Requests that wait. Their numbers are in the order of their turns. (I2)
+    /// Requests that wait, in the order of their turns. (I2)
     pub(super) queue: BTreeSet<TurnNumber>,
 }
 
-/// What will be so once the store has done all it was asked for.
+/// The state once the store has done all changes before.
 #[derive(Debug, Default)]
 pub(super) enum Phase {
     #[default]
     Free,
-    /// The store was asked to give it to this request.
+    /// A grant to this request is on its way to the store.
     Granting(TurnNumber),
     Held(Hold),
     Problem(Problem),
 }
 
-/// A hold, and how long it lasts.
+/// A lock that is held, and how long.
 #[derive(Clone, Debug)]
 pub(super) struct Hold {
     pub(super) grant: Arc<Grant>,
     pub(super) deadline: Option<BootTime>,
-    /// When it was given.
+    /// When it was granted.
     pub(super) began: Instant,
-    /// Where the request waited; of a hold of an earlier daemon nothing is known.
+    /// The place of the request; unknown for a hold of an earlier daemon.
     pub(super) place: Option<QueuePlace>,
     pub(super) by: Option<Arc<Requester>>,
-    /// How many answers with this grant may have come to its client. (I4)
+    /// How many answers with this grant may have reached its client. (I4)
     pub(super) answers: u32,
 }
 
-/// A moment, to be shown and to be counted from: the machine's clock may be set.
+/// A moment on both clocks: the machine's clock may be set, so only `counted` measures.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     pub(super) shown: SystemTime,
@@ -61,30 +61,30 @@ impl Moment {
     }
 }
 
-/// What a request comes back to.
+/// The place that a repeated request has again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct QueuePlace {
     pub(super) turn: TurnNumber,
-    /// When it was asked for first.
+    /// When the first request came.
     pub(super) since: Moment,
 }
 
-/// How one who listened for the outcome of a request left.
+/// How a listener for the outcome of a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ListenerEnd {
     /// With the outcome.
     Heard,
     /// Its limit was reached.
     TimedOut,
-    /// Its connection broke, or it closed it.
+    /// Its connection broke, or the client closed it.
     Disconnected,
 }
 
 pub(super) type TurnNumber = u64;
 pub(super) type LockOutcome = Result<GrantReply, Refusal>;
 
-/// One request for a lock, and all who listen for its outcome: a request that
-/// is repeated by its id has several.
+/// A request for a lock, and the listeners for its outcome. A request that is repeated by
+/// its id has several.
 #[derive(Debug)]
 pub(super) struct PendingRequest {
     pub(super) resource: Arc<str>,
@@ -94,17 +94,17 @@ pub(super) struct PendingRequest {
     /// The request that was made first.
     pub(super) by: Option<Arc<Requester>>,
     pub(super) since: Moment,
-    /// Whether it may wait if it is not served at once.
+    /// Whether it may wait if the lock is not free.
     pub(super) may_wait: bool,
     pub(super) outcome: Option<LockOutcome>,
     pub(super) listeners: Vec<oneshot::Sender<LockOutcome>>,
-    /// How many have not said yet whether they heard the outcome.
+    /// Listeners that have not ended yet.
     pub(super) unsettled: usize,
     pub(super) is_heard: bool,
 }
 
 impl Resource {
-    /// What is held here, or was and has not ended yet.
+    /// The hold, or the one whose end is on its way.
     pub(super) fn hold(&self) -> Option<&Hold> {
         match &self.phase {
             Phase::Held(hold) => Some(hold),
@@ -120,7 +120,7 @@ impl Resource {
 }
 
 impl Hold {
-    /// Its client is about to be told.
+    /// The reply for an answer that is about to be sent.
     pub(super) fn answered(&mut self) -> GrantReply {
         self.answers = self.answers.saturating_add(1);
         self.reply()
@@ -159,7 +159,7 @@ impl Hold {
 }
 
 impl PendingRequest {
-    /// Of one who is about to listen.
+    /// With one listener, which is about to come.
     pub(super) fn new(
         resource: &Arc<str>,
         client: Arc<str>,

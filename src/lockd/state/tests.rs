@@ -251,7 +251,7 @@ async fn a_grant_that_nobody_heard_of_is_undone() {
         }
         let mut ask = Box::pin(locks.lock(request("r", "gone")));
         if let Poll::Ready(told) = futures::poll!(&mut ask) {
-            // The store was quicker than the poll: somebody heard of this one.
+            // The store was quicker than the poll: the client heard of this one.
             told.unwrap();
             locks.unlock("r", "gone", None).await.unwrap();
             continue;
@@ -302,7 +302,7 @@ async fn a_lease_ends_by_itself_and_the_next_gets_it() {
         assert_eq!(locks.renew("r", "next", grant.token).await, Err(Refusal::WrongToken));
         assert_eq!(locks.figures().expired, 1);
         locks.unlock("r", "next", None).await.unwrap();
-        // Nobody waits: it ends all the same.
+        // Without a waiter the lease ends all the same.
         locks.lock(leased("r", "last", QUIET)).await.unwrap();
         eventually("the end", || files(directory.path()).is_empty()).await;
         locks.close().await;
@@ -375,7 +375,7 @@ async fn a_repeated_wait_keeps_its_place_while_anybody_waits() {
     }
 }
 
-/// I5: whoever is away is passed over, and comes back to where it was.
+/// I5: a waiter that is away is passed over, and comes back to its place.
 #[tokio::test]
 async fn a_wait_that_broke_off_has_its_place_again() {
     for sync in BOTH {
@@ -445,7 +445,7 @@ async fn a_place_is_kept_for_nobody_who_gave_up() {
         drop(again);
         locks.leave("r", "c", "id");
     }
-    // With no place kept, a free lock goes to whoever asks.
+    // With no place kept, a free lock goes to the next request.
     drop(behind);
     locks.unlock("r", "holder", None).await.unwrap();
     locks.lock(request("r", "other")).await.unwrap();
@@ -470,7 +470,7 @@ async fn a_grant_whose_every_answer_was_lost_is_undone() {
         assert_eq!(locks.lock(ask.clone()).await, locked_by("other"));
         locks.unlock("r", "other", Some(other.token)).await.unwrap();
 
-        // Whoever renews has the token from an answer.
+        // A client that renews has the token from an answer.
         let kept = locks.lock(ask).await.unwrap();
         locks.renew("r", "c", kept.token).await.unwrap();
         locks.lose_answer("r", kept.token);
@@ -1152,7 +1152,7 @@ fn a_full_disk_is_told_and_leaves_nothing_behind() {
 
 async fn fill_the_disk(path: &Path, sync: bool) {
     let locks = open(path, sync).await;
-    // Before anybody asks for a lock, the file system says it.
+    // Before the first request for a lock, the file system says it.
     let ballast = path.join("ballast");
     assert!(locks.has_storage());
     assert!(fs::write(&ballast, vec![1; 2 << 20]).is_err());

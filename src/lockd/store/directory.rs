@@ -24,7 +24,7 @@ pub(crate) struct LockDirectory {
     descriptor: OwnedFd,
     path: PathBuf,
     publishing: Publishing,
-    /// What new files are like; `None` where that was not found out.
+    /// The mode and owners of new files; `None` where these are unknown.
     made: Option<Made>,
     drafts: AtomicU64,
 }
@@ -72,8 +72,8 @@ pub(crate) enum NameState {
         client: String,
         since: u64,
     },
-    /// A file that names nobody, and what is wrong with it. Whether it may be
-    /// removed by an administrator's word.
+    /// A file that names no holder, what is wrong with it, and whether an administrator may
+    /// remove it.
     Bad {
         why: String,
         is_file: bool,
@@ -147,7 +147,7 @@ impl LockDirectory {
         fs::linkat(CWD, from, &self.descriptor, to, AtFlags::SYMLINK_FOLLOW)
     }
 
-    /// Write a file that nobody sees yet. What fails leaves nothing.
+    /// Write a file that has no name yet. A failure leaves nothing.
     pub(crate) fn prepare(self: &Arc<Self>, contents: &[u8]) -> Result<Prepared, Errno> {
         let directory = Arc::clone(self);
         if self.publishing != Publishing::Draft {
@@ -173,8 +173,8 @@ impl LockDirectory {
         }
     }
 
-    /// Give a lock's file the name of a spare, if it looks like one; whether
-    /// that was done. What it contains is looked at when it is used again.
+    /// Give a lock's file the name of a spare, if it looks like one; whether it does. Its
+    /// contents are looked at when it is used again.
     pub(crate) fn set_aside(&self, name: &str, length: usize, spare: &str) -> bool {
         let here = &self.descriptor;
         let Ok(stat) = fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) else {
@@ -191,8 +191,8 @@ impl LockDirectory {
             && self.made == Some(made_as(stat))
     }
 
-    /// Whether a spare is as a new file with these contents would be; if so,
-    /// it is from now on also by its time.
+    /// Whether a spare is as a new file with these contents would be. If so, its time is set
+    /// to now.
     pub(crate) fn is_as_new(&self, spare: &str, contents: &[u8]) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
         let now = Timestamps { last_access: now, last_modification: now };
@@ -274,13 +274,12 @@ impl LockDirectory {
         }
     }
 
-    /// What a file contains that [`look`](Self::look) took for a file.
+    /// The contents of a file that [`look`](Self::look) took for one.
     pub(crate) fn contents(&self, name: &str) -> Result<Vec<u8>, Errno> {
         read(&self.open_own(name, OFlags::RDONLY)?, CLIENT_MAX_BYTES + 1)
     }
 
-    /// The names of all there is, but for what a killed daemon had begun,
-    /// which is removed.
+    /// The names of all entries. Drafts of a killed daemon are removed.
     pub(crate) fn scan(&self) -> Result<Vec<Vec<u8>>, Errno> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.descriptor)? {

@@ -1,4 +1,4 @@
-//! A lock that was given, as the journal and the directory know it.
+//! A grant, as the journal and the directory have it.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::lockd::name::{self, SUFFIX};
 
-/// What somebody wants to hold.
+/// The terms of a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GrantTerms {
     pub(crate) resource: Arc<str>,
@@ -14,12 +14,12 @@ pub(crate) struct GrantTerms {
     pub(crate) client: Arc<str>,
     pub(crate) lease: Option<Duration>,
     pub(crate) request_id: Option<Arc<str>>,
-    /// Whether the file is called as the resource is, though the name is not
-    /// plainly safe: it was there before.
+    /// Whether the file is called as the resource is, though the name is not plainly safe.
+    /// Such a file was there before.
     pub(crate) is_literal: bool,
 }
 
-/// A lock that was given. Nothing of it changes.
+/// A lock that was granted. A grant never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) terms: GrantTerms,
@@ -30,7 +30,7 @@ pub(crate) struct Grant {
 }
 
 impl GrantTerms {
-    /// The file the lock is. The name was checked when it was asked for.
+    /// The name of the lock's file. The resource was checked with the request.
     pub(crate) fn file_name(&self) -> Cow<'_, str> {
         if self.is_literal {
             return Cow::Owned(format!("{}{SUFFIX}", self.resource));

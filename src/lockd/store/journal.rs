@@ -1,19 +1,17 @@
-//! What was granted and ended, in order, in two files that take turns.
+//! The journal: grants and ends in order, in two files that take turns.
 //!
-//! J1. A record is written, and synced where that was asked for, before what
-//!     it says is answered.
+//! J1. A record is written, and synced where syncs are on, before its change is answered.
 //! J2. Each generation begins with all that is held, and is complete, and
 //!     synced, before a record is added to it. Until then the file of the
 //!     generation before stays as it is, and counts.
 //! J3. Before a generation forgets an end, the removal of the file is synced.
 //! J4. Both files have their size from the start, and so much of it is free
 //!     that every lock can be ended on a full disk.
-//! J5. A batch is written only once the one before is whole, and synced where
-//!     that was asked for. Each record says where its batch began. So a bad
-//!     record with whole ones of a later batch behind it is damage, and so is
-//!     one before the mark, which is moved on with the batches. A bad record
-//!     with nothing behind it is what a crash in a write leaves. What was not
-//!     synced may be missing in any order after a power cut.
+//! J5. A batch is written only once the one before is whole, and synced where syncs are
+//!     on. Each record says where its batch began. So a bad record with whole ones of a
+//!     later batch behind it is damage. So is one before the mark, which moves on with the
+//!     batches. A bad record with nothing behind it is what a crash in a write leaves.
+//!     Unsynced records may be missing in any order after a power cut.
 //! J6. Both files are as long as their generations say, and have a header from
 //!     the start. A sector is written whole or not at all, so a bad header is
 //!     damage.
@@ -36,42 +34,44 @@ use crate::lockd::histogram::Histogram;
 #[derive(Debug)]
 pub(crate) struct Journal {
     files: [OwnedFd; 2],
-    /// Which of them is written.
+    /// The index of the file that is written.
     active: usize,
     header: Header,
-    /// Where the next record goes.
+    /// The place of the next record.
     end: usize,
     /// The mark of the generation (J5), and when it was moved on.
     marked: usize,
     marked_at: Option<Instant>,
     /// How long both files are.
     capacity: usize,
-    /// It is made longer than it must be when so much is needed: not at every
-    /// grant on a disk that is full.
+    /// Below this need the files do not grow ahead of it: on a full disk not every grant
+    /// tries.
     next_growth: usize,
     sync: bool,
-    /// What of each file was written last, and may be on the disk or not: the
-    /// write or the sync failed.
+    /// The part of each file that may be on the disk or not: its write or sync failed.
     unsure: [Range<usize>; 2],
     pub(crate) syncs: Syncs,
 }
 
-/// Small enough for a small disk; some thousand records.
+/// The least length of a file, some thousand records. A larger one takes more of a small
+/// disk; a smaller one begins generations more often.
 const CAPACITY_MIN: usize = 128 * 1024;
 
-/// Left for the ends of locks (J4).
+/// Bytes that are left for the ends of locks (J4). With more, a full disk refuses grants
+/// earlier.
 const RESERVE: usize = 8 * 1024;
 
-/// The mark is moved on after so many bytes, a block of a file system, and so long:
-/// it is one more block to sync. What is written after it could be blanked unseen.
+/// The mark is moved on after so many bytes, a block of a file system, and this time: each
+/// mark is one more block to sync. With more, more records behind the mark could be blanked
+/// unseen.
 pub(super) const MARK_BYTES_APART: usize = 4096;
 const MARK_TIME_APART: Duration = Duration::from_millis(50);
 
 const NOTHING: Range<usize> = 0..0;
 
 impl Journal {
-    /// Two empty generations, synced with their names, in files that may be there.
-    /// (J6)
+    /// Write two empty generations into files that may be there, and sync them with their
+    /// names. (J6)
     pub(crate) fn create(
         directory: &LockDirectory,
         files: [OwnedFd; 2],
@@ -100,7 +100,7 @@ impl Journal {
         if !journal.admits(live, 0) {
             return Err(Errno::NOSPC);
         }
-        // Once at the start it is synced in any case, names and all.
+        // The first generation is synced in any case, names and all.
         journal.sync = true;
         journal.begin_generation(directory, next_token, held)?;
         journal.sync = sync;
@@ -134,8 +134,8 @@ impl Journal {
         }
     }
 
-    /// Whether so much more may be granted when so much is held: it must be
-    /// possible to end it all. (J4)
+    /// Whether so many bytes more may be granted when so many are held: there must be room
+    /// to end them all. (J4)
     pub(crate) fn admits(&mut self, held: usize, granted: usize) -> bool {
         let needed = HEADER_BYTES + held + granted + RESERVE;
         if 2 * needed > self.capacity && needed >= self.next_growth {
@@ -157,7 +157,8 @@ impl Journal {
         }
     }
 
-    /// Zeros, so that the disk has the room and a later write changes no sizes.
+    /// Lengthen both files with zeros. So the disk has the room, and later writes change no
+    /// sizes.
     fn grow(&mut self, capacity: usize) -> Result<(), Errno> {
         if capacity <= self.capacity {
             return Ok(());
@@ -185,13 +186,12 @@ impl Journal {
         }
     }
 
-    /// The file that is written.
+    /// The name of the file that is written.
     pub(crate) fn name(&self) -> &'static str {
         JOURNALS[self.active]
     }
 
-    /// Whether so many bytes of records fit into this generation, which is as long
-    /// as its header says. (J6)
+    /// Whether so many bytes of records fit into this generation. (J6)
     pub(crate) fn fits(&self, bytes: usize) -> bool {
         self.end + bytes <= self.header.capacity as usize
             && self.header.capacity == self.capacity as u64
@@ -264,9 +264,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Where a change failed, write over all that may be on the disk of it: with
-    /// these records, or with nothing. A generation that may have begun has not.
-    /// Nothing is added afterwards.
+    /// Write over all that may be on the disk of a failed change: with these records, or
+    /// with zeros. A generation that may have begun has not. Nothing is added afterwards.
     pub(crate) fn take_back(&mut self, records: &[JournalRecord]) -> Result<(), Errno> {
         let [one, other] = self.unsure.clone();
         let (unsure, of_next) = if self.active == 0 { (one, other) } else { (other, one) };
@@ -291,7 +290,7 @@ impl Journal {
         self.sync(file)
     }
 
-    /// Say that all files were synced, for good.
+    /// Record that all files were synced.
     pub(crate) fn close(mut self) -> Result<(), Errno> {
         self.sync = true;
         self.append(&[JournalRecord::Closed])
@@ -308,7 +307,7 @@ impl Journal {
     }
 }
 
-/// How long a file is; what cannot be looked at has nothing.
+/// The length of a file; 0 if the kernel does not say.
 fn length(file: &OwnedFd) -> usize {
     fstat(file).ok().and_then(|stat| usize::try_from(stat.st_size).ok()).unwrap_or(0)
 }

@@ -1,29 +1,32 @@
 //! The locks on the disk: a file for each, and a journal beside them.
 //!
-//! S1. A lock that was answered has its file, with its contents complete, and
-//!     its record in the journal; an end that was answered has neither file
-//!     nor hold. The journal is synced before (J1), the files are not: after a
-//!     power cut they are made again from it (R2).
-//! S2. A grant's file is complete before its record is written, and has its
-//!     name only after: it appears whole or not at all.
-//! S3. A file is removed, or becomes a spare (`spares`), before the record of
-//!     its end is written: what cannot be removed is still held, in the books
-//!     as on the disk.
+//! S1. A grant that was answered has its file, with complete contents, and its record in
+//!     the journal. An end that was answered has neither file nor hold. The journal is
+//!     synced before the answer (J1), the files are not: after a power cut they are made
+//!     again from it (R2).
+//! S2. A grant's file is complete before its record is written, and gets its name after.
+//!     So it appears whole or not at all.
+//! S3. A file is removed, or becomes a spare (`spares`), before the record of its end is
+//!     written. A lock whose file cannot be removed is still held, in the books as on the
+//!     disk.
 //! S4. A grant whose file could not get its name is withdrawn in the journal, and
 //!     synced, before the refusal is answered.
-//! S5. When the journal could not be written or synced, it is written again
-//!     whole in its other file, and counts there. When that fails as well,
-//!     nothing is written any more: nobody knows what the disk has.
-//! S6. What failed so is taken back before it is refused: the journal says
-//!     nothing of a grant, and an end has its file again. So a daemon that starts
-//!     afterwards shows nothing that was refused.
-//! S7. A directory in which something is missing is not served, and nothing in
-//!     it is changed, until the loss is accepted. What is damaged is kept beside
-//!     what is new. (`past`, T3)
+//! S5. When the journal could not be written or synced, it is written again whole in its
+//!     other file, and counts there. When that fails as well, nothing is written any
+//!     more: what the disk has is unknown.
+//! S6. A failed change is taken back before it is refused. The journal says nothing of a
+//!     grant, and an end has its file again. So a daemon that starts afterwards shows
+//!     nothing that was refused.
+//! S7. A directory in which something is missing is not served, and nothing in it is
+//!     changed, until the loss is accepted. What is damaged is kept beside what is new.
+//!     (`past`, T3)
 //!
-//! Steps of a batch: files of grants prepared, files of ends removed (S2, S3),
-//! all records written and synced at once (J1), files of grants published
-//! (S2), failures undone (S4), and only then is any of it answered.
+//! Steps of a batch:
+//!
+//! 1. Files of grants are prepared, files of ends are removed (S2, S3).
+//! 2. All records are written and synced at once (J1).
+//! 3. Files of grants are published (S2), and failures undone (S4).
+//! 4. Only then is any change answered.
 
 mod directory;
 mod grant;
@@ -76,19 +79,19 @@ pub(crate) struct Store {
 pub(crate) enum ChangeRequest {
     Grant(GrantTerms),
     End(Arc<Grant>),
-    /// Remove a file that names nobody.
+    /// Remove a file that names no holder.
     Discard(Problem),
 }
 
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ChangeOutcome {
     Granted(Arc<Grant>),
-    /// It is held: the end that was asked for before failed.
+    /// The lock is held: the end before the grant failed.
     Held(Arc<Grant>),
-    /// There was a file that the daemon did not know. It is a lock now.
+    /// There was a file that the daemon did not know. The file is a lock now.
     Adopted(Arc<Grant>),
-    /// There is a file that names nobody.
+    /// There is a file that names no holder.
     Poisoned(Problem),
     /// Ended; whether its file was still there.
     Ended {
@@ -101,7 +104,7 @@ pub(crate) enum ChangeOutcome {
     Broken(DiskError),
 }
 
-/// What the kernel refused.
+/// A refusal of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DiskError {
     pub(crate) path: PathBuf,
@@ -109,10 +112,12 @@ pub(crate) struct DiskError {
     pub(crate) errno: Errno,
 }
 
-/// The most that is changed at a time: a prepared file is an open one.
+/// Changes of one batch at most. Each prepared file is an open one; larger batches need
+/// more of these, and answer their first change later.
 pub(crate) const BATCH_MAX: usize = 64;
 
-/// A daemon that closes syncs so many files one by one, else the file system.
+/// Files that a daemon syncs one by one when it closes. For more, syncing the whole file
+/// system is faster.
 const SYNCED_SINGLY_MAX: usize = 1000;
 
 /// A change of a batch, on its way.
@@ -129,7 +134,7 @@ pub(crate) struct StoreOptions {
     pub(crate) sync: bool,
     /// Go on without what the journal has lost. (S7)
     pub(crate) accept_damage: bool,
-    /// No token up to this one is given.
+    /// No token up to this one may be given.
     pub(crate) tokens_above: Option<u64>,
 }
 
@@ -145,7 +150,7 @@ pub(crate) enum Unopened {
 }
 
 impl Store {
-    /// Take over what a directory holds, in this boot.
+    /// Take over the locks of a directory, in this boot.
     pub(crate) fn open(
         path: &Path,
         boot: [u8; 36],
@@ -213,19 +218,18 @@ impl Store {
         &self.directory
     }
 
-    /// How long the journal's syncs took.
+    /// The times of the journal's syncs.
     pub(crate) fn syncs(&self) -> Syncs {
         self.journal.syncs
     }
 
-    /// No token above this one was given.
+    /// The greatest token that was given.
     pub(crate) fn last_token(&self) -> u64 {
         self.tokens.peek() - 1
     }
 
-    /// Make these changes, in this order, and say what became of each. At most
-    /// [`BATCH_MAX`]. For each resource at most one end and one grant, the end
-    /// first.
+    /// Make these changes in this order; the outcome of each. At most [`BATCH_MAX`]. For each
+    /// resource at most one end and one grant, the end first.
     pub(crate) fn commit(&mut self, changes: Vec<ChangeRequest>) -> Vec<ChangeOutcome> {
         if self.is_broken {
             return changes.iter().map(|_| self.broken(Errno::IO, true)).collect();
@@ -240,7 +244,7 @@ impl Store {
         // S4.
         if let Err(errno) = self.append(&undoing) {
             let is_taken_back = self.journal.take_back(&undoing).is_ok();
-            // What was recorded before is so.
+            // Changes that were recorded before stay.
             let is_done = |it: &ChangeOutcome| {
                 matches!(it, ChangeOutcome::Granted(_) | ChangeOutcome::Ended { .. })
             };
@@ -251,7 +255,7 @@ impl Store {
         changed
     }
 
-    /// Nothing of this was recorded. (S6)
+    /// Undo changes whose records could not be written. (S6)
     fn take_back(&mut self, steps: Vec<Step>, errno: Errno) -> Vec<ChangeOutcome> {
         let mut held = Vec::new();
         let mut is_taken_back = true;
@@ -272,7 +276,7 @@ impl Store {
         refused.collect()
     }
 
-    /// The file of a lock whose end failed; whether it is there again.
+    /// Make the file of a lock again after its end failed; whether it is there.
     fn put_back(&mut self, grant: &Grant) -> bool {
         let prepared = self.spares.prepare(&self.directory, &grant.terms.client);
         let put_back = prepared.and_then(|file| file.publish(&grant.terms.file_name()));
@@ -283,7 +287,7 @@ impl Store {
         put_back.is_ok()
     }
 
-    /// Make none of these changes.
+    /// Refuse these changes.
     pub(crate) fn refuse(&self, changes: &[ChangeRequest]) -> Vec<ChangeOutcome> {
         let (path, doing) = (self.directory.path().to_owned(), "keeping the directory's own lock");
         let failure = DiskError { path, doing, errno: Errno::IO };
@@ -306,7 +310,7 @@ impl Store {
         ChangeOutcome::Broken(DiskError { path, doing, errno })
     }
 
-    /// What comes before the record. (S2, S3)
+    /// The steps before the record. (S2, S3)
     fn begin(&mut self, change: ChangeRequest) -> Step {
         match change {
             ChangeRequest::Grant(terms) => self.begin_grant(terms),
@@ -344,7 +348,7 @@ impl Store {
 
     fn discard(&mut self, problem: Problem) -> ChangeOutcome {
         for (name, _) in &problem.files {
-            // It may have been put right meanwhile.
+            // The file may have been put right meanwhile.
             match self.directory.look(name) {
                 NameState::Bad { is_file: true, .. } => {}
                 NameState::Nothing => continue,
@@ -372,7 +376,7 @@ impl Store {
         }
     }
 
-    /// Write what the steps are about to do. (J1)
+    /// Write the records of these steps. (J1)
     fn record(&mut self, steps: &mut [Step]) -> Result<(), Errno> {
         self.refuse_what_does_not_fit(steps);
         let records: Vec<JournalRecord> = steps
@@ -426,14 +430,14 @@ impl Store {
         self.append_to_next(records)
     }
 
-    /// In a generation of their own.
+    /// Write records into a new generation.
     fn append_to_next(&mut self, records: &[JournalRecord]) -> Result<(), Errno> {
         let next_token = self.tokens.peek();
         self.journal.begin_generation(&self.directory, next_token, self.held.values())?;
         self.journal.append(records)
     }
 
-    /// What comes after the record: grants get their names. (S2)
+    /// The steps after the record: files of grants get their names. (S2)
     fn finish(&mut self, step: Step, undoing: &mut Vec<JournalRecord>) -> ChangeOutcome {
         let (grant, prepared) = match step {
             Step::Publish(grant, prepared) => (grant, prepared),
@@ -458,14 +462,14 @@ impl Store {
                 undoing.push(JournalRecord::Granted(Arc::clone(&adopted)));
                 ChangeOutcome::Adopted(adopted)
             }
-            // It was there a moment ago.
+            // The file was there a moment ago.
             Ok(Ok(None)) => self.failed(&name, "naming the file", Errno::AGAIN),
             Ok(Err(problem)) => ChangeOutcome::Poisoned(problem),
             Err(errno) => self.failed(&name, "numbering the lock", errno),
         }
     }
 
-    /// Sync everything, so that after this the files alone say what is held.
+    /// Sync everything: afterwards the files alone say what is held.
     pub(crate) fn close(mut self) -> Result<(), Errno> {
         if self.is_broken {
             return Ok(());
@@ -511,14 +515,14 @@ impl std::fmt::Display for DiskError {
     }
 }
 
-/// What a directory has of the daemon's own.
+/// The daemon's own files in a directory.
 fn found(directory: &LockDirectory) -> Result<(Files, Bound), (&'static str, Errno)> {
     let files = Files::read(directory)?;
     let bound = Bound::read(directory).map_err(|errno| (TOKENS, errno))?;
     Ok((files, bound))
 }
 
-/// Make a directory one in which nothing was given. (T3)
+/// Make the daemon's own files in a new directory. (T3)
 fn create(
     directory: &Arc<LockDirectory>,
     bound: Bound,
@@ -531,7 +535,7 @@ fn create(
     Journal::create(directory, files, boot, FIRST).map_err(|errno| (JOURNALS[0], errno))
 }
 
-/// The smallest token that may be given, for all that the directory knows. (T2)
+/// The smallest token that may be given, as far as the directory says. (T2)
 fn next_token(past: Option<&Past>, has_damage: bool, bound: Bound) -> u64 {
     let of_bound = match bound {
         Bound::Known { bound, .. } => bound,
@@ -550,8 +554,8 @@ fn raised(known: u64, above: Option<u64>) -> u64 {
     above.map_or(known, |above| known.max(above.saturating_add(1)))
 }
 
-/// Whether the store may be opened in spite of this; what is damaged is kept aside
-/// then. (S7)
+/// Check whether the store may be opened in spite of this damage, and keep what is damaged
+/// aside. (S7)
 fn accept(
     directory: &Arc<LockDirectory>,
     of_journal: Vec<Damage>,
@@ -583,7 +587,7 @@ fn accept(
         what,
     });
     let needs_accept = !of_journal.is_empty() && !options.accept_damage;
-    // Of an earlier start: it says nothing of what was given since.
+    // A number from an earlier start says nothing of later tokens.
     let too_low = options.tokens_above.filter(|&above| of_tokens.is_some() && above < greatest);
     let needs_tokens = of_tokens.is_some() && options.tokens_above.is_none() || too_low.is_some();
     let found: Vec<Damage> = of_journal.into_iter().chain(of_tokens.clone()).collect();
@@ -611,8 +615,8 @@ fn accept(
     Ok(())
 }
 
-/// It may be older than what was given since; nobody but the operator knows. A number
-/// that raises nothing may be from an earlier start.
+/// Warn of a copy, which may be older than the last tokens: only the operator knows. A
+/// number that raises nothing may be from an earlier start.
 fn warn_of_copy(directory: &LockDirectory, known: u64, above: Option<u64>) {
     let path = directory.path().display();
     let raises_nothing = above.map_or_else(String::new, |above| {
@@ -625,7 +629,7 @@ fn warn_of_copy(directory: &LockDirectory, known: u64, above: Option<u64>) {
     );
 }
 
-/// What the operator is to do.
+/// Advice for the operator.
 fn remedy(path: &Path, found: &[Damage], needs_tokens: bool, greatest: u64) -> String {
     let of_journal = found.iter().any(|damage| damage.name != TOKENS);
     let mut flags = String::new();

@@ -1,11 +1,11 @@
-//! What the files of a journal say, and what is wrong with them.
+//! The contents of a journal's files, and their damage.
 //!
-//! D1. What stands before a bad record is in doubt: a lock may have ended in it, or
-//!     ended and been given again. What stands behind the last one is sure.
-//! D2. All is in doubt where the end of the newest journal may be lost: it is cut, or
-//!     the other file may be newer, and what that said cannot be told.
-//! D3. What a generation begins with is not in doubt by a bad record in it: it was
-//!     held when the generation began, and nothing had ended by then.
+//! D1. Records before a bad one are in doubt: a lock may have ended in the bad record, or
+//!     ended and been granted again. Records behind the last bad one are sure.
+//! D2. All is in doubt where the end of the newest journal may be lost. Either it is cut,
+//!     or the other file may be newer and cannot be read.
+//! D3. A bad record puts the first records of its generation in no doubt. These locks were
+//!     held when the generation began, and none had ended by then.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -25,11 +25,11 @@ use super::record::{
 #[derive(Debug)]
 pub(crate) struct Past {
     pub(crate) header: Header,
-    /// What was held at its end, by token: in the order in which it was given.
+    /// The grants that were held at its end, by token: in their order.
     pub(crate) held: BTreeMap<u64, Arc<Grant>>,
-    /// What it says was ended.
+    /// The grants that ended.
     ended: Vec<Arc<Grant>>,
-    /// Tokens of what was granted last: the files may not have been made.
+    /// Tokens of the last grants: their files may not have been made.
     last: Vec<u64>,
     /// The smallest token that was not given.
     pub(crate) next_token: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Past {
     pub(crate) active: usize,
     /// The generation is complete. (J2)
     has_begun: bool,
-    /// Where it says nothing more.
+    /// The place behind its last record.
     end: usize,
     /// At its end there is a record that was not written to its end.
     is_torn: bool,
@@ -53,7 +53,7 @@ pub(crate) struct Past {
 #[derive(Clone, Debug)]
 struct Bad {
     at: usize,
-    /// What shows that it was whole.
+    /// The proof that it was whole once.
     what: String,
     before: InDoubt,
 }
@@ -61,13 +61,13 @@ struct Bad {
 /// How much of what a journal says may not be so any more. (D1, D2)
 #[derive(Clone, Copy, Debug, Default)]
 struct InDoubt {
-    /// What is held with a token below this one.
+    /// Holds with a token below this one.
     held_below: u64,
-    /// So many of what was ended first.
+    /// So many of the first ends.
     ended: usize,
 }
 
-/// Something that is wrong with a file, and cannot come from a crash.
+/// A fault of a file that cannot come from a crash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Damage {
     pub(crate) name: &'static str,
@@ -109,7 +109,7 @@ impl Files {
         self.contents.iter().all(|content| matches!(content, Content::Missing))
     }
 
-    /// Whether they say no more than what an interrupted
+    /// Whether they are no more than an interrupted
     /// [`create`](super::journal::Journal::create) leaves.
     pub(crate) fn say_nothing(&self) -> bool {
         let is_empty = |past: Past| past.held.is_empty() && past.last.is_empty();
@@ -227,8 +227,8 @@ impl Past {
         Some(past)
     }
 
-    /// All whole records, in order. What is behind a bad record counts as well if it
-    /// was written later: so the least is lost.
+    /// Replay all whole records in order. Records behind a bad one count as well if they
+    /// were written later: so the least is lost.
     fn replay_all(&mut self, bytes: &[u8]) {
         let salt = self.header.salt;
         let mark = self.header.decode_mark(bytes);
@@ -283,7 +283,7 @@ impl Past {
         }
     }
 
-    /// A lock whose end is lost has ended all the same if it was given again later.
+    /// Forget holds that were granted again later: their lost ends have happened.
     fn forget_what_was_given_again(&mut self) {
         if self.bad.is_empty() {
             return;
@@ -296,7 +296,7 @@ impl Past {
         self.held.retain(|token, grant| latest[&grant.terms.resource] == *token);
     }
 
-    /// All that it says up to here.
+    /// All records up to here.
     fn so_far(&self) -> InDoubt {
         let last = self.held.last_key_value();
         InDoubt {
@@ -305,19 +305,18 @@ impl Past {
         }
     }
 
-    /// Whether a lock may have ended, or been given again, since it was given with
-    /// this token. (D1)
+    /// Whether a lock may have ended, or been granted again, since the grant with this token.
+    /// (D1)
     pub(crate) fn doubts(&self, token: u64) -> bool {
         token < self.in_doubt.held_below
     }
 
-    /// Whether this was granted last, for all that is known: then its file may not
-    /// have been made.
+    /// Whether this may be a last grant: then its file may not have been made.
     pub(crate) fn is_of_the_last(&self, token: u64) -> bool {
         self.last.contains(&token) && !self.doubts(token)
     }
 
-    /// What ended, and is not held again for all that is known. (D1)
+    /// Grants that ended and were surely not granted again. (D1)
     pub(crate) fn surely_ended(&self) -> &[Arc<Grant>] {
         &self.ended[self.in_doubt.ended..]
     }
@@ -329,18 +328,18 @@ impl Past {
         is_cut.then(|| (Some(length), format!("is cut there, and had {capacity} bytes")))
     }
 
-    /// Nothing was synced, and the machine was off since: then what was written last
-    /// may be missing, in any order.
+    /// Whether nothing was synced and the machine was off since. Then the last records may be
+    /// missing, in any order.
     fn may_have_lost(&self, boot: [u8; 36]) -> bool {
         !self.header.is_synced && !self.is_closed && !self.is_of(boot)
     }
 
-    /// Whether it was written in this boot. One that cannot be told is like no other.
+    /// Whether it was written in this boot. An unknown boot is like no other.
     pub(crate) fn is_of(&self, boot: [u8; 36]) -> bool {
         self.header.boot == boot && boot != UNKNOWN_BOOT
     }
 
-    /// Say what is normal and yet worth a line.
+    /// Log what is normal and yet worth a line.
     pub(crate) fn report(&self, directory: &LockDirectory, boot: [u8; 36]) {
         let path = directory.path_of(JOURNALS[self.active]);
         let (path, end) = (path.display(), self.end);

@@ -1,8 +1,7 @@
 //! The bytes of a journal: its header and its records.
 //!
-//! Every record carries the checksum of itself and of the salt of its generation.
-//! So what an older generation left in the file is no record of this one, torn or
-//! whole.
+//! Every record carries the checksum of itself and of the salt of its generation. So the
+//! records that an older generation left in the file are none of this one, torn or whole.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +12,13 @@ use crate::wire::CLIENT_MAX_BYTES;
 /// One step of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum JournalRecord {
-    /// A lock was given.
+    /// A lock was granted.
     Granted(Arc<Grant>),
     /// The lock with this token was ended, and its file is gone.
     Ended(u64),
-    /// The lock with this token was not given after all: it never had a file.
+    /// The grant with this token was taken back: it never had a file.
     Withdrawn(u64),
-    /// What stands before is all that was held when this generation began.
+    /// The records before are all that was held when this generation began.
     Begun,
     /// All files were synced. Nothing comes after it.
     Closed,
@@ -68,8 +67,8 @@ pub(crate) const HEADER_BYTES: usize = 1024;
 /// Length, checksum, where the batch began, kind.
 const FRAME_BYTES: usize = 4 + 4 + 4 + 1;
 
-/// Longer than any record, whose longest part is a client's name. Where a record
-/// is looked for at every byte, so much is read for each at most.
+/// Longer than any record: the longest part is a client's name. The search for whole
+/// records reads so much at each byte at most.
 const RECORD_MAX_BYTES: usize = 2 * CLIENT_MAX_BYTES;
 
 const NO_LEASE: u64 = u64::MAX;
@@ -184,8 +183,8 @@ impl JournalRecord {
     }
 }
 
-/// Where the first whole record behind this place is, and whether one of a later
-/// batch is there: then all before that batch was written whole.
+/// The first whole record behind this place, and whether there is one of a later batch.
+/// Then all records before that batch were written whole.
 pub(crate) fn whole_behind(salt: u64, bytes: &[u8], place: usize) -> Option<(usize, bool)> {
     let mut first = None;
     for next in place + 1..bytes.len() {
@@ -198,8 +197,8 @@ pub(crate) fn whole_behind(salt: u64, bytes: &[u8], place: usize) -> Option<(usi
     first.map(|first| (first, false))
 }
 
-/// Whether the bytes here are those of a record that was not written to its end:
-/// it says that its batch began here, or where the last one did.
+/// Whether these bytes are a record that was not written to its end. Such a record says
+/// that its batch began here, or where the last one did.
 pub(crate) fn is_torn(salt: u64, bytes: &[u8], place: usize, last_batch: u32) -> bool {
     batch_at(salt, bytes, place).is_some_and(|batch| batch == last_batch || batch as usize == place)
 }
@@ -208,13 +207,12 @@ fn batch_at(salt: u64, bytes: &[u8], place: usize) -> Option<u32> {
     Some(masked(salt, FieldReader(bytes.get(place + 8..)?).u32()?))
 }
 
-/// The place of a batch as it is written, and back: no other generation writes the
-/// same.
+/// The place of a batch as it is written, and back. No other generation writes the same.
 fn masked(salt: u64, batch: u32) -> u32 {
     batch ^ salt as u32
 }
 
-/// Only of what could be one the checksum is computed.
+/// A record, if the bytes look like one: else the checksum is not computed.
 fn decode_if_likely(salt: u64, bytes: &[u8], place: usize) -> Option<(JournalRecord, usize, u32)> {
     let batch = batch_at(salt, bytes, place)? as usize;
     let kind = bytes.get(place + FRAME_BYTES - 1)?;

@@ -1,17 +1,17 @@
-//! What is held when a daemon starts, by the directory and the journal.
+//! The holds that a daemon starts with, by the directory and the journal.
 //!
-//! R1. While the machine runs, the files say what is held: other programs may
-//!     have changed them since. Only of what was granted last, the file may
-//!     not have been made: then the journal says it.
+//! R1. While the machine runs, the files say what is held: other programs may have changed
+//!     them since. Only the files of the last grants may not have been made: for these the
+//!     journal counts.
 //! R2. After a power cut names and contents of files may be missing or back
 //!     again: the journal says what was held, except where a file names
 //!     another client by now.
 //! R3. A file that the journal does not know is a lock without a lease.
-//! R4. A file that names nobody is reported, and nothing is done about it,
-//!     except where the journal knows whose it was (R2).
-//! R5. What is in doubt after damage (`past`, D1) is taken for held, unless its file
-//!     is gone by R1. But its token, lease and request id may be those of an older
-//!     grant: it is held as by R3. No file is removed because of an end in doubt.
+//! R4. A file that names no holder is reported and left alone, except where the journal
+//!     names its holder (R2).
+//! R5. A lock that is in doubt after damage (`past`, D1) is taken for held, unless its file
+//!     is gone by R1. But its token, lease and request id may be those of an older grant, so
+//!     it is held as by R3. No file is removed because of an end in doubt.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -24,17 +24,17 @@ use super::past::Past;
 use super::token_counter::TokenCounter;
 use crate::lockd::name::{self, SUFFIX};
 
-/// What a daemon starts with.
+/// The holds and problems that a daemon starts with.
 #[derive(Debug, Default)]
 pub(crate) struct Recovered {
     pub(crate) held: HashMap<Arc<str>, Arc<Grant>>,
-    /// Resources that nobody can have, and the files that stand in the way.
+    /// Resources that cannot be locked, and the files that stand in the way.
     pub(crate) problems: BTreeMap<Arc<str>, Problem>,
-    /// What was held and is not any more: its file is gone.
+    /// Holds that are over, as their files are gone.
     pub(crate) gone: Vec<Arc<Grant>>,
 }
 
-/// Why nobody can have a resource.
+/// Why a resource cannot be locked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     /// The files that stand in the way, and whether each is called as the
@@ -92,14 +92,14 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// What has become of one hold of the journal's.
+    /// Settle one hold of the journal by its file.
     fn settle(&mut self, grant: &Arc<Grant>, past: &Past) -> Result<(), Errno> {
         let is_in_doubt = past.doubts(grant.token);
         let terms = &grant.terms;
         let name = terms.file_name();
         let keep = match self.directory.look(&name) {
             NameState::Lock { client, .. } => client == *terms.client,
-            // The client without a name has an empty file.
+            // The file of the client without a name is empty.
             NameState::Bad { is_file: true, .. } if self.is_of_nobody(&name, &terms.client) => true,
             NameState::Bad { is_file: true, .. } if !self.files_count => {
                 self.directory.remove(&name)?;
@@ -140,7 +140,7 @@ impl Recovery<'_> {
             self.directory.prepare(terms.client.as_bytes()).and_then(|file| file.publish(name));
         match made {
             Ok(()) => Ok(true),
-            // It was never answered.
+            // The grant was never answered.
             Err(_) if self.files_count => Ok(false),
             Err(error) => Err(error),
         }
@@ -203,7 +203,7 @@ impl Recovery<'_> {
         self.recovered.problems.insert(resource.into(), problem);
     }
 
-    /// Two files are called so that they mean one resource. (N1, N3)
+    /// Report two files whose names mean one resource. (N1, N3)
     fn report_double(&mut self, resource: &Arc<str>) {
         let encoded = name::file_name(resource).unwrap_or_default();
         let literal = format!("{resource}{SUFFIX}");
@@ -216,8 +216,8 @@ impl Recovery<'_> {
     }
 }
 
-/// The lock that a file is which the journal does not know; `None` if there is
-/// no file. `terms` says which file; its client does not matter.
+/// The lock of a file that the journal does not know; `None` if there is no file. `terms`
+/// says which file; its client does not matter.
 pub(crate) fn adopted(
     directory: &LockDirectory,
     terms: GrantTerms,

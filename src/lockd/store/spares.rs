@@ -1,9 +1,8 @@
-//! Files of locks that ended, kept for the next lock of the same client: making
-//! and deleting a file costs more than all else a lock does.
+//! Files of locks that ended, kept for the next lock of the same client: making and deleting
+//! a file costs more than all else a lock does.
 //!
-//! P1. Nothing is ever written into a spare, and it is given only to a lock
-//!     whose file is to say the same. So who has the old file open still reads
-//!     who had it.
+//! P1. Nothing is ever written into a spare. It is given only to a lock whose file says the
+//!     same. So a program that has the old file open still reads the old holder.
 //! P2. A spare is what a new file would be, or it is deleted: a plain file with
 //!     one name, these contents, and the owner and mode that new files have.
 //! P3. There are few, under names that no lock has. They go when the disk is
@@ -29,11 +28,12 @@ struct Spare {
     name: String,
 }
 
-/// As many as there are clients that lock and unlock all the time; a block each.
+/// Spares that are kept: as many as there are clients that lock and unlock all the time.
+/// Each takes a block of the disk.
 pub(crate) const SPARES_MAX: usize = 32;
 
 impl Spares {
-    /// Take a lock's file away, if it is there; whether it was.
+    /// Take a lock's file away; whether it was there.
     pub(crate) fn retire(
         &mut self,
         directory: &LockDirectory,
@@ -54,7 +54,7 @@ impl Spares {
         Ok(true)
     }
 
-    /// A file with this client's name in it, from what is kept or new.
+    /// A file with this client's name in it, a spare or a new one.
     pub(crate) fn prepare(
         &mut self,
         directory: &Arc<LockDirectory>,

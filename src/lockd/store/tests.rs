@@ -55,7 +55,7 @@ pub(super) fn end(store: &mut Store, grant: &Arc<Grant>) {
     assert_eq!(ended, [ChangeOutcome::Ended { had_file: true }]);
 }
 
-/// Who has what, and by which token.
+/// The holders by resource, with their tokens.
 pub(super) fn held(recovered: &Recovered) -> BTreeMap<String, (String, u64)> {
     let holds = recovered.held.values();
     holds
@@ -98,13 +98,13 @@ fn a_power_cut_takes_no_lock_and_gives_none_back() {
     fs::write(at(path, "zeros"), "\0\0\0\0\0\0").unwrap();
     fs::write(at(path, "back"), "client").unwrap();
     fs::write(at(path, "back torn"), "").unwrap();
-    // One whom another program gave it since, and one that was never ours.
+    // Another program changed the holder since; and a file that was never ours.
     fs::write(at(path, "kept"), "another").unwrap();
     fs::write(at(path, "foreign"), "c").unwrap();
     let (mut store, recovered) = open(path, NEXT_BOOT, true);
     let mut expected: BTreeMap<_, _> = holds[1..].iter().chain([&nameless]).map(entry).collect();
     let mut found = held(&recovered);
-    // A prefix of the name is a name, too: nobody can tell.
+    // A prefix of the name is a name, too.
     expected.remove("torn");
     assert_eq!(found.remove("torn").unwrap().0, "cli");
     let kept = found.remove("kept").unwrap();
@@ -265,7 +265,7 @@ fn an_end_that_fails_changes_nothing() {
     let path = directory.path();
     let (mut store, _) = open(path, BOOT, true);
     let grant = grant(&mut store, "r", "c");
-    // A file that nobody can remove, not even root.
+    // A file that cannot be removed, not even by root.
     fs::remove_file(at(path, "r")).unwrap();
     fs::create_dir(at(path, "r")).unwrap();
     let next = ChangeRequest::Grant(terms("r", "d"));
@@ -311,7 +311,7 @@ fn inode(path: &Path) -> u64 {
     std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap())
 }
 
-/// P1, P2: who has the file of a lock that ended open reads who had it.
+/// P1, P2: a program that has the file of an ended lock open reads its holder.
 #[test]
 fn a_file_is_used_again_by_its_own_client_only() {
     use std::io::Read;

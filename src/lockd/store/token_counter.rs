@@ -2,9 +2,8 @@
 //!
 //! T1. No token is given that is not below the bound on the disk. The bound is
 //!     synced before, always: also by a daemon that syncs nothing else.
-//! T2. Counting goes on at the bound: no token below it is given again, given
-//!     before or not. Only behind a journal that was closed it goes on where the
-//!     journal ends, for nothing can be missing from that.
+//! T2. Counting goes on at the bound, so no token below it is given again. Only behind a
+//!     journal that was closed, counting goes on where that ends: nothing can be missing.
 //! T3. The file appears whole, with the [`FIRST`] bound, before there is a
 //!     journal. A greater bound is written only once the journal is complete. So
 //!     a directory with that bound and without a journal has lost its journal.
@@ -30,7 +29,7 @@ pub(crate) struct TokenCounter {
     slot: usize,
 }
 
-/// What the file of the counter says.
+/// The contents of the counter's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
     /// There is no file.
@@ -55,7 +54,8 @@ pub(crate) const FIRST: u64 = 1;
 /// it the tokens could run out.
 pub(crate) const TOKENS_ABOVE_MAX: u64 = u64::MAX / 2;
 
-/// One sync for so many tokens; so many are skipped by a daemon that is killed.
+/// Tokens for one sync. A killed daemon skips so many: with more, the numbers of a daemon
+/// that is killed often grow faster.
 const BLOCK: u64 = 1 << 20;
 
 /// Of a file that was only created.
@@ -126,7 +126,7 @@ impl TokenCounter {
         self.next
     }
 
-    /// As if all tokens below the bound were given.
+    /// Skip all tokens below the bound.
     #[cfg(test)]
     pub(crate) fn skip_to_the_bound(&mut self) {
         self.next = self.bound;

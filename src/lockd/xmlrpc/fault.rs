@@ -30,7 +30,7 @@ pub(crate) fn document(style: FaultStyle, text: &str) -> String {
     write::fault(CODE, &format!("{}{text}", style.prefix()))
 }
 
-/// Text of the refusal of a lock that somebody has.
+/// Text of the refusal of a lock that is held.
 pub(crate) fn already_locked(holder: &str) -> String {
     format!("Resource already locked by {}", python::quoted(holder))
 }
@@ -40,7 +40,7 @@ pub(crate) fn not_yours(holder: &str, client: &str) -> String {
     format!("Resource locked by {} cannot be unlocked by {client}", python::quoted(holder))
 }
 
-/// Text of the refusal to unlock what nobody has.
+/// Text of the refusal to unlock what is not held.
 pub(crate) const NOT_LOCKED: &str = "Resource not locked";
 
 /// Text of the refusal of a method that does not exist.

@@ -16,7 +16,7 @@
 //! | an encoding but UTF-8, UTF-16, US-ASCII and ISO 8859-1 | many are read | a fault |
 //! | elements where none belong, `<string>` without `<value>` | passed over, or read as a value | a fault |
 //! | too long, too deep, too many values | read | a fault |
-//! | a body that is too long, too slow or half sent | waited for, and nobody else served | 413, 408 or 400 with a fault |
+//! | a body that is too long, too slow or half sent | waited for, and no other request served | 413, 408 or 400 with a fault |
 //! | a chunked body | an answer with status 500 | read |
 //! | a method but POST | 501 | GET has the page at `/`; 405 elsewhere |
 //! | an answer of more than 1400 bytes to a client that accepts gzip | compressed | as it is |

@@ -1,4 +1,4 @@
-//! What the store answers, and what follows from it.
+//! The answers of the store, and their consequences.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,8 @@ use crate::lockd::state::resource::{
 use crate::lockd::store::{ChangeOutcome, DiskError, Problem};
 use crate::sys::boot_clock::BootTime;
 
-/// After an expiry that the disk refused.
+/// Between two tries to end a lease, if the disk refused. With more, the next waiter waits
+/// longer once the disk is well again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Whether the file system refused this name of a file, and may take others.
@@ -104,7 +105,7 @@ impl Books {
         self.tidy(&resource);
     }
 
-    /// It is held after all: back to the front, or no.
+    /// The lock is held after all: the request goes back to the front, or is refused.
     pub(super) fn wait_on(&mut self, turn: TurnNumber, resource: &Arc<str>) {
         if self.pending[&turn].may_wait && self.lifecycle == Lifecycle::Serving {
             self.enqueue(turn);
@@ -126,7 +127,7 @@ impl Books {
     pub(super) fn decide(&mut self, turn: TurnNumber, outcome: LockOutcome) {
         let pending = self.pending.get_mut(&turn).expect("BUG: a request was lost");
         for listener in pending.listeners.drain(..) {
-            // It may be gone; then it settles.
+            // A listener that is gone settles by itself.
             let _ = listener.send(outcome.clone());
         }
         pending.outcome = Some(outcome);
@@ -150,7 +151,7 @@ impl Books {
         };
         let ended = self.entry(resource).ending.take().expect("BUG: an end of nothing");
         self.figures.held -= 1;
-        // What was undone nobody had.
+        // An undone grant was never held.
         if !matches!(reason, EndReason::Undone) {
             self.figures.holds.count(ended.began.elapsed(), &TIME_BOUNDS);
         }
@@ -178,7 +179,7 @@ impl Books {
         self.tidy(resource);
     }
 
-    /// The end failed: it is held as before. (S3)
+    /// The end failed: the lock is held as before. (S3)
     pub(super) fn restore(&mut self, resource: &Arc<str>, reason: EndReason, error: &DiskError) {
         let entry = self.entry(resource);
         let mut hold = entry.ending.take().expect("BUG: an end of nothing");
@@ -197,7 +198,7 @@ impl Books {
                 self.set_deadline(resource, deadline);
             }
         } else {
-            // The grant behind it is told so, and gives it back.
+            // The answer to the grant behind it says so, and restores the hold.
             entry.ending = Some(Hold { deadline, ..hold });
         }
         self.figures.disk_errors += 1;

@@ -56,8 +56,8 @@ impl Books {
         Ok(self.admit(pending, place, is_free.then_some(is_literal)))
     }
 
-    /// A new request, or one that comes back to its place: it is served, with a
-    /// file that is called so, or queued.
+    /// Serve or queue a request that is new or comes back to its place. `served`: the lock
+    /// is free, and whether its file is called as the resource is.
     pub(super) fn admit(
         &mut self,
         mut pending: PendingRequest,
@@ -100,7 +100,7 @@ impl Books {
                     let client = self.holder_of(&key.resource);
                     return Err(self.refuse(Refusal::LockedBy { client }));
                 }
-                // What was granted meanwhile lasts from now on, for this one.
+                // A grant that came meanwhile lasts from now on.
                 self.renew_deadline(&key.resource);
                 self.pending.get_mut(&turn).expect("BUG: a request was lost").unsettled += 1;
                 Ok(Some(self.listen(turn)))
@@ -125,7 +125,7 @@ impl Books {
         Admission::Waiting(turn, receiver)
     }
 
-    /// One who listened is gone. (I4)
+    /// A listener is gone. (I4)
     pub(in crate::lockd::state) fn settle(&mut self, turn: TurnNumber, end: ListenerEnd) {
         let Some(pending) = self.pending.get_mut(&turn) else {
             return;
@@ -160,7 +160,7 @@ impl Books {
         self.forget_pending(turn);
     }
 
-    /// For when the request is made again. (I5)
+    /// Keep the place for a repetition of the request. (I5)
     fn keep_place(&mut self, turn: TurnNumber) {
         let pending = &self.pending[&turn];
         if let Some(key) = pending.key.clone() {
@@ -168,7 +168,7 @@ impl Books {
         }
     }
 
-    /// A request that was refused is not made again: its place goes.
+    /// The client has its refusal and does not come back: its place goes.
     pub(in crate::lockd::state) fn leave(&mut self, resource: &str, client: &str, id: &str) {
         self.absent.take(&RequestKey {
             resource: resource.into(),
@@ -177,7 +177,7 @@ impl Books {
         });
     }
 
-    /// An answer with this grant did not come to its client. (I4)
+    /// An answer with this grant did not reach its client. (I4)
     pub(in crate::lockd::state) fn lose_answer(&mut self, resource: &str, token: u64) {
         if self.lifecycle != Lifecycle::Serving {
             return;
@@ -191,7 +191,7 @@ impl Books {
         }
     }
 
-    /// Nobody heard of the grant. Its request comes back to where it waited. (I4)
+    /// End a grant whose client never heard of it. Its request has its place again. (I4)
     fn undo(&mut self, resource: &Arc<str>) {
         let hold = self.hold(resource).expect("BUG: what is undone is held");
         if let (Some(key), Some(place)) = (request_key(&hold.grant), hold.place) {
@@ -200,7 +200,7 @@ impl Books {
         self.end(resource, EndReason::Undone);
     }
 
-    /// The last who listened is gone, or there was none.
+    /// Drop a request that has no listener left.
     pub(super) fn forget_pending(&mut self, turn: TurnNumber) {
         let Some(pending) = self.pending.remove(&turn) else {
             return;
@@ -224,7 +224,7 @@ impl Books {
         }
     }
 
-    /// The limit of one who waits was reached: `None` if its grant is on the way.
+    /// Refuse a waiter whose limit is reached; `None` if its grant is on the way.
     pub(in crate::lockd::state) fn give_up(&mut self, turn: TurnNumber) -> Option<Refusal> {
         let pending = self.pending.get(&turn)?;
         let resource = Arc::clone(&pending.resource);
@@ -236,7 +236,7 @@ impl Books {
         Some(self.refuse(Refusal::TimedOut { holder }))
     }
 
-    /// Ask the store to give it to this request.
+    /// Ask the store to grant the resource to this request.
     pub(super) fn grant(&mut self, turn: TurnNumber, is_literal: bool) {
         let pending = &self.pending[&turn];
         let terms = GrantTerms {
@@ -251,8 +251,8 @@ impl Books {
         self.outbox.push_back((ChangeRequest::Grant(terms), Purpose::Grant(turn)));
     }
 
-    /// If it is free, it is the turn of the first who waits. (I2) One whose client
-    /// holds as much as it may by now is refused.
+    /// Grant a free resource to its first waiter. (I2) A waiter whose client holds as much
+    /// as it may by now is refused.
     pub(super) fn serve_next(&mut self, resource: &Arc<str>) {
         while let Some(entry) = self.resources.get(resource) {
             let Some(&turn) = entry.queue.first().filter(|_| matches!(entry.phase, Phase::Free))
@@ -267,8 +267,8 @@ impl Books {
         }
     }
 
-    /// See whether the directory still says what the books say, before somebody
-    /// is refused. Whether a file that is in the way is called as the resource is.
+    /// Compare the directory with the books before a request is refused. Returns whether a
+    /// file that is in the way is called as the resource is.
     pub(super) fn look_at(&mut self, resource: &Arc<str>) -> Result<bool, Refusal> {
         let problem = match self.resources.get(resource).map(|entry| &entry.phase) {
             Some(Phase::Problem(problem)) => problem.clone(),

@@ -1,4 +1,4 @@
-//! Ending a hold, and letting it go on.
+//! Ends of holds, and renewals of their leases.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ impl Books {
             Err(refusal) => refusal,
         };
         if token.is_some_and(|token| self.finished.has_release(token, name::stripped(client))) {
-            // Its answer was lost, so it is asked for again.
+            // The answer to the first unlock was lost.
             let _ = reply.send(Ok(()));
             return Ok(receiver);
         }
@@ -72,7 +72,7 @@ impl Books {
         self.may_end(&resource, client, Some(token))?;
         self.renew_deadline(&resource);
         let hold = self.hold_mut(&resource).expect("BUG: what may be ended is held");
-        // Whoever knows the token heard of the grant.
+        // A client that knows the token heard of the grant.
         hold.answered();
         Ok(hold.grant.terms.lease.unwrap_or(Duration::MAX))
     }
@@ -106,8 +106,8 @@ impl Books {
         Ok(receiver)
     }
 
-    /// Ask the store to end the hold. For others it is free at once: what they
-    /// ask for comes behind. (I3)
+    /// Ask the store to end the hold. For other requests the lock is free at once: their
+    /// grants come behind in the outbox. (I3)
     pub(super) fn end(&mut self, resource: &Arc<str>, reason: EndReason) {
         let Phase::Held(hold) = self.put(resource, Phase::Free) else {
             unreachable!("BUG: an end of what is not held");

@@ -1,4 +1,4 @@
-//! The books: every change of them is made here, under one lock.
+//! The books: the holds and requests, and what the store is to do. One mutex protects them.
 
 mod answers;
 mod asking;
@@ -28,9 +28,9 @@ use crate::lockd::store::{
 };
 use crate::sys::boot_clock::BootTime;
 
-/// How long a refusal of the disk counts while no other grant was tried: longer
-/// than between two probes of a balancer. One that sends nothing meanwhile would
-/// else never find out that the disk is well again.
+/// How long a refusal of the disk counts while no other grant was tried. Longer than
+/// between two probes of a balancer. A balancer that sends nothing meanwhile would else
+/// never find out that the disk is well again.
 const DISK_MEMORY: Duration = Duration::from_secs(30);
 
 /// The books of one directory.
@@ -45,9 +45,9 @@ pub(super) struct Books {
     leases: BTreeSet<(BootTime, Arc<str>)>,
     /// Files that no client can ask for.
     unspeakable: Vec<(Arc<str>, Problem)>,
-    /// What the store is to be asked for, in this order.
+    /// Changes for the store, in this order.
     outbox: VecDeque<(ChangeRequest, Purpose)>,
-    /// There is a writer, which looks here again before it ends.
+    /// There is a writer. It looks into the outbox again before it ends.
     pub(super) has_writer: bool,
     lifecycle: Lifecycle,
     waiting_limit: usize,
@@ -61,7 +61,7 @@ pub(super) struct Books {
     signals: BookSignals,
 }
 
-/// What others listen to.
+/// Signals to tasks outside.
 pub(super) struct BookSignals {
     /// Counts up with each change.
     pub(super) changes: watch::Sender<u64>,
@@ -106,7 +106,7 @@ enum RequestState {
     Held,
 }
 
-/// How a request for a lock stands.
+/// The first answer to a request for a lock.
 pub(super) enum Admission {
     Decided(LockOutcome),
     Waiting(TurnNumber, oneshot::Receiver<LockOutcome>),
@@ -164,7 +164,7 @@ impl Books {
         }
     }
 
-    /// What is to be written next.
+    /// Take the changes that are to be written next.
     pub(super) fn next_batch(&mut self) -> Vec<(ChangeRequest, Purpose)> {
         let count = self.outbox.len().min(BATCH_MAX);
         self.outbox.drain(..count).collect()
@@ -188,14 +188,14 @@ impl Books {
         changes.iter().map(|_| ChangeOutcome::Failed(error.clone())).collect()
     }
 
-    /// Tell those who listen for changes.
+    /// Notify the listeners of changes.
     pub(super) fn publish_changes(&mut self) {
         if std::mem::take(&mut self.has_changed) {
             self.signals.changes.send_modify(|count| *count = count.wrapping_add(1));
         }
     }
 
-    /// Nobody gets or ends anything any more.
+    /// Grant and end nothing any more. (I7)
     pub(super) fn fail(&mut self, why: &str) {
         if self.lifecycle == Lifecycle::Failed {
             return;
@@ -206,7 +206,7 @@ impl Books {
         self.dismiss_all();
     }
 
-    /// Tell all who wait to go.
+    /// Refuse all waiters, and later requests.
     pub(super) fn close(&mut self) {
         if self.lifecycle == Lifecycle::Serving {
             self.lifecycle = Lifecycle::Closing;
@@ -281,8 +281,7 @@ impl Books {
         Some(held)
     }
 
-    /// The directory, and whether it refused a grant of late: a while later
-    /// nobody knows.
+    /// The directory, and whether it refused a grant within [`DISK_MEMORY`].
     pub(super) fn storage(&self) -> (Arc<LockDirectory>, bool) {
         let has_refused = self.refused_by_disk.is_some_and(|at| at.elapsed() < DISK_MEMORY);
         (Arc::clone(&self.directory), has_refused)
@@ -322,7 +321,7 @@ impl Books {
         }
     }
 
-    /// It is held from now on, and so long.
+    /// The resource is held from now on, until its lease ends.
     fn start_hold(&mut self, resource: &Arc<str>, grant: Arc<Grant>, place: Option<QueuePlace>) {
         let lease = grant.terms.lease;
         // What an earlier daemon granted was answered by it.
@@ -342,7 +341,7 @@ impl Books {
         }
     }
 
-    /// Who has it, or is about to, without white space around.
+    /// The holder, or the client of the grant on its way, without white space around.
     fn holder_of(&self, resource: &str) -> String {
         let Some(entry) = self.resources.get(resource) else {
             return String::new();
@@ -363,7 +362,7 @@ impl Books {
     }
 }
 
-/// When it was given: an earlier daemon has left only what the clock said then.
+/// When the lock was granted: an earlier daemon has left only the time of the clock.
 fn began(grant: &Grant) -> Instant {
     let now = Instant::now();
     let age = grant.since().elapsed().unwrap_or_default();

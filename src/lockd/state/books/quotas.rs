@@ -1,4 +1,4 @@
-//! How much of the books each client takes, and how much it may.
+//! How many locks and waiters each client has, and how many it may have.
 //!
 //! U1. A client's locks are those that it holds and those that the store was
 //!     asked to give it. Its waiters are its requests in queues.
@@ -16,7 +16,7 @@ use crate::lockd::state::resource::{Phase, TurnNumber};
 use crate::sys::boot_clock::BootTime;
 
 impl Books {
-    /// Put a resource into this phase; the one that it was in.
+    /// Put a resource into this phase, and return the phase before.
     pub(super) fn put(&mut self, resource: &Arc<str>, phase: Phase) -> Phase {
         if let Some(client) = self.client_in(&phase) {
             self.usage.change(&client, |count| count.locks += 1);
@@ -36,7 +36,7 @@ impl Books {
         }
     }
 
-    /// The request waits from now on.
+    /// Put the request into the queue.
     pub(super) fn enqueue(&mut self, turn: TurnNumber) {
         let pending = &self.pending[&turn];
         self.usage.change(&pending.client, |count| count.waiters += 1);
@@ -45,7 +45,7 @@ impl Books {
         self.figures.waiting += 1;
     }
 
-    /// It waits no more; whether it did.
+    /// Take the request out of the queue; whether it was there.
     pub(super) fn dequeue(&mut self, turn: TurnNumber) -> bool {
         let Some(pending) = self.pending.get(&turn) else {
             return false;
@@ -59,7 +59,7 @@ impl Books {
         has_waited
     }
 
-    /// Nobody waits for it any more; who did, in the order of their turns.
+    /// Empty the queue; its waiters in the order of their turns.
     pub(super) fn dequeue_all(&mut self, resource: &str) -> Vec<TurnNumber> {
         let queue = self.resources.get(resource).map(|entry| &entry.queue);
         let waiting: Vec<TurnNumber> = queue.into_iter().flatten().copied().collect();
@@ -93,7 +93,7 @@ impl Books {
         }
     }
 
-    /// Its leases that are over. (U3)
+    /// How many of its leases are over. (U3)
     fn over(&self, client: &str) -> usize {
         let over = self.leases.iter().take_while(|(end, _)| BootTime::is_past(*end));
         over.filter(|(_, resource)| self.hold(resource).is_some_and(|it| it.is_of(client))).count()
