@@ -198,10 +198,18 @@ pub(crate) struct Search {
     /// A part of the name of the resource, the holder or a waiter; capitals do not matter.
     #[serde(default)]
     pub(crate) search: String,
+    /// Show only the lock of exactly this resource.
+    #[serde(default, deserialize_with = "text")]
+    pub(crate) resource: Option<String>,
     /// Show at most so many; all are counted.
     #[serde(default, deserialize_with = "number")]
     #[schemars(with = "Option<usize>")]
     pub(crate) limit: Option<usize>,
+}
+
+#[cfg(feature = "lockd")]
+fn text<'de, D: Deserializer<'de>>(text: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(text).map(Some)
 }
 
 /// In a query all is text.

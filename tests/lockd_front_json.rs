@@ -403,6 +403,15 @@ fn the_list_is_searched_and_limited() {
     assert_eq!((&list["held"], &list["matching"]), (&json!(3), &json!(2)));
     assert_eq!(list["locks"].as_array().unwrap().len(), 1);
     assert_eq!(get(&daemon, "/v1/locks?search=ALPHA").1["matching"], 1);
+    let only = |query: &str| {
+        let (_, list) = get(&daemon, &format!("/v1/locks?{query}"));
+        let names = list["locks"].as_array().unwrap().iter().map(|lock| lock["resource"].clone());
+        (names.collect::<Vec<_>>(), list["matching"].clone(), list["held"].clone())
+    };
+    assert_eq!(only("resource=beta"), (vec![json!("beta")], json!(1), json!(3)));
+    assert_eq!(only("resource=BETA"), (vec![], json!(0), json!(3)), "a name is itself");
+    assert_eq!(only("resource=beta&search=two"), (vec![], json!(0), json!(3)));
+    assert_eq!(only("resource=beta&limit=0"), (vec![], json!(1), json!(3)));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! out. The counts are those of the start.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +36,8 @@ const LONGEST_MS: u64 = 9_007_199_254_740_991;
 pub(crate) struct ListFilter {
     /// In the name of the resource, the holder or a waiter; lower case.
     search: String,
+    /// The only one, by its whole name.
+    resource: Option<String>,
     limit: Option<usize>,
 }
 
@@ -42,9 +45,16 @@ impl ListFilter {
     pub(crate) fn of(uri: &Uri) -> Result<Self, ErrorResponse> {
         let query = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
         let query = MapDeserializer::<_, serde::de::value::Error>::new(query);
-        let Search { search, limit } = Search::deserialize(query)
+        let Search { search, resource, limit } = Search::deserialize(query)
             .map_err(|error| ErrorResponse::invalid(format!("the query of the URL: {error}")))?;
-        Ok(Self { search: search.to_lowercase(), limit })
+        Ok(Self { search: search.to_lowercase(), resource, limit })
+    }
+
+    /// Where what is wanted may stand among these names, which are sorted.
+    fn range(&self, names: &[Arc<str>]) -> Range<usize> {
+        let Some(resource) = &self.resource else { return 0..names.len() };
+        let found = names.binary_search_by(|name| (**name).cmp(resource));
+        found.map_or(0..0, |position| position..position + 1)
     }
 
     fn is_in(&self, name: &str) -> bool {
@@ -59,11 +69,12 @@ pub(crate) struct Listing {
     at: Instant,
     filter: ListFilter,
     is_administrator: bool,
-    /// Names that were looked at.
-    position: usize,
+    /// Names that were not looked at yet.
+    left: Range<usize>,
     shown: usize,
     /// Names that match, of those that were looked at.
     matching: usize,
+    has_begun: bool,
     is_over: bool,
 }
 
@@ -76,15 +87,26 @@ impl Listing {
         filter: ListFilter,
         is_administrator: bool,
     ) -> Self {
-        let (position, shown, matching, is_over) = (0, 0, 0, false);
-        Self { locks, survey, at, filter, is_administrator, position, shown, matching, is_over }
+        let left = filter.range(&survey.names);
+        let (shown, matching, has_begun, is_over) = (0, 0, false, false);
+        Self {
+            locks,
+            survey,
+            at,
+            filter,
+            is_administrator,
+            left,
+            shown,
+            matching,
+            has_begun,
+            is_over,
+        }
     }
 
     /// The next lock that is to be shown.
     fn next_lock(&mut self) -> Option<LockStatus> {
         while self.shown < self.filter.limit.unwrap_or(usize::MAX) {
-            let name = self.survey.names.get(self.position)?;
-            self.position += 1;
+            let name = &self.survey.names[self.left.next()?];
             let held = self.locks.listed(name, |name| self.filter.is_in(name));
             if held.is_some() {
                 self.shown += 1;
@@ -97,7 +119,7 @@ impl Listing {
 
     /// What stands behind the locks.
     fn end(&mut self) -> String {
-        let rest = &self.survey.names[self.position..];
+        let rest = &self.survey.names[self.left.clone()];
         if self.filter.search.is_empty() {
             self.matching += rest.len();
         } else {
@@ -126,7 +148,7 @@ impl Iterator for Listing {
             return None;
         }
         let mut piece = String::new();
-        if self.position == 0 {
+        if !std::mem::replace(&mut self.has_begun, true) {
             piece.push_str("{\"locks\":[");
         }
         while piece.len() < PIECE_BYTES {
