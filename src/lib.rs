@@ -157,14 +157,15 @@ pub use any::{Locks, open};
 #[doc(hidden)]
 pub use file::fuzzing;
 pub use file::{
-    AsyncFileLock, AtExit, FileGuard, FileOptions, LockGuards, Proof, SlowSystem, StatusChanges,
-    acquire_all, acquire_all_timeout,
+    AsyncFileLock, AtExit, FileGuard, FileOptions, LockGuards, Proof, SlowSystem, acquire_all,
+    acquire_all_timeout,
 };
 pub use kernel::{AsyncKernelLock, KernelGuard, KernelOptions, Primitive};
 pub use local::executor::flush;
 pub use local::options::Offload;
 pub use lock::Lock;
 pub use lock::any_lock::{AnyGuard, AnyLock};
+pub use lock::changes::StatusChanges;
 pub use lock::error::{Error, Lost, LostReason};
 pub use lock::fencing_token::FencingToken;
 pub use lock::guard::Guard;

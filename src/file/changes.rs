@@ -1,27 +1,23 @@
-//! [`StatusChanges`]: the status of a lock, each time that it changes.
+//! The status of a lock file, each time that it changes.
 //!
 //! 1. A watcher listens before each look, as contenders do, and in addition to new
 //!    files and to writes: an acquisition is one or the other.
 //! 2. A watcher only looks. It has no ticket, makes no file, and asks for no lock but
-//!    the shared one of [`AsyncFileLock::status`], where nothing else can tell.
+//!    the shared one of `AsyncFileLock::status`, where nothing else can tell.
 //! 3. Looks are at least [`PACE`] apart, so that a lock which passes from one holder to
 //!    the next all the time is not disturbed. What changes in between is not told, but
 //!    the last is.
 
-use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_core::Stream;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::ReusableBoxFuture;
 
 use super::protocol::Found;
 use super::spec::LockSpec;
 use crate::local::hold_id::HoldId;
 use crate::local::wakeup::jittered;
+use crate::lock::changes::{self, Change};
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
 use crate::sys::inotify::{Following, Heard, Subscription};
@@ -39,50 +35,8 @@ const FALLBACK_PERIODS: u32 = 30;
 const FIRST_ECHO: Duration = Duration::from_millis(1);
 const LAST_ECHO: Duration = Duration::from_millis(64);
 
-/// The status of a lock now, and then each time that it changes: a stream made by
-/// [`AsyncFileLock::watch`].
-///
-/// Dropping it leaves nothing behind.
-#[must_use = "a stream does nothing unless it is polled"]
-pub struct StatusChanges {
-    /// `None` once the stream has ended.
-    next: Option<ReusableBoxFuture<'static, (Watcher, Change)>>,
-}
-
-type Change = Result<Status, Error>;
-
-impl StatusChanges {
-    pub(crate) fn of(lock: Arc<LockSpec>) -> Self {
-        let watcher = Watcher { lock, last: None, subscription: None, looked_at: None, echo: None };
-        Self { next: Some(ReusableBoxFuture::new(watcher.next())) }
-    }
-}
-
-impl fmt::Debug for StatusChanges {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("StatusChanges").finish_non_exhaustive()
-    }
-}
-
-impl Stream for StatusChanges {
-    type Item = Result<Status, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Change>> {
-        let Some(next) = &mut self.next else {
-            return Poll::Ready(None);
-        };
-        let (watcher, change) = ready!(next.poll(context));
-        match watcher.lock.names() {
-            Some(_) => next.set(watcher.next()),
-            // It never will.
-            None => self.next = None,
-        }
-        Poll::Ready(Some(change))
-    }
-}
-
 /// What goes from one look to the next.
-struct Watcher {
+pub(super) struct Watcher {
     lock: Arc<LockSpec>,
     /// What was told last.
     last: Option<Told>,
@@ -94,8 +48,8 @@ struct Watcher {
 /// An error by its words: what it is made of cannot be compared.
 type Told = Result<Status, String>;
 
-impl Watcher {
-    async fn next(mut self) -> (Self, Change) {
+impl changes::Watcher for Watcher {
+    async fn next(mut self) -> (Option<Self>, Change) {
         let mut is_doubted = false;
         loop {
             let found = self.look().await;
@@ -109,13 +63,21 @@ impl Watcher {
             let told = told(&status);
             if self.last.as_ref() != Some(&told) {
                 self.last = Some(told);
-                return (self, status);
+                // Without a name there never will be another.
+                let has_name = self.lock.names().is_some();
+                return (has_name.then_some(self), status);
             }
             is_doubted = false;
             if !must_look_again {
                 self.until_next_look().await;
             }
         }
+    }
+}
+
+impl Watcher {
+    pub(super) fn new(lock: Arc<LockSpec>) -> Self {
+        Self { lock, last: None, subscription: None, looked_at: None, echo: None }
     }
 
     async fn look(&mut self) -> Result<Found, Error> {

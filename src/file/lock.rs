@@ -10,12 +10,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::acquire;
-use super::changes::StatusChanges;
+use super::changes::Watcher;
 use super::guard::FileGuard;
 use super::options::{FileOptions, Proof};
 use super::record::RecordedProof;
 use super::revoke::revoke;
 use super::spec::LockSpec;
+use crate::lock::changes::StatusChanges;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
 
@@ -331,7 +332,7 @@ impl AsyncFileLock {
     /// # }
     /// ```
     pub fn watch(&self) -> StatusChanges {
-        StatusChanges::of(Arc::clone(&self.spec))
+        StatusChanges::of(Watcher::new(Arc::clone(&self.spec)))
     }
 
     /// Remove the file a dead holder left, and what killed contenders left

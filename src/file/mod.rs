@@ -20,7 +20,6 @@ pub(crate) mod siblings;
 mod spec;
 
 pub use acquire_all::{LockGuards, acquire_all, acquire_all_timeout};
-pub use changes::StatusChanges;
 pub use guard::FileGuard;
 pub use lock::AsyncFileLock;
 pub use options::{AtExit, FileOptions, Proof, SlowSystem};

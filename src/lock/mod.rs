@@ -6,6 +6,7 @@
 //! or takes an [`AnyLock`](crate::AnyLock).
 
 pub(crate) mod any_lock;
+pub(crate) mod changes;
 pub(crate) mod duration;
 pub(crate) mod error;
 pub(crate) mod events;
