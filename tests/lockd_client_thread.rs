@@ -13,7 +13,10 @@ mod support;
 
 use std::time::Duration;
 
-use lockkeeper::{AsyncRemoteLock, Error, LostReason, RemoteGuard, RemoteOptions};
+use futures::StreamExt;
+use lockkeeper::{
+    AsyncRemoteLock, Error, LostReason, RemoteGuard, RemoteOptions, Status, StatusChanges,
+};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 use remote_support::{Daemon, Network, Weather};
@@ -146,7 +149,13 @@ fn a_lock_is_used_from_several_runtimes_at_once() {
 }
 
 /// In the child: the lock is lost, and nothing of the parent's is used.
-fn inherit(lock: AsyncRemoteLock, guard: RemoteGuard, second: RemoteGuard, url: &str) {
+fn inherit(
+    lock: AsyncRemoteLock,
+    guard: RemoteGuard,
+    second: RemoteGuard,
+    mut changes: StatusChanges,
+    url: &str,
+) {
     assert!(guard.is_lost());
     assert!(guard.lost_token().is_cancelled());
     assert_eq!(block_on(guard.lost()).reason, LostReason::Forked);
@@ -157,7 +166,12 @@ fn inherit(lock: AsyncRemoteLock, guard: RemoteGuard, second: RemoteGuard, url: 
     assert!(block_on(lock.try_acquire()).expect("an answer").is_none(), "the parent has it");
     drop(lock);
     let other = AsyncRemoteLock::new(url, "of the child", "child").expect("a lock");
-    drop(block_on(acquired(&other)));
+    assert!(!block_on(other.is_locked()).expect("an answer"));
+    let guard = block_on(acquired(&other));
+    let change = block_on(async { timeout(VERY_LONG, changes.next()).await.expect("in time") });
+    assert!(matches!(change, Some(Ok(Status::Held(_)))), "{change:?}");
+    drop(changes);
+    drop(guard);
 }
 
 fn fork_holding(url: &str) {
@@ -165,11 +179,19 @@ fn fork_holding(url: &str) {
     let guard = block_on(acquired(&lock));
     let other = AsyncRemoteLock::new(url, "second", "one").expect("a lock");
     let second = block_on(acquired(&other));
+    let mut changes = AsyncRemoteLock::new(url, "of the child", "one").expect("a lock").watch();
+    block_on(async {
+        let free = timeout(VERY_LONG, changes.next()).await.expect("in time");
+        assert!(matches!(free, Some(Ok(Status::Free))), "{free:?}");
+        // The child finds it asleep.
+        assert!(timeout(QUIET, changes.next()).await.is_err());
+    });
     // SAFETY: the other threads of this process are idle and keep no lock.
     match unsafe { fork() }.expect("a child") {
         ForkResult::Child => {
             // A panic would end the only thread, and the process as if all were well.
-            let inherit = std::panic::AssertUnwindSafe(|| inherit(lock, guard, second, url));
+            let inherit =
+                std::panic::AssertUnwindSafe(|| inherit(lock, guard, second, changes, url));
             let is_well = std::panic::catch_unwind(inherit).is_ok();
             std::process::exit(i32::from(!is_well));
         }

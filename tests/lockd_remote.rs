@@ -14,7 +14,7 @@ use lockkeeper::{
     AsyncRemoteLock, Error, Evidence, LockName, LostReason, RemoteGuard, RemoteOptions,
 };
 use nix::sys::signal::Signal;
-use remote_support::{Daemon, Network, Weather, certificate};
+use remote_support::{Daemon, Network, Weather, certificate, sha256};
 use support::{Process, QUIET, VERY_LONG, eventually, on_tmpfs};
 use tokio::time::{sleep, timeout};
 
@@ -383,18 +383,4 @@ async fn tls_and_credentials_are_needed_where_the_daemon_asks_for_them() {
     let mine = with(&daemon.url, "mine", trusting().bearer_token(secret));
     acquired(&mine).await.release().await.expect("it was held");
     assert!(!format!("{mine:?}").contains(secret));
-}
-
-fn sha256(text: &str) -> String {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-    let mut command = Command::new("sha256sum");
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
-    let mut input = child.stdin.take().expect("its input");
-    input.write_all(text.as_bytes()).expect("it reads");
-    drop(input);
-    let output = child.wait_with_output().expect("it ends");
-    let line = String::from_utf8(output.stdout).expect("digits");
-    line.split_whitespace().next().expect("a hash").to_owned()
 }

@@ -2,8 +2,11 @@
 
 use std::future::Future;
 use std::io;
+use std::mem;
+use std::pin::Pin;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::per_process::PerProcess;
 use crate::sys::process;
+use crate::sys::process_key::{ProcessKey, this_process};
 
 /// How long the exit of a process waits for what is outstanding. A daemon that is
 /// there answers in a millisecond; if longer, a process beside a dead one seems to hang.
@@ -69,6 +73,15 @@ impl Io {
         self.runtime.spawn(work)
     }
 
+    /// [`spawn`](Self::spawn) what ends when nobody waits for it.
+    pub(crate) fn run<F>(&self, work: F) -> Running<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        Running { process: this_process(), task: Some(self.spawn(work)) }
+    }
+
     /// An exit waits until this is dropped, for at most [`EXIT_LIMIT`].
     pub(crate) fn outstanding(&'static self) -> Outstanding {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
@@ -79,6 +92,40 @@ impl Io {
     /// hold up no renewal and no deadline.
     pub(crate) fn log(&self, tell: impl FnOnce() + Send + 'static) {
         drop(self.runtime.spawn_blocking(tell));
+    }
+}
+
+/// Work on the thread, which ends when this is dropped.
+pub(crate) struct Running<T> {
+    process: ProcessKey,
+    /// Always there, but in [`Drop`].
+    task: Option<JoinHandle<T>>,
+}
+
+impl<T> Running<T> {
+    pub(crate) fn is_of_this_process(&self) -> bool {
+        self.process == this_process()
+    }
+}
+
+impl<T> Future for Running<T> {
+    type Output = io::Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let task = self.task.as_mut().expect("BUG: it was dropped");
+        Pin::new(task).poll(context).map_err(io::Error::other)
+    }
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        let Some(task) = self.task.take() else { return };
+        if self.process == this_process() {
+            task.abort();
+        } else {
+            // It is the parent's. (L2)
+            mem::forget(task);
+        }
     }
 }
 

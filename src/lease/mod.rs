@@ -16,7 +16,7 @@ mod per_process;
 mod renewal;
 mod retry;
 
-pub(crate) use io::{Outstanding, io};
+pub(crate) use io::{Outstanding, Running, io};
 pub(crate) use per_process::PerProcess;
 pub(crate) use renewal::{LeaseState, Over, RENEWED_AFTER, Renewal};
 pub(crate) use retry::{Exhausted, Patience};

@@ -32,34 +32,31 @@ impl Lock for AsyncRemoteLock {
         &self,
         wait: Wait,
     ) -> impl Future<Output = Result<Acquired<RemoteGuard>, Error>> + Send + 'static {
-        let lock = self.clone();
+        let contender = self.contender();
         async move {
-            or_busy(match wait {
-                Wait::No => lock.acquire_at_once().await,
-                wait => lock.acquire_timeout(wait.left()).await,
-            })
+            match wait {
+                Wait::No => contender.try_once().await,
+                wait => or_busy(contender.acquire(wait.left()).await),
+            }
         }
     }
 
     fn acquire(&self) -> impl Future<Output = Result<RemoteGuard, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { AsyncRemoteLock::acquire(&lock).await }
+        AsyncRemoteLock::acquire(self)
     }
 
     fn try_acquire(
         &self,
     ) -> impl Future<Output = Result<Option<RemoteGuard>, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { AsyncRemoteLock::try_acquire(&lock).await }
+        AsyncRemoteLock::try_acquire(self)
     }
 
     fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + 'static {
-        async { Err(Error::InvalidOption { option: "status", why: "not asked yet".to_owned() }) }
+        AsyncRemoteLock::status(self)
     }
 
     fn flush(&self) -> impl Future<Output = ()> + Send + 'static {
-        let lock = self.clone();
-        async move { AsyncRemoteLock::flush(&lock).await }
+        AsyncRemoteLock::flush(self)
     }
 }
 

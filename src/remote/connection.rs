@@ -5,7 +5,7 @@ use std::io;
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -56,11 +56,23 @@ impl Connection {
     }
 
     pub(super) async fn exchange(&mut self, request: Request<Full<Bytes>>) -> io::Result<Response> {
-        let response = self.sender.send_request(request).await.map_err(other)?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), RESPONSE_BYTES).collect().await;
-        Ok(Response { status, body: body.map_err(io::Error::other)?.to_bytes() })
+        collected(self.send(request).await?).await
     }
+
+    /// The head of the response; its body is on its way.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> io::Result<hyper::Response<Incoming>> {
+        self.sender.send_request(request).await.map_err(other)
+    }
+}
+
+/// With all of its body.
+pub(super) async fn collected(response: hyper::Response<Incoming>) -> io::Result<Response> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), RESPONSE_BYTES).collect().await;
+    Ok(Response { status, body: body.map_err(io::Error::other)?.to_bytes() })
 }
 
 /// With what lies behind it: hyper's own words do not say it.

@@ -12,7 +12,8 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use hyper::http::Uri;
 use tokio::time::timeout;
 
-use super::connection::Connection;
+use super::connection::{Connection, collected};
+use super::event_stream::EventStream;
 use super::no_response::{NoResponse, Outlook};
 use super::options::{RemoteOptions, invalid};
 use super::response::Response;
@@ -25,6 +26,8 @@ use crate::sys::mutex::Mutex;
 /// How long a daemon may take for a connection, and for an answer that nobody
 /// makes it wait for.
 pub(crate) const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
+
+const EVENTS: &str = "text/event-stream";
 
 /// More connections than that are not kept for later.
 const IDLE_MAX: usize = 8;
@@ -112,9 +115,25 @@ impl Endpoint {
     }
 
     /// [`call`](Self::call) of what is only to be read.
-    #[cfg(feature = "cli")]
     pub(crate) async fn get(&self, path: &str, hang_up: &HangUp) -> Result<Response, NoResponse> {
         self.exchange(self.request(hyper::Method::GET, path, String::new()), hang_up).await
+    }
+
+    /// Ask for a stream of events, over a connection of its own. What is answered
+    /// otherwise is the response.
+    pub(super) async fn events(
+        &self,
+        path: &str,
+    ) -> Result<Result<EventStream, Response>, NoResponse> {
+        let mut connection = self.connect().await?;
+        let request = self.request(hyper::Method::GET, path, String::new());
+        let lost = |error| after(error, false);
+        let response = connection.send(request).await.map_err(lost)?;
+        let kind = response.headers().get(CONTENT_TYPE);
+        if response.status().is_success() && kind.is_some_and(|kind| *kind == EVENTS) {
+            return Ok(Ok(EventStream::new(response.into_body(), connection)));
+        }
+        collected(response).await.map(Err).map_err(lost)
     }
 
     async fn exchange(
@@ -136,11 +155,7 @@ impl Endpoint {
                 self.keep(connection, hang_up);
                 Ok(answer)
             }
-            Err(error) => {
-                let is_foreign = error.kind() == io::ErrorKind::InvalidData && !was_reused;
-                let outlook = if is_foreign { Outlook::Foreign } else { Outlook::Open };
-                Err(NoResponse { error, may_have_come: true, outlook, was_reused })
-            }
+            Err(error) => Err(after(error, was_reused)),
         }
     }
 
@@ -189,6 +204,13 @@ impl Endpoint {
             Err(never) => match never {},
         }
     }
+}
+
+/// The request was sent.
+fn after(error: io::Error, was_reused: bool) -> NoResponse {
+    let is_foreign = error.kind() == io::ErrorKind::InvalidData && !was_reused;
+    let outlook = if is_foreign { Outlook::Foreign } else { Outlook::Open };
+    NoResponse { error, may_have_come: true, outlook, was_reused }
 }
 
 /// Nothing was sent.

@@ -1,6 +1,7 @@
 //! What a user has while holding a daemon's lock.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use tokio_util::sync::CancellationToken;
 
@@ -107,6 +108,10 @@ impl RemoteGuard {
         &self.hold.lease.target.client
     }
 }
+
+// A panic leaves no hold half changed.
+impl UnwindSafe for RemoteGuard {}
+impl RefUnwindSafe for RemoteGuard {}
 
 impl fmt::Debug for RemoteGuard {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,29 +1,26 @@
 //! The lock as its users name it.
 
 use std::fmt;
-use std::mem;
-use std::pin::pin;
+use std::future::Future;
+use std::hash::{Hash, Hasher};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::acquire::{Acquisition, Decided, WaitEnd};
+use super::contender::Contender;
 use super::endpoint::{Endpoint, RESPONSE_LIMIT};
 use super::guard::RemoteGuard;
 use super::options::RemoteOptions;
-use super::target::{Scheduled, Target};
-use crate::lease::io;
-use crate::local::timer::{Standing, is_paused};
+use super::status;
+use super::target::Target;
+use super::watch::Watcher;
+use crate::local::timer::Standing;
+use crate::lock::changes::StatusChanges;
 use crate::lock::error::Error;
-use crate::lock::events::{self, Acquiring};
-use crate::lock::wait::Acquired;
-use crate::sys::process_key::{ProcessKey, this_process};
-
-/// Shorter waits are not shown: until a daemon answers, a free lock looks the same.
-const UNTOLD: Duration = Duration::from_millis(100);
+use crate::lock::holder::{Holder, Status};
 
 /// A lock that a lock daemon (`lockkeeper serve`) keeps, for every machine that
 /// can reach it.
@@ -108,11 +105,6 @@ impl AsyncRemoteLock {
         Ok(Self { target: Arc::new(Target::new(endpoint, resource, client, options)) })
     }
 
-    /// How long [`acquire`](Self::acquire) waits, by its options.
-    pub(super) fn limit(&self) -> Option<Duration> {
-        self.target.options.timeout
-    }
-
     /// The daemon's URL.
     #[must_use]
     pub fn server(&self) -> &str {
@@ -131,9 +123,18 @@ impl AsyncRemoteLock {
         &self.target.client
     }
 
+    /// How long [`acquire`](Self::acquire) waits, by its options.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        self.target.options.timeout
+    }
+
+    pub(super) fn contender(&self) -> Contender {
+        Contender::new(Arc::clone(&self.target))
+    }
+
     /// Wait for the lock, at most for [`RemoteOptions::timeout`], for ever
-    /// without it. Who waits is served in the order in which the daemon heard
-    /// of it. While the daemon cannot be reached it is tried again, for as long
+    /// without it. Waiters are served in the order in which the daemon heard
+    /// of them. While the daemon cannot be reached it is tried again, for as long
     /// as [`RemoteOptions::reconnect`] says since its last answer, and not longer
     /// than up to the limit.
     ///
@@ -148,10 +149,12 @@ impl AsyncRemoteLock {
     /// both in the background: see [`flush`](Self::flush).
     ///
     /// # Errors
-    /// [`Error::Timeout`] if the daemon said that somebody else has the lock, and
-    /// [`Error::Unreachable`] if it said nothing; else the rest of [`Error`].
-    pub async fn acquire(&self) -> Result<RemoteGuard, Error> {
-        self.contend(self.target.options.timeout).await
+    /// [`Error::Timeout`] if the daemon said that another client has the lock, and
+    /// [`Error::Unreachable`] if it said nothing. [`Error::Forbidden`] if the token may
+    /// not lock as this client, as that of a viewer may not. Else the rest of [`Error`]
+    /// that a server's locks have.
+    pub fn acquire(&self) -> impl Future<Output = Result<RemoteGuard, Error>> + Send + use<> {
+        self.contender().acquire(self.limit())
     }
 
     /// Wait for the lock, at most this long; the daemon's word that it was not
@@ -162,30 +165,36 @@ impl AsyncRemoteLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
-    pub async fn acquire_timeout(
+    pub fn acquire_timeout<L: Into<Option<Duration>>>(
         &self,
-        limit: impl Into<Option<Duration>>,
-    ) -> Result<RemoteGuard, Error> {
-        self.contend(limit.into()).await
+        limit: L,
+    ) -> impl Future<Output = Result<RemoteGuard, Error>> + Send + use<L> {
+        self.contender().acquire(limit.into())
     }
 
     /// Wait as [`acquire`](Self::acquire) does until `token` is cancelled. The
-    /// token covers only the wait: a guard that was had stays valid.
+    /// token covers only the wait: a guard that was acquired stays valid.
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
-    pub async fn acquire_with(&self, token: &CancellationToken) -> Result<RemoteGuard, Error> {
-        tokio::select! {
-            biased;
-            () = token.cancelled() => Err(self.target.cancelled()),
-            acquired = self.acquire() => acquired,
+    pub fn acquire_with(
+        &self,
+        token: &CancellationToken,
+    ) -> impl Future<Output = Result<RemoteGuard, Error>> + Send + use<> {
+        let (target, token, acquiring) = (Arc::clone(&self.target), token.clone(), self.acquire());
+        async move {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => Err(target.cancelled()),
+                acquired = acquiring => acquired,
+            }
         }
     }
 
-    /// One try; `None` if somebody has it. A daemon that cannot be reached is
+    /// One try; `None` if the lock is held. A daemon that cannot be reached is
     /// tried again as by [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
@@ -193,126 +202,140 @@ impl AsyncRemoteLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
-    pub async fn try_acquire(&self) -> Result<Option<RemoteGuard>, Error> {
-        let name = self.target.name();
-        let shown = Acquiring::begin(&name);
-        let outcome = self.ask(WaitEnd::Now).await.map(Acquired::held);
-
-        if let Some(shown) = shown {
-            shown.tried(&name, &outcome);
-        }
-        outcome
+    pub fn try_acquire(
+        &self,
+    ) -> impl Future<Output = Result<Option<RemoteGuard>, Error>> + Send + use<> {
+        self.contender().try_acquire()
     }
 
-    /// Wait for what dropped guards and dropped acquisitions of this lock left
-    /// to be told to the daemon. It is over when
-    /// [`RemoteOptions::reconnect`] is, though the daemon cannot be reached.
+    /// [`acquire`](Self::acquire) for a thread without a runtime.
+    ///
+    /// # Panics
+    /// In an async context, where it would block the runtime; `spawn_blocking`
+    /// and threads of one's own are fine.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire).
+    pub fn blocking_acquire(&self) -> Result<RemoteGuard, Error> {
+        let runtime = Builder::new_current_thread().enable_time().build();
+        let failed = |error| self.target.unreachable("locking", Duration::ZERO, error);
+        runtime.map_err(failed)?.block_on(self.acquire())
+    }
+
+    /// Whether the lock is held, and by which client since when, as the daemon says. A
+    /// daemon that cannot be reached is tried again, for as long as
+    /// [`RemoteOptions::reconnect`] says.
+    ///
+    /// The holder's [`hold_id`](Holder::hold_id) is the number of its
+    /// [`fencing_token`](RemoteGuard::fencing_token). A file in the lock's place that
+    /// names no client counts as a holder with
+    /// [`Evidence::Unknown`](crate::Evidence::Unknown).
+    ///
+    /// Where the daemon has tokens, each of them will do, also a viewer's and one for
+    /// other clients.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the question.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`]; [`Error::Forbidden`] if the daemon wants a token and has
+    /// none, or does not know it; [`Error::Untrusted`], [`Error::NotAServer`],
+    /// [`Error::Refused`].
+    pub fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + use<> {
+        status::ask(Arc::clone(&self.target))
+    }
+
+    /// The holder, `None` if the lock is free.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub fn holder(&self) -> impl Future<Output = Result<Option<Holder>, Error>> + Send + use<> {
+        let asking = self.status();
+        async move {
+            match asking.await? {
+                Status::Held(holder) => Ok(Some(holder)),
+                Status::Free | Status::Stale(_) => Ok(None),
+            }
+        }
+    }
+
+    /// Whether the lock is held.
+    ///
+    /// # Errors
+    /// As [`status`](Self::status).
+    pub fn is_locked(&self) -> impl Future<Output = Result<bool, Error>> + Send + use<> {
+        let asking = self.holder();
+        async move { Ok(asking.await?.is_some()) }
+    }
+
+    /// The [`status`](Self::status) now, and then each time that it changes. Each item
+    /// differs from the one before.
+    ///
+    /// The daemon tells of changes by itself, at most four times a second: of what
+    /// happens meanwhile, and while the reader of the stream is busy, only the last state
+    /// is told. A connection that breaks is made again. After
+    /// [`RemoteOptions::reconnect`] without one there is an item
+    /// [`Error::Unreachable`], once, and the stream goes on. It ends after any other
+    /// error, which another try would not mend.
+    ///
+    /// Each stream is a connection of its own, which the daemon counts among those who
+    /// watch. What token is needed is as for [`status`](Self::status); a stream whose
+    /// token is withdrawn ends with [`Error::Forbidden`].
+    ///
+    /// # Cancel safety
+    /// A future of the next item can be dropped and loses nothing. A dropped stream
+    /// closes its connection.
+    ///
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// use futures::StreamExt;
+    /// use lockkeeper::Status;
+    ///
+    /// let mut changes = lock.watch();
+    /// while let Some(status) = changes.next().await {
+    ///     match status? {
+    ///         Status::Held(holder) => println!("held by {holder}"),
+    ///         _ => println!("free"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn watch(&self) -> StatusChanges {
+        StatusChanges::of(Watcher::new(Arc::clone(&self.target)))
+    }
+
+    /// Wait until the daemon has heard of what dropped guards and dropped acquisitions
+    /// of this lock left behind. This ends when
+    /// [`RemoteOptions::reconnect`] does, though the daemon cannot be reached.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
-    pub async fn flush(&self) {
-        let _standing = Standing::at_most(RESPONSE_LIMIT);
-        self.target.background().wait().await;
-    }
-
-    /// As [`try_acquire`](Self::try_acquire), but [`Error::Timeout`] says who has it.
-    pub(crate) async fn acquire_at_once(&self) -> Result<RemoteGuard, Error> {
-        self.had(Duration::ZERO, self.ask(WaitEnd::Now).await?)
-    }
-
-    async fn contend(&self, limit: Option<Duration>) -> Result<RemoteGuard, Error> {
-        if !events::are_wanted() {
-            return self.contend_within(limit).await;
-        }
-        let holder = async {
-            sleep(UNTOLD).await;
-            Some("one that the daemon knows".to_owned())
-        };
-        events::show(&self.target.name(), self.contend_within(limit), holder).await
-    }
-
-    async fn contend_within(&self, limit: Option<Duration>) -> Result<RemoteGuard, Error> {
-        let started = Instant::now();
-        let outcome = match limit {
-            _ if is_paused() => self.ask_by_a_paused_clock(limit).await?,
-            None => self.ask(WaitEnd::Never).await?,
-            // So late a limit is none.
-            Some(limit) => {
-                let deadline = std::time::Instant::now().checked_add(limit);
-                self.ask(deadline.map_or(WaitEnd::Never, WaitEnd::At)).await?
-            }
-        };
-        self.had(started.elapsed(), outcome)
-    }
-
-    fn had(&self, waited: Duration, outcome: Acquired<RemoteGuard>) -> Result<RemoteGuard, Error> {
-        match outcome {
-            Acquired::Held(guard) => Ok(guard),
-            Acquired::Busy(busy) => Err(self.target.timed_out(waited, busy)),
-        }
-    }
-
-    /// A paused clock would be at any limit before the daemon answers, whose clock is
-    /// not. So the daemon is asked without waiting first, and once more at the limit.
-    async fn ask_by_a_paused_clock(&self, limit: Option<Duration>) -> Decided {
-        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        let at_once = self.ask(WaitEnd::Now).await;
-        if !matches!(at_once, Ok(Acquired::Busy(_))) {
-            return at_once;
-        }
-        let waiting = self.target.hand_over.wait();
-        let (end, ended) = oneshot::channel();
-        let mut asking =
-            pin!(self.request(Acquisition::new(&self.target, WaitEnd::WhenTold(ended))?));
-        let Some(deadline) = deadline else {
-            return asking.await;
-        };
-        match timeout_at(deadline, &mut asking).await {
-            Ok(decided) => decided,
-            Err(_) => {
-                drop(waiting);
-                let _standing = Standing::at_most(RESPONSE_LIMIT);
-                let _ = end.send(());
-                asking.await
-            }
-        }
-    }
-
-    async fn ask(&self, wait_end: WaitEnd) -> Decided {
-        let _standing = matches!(wait_end, WaitEnd::Now).then(|| Standing::at_most(RESPONSE_LIMIT));
-        self.request(Acquisition::new(&self.target, wait_end)?).await
-    }
-
-    async fn request(&self, acquisition: Acquisition) -> Decided {
-        let failed = |error| self.target.unreachable("locking", Duration::ZERO, error);
-        let io = io().map_err(failed)?;
-        let (outcome, decided) = oneshot::channel();
-        let (leave, gone) = oneshot::channel();
-        drop(io.spawn(acquisition.run(outcome, gone)));
-        let process = this_process();
-        let mut interest = Interest { target: &self.target, process, leave: Some(leave) };
-        let decided = decided.await.expect("BUG: a request was given up");
-        interest.leave = None;
-        decided
-    }
-}
-
-/// That somebody wants the outcome. Dropped before there is one, it says so.
-struct Interest<'a> {
-    target: &'a Target,
-    process: ProcessKey,
-    leave: Option<oneshot::Sender<Scheduled>>,
-}
-
-impl Drop for Interest<'_> {
-    fn drop(&mut self) {
-        if self.process != this_process() {
-            // The request is the parent's. (R7)
-            return mem::forget(self.leave.take());
-        }
-        if let Some(leave) = self.leave.take() {
-            // From this moment on `flush` waits for it, and an exit.
-            let _ = leave.send(self.target.schedule());
+    pub fn flush(&self) -> impl Future<Output = ()> + Send + use<> {
+        let target = Arc::clone(&self.target);
+        async move {
+            let _standing = Standing::at_most(RESPONSE_LIMIT);
+            target.background().wait().await;
         }
     }
 }
+
+/// Locks are equal that have the same URL, resource, client and options. Equal locks
+/// exclude each other; so do all of the same resource of one daemon.
+impl PartialEq for AsyncRemoteLock {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.target, &other.target) || self.target == other.target
+    }
+}
+
+impl Eq for AsyncRemoteLock {}
+
+impl Hash for AsyncRemoteLock {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.server(), self.resource(), self.client()).hash(state);
+    }
+}
+
+// A panic leaves no lock half changed.
+impl UnwindSafe for AsyncRemoteLock {}
+impl RefUnwindSafe for AsyncRemoteLock {}

@@ -19,8 +19,9 @@
 mod acquire;
 mod as_lock;
 mod connection;
+mod contender;
 mod endpoint;
-
+mod event_stream;
 mod guard;
 mod hold;
 mod lock;
@@ -28,8 +29,10 @@ mod no_response;
 mod options;
 mod response;
 mod socket;
+mod status;
 mod target;
 mod tls;
+mod watch;
 
 #[cfg(feature = "cli")]
 pub(crate) use endpoint::{Endpoint, RESPONSE_LIMIT};

@@ -16,10 +16,10 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 /// use lockkeeper::RemoteOptions;
 ///
 /// let options = RemoteOptions::default()
-///     .lease(Some(Duration::from_secs(10)))
+///     .lease(Duration::from_secs(10))
 ///     .bearer_token("the secret of this machine");
 /// ```
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RemoteOptions {
     pub(super) timeout: Option<Duration>,
@@ -58,8 +58,8 @@ impl RemoteOptions {
     /// How long [`acquire`](crate::AsyncRemoteLock::acquire) waits. Default:
     /// `None`, for ever.
     #[must_use]
-    pub fn timeout(mut self, limit: Option<Duration>) -> Self {
-        self.timeout = limit;
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.timeout = limit.into();
         self
     }
 
@@ -69,8 +69,8 @@ impl RemoteOptions {
     /// At least 100 ms. With `None` the lock is held until
     /// it is given back, also if this process dies. Default: 30 s.
     #[must_use]
-    pub fn lease(mut self, lease: Option<Duration>) -> Self {
-        self.lease = lease;
+    pub fn lease(mut self, lease: impl Into<Option<Duration>>) -> Self {
+        self.lease = lease.into();
         self
     }
 

@@ -55,7 +55,7 @@ pub(super) fn decides(response: &Response) -> bool {
 }
 
 impl Refusal {
-    fn read(response: &Response) -> Self {
+    pub(super) fn read(response: &Response) -> Self {
         let status = response.status.as_u16();
         match serde_json::from_slice::<Refused<AnyCode>>(&response.body) {
             Ok(Refused { error, holder, message }) => {
@@ -86,6 +86,11 @@ impl Refusal {
     /// Another client has the lock.
     pub(super) fn is_busy(&self) -> bool {
         self.is(&[Code::Locked, Code::Timeout])
+    }
+
+    /// No client has the lock.
+    pub(super) fn is_free(&self) -> bool {
+        self.is(&[Code::NotLocked])
     }
 
     /// The grant of this request id has ended.

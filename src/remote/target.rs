@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::endpoint::Endpoint;
+use super::event_stream::EventStream;
 use super::no_response::{NoResponse, Outlook};
 use super::options::RemoteOptions;
 use super::response::{Refusal, Response};
@@ -126,6 +127,18 @@ impl Target {
         self.endpoint.call(&path, JSON, body, hang_up).await
     }
 
+    /// Ask what is locked by this name.
+    pub(super) async fn look(&self) -> Result<Response, NoResponse> {
+        let path = format!("/v1/locks/{}", escaped(&self.resource));
+        self.endpoint.get(&path, &HangUp::default()).await
+    }
+
+    /// Ask for the events of this lock.
+    pub(super) async fn events(&self) -> Result<Result<EventStream, Response>, NoResponse> {
+        let path = format!("/v1/events?resource={}", escaped(&self.resource));
+        self.endpoint.events(&path).await
+    }
+
     pub(super) fn patience(&self) -> Patience {
         Patience::new(self.options.reconnect)
     }
@@ -222,6 +235,14 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state();
         (state.0, state.1) = (state.0 - 1, None);
+    }
+}
+
+/// What is asked for, by whom and how; not what goes on.
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        let one = (self.endpoint.url(), &self.resource, &self.client, &self.options);
+        one == (other.endpoint.url(), &other.resource, &other.client, &other.options)
     }
 }
 

@@ -313,3 +313,16 @@ pub fn stalled() -> (TcpListener, String) {
     let url = format!("http://{}", listener.local_addr().expect("its address"));
     (listener, url)
 }
+
+/// In hexadecimal digits.
+pub fn sha256(text: &str) -> String {
+    let mut command = Command::new("sha256sum");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
+    let mut input = child.stdin.take().expect("its input");
+    input.write_all(text.as_bytes()).expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    let line = String::from_utf8(output.stdout).expect("digits");
+    line.split_whitespace().next().expect("a hash").to_owned()
+}
