@@ -35,11 +35,24 @@ const YIELD_LASTS: Duration = Duration::from_micros(200);
 const READERS_LEAVE: Duration = Duration::from_millis(5);
 
 /// What a caller asks for.
-pub(super) struct Request {
+struct Request {
     lock: Arc<LockInner>,
-    spec: LockSpec,
-    limit: Limit,
+    sharing: Sharing,
     asked_at: CallSite,
+}
+
+impl Request {
+    fn spec(&self) -> LockSpec {
+        self.lock.spec(self.sharing)
+    }
+
+    /// The lock, if the last task of this process left it with this turn. Else the turn, and
+    /// nothing is left with it any more.
+    #[inline(always)]
+    fn take_handoff(&self, turn: Turn, state: &Arc<LockState>) -> Result<KernelGuard, Turn> {
+        let hold = Hold::take_handoff(turn, self.spec(), &self.lock, state, self.asked_at)?;
+        Ok(KernelGuard::of(hold))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -72,6 +85,11 @@ impl Limit {
             Limit::None => None,
         }
     }
+
+    /// `None` also for a limit so late that it is none.
+    fn last_answer(self) -> Option<tokio::time::Instant> {
+        self.deadline()?.end.checked_add(ANSWER)
+    }
 }
 
 /// How far an acquisition is.
@@ -80,9 +98,8 @@ enum Acquisition {
     Locating(Request),
     /// Other tasks of this process go first.
     Queued(Request, Arc<LockState>),
-    /// Its turn has come. Whether this process has had the lock for so long that others
-    /// should have it.
-    FirstTry(Contender, bool),
+    /// Its turn has come, and it has not tried yet.
+    FirstTry(Contender),
     /// It looks again, and listens before that.
     Listening(Contender),
     /// Contenders of other processes go first.
@@ -90,7 +107,7 @@ enum Acquisition {
     /// A try found the lock held by another.
     Busy(Contender),
     /// A try failed by something that may pass by itself, see [`Error::hindrance`].
-    Hindered(Contender, Error),
+    Hindered(Contender, Box<Error>),
     /// The last try found the lock held by another.
     Refused(Contender),
     Acquired(KernelGuard),
@@ -104,6 +121,9 @@ struct Contender {
     /// The file of the last look, or one that was left open.
     file: Option<OpenFile>,
     turn: Turn,
+    /// When the turn came, this process had had the lock for so long that others should
+    /// have it.
+    share_is_over: bool,
     state: Arc<LockState>,
     request: Request,
 }
@@ -121,10 +141,11 @@ pub(super) async fn acquire(
     }
     // All else may be done in one poll; so a loop of this must yield here.
     consume_budget().await;
-    match begin(named, sharing, limit, asked_at)? {
-        Acquisition::Acquired(guard) => Ok(guard),
+    match begin(named, sharing, limit, asked_at) {
+        Ok(Acquisition::Acquired(guard)) => Ok(guard),
         // On the heap: who has it at once should not carry what all else takes.
-        begun => Box::pin(in_time(begun, limit)).await,
+        Ok(begun) => Box::pin(in_time(begun, limit)).await,
+        Err(error) => Err(error),
     }
 }
 
@@ -138,7 +159,7 @@ async fn acquire_shown(
     let shown = named.clone();
     let holder = async {
         let lock = shown.clone().lock().ok()?;
-        held_by(&lock).await.map(|holder| holder.to_string())
+        holder::holder(&lock).await.ok()?.map(|holder| holder.to_string())
     };
     let acquire = async {
         consume_budget().await;
@@ -156,7 +177,8 @@ pub(super) async fn try_once(
     let shown = Acquiring::begin(&named.path().display()).map(|shown| (shown, named.clone()));
     consume_budget().await;
     let outcome = match begin(named, sharing, Limit::OneTry, asked_at) {
-        Ok(begun) => go_on(begun, Limit::OneTry).await,
+        Ok(Acquisition::Acquired(guard)) => Ok(Some(guard)),
+        Ok(begun) => Box::pin(go_on(begun, Limit::OneTry)).await,
         Err(error) => Err(error),
     };
     if let Some((shown, named)) = shown {
@@ -176,54 +198,55 @@ fn begin(
     asked_at: CallSite,
 ) -> Result<Acquisition, Error> {
     let lock = named.lock()?;
-    let (spec, state) = (lock.spec(sharing), lock.last_state());
-    let request = Request { lock, spec, limit, asked_at };
+    let state = lock.last_state();
+    let request = Request { lock, sharing, asked_at };
     let Some(state) = state else {
         return Ok(Acquisition::Locating(request));
     };
-    match Acquisition::join_queue(request, state) {
-        Acquisition::FirstTry(contender, false) if contender.is_here() => {
-            let (may_try, is_last) = contender.first_may_try(false);
-            contender.try_here(may_try, is_last).map(Acquisition::listen_first)
-        }
-        begun => Ok(begun),
+    let Some((turn, file)) = state.queue.try_turn() else {
+        return Ok(Acquisition::Queued(request, state));
+    };
+    let turn = match request.take_handoff(turn, &state) {
+        Ok(guard) => return Ok(Acquisition::Acquired(guard)),
+        Err(turn) => turn,
+    };
+    let contender = Contender::new(request, state, turn, file, limit);
+    if contender.share_is_over || !contender.is_here() {
+        return Ok(Acquisition::FirstTry(contender));
     }
+    let (may_try, is_last) = contender.first_may_try(limit);
+    contender.try_here(may_try, is_last)
 }
 
 async fn in_time(begun: Acquisition, limit: Limit) -> Result<KernelGuard, Error> {
-    let (lock, deadline) = (Arc::clone(begun.lock()), limit.deadline());
-    match deadline.and_then(|deadline| deadline.end.checked_add(ANSWER)) {
-        // So late a limit is none.
-        None => or_too_late(begun, limit, &lock).await,
+    let lock = Arc::clone(begun.lock());
+    let acquired = match limit.last_answer() {
+        None => go_on(begun, limit).await?,
         // A network file system that does not answer is given up.
-        Some(end) => timeout_at(end, or_too_late(begun, limit, &lock))
-            .await
-            .unwrap_or_else(|_| Err(timed_out(&lock, deadline, None))),
-    }
-}
-
-async fn or_too_late(
-    begun: Acquisition,
-    limit: Limit,
-    lock: &Arc<LockInner>,
-) -> Result<KernelGuard, Error> {
-    match go_on(begun, limit).await? {
+        Some(end) => match timeout_at(end, go_on(begun, limit)).await {
+            Ok(acquired) => acquired?,
+            Err(_) => return Err(timed_out(&lock, limit, None)),
+        },
+    };
+    match acquired {
         Some(guard) => Ok(guard),
         // On the heap: who is in time should not carry what this takes.
-        None => {
-            let holder = Box::pin(held_by(lock)).await;
-            Err(timed_out(lock, limit.deadline(), holder))
-        }
+        None => Err(Box::pin(too_late(&lock, limit)).await),
     }
 }
 
-async fn held_by(lock: &Arc<LockInner>) -> Option<Holder> {
-    holder::holder(lock).await.ok().flatten()
+async fn too_late(lock: &Arc<LockInner>, limit: Limit) -> Error {
+    let holder = holder::holder(lock);
+    let holder = match limit.last_answer() {
+        None => holder.await.ok(),
+        Some(end) => timeout_at(end, holder).await.ok().and_then(Result::ok),
+    };
+    timed_out(lock, limit, holder.flatten())
 }
 
-fn timed_out(lock: &LockInner, deadline: Option<Deadline>, holder: Option<Holder>) -> Error {
+fn timed_out(lock: &LockInner, limit: Limit, holder: Option<Holder>) -> Error {
     let (holder, path) = (holder.map(Box::new), lock.path.path().to_owned());
-    let waited = Deadline::waited(deadline);
+    let waited = Deadline::waited(limit.deadline());
     Error::Timeout { lock: path.into(), waited, holder }
 }
 
@@ -235,7 +258,7 @@ async fn go_on(mut acquisition: Acquisition, limit: Limit) -> Result<Option<Kern
         acquisition = match acquisition {
             // A directory that is away may come back, or a shortage pass.
             Acquisition::Locating(request) => match request.lock.state().await {
-                Ok(state) => Acquisition::join_queue(request, state),
+                Ok(state) => Acquisition::Queued(request, state),
                 Err(error) => {
                     endurance.outlast(error)?;
                     endurance.pause().await;
@@ -243,50 +266,56 @@ async fn go_on(mut acquisition: Acquisition, limit: Limit) -> Result<Option<Kern
                 }
             },
             // Its turn comes, unless the limit comes first.
-            Acquisition::Queued(..) if limit.is_over() => return Ok(None),
             Acquisition::Queued(request, state) => {
-                endurance.wait_begins();
-                let Some((turn, file)) = state.queue.turn_until(limit.deadline()).await else {
-                    return Ok(None);
-                };
-                Acquisition::turn_comes(request, state, turn, file)
+                let mut found = state.queue.try_turn();
+                if found.is_none() && !limit.is_over() {
+                    endurance.wait_begins();
+                    found = state.queue.turn_until(limit.deadline()).await;
+                }
+                let Some((turn, file)) = found else { return Ok(None) };
+                match request.take_handoff(turn, &state) {
+                    Ok(guard) => Acquisition::Acquired(guard),
+                    Err(turn) => {
+                        Acquisition::FirstTry(Contender::new(request, state, turn, file, limit))
+                    }
+                }
             }
             // A process that has had the lock for long leaves it free now and then.
-            Acquisition::FirstTry(contender, share_is_over) => {
-                if share_is_over && contender.state.queue.is_to_yield(Instant::now()) {
-                    Box::pin(contender.yield_to_sleepers()).await;
+            Acquisition::FirstTry(contender) => {
+                if contender.share_is_over && contender.state.queue.is_to_yield(Instant::now()) {
+                    Box::pin(contender.yield_to_sleepers(limit)).await;
                 }
-                let (may_try, is_last) = contender.first_may_try(share_is_over);
-                contender.try_once(may_try, is_last).await?.listen_first()
+                let (may_try, is_last) = contender.first_may_try(limit);
+                contender.try_once(may_try, is_last).await?
             }
             // It listens before the look that is relied on; the first try cost none.
             Acquisition::Listening(mut contender) => {
                 endurance.wait_begins();
-                let (may_try, is_last) = contender.listen();
+                let (may_try, is_last) = contender.listen(limit);
                 contender.try_once(may_try, is_last).await?
             }
             // Those who came earlier get some time to go first.
             Acquisition::Passed(mut contender) => {
-                contender.sleep(true).await;
+                Box::pin(contender.sleep(true, limit)).await;
                 Acquisition::Listening(contender)
             }
             // An event or the passing of time is a reason to look again.
             Acquisition::Busy(mut contender) => {
                 tracing::trace!(path = %contender.request.lock.path.path().display(), "busy");
-                contender.sleep(false).await;
+                Box::pin(contender.sleep(false, limit)).await;
                 Acquisition::Listening(contender)
             }
             // What is in the way gives no event.
             Acquisition::Hindered(mut contender, error) => {
-                endurance.outlast(error)?;
+                endurance.outlast(*error)?;
                 if contender.wakeup.is_some() {
-                    let _ = timeout(retry_period, contender.sleep(false)).await;
+                    let _ = timeout(retry_period, Box::pin(contender.sleep(false, limit))).await;
                 }
                 Acquisition::Listening(contender)
             }
             // Nothing is kept while others are asked who has it.
             Acquisition::Refused(contender) => {
-                contender.give_up();
+                contender.give_up(limit);
                 return Ok(None);
             }
             Acquisition::Acquired(guard) => return Ok(Some(guard)),
@@ -295,47 +324,10 @@ async fn go_on(mut acquisition: Acquisition, limit: Limit) -> Result<Option<Kern
 }
 
 impl Acquisition {
-    fn join_queue(request: Request, state: Arc<LockState>) -> Self {
-        match state.queue.try_turn() {
-            Some((turn, file)) => Self::turn_comes(request, state, turn, file),
-            None => Acquisition::Queued(request, state),
-        }
-    }
-
-    /// The last task of this process may have left the lock with this turn. Else nothing
-    /// is left with it any more.
-    fn turn_comes(
-        request: Request,
-        state: Arc<LockState>,
-        turn: Turn,
-        file: Option<OpenFile>,
-    ) -> Self {
-        let Request { lock, spec, limit, asked_at } = &request;
-        let turn = match Hold::take_handoff(turn, *spec, lock, &state, asked_at) {
-            Ok(hold) => return Acquisition::Acquired(KernelGuard::of(hold)),
-            Err(turn) => turn,
-        };
-        // Asked as often where nothing passes.
-        let share = Some(lock.share()).filter(|share| !share.is_zero()).unwrap_or(SHARE_MAX);
-        let share_is_over = !matches!(limit, Limit::OneTry) && turn.local_handoff_is_over(share);
-        let contender = Contender { wakeup: None, file, turn, state, request };
-        Acquisition::FirstTry(contender, share_is_over)
-    }
-
-    /// Nothing was listened to before this try, so there is another at once.
-    fn listen_first(self) -> Self {
-        match self {
-            Acquisition::Busy(contender) | Acquisition::Passed(contender) => {
-                Acquisition::Listening(contender)
-            }
-            tried => tried,
-        }
-    }
-
     fn lock(&self) -> &Arc<LockInner> {
         match self {
             Acquisition::Locating(request) | Acquisition::Queued(request, _) => &request.lock,
-            Acquisition::FirstTry(contender, _)
+            Acquisition::FirstTry(contender)
             | Acquisition::Listening(contender)
             | Acquisition::Passed(contender)
             | Acquisition::Busy(contender)
@@ -347,16 +339,32 @@ impl Acquisition {
 }
 
 impl Contender {
+    /// Its turn has come.
+    #[inline(always)]
+    fn new(
+        request: Request,
+        state: Arc<LockState>,
+        turn: Turn,
+        file: Option<OpenFile>,
+        limit: Limit,
+    ) -> Self {
+        // Asked as often where nothing passes.
+        let share = Some(request.lock.share()).filter(|share| !share.is_zero());
+        let share = share.unwrap_or(SHARE_MAX);
+        let share_is_over = !matches!(limit, Limit::OneTry) && turn.local_handoff_is_over(share);
+        Self { wakeup: None, file, turn, share_is_over, state, request }
+    }
+
     fn is_here(&self) -> bool {
         matches!(self.state.executor, Executor::Here { .. })
     }
 
     /// A writer goes first unless this process has had the lock for long and
     /// others wait; a reader, unless a writer waits. With it, whether the limit is over.
-    fn first_may_try(&self, share_is_over: bool) -> (MayTry, bool) {
-        let Request { lock, spec: LockSpec { sharing, .. }, limit, .. } = &self.request;
+    fn first_may_try(&self, limit: Limit) -> (MayTry, bool) {
+        let Request { lock, sharing, .. } = &self.request;
         let is_last = limit.is_over();
-        let precede = (*sharing == Sharing::Shared || share_is_over)
+        let precede = (*sharing == Sharing::Shared || self.share_is_over)
             && match self.file.as_ref().and_then(|file| file.waiters.as_deref()) {
                 Some(known) => known.precede(*sharing),
                 None => self.state.waiters(lock).is_some_and(|found| found.precede(*sharing)),
@@ -373,12 +381,12 @@ impl Contender {
     ///
     /// Where it is shared, it is free only when the last of those who have it has
     /// let go. If that is not soon, it is asked less often.
-    async fn yield_to_sleepers(&self) {
+    async fn yield_to_sleepers(&self, limit: Limit) {
         let (queue, began) = (&self.state.queue, Instant::now());
-        let is_shared = self.request.spec.sharing == Sharing::Shared && queue.is_held();
+        let is_shared = self.request.sharing == Sharing::Shared && queue.is_held();
         let is_free = !is_shared || {
             let none = timeout(READERS_LEAVE, queue.has_no_holds());
-            matches!(Deadline::limit(self.request.limit.deadline(), none).await, Some(Ok(())))
+            matches!(Deadline::limit(limit.deadline(), none).await, Some(Ok(())))
         };
         let free = Instant::now();
         // Not by a timer of Tokio's, which would last ten times as long.
@@ -389,13 +397,13 @@ impl Contender {
     }
 
     /// What the next look may do, which comes after this, and whether it is the last.
-    fn listen(&mut self) -> (MayTry, bool) {
+    fn listen(&mut self, limit: Limit) -> (MayTry, bool) {
         let Self { wakeup, state, request, .. } = self;
-        let sharing = request.spec.sharing;
+        let sharing = request.sharing;
         let new = || Box::new(Wakeup::new(&request.lock, state, sharing));
         let wakeup = wakeup.get_or_insert_with(new);
         wakeup.listen();
-        let (may_try, is_last) = (wakeup.may_try(), request.limit.is_over());
+        let (may_try, is_last) = (wakeup.may_try(), limit.is_over());
         (if is_last { may_try.at_last(sharing) } else { may_try }, is_last)
     }
 
@@ -419,31 +427,39 @@ impl Contender {
         executor.run(self, attempt).await
     }
 
-    #[inline]
+    #[inline(always)]
     fn try_here(mut self, may_try: MayTry, is_last: bool) -> Result<Acquisition, Error> {
+        let listens = self.wakeup.is_some();
         let only_if_free = match may_try {
-            MayTry::None => return Ok(Acquisition::Passed(self)),
+            MayTry::None if listens => return Ok(Acquisition::Passed(self)),
+            MayTry::None => return Ok(Acquisition::Listening(self)),
             MayTry::IfFree => true,
             MayTry::Full => false,
         };
-        let Request { lock, spec, .. } = &self.request;
-        let attempt = Attempt { lock, spec: *spec, only_if_free };
+        let spec = self.request.spec();
+        let attempt = Attempt { lock: &self.request.lock, spec, only_if_free };
         match attempt.run(self.file.take()) {
             Ok(Tried::Locked(file)) => Ok(Acquisition::Acquired(self.hold(file))),
             Ok(Tried::Busy(file)) => {
                 self.file = Some(file);
-                let busy = if is_last { Acquisition::Refused } else { Acquisition::Busy };
-                Ok(busy(self))
+                Ok(match is_last {
+                    true => Acquisition::Refused(self),
+                    false if listens => Acquisition::Busy(self),
+                    false => Acquisition::Listening(self),
+                })
             }
-            Err(error) if error.hindrance().is_some() => Ok(Acquisition::Hindered(self, error)),
+            Err(error) if error.hindrance().is_some() => {
+                Ok(Acquisition::Hindered(self, Box::new(error)))
+            }
             Err(error) => Err(error),
         }
     }
 
     /// What was locked for it becomes a hold.
+    #[inline(always)]
     fn hold(self, file: OpenFile) -> KernelGuard {
-        let Self { wakeup, turn, state, request, .. } = self;
-        let Request { lock, spec, asked_at, .. } = request;
+        let spec = self.request.spec();
+        let Self { wakeup, turn, state, request: Request { lock, asked_at, .. }, .. } = self;
         let mut hold = Hold::new(file, turn, spec, lock, state, asked_at);
         if hold.is_elsewhere() {
             // Another file system may be mounted at the directory now.
@@ -456,18 +472,19 @@ impl Contender {
     }
 
     /// Until there is a reason to look again, or the limit. Others go first if it `is_passed`.
-    async fn sleep(&mut self, is_passed: bool) {
+    async fn sleep(&mut self, is_passed: bool, limit: Limit) {
         let wakeup = self.wakeup.as_mut().expect("BUG: it sleeps and did not listen");
-        if self.file.as_ref().is_some_and(|file| wakeup.follow(file, self.request.spec)) {
+        let spec = self.request.spec();
+        if self.file.as_ref().is_some_and(|file| wakeup.follow(file, spec)) {
             return;
         }
         let next_look = wakeup.until_next_look(is_passed);
-        let _ = Deadline::limit(self.request.limit.deadline(), next_look).await;
+        let _ = Deadline::limit(limit.deadline(), next_look).await;
     }
 
     /// Without the lock.
-    fn give_up(mut self) {
-        if !matches!(self.request.limit, Limit::OneTry) {
+    fn give_up(mut self, limit: Limit) {
+        if !matches!(limit, Limit::OneTry) {
             return;
         }
         if let Some(file) = self.file.take() {

@@ -116,7 +116,7 @@ fn open(lock: &LockInner) -> Result<OpenFile, Error> {
     let (path, mode) = (lock.c_path.as_c_str(), lock.options.mode);
     let opened = OpenFile::open(|| syscalls::open_or_create(path, mode));
     let file = opened.map_err(|error| cannot_open(lock, error))?;
-    check_kind(lock, file.inode.kind)?;
+    check_kind(lock, file.kind)?;
     Ok(file)
 }
 

@@ -132,7 +132,7 @@ impl KernelGuard {
     pub fn is_lost(&self) -> bool {
         let hold = self.hold();
         if hold.state.executor.has_events() {
-            let identity = hold.file().inode.identity;
+            let identity = hold.file().identity;
             return matches!(look(hold.lock.path.path(), identity), Ok(Some(_)));
         }
         hold.watch.lock().as_ref().is_some_and(|watch| watch.lost.is_cancelled())
@@ -160,7 +160,7 @@ impl KernelGuard {
     /// The end of the locked file at its path.
     fn loss(&self) -> impl Future<Output = Lost> + Send + use<> {
         let hold = self.hold();
-        loss(Arc::clone(&hold.lock), Arc::clone(&hold.state), hold.file().inode.identity)
+        loss(Arc::clone(&hold.lock), Arc::clone(&hold.state), hold.file().identity)
     }
 
     /// The locked file. Its content is the user's; this crate does not touch it.

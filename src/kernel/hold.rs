@@ -53,7 +53,7 @@ impl Hold {
         asked_at: CallSite,
     ) -> Box<Self> {
         let turn = (spec.sharing == Sharing::Exclusive).then_some(turn);
-        let number = state.queue.hold_begins(file.inode.identity, asked_at);
+        let number = state.queue.hold_begins(file.identity, asked_at);
         Box::new(Self {
             file: Some(file),
             turn,
@@ -89,7 +89,7 @@ impl Hold {
             return Err(turn);
         }
         (hold.lock, hold.state) = (Arc::clone(lock), Arc::clone(state));
-        hold.number = Some(state.queue.hold_begins(hold.file().inode.identity, asked_at));
+        hold.number = Some(state.queue.hold_begins(hold.file().identity, asked_at));
         hold.turn = Some(turn);
         Ok(hold)
     }
@@ -101,7 +101,7 @@ impl Hold {
 
     /// Whether the file is on another file system than its directory was.
     pub(super) fn is_elsewhere(&self) -> bool {
-        self.file().inode.identity.0 != self.state.device()
+        self.file().identity.0 != self.state.device()
     }
 
     fn is_ours(&self) -> bool {
@@ -299,7 +299,7 @@ impl Hold {
     }
 
     fn look(&self) -> Result<Option<LostReason>, Errno> {
-        look(self.lock.path.path(), self.file().inode.identity)
+        look(self.lock.path.path(), self.file().identity)
     }
 
     pub(super) fn downgrade(&mut self) -> Result<(), Error> {

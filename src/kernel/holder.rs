@@ -67,10 +67,10 @@ fn look(lock: &LockInner, state: &LockState) -> Result<Status, Error> {
         Err(Errno::NOENT) => return Ok(Status::Free),
         Err(error) => return Err(cannot_open(lock, error)),
     };
-    check_kind(lock, file.inode.kind)?;
+    check_kind(lock, file.kind)?;
     let holder = match spec.primitive {
         Primitive::Flock => {
-            let holder = of_flock(&file, file.inode.identity, spec);
+            let holder = of_flock(&file, file.identity, spec);
             // The question may have been in somebody's way.
             if state.executor.is_local() && file.closes_unheard() {
                 syscalls::signal(&file);
@@ -103,7 +103,7 @@ pub(super) fn process_in_the_way(
     file: &OpenFile,
     spec: LockSpec,
 ) -> Started<Option<u32>> {
-    let identity = file.inode.identity;
+    let identity = file.identity;
     match spec.primitive {
         Primitive::Flock => state.executor.aside().start(move || listed(identity)),
         Primitive::Ofd => {

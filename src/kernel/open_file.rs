@@ -6,6 +6,7 @@ use std::fs::File;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::syscalls::{self, LockSpec};
@@ -19,7 +20,9 @@ pub(super) struct OpenFile {
     /// How often this process had forked when the file was opened; `None` once a user
     /// had it. Else there may be copies, and then its close is no event for waiters.
     origin: Option<u64>,
-    pub(super) inode: Inode,
+    pub(super) kind: FileType,
+    /// Device and inode.
+    pub(super) identity: (u64, u64),
     /// The directory, where its last release asked who waits. The next asks there, for
     /// less than at the queue's, and it stays open no longer than the file.
     pub(super) waiters: Option<Arc<Waiters>>,
@@ -30,8 +33,8 @@ impl OpenFile {
     pub(super) fn open(open: impl FnOnce() -> Result<File, Errno>) -> Result<Self, Errno> {
         let origin = Some(forks());
         let file = open()?;
-        let inode = syscalls::inspect(&file)?;
-        Ok(Self { file, origin, inode, waiters: None })
+        let Inode { kind, identity, .. } = syscalls::inspect(&file)?;
+        Ok(Self { file, origin, kind, identity, waiters: None })
     }
 
     /// As [`syscalls::try_lock`].
@@ -57,7 +60,7 @@ impl OpenFile {
     /// Whether the path names this file, (2) of [`attempt`](super::attempt).
     #[inline]
     pub(super) fn is_at(&self, path: &CStr) -> Result<bool, Errno> {
-        Ok(syscalls::identity_at(path)? == Some(self.inode.identity))
+        Ok(syscalls::identity_at(path)? == Some(self.identity))
     }
 
     /// A user had it.

@@ -263,10 +263,8 @@ impl Wakeup {
         if !std::mem::take(&mut self.may_ask) {
             return false;
         }
-        let inode = file.inode;
-        let hears =
-            |subscription: &mut Subscription| subscription.hear_closes(file, inode.identity);
-        if inode.kind == FileType::RegularFile && self.subscription.as_mut().is_some_and(hears) {
+        let hears = |subscription: &mut Subscription| subscription.hear_closes(file, file.identity);
+        if file.kind == FileType::RegularFile && self.subscription.as_mut().is_some_and(hears) {
             self.is_following = true;
             return true;
         }
