@@ -1,5 +1,6 @@
 //! The table of locks of one directory: its books, and the writer that follows them.
 
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard, Weak};
@@ -78,7 +79,13 @@ impl LockTable {
         let open = move || Store::open(&directory, boot, how);
         let opened = tokio::task::spawn_blocking(open).await.expect("BUG: opening panicked");
         let (store, recovered) = opened.map_err(|unopened| not_opened(path, unopened))?;
-        Ok(Self::start(store, recovered, &options, alarm, guard))
+        let started = Self::start(store, recovered, &options, alarm, guard);
+        started.map_err(|source| OpenError::Unusable {
+            path: path.to_owned(),
+            doing: "starting a thread",
+            advice: "let the daemon have more threads".to_owned(),
+            source,
+        })
     }
 
     fn start(
@@ -87,7 +94,7 @@ impl LockTable {
         options: &LockTableOptions,
         alarm: Alarm,
         guard: FileGuard,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (changes, failed) = (watch::Sender::new(0), watch::Sender::new(None));
         let sooner = Arc::new(Notify::new());
         let signals = BookSignals {
@@ -97,14 +104,14 @@ impl LockTable {
         };
         let mut books = Books::new(Arc::clone(store.directory()), recovered, options, signals);
         books.note_store(store.syncs(), store.last_token());
-        let (books, writer) = (Mutex::new(books), Writer::new(store, options.sync));
+        let (books, writer) = (Mutex::new(books), Writer::new(store, options.sync)?);
         let loss = Box::new(guard.losses());
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let inner = Arc::new(LockTableInner { books, writer, loss, changes, failed, stop, tasks });
         let stop = inner.stop.clone();
         inner.tasks.spawn(expire_leases(Arc::downgrade(&inner), alarm, sooner, stop.clone()));
         inner.tasks.spawn(keep_directory(Arc::downgrade(&inner), guard, stop));
-        Self(inner, None)
+        Ok(Self(inner, None))
     }
 
     /// The same table, for requests of this requester.
