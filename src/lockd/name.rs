@@ -10,6 +10,7 @@
 //!     the file is. The store gives that resource no second file.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use crate::wire::{CLIENT_MAX_BYTES, RESOURCE_MAX_BYTES};
 
@@ -42,6 +43,14 @@ pub(crate) fn file_name(resource: &str) -> Result<String, String> {
         return Err(format!("it has {length} bytes as a file name, and {longest} are the most"));
     }
     Ok(name)
+}
+
+/// As [`stripped`], without a copy where there is no white space.
+pub(crate) fn shared_stripped(client: &Arc<str>) -> Arc<str> {
+    match stripped(client) {
+        name if name.len() == client.len() => Arc::clone(client),
+        name => name.into(),
+    }
 }
 
 /// The resource a file belongs to, and whether it is called as the file is

@@ -12,7 +12,6 @@ use super::survey_cache::SurveyCache;
 use crate::lockd::state::LockTable;
 
 /// What answers.
-#[derive(Clone)]
 pub(crate) struct AppState {
     pub(crate) locks: LockTable,
     pub(crate) bodies: BodyReader,

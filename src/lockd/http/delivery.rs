@@ -14,6 +14,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ struct Delivery {
 
 impl Deliveries {
     /// A grant is about to be answered.
-    pub(crate) fn expect_grant(&self, locks: LockTable, resource: String, token: u64) {
+    pub(crate) fn expect_grant(&self, locks: LockTable, resource: Arc<str>, token: u64) {
         self.expect(move |may_have_come| {
             if !may_have_come {
                 locks.lose_answer(&resource, token);
@@ -63,9 +64,9 @@ impl Deliveries {
     pub(crate) fn expect_refusal(
         &self,
         locks: LockTable,
-        resource: String,
-        client: String,
-        request_id: String,
+        resource: Arc<str>,
+        client: Arc<str>,
+        request_id: Arc<str>,
     ) {
         self.expect(move |may_have_come| {
             if may_have_come {

@@ -38,7 +38,7 @@ const BODY: [Code; 3] = [Code::Invalid, Code::Body, Code::NotJson];
 /// The books or the disk do not take it.
 const STATE: [Code; 3] = [Code::Poisoned, Code::Storage, Code::ShuttingDown];
 
-pub(super) fn routes() -> Routes<AppState> {
+pub(super) fn routes() -> Routes<Arc<AppState>> {
     let routes = Routes::new(MethodRouter::new().fallback(wrong_method));
     let routes = routes
         .at(Operation::get("/v1/", "Say what answers here").answers::<About>("The program."), about)
@@ -271,14 +271,14 @@ fn too_many_waiting() -> ErrorResponse {
 }
 
 async fn acquire(
-    State(api): State<AppState>,
+    State(api): State<Arc<AppState>>,
     named: NamedResource,
     Extension(caller): Extension<Caller>,
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Result<Response, ErrorResponse> {
     let Acquire { resource, client, wait_ms, lease_ms, request_id } = api.read(request).await?;
-    let resource = named.or(resource)?;
+    let (resource, client): (Arc<str>, Arc<str>) = (named.or(resource)?.into(), client.into());
     let log = |failure: &ErrorResponse| {
         caller.log_refusal("acquire", Some(&resource), Some(&client), failure);
     };
@@ -289,13 +289,18 @@ async fn acquire(
         Some(None) => WaitLimit::Forever,
     };
     let lease = lease_ms.map(|Milliseconds(lease)| Duration::from_millis(lease));
-    let (resource_of, client_of) = (resource.clone(), client.clone());
-    let request = LockRequest { resource: resource_of, client: client_of, wait, lease, request_id };
+    let request = LockRequest {
+        resource: Arc::clone(&resource),
+        client: Arc::clone(&client),
+        wait,
+        lease,
+        request_id: request_id.map(Arc::from),
+    };
     api.lock(request, &caller, &peer).await.inspect_err(log)
 }
 
 async fn renew(
-    State(api): State<AppState>,
+    State(api): State<Arc<AppState>>,
     named: NamedResource,
     Extension(caller): Extension<Caller>,
     request: Request,
@@ -326,7 +331,7 @@ fn not_held(refusal: Refusal) -> ErrorResponse {
 }
 
 async fn release(
-    State(api): State<AppState>,
+    State(api): State<Arc<AppState>>,
     named: NamedResource,
     Extension(caller): Extension<Caller>,
     request: Request,
@@ -347,7 +352,7 @@ async fn release(
 }
 
 async fn force_release(
-    State(api): State<AppState>,
+    State(api): State<Arc<AppState>>,
     named: NamedResource,
     Extension(caller): Extension<Caller>,
     request: Request,
@@ -372,14 +377,14 @@ async fn force_release(
 }
 
 async fn list(
-    State(api): State<AppState>,
+    State(api): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
     uri: Uri,
 ) -> Result<Response, ErrorResponse> {
     let filter = ListFilter::of(&uri)?;
     let (at, survey) = (Instant::now(), Arc::new(api.locks.survey()));
     let is_administrator = caller.is_administrator();
-    let mut listing = Listing::new(api.locks, survey, at, filter, is_administrator);
+    let mut listing = Listing::new(api.locks.clone(), survey, at, filter, is_administrator);
     let first = listing.next().unwrap_or_default();
     let body = match listing.next() {
         None => Body::from(first),
@@ -400,7 +405,7 @@ async fn list(
 }
 
 async fn show(
-    State(api): State<AppState>,
+    State(api): State<Arc<AppState>>,
     named: NamedResource,
     Extension(caller): Extension<Caller>,
 ) -> Result<Response, ErrorResponse> {

@@ -3,6 +3,7 @@
 //! The books are gone through at most four times a second, however many viewers there are
 //! and however much changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -113,7 +114,7 @@ pub(super) fn operation() -> Operation {
 }
 
 pub(crate) async fn events(
-    State(api): State<AppState>,
+    State(api): State<Arc<AppState>>,
     Extension(caller): Extension<Caller>,
     Extension(peer): Extension<Peer>,
     uri: Uri,
@@ -124,7 +125,7 @@ pub(crate) async fn events(
         ErrorResponse::new(Code::TooManyViewers, text)
     })?;
     let changes = api.locks.changes();
-    let (live, stop) = (api.live, api.stop);
+    let (live, stop) = (api.live.clone(), api.stop.clone());
     let (sent, listing) = (None, None);
     let is_administrator = caller.is_administrator();
     let viewer = Viewer {

@@ -27,6 +27,8 @@ pub(crate) mod survey_cache;
 mod tcp;
 pub(crate) mod tls;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 
@@ -58,7 +60,7 @@ fn all(api: app_state::AppState, rpc: rpc::Rpc, gate: &auth::Gate) -> (Router, V
     let parts = [
         metrics::routes(&others).finish(watched),
         page::routes(&others).finish(()),
-        json::routes().at(openapi::operation(), openapi::served).finish(api),
+        json::routes().at(openapi::operation(), openapi::served).finish(Arc::new(api)),
         (json::rest(), vec![rpc::operation("/RPC2")]),
     ];
     let (routers, operations): (Vec<_>, Vec<_>) = parts.into_iter().unzip();

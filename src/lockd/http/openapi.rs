@@ -2,6 +2,7 @@
 //! that they read and write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -65,7 +66,7 @@ pub(super) fn operation() -> Operation {
         .answers::<Map<String, Value>>("The description of this daemon, OpenAPI 3.1.")
 }
 
-pub(super) async fn served(State(api): State<AppState>) -> Response {
+pub(super) async fn served(State(api): State<Arc<AppState>>) -> Response {
     let document = api.document.get().expect("BUG: it is made before anything is served");
     let mut response = Response::new(Body::from(document.clone()));
     let json = HeaderValue::from_static("application/json");

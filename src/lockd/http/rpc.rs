@@ -191,10 +191,10 @@ async fn lock(
     client: &str,
     peer: Option<&Peer>,
 ) -> Result<(), Refusal> {
-    let (resource, client) = (resource.to_owned(), client.to_owned());
+    let resource: Arc<str> = resource.into();
     let request = LockRequest {
-        resource: resource.clone(),
-        client,
+        resource: Arc::clone(&resource),
+        client: client.into(),
         wait: WaitLimit::No,
         lease: None,
         request_id: None,

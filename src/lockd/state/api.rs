@@ -54,16 +54,16 @@ pub(crate) enum WaitLimit {
 #[derive(Clone, Debug)]
 pub(crate) struct LockRequest {
     /// What to lock.
-    pub(crate) resource: String,
+    pub(crate) resource: Arc<str>,
     /// The client.
-    pub(crate) client: String,
+    pub(crate) client: Arc<str>,
     /// How long to wait for it.
     pub(crate) wait: WaitLimit,
     /// How long the grant lasts unless it is renewed; `None`: until it is unlocked.
     pub(crate) lease: Option<Duration>,
     /// A name of the client's own choice for this request. A repetition is answered with
     /// the grant of the first time, and the lease runs anew.
-    pub(crate) request_id: Option<String>,
+    pub(crate) request_id: Option<Arc<str>>,
 }
 
 /// A lock that was granted.

@@ -48,8 +48,8 @@ impl Finished {
         self.requests.contains(key)
     }
 
-    pub(super) fn remember_release(&mut self, token: u64, client: &Arc<str>) {
-        self.released.insert(token, Arc::clone(client));
+    pub(super) fn remember_release(&mut self, token: u64, client: Arc<str>) {
+        self.released.insert(token, client);
         self.release_order.push_back(token);
         if self.release_order.len() > REMEMBERED {
             if let Some(oldest) = self.release_order.pop_front() {

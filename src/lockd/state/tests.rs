@@ -30,8 +30,8 @@ async fn open(directory: &Path, sync: bool) -> LockTable {
 /// A try.
 fn request(resource: &str, client: &str) -> LockRequest {
     LockRequest {
-        resource: resource.to_owned(),
-        client: client.to_owned(),
+        resource: resource.into(),
+        client: client.into(),
         wait: WaitLimit::No,
         lease: None,
         request_id: None,
@@ -47,7 +47,7 @@ fn leased(resource: &str, client: &str, lease: Duration) -> LockRequest {
 }
 
 fn named(request_id: &str, request: LockRequest) -> LockRequest {
-    LockRequest { request_id: Some(request_id.to_owned()), ..request }
+    LockRequest { request_id: Some(request_id.into()), ..request }
 }
 
 fn locked_by<T>(client: &str) -> Result<T, Refusal> {
@@ -970,7 +970,7 @@ async fn however_holds_and_waits_end_they_are_counted_right() {
                     let name = format!("r{}", kind % 3);
                     let mut ask = waiting(&name, &format!("c{}", kind % 4));
                     ask.lease = (kind % 5 == 0).then_some(Duration::from_millis(1));
-                    ask.request_id = (kind % 2 == 0).then(|| format!("{number}-{round}"));
+                    ask.request_id = (kind % 2 == 0).then(|| format!("{number}-{round}").into());
                     let client = ask.client.clone();
                     let patience = Duration::from_micros(300 * (kind % 11) as u64);
                     // Often it is gone before it hears.

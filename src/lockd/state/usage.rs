@@ -1,12 +1,13 @@
 //! How many locks and waiting requests each client has.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::lockd::name;
 
 /// By the client's name, without white space around; none that has nothing.
 #[derive(Debug, Default)]
-pub(super) struct Usage(pub(super) HashMap<Box<str>, ClientUsage>);
+pub(super) struct Usage(pub(super) HashMap<Arc<str>, ClientUsage>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ClientUsage {
@@ -15,18 +16,18 @@ pub(super) struct ClientUsage {
 }
 
 impl Usage {
-    pub(super) fn change(&mut self, client: &str, change: impl FnOnce(&mut ClientUsage)) {
-        let client = name::stripped(client);
-        if let Some(count) = self.0.get_mut(client) {
+    pub(super) fn change(&mut self, client: &Arc<str>, change: impl FnOnce(&mut ClientUsage)) {
+        let client = name::shared_stripped(client);
+        if let Some(count) = self.0.get_mut(&client) {
             change(count);
             if *count == ClientUsage::default() {
-                self.0.remove(client);
+                self.0.remove(&client);
             }
             return;
         }
         let mut count = ClientUsage::default();
         change(&mut count);
-        self.0.insert(client.into(), count);
+        self.0.insert(client, count);
     }
 
     pub(super) fn of(&self, client: &str) -> ClientUsage {

@@ -161,7 +161,7 @@ impl Books {
                 audit(Event::Released, grant, &by);
                 self.figures.released += 1;
                 self.finished
-                    .remember_release(grant.token, &name::stripped(&grant.terms.client).into());
+                    .remember_release(grant.token, name::shared_stripped(&grant.terms.client));
                 let _ = reply.send(if had_file { Ok(()) } else { Err(Refusal::NotLocked) });
             }
             EndReason::Forced { by, reply } => {

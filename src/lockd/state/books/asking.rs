@@ -24,12 +24,11 @@ impl Books {
         self.must_serve()?;
         check(&request)?;
         let may_wait = request.wait != WaitLimit::No;
-        let (resource, client): (Arc<str>, Arc<str>) =
-            (request.resource.into(), request.client.into());
-        let key = request.request_id.map(|id| RequestKey {
+        let LockRequest { resource, client, lease, request_id, .. } = request;
+        let key = request_id.map(|id| RequestKey {
             resource: Arc::clone(&resource),
-            client: name::stripped(&client).into(),
-            id: id.into(),
+            client: name::shared_stripped(&client),
+            id,
         });
         self.expire_if_over(&resource);
         if let Some(key) = &key {
@@ -52,7 +51,7 @@ impl Books {
         if let Err(why) = name::file_name(&resource) {
             return Err(self.refuse(Refusal::BadName { name: resource.to_string(), why }));
         }
-        let pending = PendingRequest::new(&resource, client, request.lease, key, by, may_wait);
+        let pending = PendingRequest::new(&resource, client, lease, key, by, may_wait);
         Ok(self.admit(pending, place, is_free.then_some(is_literal)))
     }
 

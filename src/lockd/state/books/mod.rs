@@ -372,7 +372,7 @@ fn began(grant: &Grant) -> Instant {
 fn request_key(grant: &Grant) -> Option<RequestKey> {
     let terms = &grant.terms;
     let id = Arc::clone(terms.request_id.as_ref()?);
-    let client = name::stripped(&terms.client).into();
+    let client = name::shared_stripped(&terms.client);
     Some(RequestKey { resource: Arc::clone(&terms.resource), client, id })
 }
 
