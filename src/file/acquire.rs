@@ -7,13 +7,13 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, field};
 
-use super::contender::{Contender, Tried};
+use super::contender::{Acquisition, Contender};
 use super::guard::FileGuard;
 use super::protocol::{Busy, YOUTH};
 use super::spec::LockSpec;
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
-use crate::local::task_queue::{CallSite, Queue, Turn};
+use crate::local::task_queue::{CallSite, TaskQueue, Turn};
 use crate::local::timer::Standing;
 use crate::local::wakeup::Blocker;
 use crate::lock::error::Error;
@@ -86,9 +86,9 @@ async fn try_once(lock: &LockSpec, site: CallSite) -> Result<Option<FileGuard>, 
         return Ok(None);
     };
     match contender.try_once(turn, true).await? {
-        Tried::Acquired(guard) => Ok(Some(guard.told())),
-        Tried::Busy(..) => Ok(None),
-        Tried::Hindered(error, _) => Err(error),
+        Acquisition::Acquired(guard) => Ok(Some(guard.acknowledge_recovery())),
+        Acquisition::Busy(..) => Ok(None),
+        Acquisition::Hindered(error, _) => Err(error),
     }
 }
 
@@ -114,7 +114,7 @@ impl<'a> Acquire<'a> {
         self.bounded().await
     }
 
-    /// On the heap: where nobody watches, nothing of this is carried.
+    /// On the heap: without a subscriber, nothing of this is carried.
     async fn shown(self) -> Result<FileGuard, Error> {
         let (lock, site) = (self.lock, self.site);
         let path = lock.path().display();
@@ -155,7 +155,7 @@ impl<'a> Acquire<'a> {
             };
             let options = self.lock.options();
             match Contender::take_handoff(path, options, process, after_tasks, self.site) {
-                Ok(guard) => return Ok(guard.told()),
+                Ok(guard) => return Ok(guard.acknowledge_recovery()),
                 Err(kept) => turn = Some(kept),
             }
         }
@@ -179,7 +179,7 @@ impl<'a> Acquire<'a> {
     }
 
     /// `None` if the deadline came first.
-    async fn turn_after_tasks(&mut self, queue: Arc<Queue>) -> Option<Turn> {
+    async fn turn_after_tasks(&mut self, queue: Arc<TaskQueue>) -> Option<Turn> {
         self.endurance.wait_begins();
         if let Some(site) = queue.last_site() {
             waits_for(format_args!("this process, asked for at {site}"));
@@ -210,22 +210,22 @@ impl<'a> Acquire<'a> {
     ) -> Result<FileGuard, Error> {
         let deadline = self.endurance.deadline();
         let limit = self.lock.options().wait.local_handoff;
-        if turn.local_handoff_is_over(limit) && contender.is_awaited() {
+        if turn.local_handoff_is_over(limit) && contender.has_foreign_waiters() {
             return Box::pin(self.wait(contender, turn)).await;
         }
         let is_last = deadline.is_some_and(Deadline::is_over);
         let turn = match contender.try_once(turn, is_last).await? {
-            Tried::Acquired(guard) => return Ok(guard.told()),
-            Tried::Busy(busy, _) if is_last => {
+            Acquisition::Acquired(guard) => return Ok(guard.acknowledge_recovery()),
+            Acquisition::Busy(busy, _) if is_last => {
                 return Err(timed_out(self.lock, deadline, busy.holder));
             }
-            Tried::Busy(_, turn) => turn,
-            Tried::Hindered(error, turn) => {
+            Acquisition::Busy(_, turn) => turn,
+            Acquisition::Hindered(error, turn) => {
                 self.endurance.outlast(error)?;
                 turn
             }
         };
-        // On the heap: who need not wait should not carry what waiting takes.
+        // On the heap: an acquisition without a wait should not carry what waiting takes.
         Box::pin(self.wait(contender, turn)).await
     }
 
@@ -245,14 +245,14 @@ impl<'a> Acquire<'a> {
                 wakeup.precedence()
             } else {
                 match contender.try_once(turn, is_last).await? {
-                    Tried::Acquired(guard) => {
+                    Acquisition::Acquired(guard) => {
                         let presence = wakeup.end();
-                        return Ok(guard.contended(presence).told());
+                        return Ok(guard.contended(presence).acknowledge_recovery());
                     }
-                    Tried::Busy(busy, _) if is_last => {
+                    Acquisition::Busy(busy, _) if is_last => {
                         return Err(timed_out(self.lock, deadline, busy.holder));
                     }
-                    Tried::Busy(busy, again) => {
+                    Acquisition::Busy(busy, again) => {
                         turn = again;
                         tracing::trace!(path = %self.lock.path().display(), ?busy, "busy");
                         if let Some(holder) = &busy.holder {
@@ -260,7 +260,7 @@ impl<'a> Acquire<'a> {
                         }
                         blocker(busy)
                     }
-                    Tried::Hindered(error, again) => {
+                    Acquisition::Hindered(error, again) => {
                         turn = again;
                         self.endurance.outlast(error)?;
                         Blocker::unseen(self.lock.options().wait.retry_period)
@@ -308,6 +308,6 @@ fn blocker(busy: Busy) -> Blocker {
     let was_seen = evidence == Some(&Evidence::ProcessRuns);
     let may_end = was_seen || evidence == Some(&Evidence::KernelLock);
     let at_most = busy.look_again.filter(|_| evidence == Some(&Evidence::Young));
-    let (token, pid) = holder.map_or((None, None), |holder| (holder.hold_id, holder.pid));
-    Blocker { token, inode, process: pid.filter(|_| may_end), was_seen, at_most }
+    let (hold_id, pid) = holder.map_or((None, None), |holder| (holder.hold_id, holder.pid));
+    Blocker { token: hold_id, inode, process: pid.filter(|_| may_end), was_seen, at_most }
 }

@@ -1,4 +1,4 @@
-//! What happens to held files at exit, for those who chose
+//! What happens to held files at exit, for users that chose
 //! [`AtExit::Remove`](crate::AtExit::Remove).
 //!
 //! The handler runs in `exit`, after `return` from `main`, after
@@ -20,7 +20,7 @@ static HELD: Mutex<Vec<Weak<LockFile<OsDisk>>>> = Mutex::new(Vec::new());
 const TRIES: u32 = 1000;
 
 /// Remove this file if the process exits while it is held.
-pub(crate) fn remove_at_exit(held: &Arc<LockFile<OsDisk>>) {
+pub(crate) fn remove_at_exit(lock_file: &Arc<LockFile<OsDisk>>) {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
         if !at_exit(remove_held_files) {
@@ -28,8 +28,8 @@ pub(crate) fn remove_at_exit(held: &Arc<LockFile<OsDisk>>) {
         }
     });
     let mut list = HELD.lock();
-    list.retain(|held| held.strong_count() > 0);
-    list.push(Arc::downgrade(held));
+    list.retain(|lock_file| lock_file.strong_count() > 0);
+    list.push(Arc::downgrade(lock_file));
 }
 
 /// `release` compares the process first: a forked child that exits removes nothing.
@@ -39,8 +39,8 @@ extern "C" fn remove_held_files() {
             std::thread::yield_now();
             continue;
         };
-        for held in list.drain(..).filter_map(|held| held.upgrade()) {
-            let _ = held.release();
+        for lock_file in list.drain(..).filter_map(|lock_file| lock_file.upgrade()) {
+            let _ = lock_file.release();
         }
         return;
     }

@@ -20,7 +20,7 @@ use crate::local::wakeup::jittered;
 use crate::lock::changes::{self, Change};
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
-use crate::sys::inotify::{Following, Heard, Subscription};
+use crate::sys::inotify::{Event, Following, Subscription};
 
 /// Between two looks. A person sees no difference; if shorter, watchers of a busy lock
 /// take more of its time.
@@ -32,21 +32,21 @@ const FALLBACK_PERIODS: u32 = 30;
 
 /// After a close the kernel lock may not be free yet: looks follow after 1 ms, 2, 4 and
 /// so on up to the last.
-const FIRST_ECHO: Duration = Duration::from_millis(1);
-const LAST_ECHO: Duration = Duration::from_millis(64);
+const FIRST_RECHECK: Duration = Duration::from_millis(1);
+const LAST_RECHECK: Duration = Duration::from_millis(64);
 
 /// What goes from one look to the next.
 pub(super) struct Watcher {
     lock: Arc<LockSpec>,
-    /// What was told last.
-    last: Option<Told>,
+    /// The last item.
+    last: Option<Report>,
     subscription: Option<Subscription>,
     looked_at: Option<Instant>,
-    echo: Option<Duration>,
+    recheck: Option<Duration>,
 }
 
 /// An error by its words: what it is made of cannot be compared.
-type Told = Result<Status, String>;
+type Report = Result<Status, String>;
 
 impl changes::Watcher for Watcher {
     async fn next(mut self) -> (Option<Self>, Change) {
@@ -55,14 +55,14 @@ impl changes::Watcher for Watcher {
             let found = self.look().await;
             let must_look_again = self.hears_of_more(&found);
             let status = found.map(|found| found.status);
-            // Who takes a dead holder's file over, or looks whether it is dead, has it
-            // locked for a moment.
+            // A contender that takes a dead holder's file over, or looks whether it is dead,
+            // has it locked for a moment.
             if is_inherited(&status) && !std::mem::replace(&mut is_doubted, true) {
                 continue;
             }
-            let told = told(&status);
-            if self.last.as_ref() != Some(&told) {
-                self.last = Some(told);
+            let report = report(&status);
+            if self.last.as_ref() != Some(&report) {
+                self.last = Some(report);
                 // Without a name there never will be another.
                 let has_name = self.lock.names().is_some();
                 return (has_name.then_some(self), status);
@@ -77,7 +77,7 @@ impl changes::Watcher for Watcher {
 
 impl Watcher {
     pub(super) fn new(lock: Arc<LockSpec>) -> Self {
-        Self { lock, last: None, subscription: None, looked_at: None, echo: None }
+        Self { lock, last: None, subscription: None, looked_at: None, recheck: None }
     }
 
     async fn look(&mut self) -> Result<Found, Error> {
@@ -88,7 +88,7 @@ impl Watcher {
         let subscription = self.subscription.take();
         let contender = self.lock.contender().await?;
         if let Some(path) = self.lock.names().filter(|_| contender.executor().has_events()) {
-            self.subscription = Subscription::renew_for_changes(subscription, path);
+            self.subscription = Subscription::follow_changes(subscription, path);
         }
         contender.probe().await
     }
@@ -107,14 +107,14 @@ impl Watcher {
             Status::Held(Holder { pid, evidence: Evidence::ProcessRuns, .. }) => *pid,
             _ => None,
         };
-        if subscription.follow(process) == Following::Gone {
-            self.echo = self.echo.or(Some(FIRST_ECHO));
+        if subscription.follow_process(process) == Following::Gone {
+            self.recheck = self.recheck.or(Some(FIRST_RECHECK));
         }
         let Some(inode) = found.inode else {
             return false;
         };
         let unnamed = path.directory().join(format!("#{inode}"));
-        subscription.await_closes([unnamed, path.candidate(found.token.unwrap_or(HoldId(0)))])
+        subscription.await_closes([unnamed, path.candidate(found.hold_id.unwrap_or(HoldId(0)))])
     }
 
     async fn until_next_look(&mut self) {
@@ -127,13 +127,13 @@ impl Watcher {
         let period = jittered(options.wait.fallback_period.unwrap_or(long));
         tokio::select! {
             biased;
-            heard = subscription.event() => {
-                if heard == Heard::Close {
-                    self.echo = Some(FIRST_ECHO);
+            event = subscription.event() => {
+                if event == Event::Close {
+                    self.recheck = Some(FIRST_RECHECK);
                 }
             }
-            () = sleep(self.echo.map_or(period, |echo| echo.min(period))) => {
-                self.echo = self.echo.map(|echo| echo * 2).filter(|echo| *echo <= LAST_ECHO);
+            () = sleep(self.recheck.map_or(period, |recheck| recheck.min(period))) => {
+                self.recheck = self.recheck.map(|recheck| recheck * 2).filter(|recheck| *recheck <= LAST_RECHECK);
             }
         }
     }
@@ -145,13 +145,13 @@ fn is_inherited(status: &Change) -> bool {
 
 /// What two items in a row differ in. Where in this program a hold was asked for is
 /// known a moment after it began.
-fn told(status: &Change) -> Told {
-    let mut told = match status {
+fn report(status: &Change) -> Report {
+    let mut report = match status {
         Ok(status) => Ok(status.clone()),
         Err(error) => Err(error.to_string()),
     };
-    if let Ok(Status::Held(holder)) = &mut told {
+    if let Ok(Status::Held(holder)) = &mut report {
         holder.acquired_at = None;
     }
-    told
+    report
 }

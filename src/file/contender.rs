@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -23,7 +23,7 @@ use super::protocol::{
     Survival, YOUTH,
 };
 use crate::local::executor::Executor;
-use crate::local::task_queue::{CallSite, Entry, Queue, Turn};
+use crate::local::task_queue::{CallSite, Entry, TaskQueue, Turn};
 use crate::local::timer::sleep;
 use crate::local::wakeup::Wakeup;
 use crate::lock::error::Error;
@@ -51,9 +51,9 @@ const CANDIDATES_MAX: usize = 8;
 static CANDIDATES: AtomicUsize = AtomicUsize::new(0);
 
 /// The right to have one of [`CANDIDATES_MAX`].
-struct Seat;
+struct CandidatePermit;
 
-impl Seat {
+impl CandidatePermit {
     fn take() -> Option<Self> {
         let more = |taken: usize| (taken < CANDIDATES_MAX).then_some(taken + 1);
         CANDIDATES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
@@ -61,36 +61,36 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for CandidatePermit {
     fn drop(&mut self) {
         CANDIDATES.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// A candidate that is kept for the next attempt.
-struct Kept {
+struct KeptCandidate {
     candidate: Option<Candidate<OsDisk>>,
-    seat: Option<Seat>,
+    permit: Option<CandidatePermit>,
 }
 
-impl Kept {
+impl KeptCandidate {
     /// `None`, and the candidate is dropped, if too many are kept.
-    fn new(candidate: Candidate<OsDisk>, seat: Option<Seat>) -> Option<Self> {
-        let seat = Some(seat.or_else(Seat::take)?);
-        Some(Self { candidate: Some(candidate), seat })
+    fn new(candidate: Candidate<OsDisk>, permit: Option<CandidatePermit>) -> Option<Self> {
+        let permit = Some(permit.or_else(CandidatePermit::take)?);
+        Some(Self { candidate: Some(candidate), permit })
     }
 
-    fn into_parts(mut self) -> (Candidate<OsDisk>, Option<Seat>) {
+    fn into_parts(mut self) -> (Candidate<OsDisk>, Option<CandidatePermit>) {
         let candidate = self.candidate.take().expect("BUG: a candidate was taken twice");
-        (candidate, self.seat.take())
+        (candidate, self.permit.take())
     }
 }
 
 /// Of a wait that ended without the lock. To close an unnamed file is to write, too, and
-/// by now the file system may be frozen: a thread is held up by that and nobody else.
-impl Drop for Kept {
+/// by now the file system may be frozen: a thread is held up by that, and no task.
+impl Drop for KeptCandidate {
     fn drop(&mut self) {
-        let kept = (self.candidate.take(), self.seat.take());
+        let kept = (self.candidate.take(), self.permit.take());
         if kept.0.is_some() {
             // If there is no thread to be had, it is done here with the closure.
             let thread = thread::Builder::new().name("lockkeeper".to_owned());
@@ -102,16 +102,19 @@ impl Drop for Kept {
 /// One contender.
 pub(crate) struct Contender {
     terms: Terms,
-    queue: Arc<Queue>,
+    queue: Arc<TaskQueue>,
     memory: Memory,
 }
+
+/// How an attempt ended, and for how long its lock is on probation.
+type OnProbation = (Acquisition, Option<Duration>);
 
 /// What goes from one attempt to the next.
 #[derive(Default)]
 struct Memory {
     sightings: Sightings,
-    candidate: Option<Kept>,
-    /// Somebody was just heard to remove or move a lock file in the directory.
+    candidate: Option<KeptCandidate>,
+    /// A lock file in the directory was just heard to be removed or moved.
     has_heard_a_write: bool,
 }
 
@@ -125,21 +128,13 @@ struct Terms {
     site: Option<CallSite>,
 }
 
-/// How a try ended. What does not end a wait gives the turn back for the next.
-pub(crate) enum Tried {
+/// How an attempt ended, and the turn for the next one. Made by the closure that
+/// attempts, so that a dropped result undoes what the attempt did: the file goes first,
+/// the turn after it.
+pub(crate) enum Acquisition {
     Acquired(FileGuard),
     Busy(Busy, Turn),
     /// By something that may pass by itself, see [`Error::hindrance`].
-    Hindered(Error, Turn),
-}
-
-/// How one attempt ended. Made by the closure that attempts, so that a result
-/// nobody takes any more undoes what the attempt did: the file goes first, the
-/// turn after it.
-enum Attempted {
-    Acquired(FileGuard),
-    Probation(FileGuard, Duration),
-    Busy(Busy, Turn),
     Hindered(Error, Turn),
 }
 
@@ -149,7 +144,7 @@ impl Contender {
         path: Arc<LockPath>,
         options: Arc<FileOptions>,
         process: ProcessKey,
-        last_queue: &Mutex<Option<Arc<Queue>>>,
+        last_queue: &Mutex<Option<Arc<TaskQueue>>>,
     ) -> Result<Self, Error> {
         if options.openlock_compat {
             be_visible(path.path())?;
@@ -184,19 +179,19 @@ impl Contender {
             site: Some(site),
         };
         match terms.take_handoff(*handoff) {
-            Some(held) => Ok(terms.guard(held, turn, None)),
+            Some(lock_file) => Ok(terms.guard(lock_file, turn, None)),
             None => Err(turn),
         }
     }
 
-    /// Who holds is told where in the source that was asked for.
+    /// Where in the source the lock is asked for, as waiters are shown.
     pub(crate) fn asked_at(mut self, site: CallSite) -> Self {
         self.terms.site = Some(site);
         self
     }
 
     /// The queue this contender belongs to.
-    pub(crate) fn queue(&self) -> Arc<Queue> {
+    pub(crate) fn queue(&self) -> Arc<TaskQueue> {
         Arc::clone(&self.queue)
     }
 
@@ -221,9 +216,9 @@ impl Contender {
         )
     }
 
-    /// Whether somebody waits in another process.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.terms.executor.has_events() && tickets::is_awaited(self.path())
+    /// Whether another process waits.
+    pub(crate) fn has_foreign_waiters(&self) -> bool {
+        self.terms.executor.has_events() && tickets::has_foreign_waiters(self.path())
     }
 
     pub(crate) fn executor(&self) -> &Executor {
@@ -234,35 +229,47 @@ impl Contender {
     /// have been in the way, and the delay of a probation. `is_last` says that
     /// there will be no other try, so that this one also waits until a foreign
     /// file is no longer young.
-    pub(crate) async fn try_once(&mut self, turn: Turn, is_last: bool) -> Result<Tried, Error> {
+    pub(crate) async fn try_once(
+        &mut self,
+        turn: Turn,
+        is_last: bool,
+    ) -> Result<Acquisition, Error> {
         match self.attempt(turn, is_last).await? {
-            Attempted::Acquired(guard) => Ok(Tried::Acquired(guard)),
-            Attempted::Busy(busy, again) if busy.look_again.is_none() => {
-                Ok(Tried::Busy(busy, again))
+            (acquired @ Acquisition::Acquired(_), None) => Ok(acquired),
+            (Acquisition::Busy(busy, again), _) if busy.look_again.is_none() => {
+                Ok(Acquisition::Busy(busy, again))
             }
             // On the heap: hardly any try comes to it.
             unclear => Box::pin(self.make_clear(unclear, is_last)).await,
         }
     }
 
-    async fn make_clear(&mut self, mut last: Attempted, is_last: bool) -> Result<Tried, Error> {
+    async fn make_clear(
+        &mut self,
+        mut last: OnProbation,
+        is_last: bool,
+    ) -> Result<Acquisition, Error> {
         let young_until = Instant::now() + 2 * YOUTH;
         let may_wait = |delay| is_last && Instant::now() + delay < young_until;
         let mut doubts = 0;
         let mut destroyed = 0;
-        // Whose file was taken over and lost again, before anybody was told.
-        let mut owed = None;
+        // The dead holder of a file that was taken over and lost again.
+        let mut pending_report = None;
         loop {
             let turn = match last {
-                Attempted::Acquired(guard) => return Ok(Tried::Acquired(guard.or_recovered(owed))),
-                Attempted::Probation(mut guard, delay) => {
+                (Acquisition::Acquired(guard), None) => {
+                    return Ok(Acquisition::Acquired(guard.or_recovered(pending_report)));
+                }
+                (Acquisition::Acquired(mut guard), Some(delay)) => {
                     sleep(delay).await;
                     match guard.survived().await {
-                        Survival::Held => return Ok(Tried::Acquired(guard.or_recovered(owed))),
+                        Survival::Held => {
+                            return Ok(Acquisition::Acquired(guard.or_recovered(pending_report)));
+                        }
                         Survival::Replaced => {}
                         Survival::Destroyed => destroyed += 1,
                     }
-                    owed = guard.take_recovered_from().or(owed);
+                    pending_report = guard.take_recovered_from().or(pending_report);
                     let turn = guard.give_back().await;
                     if destroyed >= self.terms.options.tries {
                         let path = self.path().path().to_owned();
@@ -270,15 +277,17 @@ impl Contender {
                     }
                     turn
                 }
-                Attempted::Hindered(error, again) => return Ok(Tried::Hindered(error, again)),
-                Attempted::Busy(busy, again) => {
+                (Acquisition::Hindered(error, again), _) => {
+                    return Ok(Acquisition::Hindered(error, again));
+                }
+                (Acquisition::Busy(busy, again), _) => {
                     let delay = match busy.look_again {
                         Some(delay) if delay <= PROBE_PASSES && doubts < DOUBTS_MAX => {
                             doubts += 1;
                             delay
                         }
                         Some(delay) if delay > PROBE_PASSES && may_wait(delay) => delay,
-                        _ => return Ok(Tried::Busy(busy, again)),
+                        _ => return Ok(Acquisition::Busy(busy, again)),
                     };
                     sleep(delay).await;
                     again
@@ -290,7 +299,7 @@ impl Contender {
 
     /// One attempt. The turn travels with it, so that it is given up only after
     /// what the attempt did is undone.
-    async fn attempt(&mut self, turn: Turn, tells: bool) -> Result<Attempted, Error> {
+    async fn attempt(&mut self, turn: Turn, tells: bool) -> Result<OnProbation, Error> {
         let terms = self.terms.clone();
         let memory = std::mem::take(&mut self.memory);
         let attempt = move |(mut memory, turn): (Memory, Turn)| {
@@ -302,44 +311,46 @@ impl Contender {
         attempted
     }
 
-    /// Whether somebody was just heard to remove or move a lock file in the directory: the
+    /// Whether a lock file in the directory was just heard to be removed or moved: the
     /// lock is probably free then, and its file system can be written.
     pub(crate) fn has_heard_a_write(&mut self, has_heard: bool) {
         self.memory.has_heard_a_write = has_heard;
     }
 
-    /// Do what can be done of the next attempt while there is time, where nobody has to
-    /// fear that it takes any: a file system that is frozen lets those wait who write,
+    /// Do what can be done of the next attempt while there is time, where it surely
+    /// takes none: a file system that is frozen holds up every writer,
     /// and cannot be asked. So it was just written by this process, or by another as was
     /// heard. Where calls are made elsewhere there are no unnamed files.
     pub(crate) fn prepare(&mut self) {
-        if self.memory.candidate.is_some() || !matches!(self.terms.executor, Executor::Here { .. })
+        if self.memory.candidate.is_some()
+            || !matches!(self.terms.executor, Executor::Inline { .. })
         {
             return;
         }
         if self.memory.has_heard_a_write || self.queue.held_within(JUST) {
             let mut attempt = self.terms.on(&mut self.memory.sightings);
-            if let Some(seat) = Seat::take() {
+            if let Some(permit) = CandidatePermit::take() {
                 attempt.prepare_candidate();
                 let candidate = attempt.into_candidate();
-                self.memory.candidate = candidate.and_then(|made| Kept::new(made, Some(seat)));
+                self.memory.candidate =
+                    candidate.and_then(|made| KeptCandidate::new(made, Some(permit)));
             }
         }
     }
 
-    /// Whether this process could have the lock at all: who may neither make a file
+    /// Whether this process could have the lock at all: one that may neither make a file
     /// in the directory nor write the one that is there would wait in vain.
     pub(crate) async fn must_be_possible(&self) -> Result<(), Error> {
         let terms = self.terms.clone();
         self.look(move || terms.must_be_possible()).await
     }
 
-    /// Who has it, with no lasting effect.
+    /// The status, with no lasting effect.
     pub(crate) async fn probe(&self) -> Result<Found, Error> {
         let terms = self.terms.clone();
         let mut found = self.look(move || terms.on(&mut Sightings::default()).probe()).await?;
-        if let (Status::Held(holder), Some(token)) = (&mut found.status, found.token) {
-            holder.acquired_at = self.queue.site_of(token);
+        if let (Status::Held(holder), Some(hold_id)) = (&mut found.status, found.hold_id) {
+            holder.acquired_at = self.queue.site_of(hold_id);
         }
         Ok(found)
     }
@@ -366,13 +377,13 @@ impl Terms {
         memory: &mut Memory,
         mut turn: Turn,
         tells: bool,
-    ) -> Result<Attempted, Error> {
+    ) -> Result<OnProbation, Error> {
         let handoff = Handoff::of(&mut turn);
-        if let Some(held) = handoff.and_then(|handoff| self.take_handoff(*handoff)) {
-            return Ok(Attempted::Acquired(self.guard(held, turn, None)));
+        if let Some(lock_file) = handoff.and_then(|handoff| self.take_handoff(*handoff)) {
+            return Ok((Acquisition::Acquired(self.guard(lock_file, turn, None)), None));
         }
         let Memory { sightings, candidate, has_heard_a_write } = memory;
-        let (kept, seat) = candidate.take().map(Kept::into_parts).unzip();
+        let (kept, permit) = candidate.take().map(KeptCandidate::into_parts).unzip();
         let mut attempt = self.on(sightings).with_candidate(kept);
         if !*has_heard_a_write {
             attempt = attempt.looking_first();
@@ -382,26 +393,25 @@ impl Terms {
         }
         let outcome = match attempt.run() {
             Err(error) if error.hindrance().is_some() => {
-                return Ok(Attempted::Hindered(error, turn));
+                return Ok((Acquisition::Hindered(error, turn), None));
             }
             outcome => outcome?,
         };
-        *candidate = attempt.into_candidate().and_then(|unused| Kept::new(unused, seat.flatten()));
+        *candidate = attempt
+            .into_candidate()
+            .and_then(|unused| KeptCandidate::new(unused, permit.flatten()));
         let (acquired, delay) = match outcome {
-            Outcome::Busy(busy) => return Ok(Attempted::Busy(busy, turn)),
+            Outcome::Busy(busy) => return Ok((Acquisition::Busy(busy, turn), None)),
             Outcome::Acquired(acquired) => (acquired, None),
             Outcome::Probation(acquired, delay) => (acquired, Some(delay)),
         };
-        let Acquired { held, recovered_from } = acquired;
+        let Acquired { lock_file, recovered_from } = acquired;
         if let Some(dead) = &recovered_from {
             let path = self.path.path().display();
             tracing::info!(%path, "taken over from {dead}: {}", dead.evidence);
         }
-        let guard = self.guard(Arc::new(held), turn, recovered_from);
-        Ok(match delay {
-            None => Attempted::Acquired(guard),
-            Some(delay) => Attempted::Probation(guard, delay),
-        })
+        let guard = self.guard(Arc::new(lock_file), turn, recovered_from);
+        Ok((Acquisition::Acquired(guard), delay))
     }
 
     fn must_be_possible(&self) -> Result<(), Error> {
@@ -422,39 +432,40 @@ impl Terms {
     /// replaced since is dropped without a word: the last holder was the last to need it.
     fn take_handoff(&self, handoff: Handoff) -> Option<Arc<LockFile<OsDisk>>> {
         let acquired = self.environment.now();
-        let mut held = handoff.for_lock(&self.path, &self.options)?;
-        let mine = Arc::get_mut(&mut held)?;
-        mine.take_handoff(|| self.environment.token(), SystemTime::now(), acquired).ok()?;
-        Some(held)
+        let mut lock_file = handoff.for_lock(&self.path, &self.options)?;
+        let mine = Arc::get_mut(&mut lock_file)?;
+        let since = self.environment.time_of_day();
+        mine.take_handoff(|| self.environment.hold_id(), since, acquired).ok()?;
+        Some(lock_file)
     }
 
     fn guard(
         &self,
-        held: Arc<LockFile<OsDisk>>,
+        lock_file: Arc<LockFile<OsDisk>>,
         turn: Turn,
         recovered_from: Option<Box<Holder>>,
     ) -> FileGuard {
         if let Some(site) = self.site {
-            turn.holds(held.record().token, site);
+            turn.holds(lock_file.record().hold_id, site);
         }
-        let hold = Hold::new(held, turn, self.executor.clone()).with_handoff(&self.options);
+        let hold = Hold::new(lock_file, turn, self.executor.clone()).with_handoff(&self.options);
         if self.options.at_exit == AtExit::Remove {
-            at_exit::remove_at_exit(hold.held());
+            at_exit::remove_at_exit(hold.lock_file());
         }
         FileGuard::new(hold, recovered_from, self.options.wait.retry_period)
     }
 }
 
 /// The queue of `entry`, from memory where nothing has changed.
-fn recall(last: &Mutex<Option<Arc<Queue>>>, entry: Entry) -> Arc<Queue> {
+fn recall(last: &Mutex<Option<Arc<TaskQueue>>>, entry: Entry) -> Arc<TaskQueue> {
     // Not waited for: a fork may have copied it locked.
     let Ok(mut last) = last.try_lock() else {
-        return Queue::of(entry);
+        return TaskQueue::of(entry);
     };
     match &*last {
         Some(queue) if queue.is_of(&entry) => Arc::clone(queue),
         _ => {
-            let queue = Queue::of(entry);
+            let queue = TaskQueue::of(entry);
             *last = Some(Arc::clone(&queue));
             queue
         }

@@ -77,7 +77,7 @@ static PATH: LazyLock<Arc<LockPath>> = LazyLock::new(|| {
     Arc::new(LockPath::new(format!("{directory}/a.lock").as_ref()).expect("a path"))
 });
 
-/// Contend for a lock file that holds `bytes` and that nobody has locked. What
+/// Contend for a lock file that holds `bytes` and that is not locked. What
 /// cannot be a lock file, or cannot be known to be stale, stays as it is; what
 /// was taken over goes when it is released; nothing else stays.
 #[expect(clippy::missing_panics_doc, reason = "to panic is how a fuzz target fails")]
@@ -109,7 +109,7 @@ pub fn judge(bytes: &[u8]) {
                 assert!(contents.is_ok(), "not a lock file, and taken over");
                 let now = fs::read(path.path()).expect("the holder's file");
                 assert_eq!(now, acquired.held.record().to_bytes(), "not our record");
-                // Nobody was told of the dead holder, so its file goes on telling.
+                // No user knew of the dead holder, so its file goes on telling.
                 acquired.held.told();
                 drop(acquired);
                 assert!(!path.path().exists(), "released, and still there");

@@ -50,7 +50,7 @@ pub struct FileGuard {
     hold: Hold,
     recovered_from: Option<Box<Holder>>,
     retry_period: Duration,
-    watch: Mutex<Option<Watch>>,
+    watch: Mutex<Option<LossWatch>>,
     /// Of its time in the line; it ends after the hold at the latest.
     presence: Option<Presence>,
 }
@@ -60,7 +60,7 @@ impl UnwindSafe for FileGuard {}
 impl RefUnwindSafe for FileGuard {}
 
 /// A task that cancels a token when the lock is lost.
-struct Watch {
+struct LossWatch {
     lost: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
@@ -81,8 +81,8 @@ impl FileGuard {
     /// dropped after its first poll.
     ///
     /// # Errors
-    /// [`Error::Lost`] if the file was gone or somebody else's; it was not
-    /// deleted then, and somebody else may have been inside. [`Error::NotRemoved`] if it
+    /// [`Error::Lost`] if the file was gone or another's; it was not
+    /// deleted then, and another process may have been inside. [`Error::NotRemoved`] if it
     /// could not be deleted; it is marked as released, so that the next holder
     /// is not told of a recovery. [`Error::Forked`] in a forked child.
     pub async fn release(self) -> Result<(), Error> {
@@ -93,7 +93,7 @@ impl FileGuard {
     }
 
     /// Resolves when the lock is, or should be, no longer ours: its file was
-    /// removed or replaced, or somebody asked for it with
+    /// removed or replaced, or a process asked for it with
     /// [`revoke`](crate::AsyncFileLock::revoke). Else it never resolves.
     ///
     /// It looks at once, at each event, and each
@@ -116,7 +116,7 @@ impl FileGuard {
     /// # }
     /// ```
     pub async fn lost(&self) -> Lost {
-        loss(self.hold.held(), self.hold.executor(), self.retry_period).await
+        loss(self.hold.lock_file(), self.hold.executor(), self.retry_period).await
     }
 
     /// Whether the lock is lost, by a look at the path on the caller's thread: one system
@@ -126,13 +126,13 @@ impl FileGuard {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         if self.hold.executor().has_events() {
-            return reason(self.hold.held()).is_some();
+            return reason(self.hold.lock_file()).is_some();
         }
         self.watch.lock().as_ref().is_some_and(|watch| watch.lost.is_cancelled())
     }
 
     /// A token that is cancelled when [`lost`](Self::lost) would resolve, for
-    /// code that takes tokens. Cancelling it affects nobody else. It is not
+    /// code that takes tokens. Cancelling it has no other effect. It is not
     /// cancelled when the guard is released.
     ///
     /// The first call starts a task that ends with the guard. It lives on the
@@ -151,39 +151,40 @@ impl FileGuard {
         watch.as_ref().expect("BUG: nobody watches").lost.child_token()
     }
 
-    fn watch(&self) -> Watch {
+    fn watch(&self) -> LossWatch {
         let lost = CancellationToken::new();
         let task = watch_for_loss(
-            Arc::downgrade(self.hold.held()),
+            Arc::downgrade(self.hold.lock_file()),
             self.hold.executor().clone(),
             self.retry_period,
             lost.clone(),
         );
-        Watch { lost, task: AbortOnDropHandle::new(tokio::spawn(task)) }
+        LossWatch { lost, task: AbortOnDropHandle::new(tokio::spawn(task)) }
     }
 
     /// Looks, by a system call and on the caller's thread, whether the lock file
-    /// is still where it was, and held; for who has to know just before each step
+    /// is still where it was, and held; for a caller that has to know just before each step
     /// and fills the directory with events of its own.
     #[cfg(feature = "lockd")]
     pub(crate) fn losses(&self) -> impl Fn() -> Option<Lost> + Send + Sync + use<> {
-        let (held, path) = (Arc::downgrade(self.hold.held()), self.path().to_owned());
+        let (lock_file, path) = (Arc::downgrade(self.hold.lock_file()), self.path().to_owned());
         move || {
-            let held = held.upgrade().filter(|held| !held.is_over());
-            let reason = held.map_or(Some(LostReason::Removed), |held| reason(&held))?;
+            let lock_file = lock_file.upgrade().filter(|lock_file| !lock_file.is_over());
+            let reason =
+                lock_file.map_or(Some(LostReason::Removed), |lock_file| reason(&lock_file))?;
             Some(Lost { lock: path.clone().into(), reason })
         }
     }
 
     /// It had to be waited for: others may want it as well.
     pub(crate) fn contended(self, presence: Option<Presence>) -> Self {
-        self.hold.held().contended();
+        self.hold.lock_file().contended();
         Self { presence, ..self }
     }
 
     /// The user has it now, and is told of a dead holder.
-    pub(crate) fn told(self) -> Self {
-        self.hold.held().told();
+    pub(crate) fn acknowledge_recovery(self) -> Self {
+        self.hold.lock_file().acknowledge_recovery();
         self
     }
 
@@ -192,15 +193,18 @@ impl FileGuard {
     }
 
     /// With the word of a dead holder from an earlier try.
-    pub(crate) fn or_recovered(mut self, owed: Option<Box<Holder>>) -> Self {
-        self.recovered_from = self.recovered_from.take().or(owed);
+    pub(crate) fn or_recovered(mut self, pending_report: Option<Box<Holder>>) -> Self {
+        self.recovered_from = self.recovered_from.take().or(pending_report);
         self
     }
 
     /// After a probation: whether the lock is still ours.
     pub(crate) async fn survived(&self) -> Survival {
-        let held = Arc::clone(self.hold.held());
-        self.hold.executor().run(held, |held| protocol::survived(&OsDisk, &held)).await
+        let lock_file = Arc::clone(self.hold.lock_file());
+        self.hold
+            .executor()
+            .run(lock_file, |lock_file| protocol::survived(&OsDisk, &lock_file))
+            .await
     }
 
     /// Give the file back and keep the turn.
@@ -212,7 +216,7 @@ impl FileGuard {
     /// may be half written. An acquisition that was cancelled before it could
     /// tell leaves that to the next.
     ///
-    /// An empty file at the path counts too, as a holder of whom nothing is
+    /// An empty file at the path counts too, as a holder of which nothing is
     /// known: it is what a power failure leaves, though `touch` makes one as well.
     #[must_use]
     pub fn recovered_from(&self) -> Option<&Holder> {
@@ -222,7 +226,7 @@ impl FileGuard {
     /// The lock file, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.hold.held().path().path()
+        self.hold.lock_file().path().path()
     }
 
     /// What names this hold in the lock file: 32 hexadecimal digits, random. No other hold
@@ -231,7 +235,7 @@ impl FileGuard {
     /// holds, so it is no fencing token.
     #[must_use]
     pub fn hold_id(&self) -> String {
-        self.hold.held().record().token.to_string()
+        self.hold.lock_file().record().hold_id.to_string()
     }
 
     /// The descriptor that carries the kernel lock, for a child process that is
@@ -241,8 +245,8 @@ impl FileGuard {
     /// Duplicate it for the child; never unlock it.
     #[must_use]
     pub fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
-        let held = self.hold.held();
-        (held.record().proof == RecordedProof::Flock).then(|| held.show_file().as_fd())
+        let lock_file = self.hold.lock_file();
+        (lock_file.record().proof == RecordedProof::Flock).then(|| lock_file.show_file().as_fd())
     }
 }
 
@@ -257,30 +261,30 @@ impl fmt::Debug for FileGuard {
 
 /// `held` is kept alive no longer than for a look.
 async fn watch_for_loss(
-    held: Weak<LockFile<OsDisk>>,
+    lock_file: Weak<LockFile<OsDisk>>,
     executor: Executor,
     period: Duration,
     lost: CancellationToken,
 ) {
     let mut subscription = None;
     loop {
-        let Some(held) = held.upgrade() else {
+        let Some(lock_file) = lock_file.upgrade() else {
             return;
         };
-        listen(&mut subscription, &held, &executor);
-        if look(&held, &executor).await.is_some() {
+        listen(&mut subscription, &lock_file, &executor);
+        if look(&lock_file, &executor).await.is_some() {
             return lost.cancel();
         }
-        drop(held);
+        drop(lock_file);
         next_look(subscription.as_ref(), period).await;
     }
 }
 
-async fn loss(held: &Arc<LockFile<OsDisk>>, executor: &Executor, period: Duration) -> Lost {
+async fn loss(lock_file: &Arc<LockFile<OsDisk>>, executor: &Executor, period: Duration) -> Lost {
     let mut subscription = None;
     loop {
-        listen(&mut subscription, held, executor);
-        if let Some(lost) = look(held, executor).await {
+        listen(&mut subscription, lock_file, executor);
+        if let Some(lost) = look(lock_file, executor).await {
             return lost;
         }
         next_look(subscription.as_ref(), period).await;
@@ -288,12 +292,16 @@ async fn loss(held: &Arc<LockFile<OsDisk>>, executor: &Executor, period: Duratio
 }
 
 /// Before a look, so that what happens after it is heard.
-fn listen(subscription: &mut Option<Subscription>, held: &LockFile<OsDisk>, executor: &Executor) {
+fn listen(
+    subscription: &mut Option<Subscription>,
+    lock_file: &LockFile<OsDisk>,
+    executor: &Executor,
+) {
     if executor.has_events() {
-        let path = held.shared_path();
-        *subscription = Subscription::renew(subscription.take(), path);
+        let path = lock_file.shared_path();
+        *subscription = Subscription::follow_directory(subscription.take(), path);
         if let Some(subscription) = subscription {
-            subscription.await_closes([path.revocation(held.record().token)]);
+            subscription.await_closes([path.revocation(lock_file.record().hold_id)]);
         }
     }
 }
@@ -309,21 +317,21 @@ async fn next_look(subscription: Option<&Subscription>, period: Duration) {
     }
 }
 
-async fn look(held: &Arc<LockFile<OsDisk>>, executor: &Executor) -> Option<Lost> {
-    let reason = executor.run(Arc::clone(held), |held| reason(&held)).await?;
-    Some(Lost { lock: held.path().path().into(), reason })
+async fn look(lock_file: &Arc<LockFile<OsDisk>>, executor: &Executor) -> Option<Lost> {
+    let reason = executor.run(Arc::clone(lock_file), |lock_file| reason(&lock_file)).await?;
+    Some(Lost { lock: lock_file.path().path().into(), reason })
 }
 
-fn reason(held: &LockFile<OsDisk>) -> Option<LostReason> {
-    let at_path = held.look();
-    if held.is_over() {
+fn reason(lock_file: &LockFile<OsDisk>) -> Option<LostReason> {
+    let at_path = lock_file.look();
+    if lock_file.is_over() {
         // What was seen may be our own release.
         return None;
     }
     match at_path {
         Ok(AtPath::Nothing) => Some(LostReason::Removed),
         Ok(AtPath::Another) => Some(LostReason::Replaced),
-        Ok(AtPath::Mine) => held.is_revoked().then_some(LostReason::Revoked),
+        Ok(AtPath::Mine) => lock_file.is_revoked().then_some(LostReason::Revoked),
         Err(_) => None,
     }
 }
@@ -337,7 +345,7 @@ mod tests {
     use super::*;
     use crate::AsyncFileLock;
     use crate::sys::path::LockPath;
-    use crate::sys::tickets::is_awaited;
+    use crate::sys::tickets::has_foreign_waiters;
 
     #[tokio::test]
     async fn who_had_to_wait_gives_way_and_nobody_else() {
@@ -345,16 +353,16 @@ mod tests {
         let path = LockPath::new(&directory.path().join("lock")).unwrap();
         let lock = AsyncFileLock::new(path.path());
         let guard = lock.acquire().await.unwrap();
-        assert!(!guard.hold.held().wakes_next());
+        assert!(!guard.hold.lock_file().wakes_next());
         guard.release().await.unwrap();
         let other = File::create(path.path()).unwrap();
         flock(&other, FlockOperation::LockExclusive).unwrap();
         let waits = tokio::spawn(async move { lock.acquire().await.unwrap() });
-        while !is_awaited(&path) {
+        while !has_foreign_waiters(&path) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         fs::remove_file(path.path()).unwrap();
         drop(other);
-        assert!(waits.await.unwrap().hold.held().wakes_next());
+        assert!(waits.await.unwrap().hold.lock_file().wakes_next());
     }
 }

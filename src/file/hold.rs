@@ -19,13 +19,13 @@ use crate::sys::path::LockPath;
 
 /// A held lock file, its turn, and where its system calls run.
 pub(crate) struct Hold {
-    inner: Option<Inner>,
+    parts: Option<Parts>,
     executor: Executor,
 }
 
 /// Dropped in this order.
-struct Inner {
-    held: Arc<LockFile<OsDisk>>,
+struct Parts {
+    lock_file: Arc<LockFile<OsDisk>>,
     turn: Turn,
     /// Of a file that may be handed off to a task with equal ones.
     options: Option<Arc<FileOptions>>,
@@ -33,7 +33,7 @@ struct Inner {
 
 /// A held file that one task hands off to the next. Dropping it releases it.
 pub(crate) struct Handoff {
-    held: Arc<LockFile<OsDisk>>,
+    lock_file: Arc<LockFile<OsDisk>>,
     options: Arc<FileOptions>,
     executor: Executor,
 }
@@ -56,53 +56,56 @@ impl Handoff {
         options: &Arc<FileOptions>,
     ) -> Option<Arc<LockFile<OsDisk>>> {
         let is_equal = Arc::ptr_eq(&self.options, options) || self.options == *options;
-        let is_same = is_equal && self.held.path().path() == path.path();
-        if is_same { alone(self.held).ok() } else { None }
+        let is_same = is_equal && self.lock_file.path().path() == path.path();
+        if is_same { alone(self.lock_file).ok() } else { None }
     }
 }
 
 impl Hold {
-    pub(crate) fn new(held: Arc<LockFile<OsDisk>>, turn: Turn, executor: Executor) -> Self {
-        Self { inner: Some(Inner { held, turn, options: None }), executor }
+    pub(crate) fn new(lock_file: Arc<LockFile<OsDisk>>, turn: Turn, executor: Executor) -> Self {
+        Self { parts: Some(Parts { lock_file, turn, options: None }), executor }
     }
 
     /// The file may be handed off, to a task whose lock has equal options.
     pub(crate) fn with_handoff(mut self, options: &Arc<FileOptions>) -> Self {
-        let is_quick = matches!(self.executor, Executor::Here { is_local: true });
+        let is_quick = matches!(self.executor, Executor::Inline { is_local: true });
         let is_plain = options.proof != Proof::Process && !options.openlock_compat;
         let may_hand_off = is_quick && is_plain && !options.wait.local_handoff.is_zero();
         if may_hand_off {
-            if let Some(inner) = &mut self.inner {
-                inner.options = Some(Arc::clone(options));
+            if let Some(parts) = &mut self.parts {
+                parts.options = Some(Arc::clone(options));
             }
         }
         self
     }
 
-    pub(crate) fn held(&self) -> &Arc<LockFile<OsDisk>> {
-        &self.inner.as_ref().expect("BUG: a hold was used after its end").held
+    pub(crate) fn lock_file(&self) -> &Arc<LockFile<OsDisk>> {
+        &self.parts.as_ref().expect("BUG: a hold was used after its end").lock_file
     }
 
     pub(crate) fn executor(&self) -> &Executor {
         &self.executor
     }
 
-    fn take(&mut self) -> Option<(Inner, Executor)> {
-        let inner = self.inner.take()?;
+    fn take(&mut self) -> Option<(Parts, Executor)> {
+        let parts = self.parts.take()?;
         let executor = match &self.executor {
             // In a forked child there are no threads that would do it elsewhere.
-            Executor::Lane { .. } if !inner.held.is_ours() => Executor::Here { is_local: false },
+            Executor::Thread { .. } if !parts.lock_file.is_ours() => {
+                Executor::Inline { is_local: false }
+            }
             executor => executor.clone(),
         };
-        Some((inner, executor))
+        Some((parts, executor))
     }
 
     /// Give the file back and keep the turn, to try again.
     pub(crate) async fn give_back(mut self) -> Turn {
-        let (Inner { held, turn, .. }, executor) = self.take().expect("BUG: a hold ended twice");
+        let (Parts { lock_file, turn, .. }, executor) =
+            self.take().expect("BUG: a hold ended twice");
         let give_back = move || {
-            let _ = held.release();
-            drop(held);
+            let _ = lock_file.release();
+            drop(lock_file);
             turn
         };
         executor.start(give_back).finished().await
@@ -110,16 +113,16 @@ impl Hold {
 
     /// End the hold. Once this was called it ends, even if the future is dropped.
     pub(crate) async fn end(mut self) -> Result<(), Error> {
-        let (inner, executor) = self.take().expect("BUG: a hold ended twice");
-        let Some(inner) = inner.hand_off(&executor) else {
+        let (parts, executor) = self.take().expect("BUG: a hold ended twice");
+        let Some(parts) = parts.hand_off(&executor) else {
             return Ok(());
         };
-        let mut ending = Ending(Some(executor.start(move || inner.end())));
+        let mut ending = Ending(Some(executor.start(move || parts.end())));
         ending.done().await
     }
 }
 
-impl Inner {
+impl Parts {
     /// Hand the file off to the next task, if one waits and this process may go on.
     /// Else nothing has changed.
     fn hand_off(mut self, executor: &Executor) -> Option<Self> {
@@ -131,30 +134,32 @@ impl Inner {
             return Some(self);
         }
         // A look at this moment, whether the lock is lost, shares it: then it ends.
-        match alone(self.held) {
-            Ok(mut held) => {
-                if !Arc::get_mut(&mut held).is_some_and(|held| held.may_be_handed_off(now)) {
-                    return Some(Self { held, ..self });
+        match alone(self.lock_file) {
+            Ok(mut lock_file) => {
+                if !Arc::get_mut(&mut lock_file)
+                    .is_some_and(|lock_file| lock_file.may_be_handed_off(now))
+                {
+                    return Some(Self { lock_file, ..self });
                 }
                 if options.at_exit == AtExit::Remove {
-                    at_exit::remove_at_exit(&held);
+                    at_exit::remove_at_exit(&lock_file);
                 }
-                events::released(&held.path().path().display());
+                events::released(&lock_file.path().path().display());
                 let (executor, lasts) = (executor.clone(), options.wait.local_handoff);
-                self.turn.hand_off(Box::new(Handoff { held, options, executor }), now, lasts);
+                self.turn.hand_off(Box::new(Handoff { lock_file, options, executor }), now, lasts);
                 None
             }
-            Err(held) => Some(Self { held, ..self }),
+            Err(lock_file) => Some(Self { lock_file, ..self }),
         }
     }
 
     fn end(self) -> Result<(), Error> {
-        let outcome = self.held.release();
+        let outcome = self.lock_file.release();
         if matches!(outcome, Err(Error::Forked { .. })) {
             // The queue was copied by a fork, perhaps in the middle of a change.
             std::mem::forget(self.turn);
         } else {
-            events::released(&self.held.path().path().display());
+            events::released(&self.lock_file.path().path().display());
         }
         outcome
     }
@@ -162,29 +167,31 @@ impl Inner {
 
 /// The file for its next holder, in a place where the weak references of the last one do
 /// not find it. An error if it is shared.
-fn alone(mut held: Arc<LockFile<OsDisk>>) -> Result<Arc<LockFile<OsDisk>>, Arc<LockFile<OsDisk>>> {
-    match Arc::get_mut(&mut held) {
-        Some(_) => Ok(held),
-        None => Arc::try_unwrap(held).map(Arc::new),
+fn alone(
+    mut lock_file: Arc<LockFile<OsDisk>>,
+) -> Result<Arc<LockFile<OsDisk>>, Arc<LockFile<OsDisk>>> {
+    match Arc::get_mut(&mut lock_file) {
+        Some(_) => Ok(lock_file),
+        None => Arc::try_unwrap(lock_file).map(Arc::new),
     }
 }
 
-/// Schedules the deletion, or does it on the spot where nobody would do it later.
+/// Schedules the deletion, or does it on the spot outside of a runtime.
 impl Drop for Hold {
     fn drop(&mut self) {
-        let Some((inner, executor)) = self.take() else {
+        let Some((parts, executor)) = self.take() else {
             return;
         };
-        let Some(inner) = inner.hand_off(&executor) else {
+        let Some(parts) = parts.hand_off(&executor) else {
             return;
         };
-        let end = move || match inner.end() {
+        let end = move || match parts.end() {
             Ok(()) | Err(Error::Forked { .. }) => {}
             Err(error) => tracing::warn!("{error}"),
         };
         match Handle::try_current() {
             Ok(_) => drop(Ending(Some(executor.start(end)))),
-            // Nobody would do it later; and this may be the thread of the place.
+            // Without a runtime; and this may be the thread of the executor.
             Err(_) => end(),
         }
     }

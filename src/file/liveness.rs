@@ -11,9 +11,9 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
-use super::record::{Contents, Identity, Record};
+use super::record::{Contents, ProcessIdentity, Record};
 use crate::sys::process::{
-    ProcStat, Verdict, command_line, host_name, judge_pid, my_name, pidfs_inode,
+    ProcStat, Verdict, boot_id, command_line, host_name, judge_pid, my_name, pidfs_inode,
 };
 use crate::sys::process_key::{ProcessKey, pid_namespace, this_process};
 
@@ -23,7 +23,7 @@ pub(crate) struct Myself {
     pub(crate) process: ProcessKey,
     pub(crate) name: Arc<str>,
     pub(crate) host: Option<Arc<str>>,
-    pub(crate) identity: Identity,
+    pub(crate) identity: ProcessIdentity,
 }
 
 impl Myself {
@@ -49,7 +49,7 @@ impl Myself {
             let error = error.map(Errno::from_raw_os_error);
             is_all &= !matches!(error, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM));
         };
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let boot = boot_id();
         let boot = boot.map_err(|error| is_short(error.raw_os_error())).ok();
         let stat = ProcStat::read("/proc/self/stat");
         let started = stat.map_err(|error| is_short(error.raw_os_error())).ok();
@@ -60,8 +60,8 @@ impl Myself {
             process,
             name: my_name().into(),
             host: Some(host).filter(|host| !host.is_empty()).map(Arc::from),
-            identity: Identity {
-                boot: boot.map(|id| id.trim().into()),
+            identity: ProcessIdentity {
+                boot: boot.map(Arc::from),
                 pid_namespace: pid_namespace(),
                 started: started.map(|stat| stat.started),
                 pidfs_inode: pidfs_inode.flatten(),
@@ -108,14 +108,14 @@ fn judge_record(record: &Record, local: bool) -> Verdict {
     }
 }
 
-/// With what is left to do: nobody but a person knows that a machine is down for good.
+/// With what is left to do: only a person knows that a machine is down for good.
 fn may_be_elsewhere(record: &Record) -> String {
     let host = record.host.as_deref().unwrap_or("one without a name");
     format!("it may run on another machine ({host}); if that is down for good, remove the file")
 }
 
 /// Whether the process that has this number is the one that was recorded.
-fn judge_identity(pid: u32, recorded: &Identity, is_of_this_boot: bool) -> Verdict {
+fn judge_identity(pid: u32, recorded: &ProcessIdentity, is_of_this_boot: bool) -> Verdict {
     let another = || Verdict::Dead(format!("pid {pid} is another process now"));
     match (recorded.pidfs_inode, pidfs_inode(pid)) {
         (Some(recorded), Ok(Some(running))) if recorded != running => return another(),
@@ -159,9 +159,10 @@ mod tests {
         assert_eq!(judge_identity(pid, &myself.identity, true), Verdict::Alive);
         assert_eq!(judge_foreign(pid, &myself.name), Verdict::Alive);
 
-        let by_start = Identity { started: Some(1), pidfs_inode: None, ..Identity::default() };
+        let by_start =
+            ProcessIdentity { started: Some(1), pidfs_inode: None, ..ProcessIdentity::default() };
         assert!(matches!(judge_identity(pid, &by_start, true), Verdict::Dead(_)));
-        let by_pidfd = Identity { pidfs_inode: Some(1), ..myself.identity };
+        let by_pidfd = ProcessIdentity { pidfs_inode: Some(1), ..myself.identity };
         if pidfs_inode(pid).unwrap().is_some() {
             assert!(matches!(judge_identity(pid, &by_pidfd, true), Verdict::Dead(_)));
         }

@@ -20,7 +20,7 @@ use crate::lock::changes::StatusChanges;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
 
-/// A lock between processes that is a file: whoever made it holds the lock.
+/// A lock between processes that is a file: the process that made it holds the lock.
 ///
 /// Cheap to clone; clones are the same lock. The futures of its methods own what they
 /// need, so they can be spawned and outlive it. Not re-entrant: a task that asks
@@ -28,12 +28,12 @@ use crate::lock::holder::{Evidence, Holder, Status};
 /// are served first in, first out. A task that waits for a lock which it, or a
 /// task that waits for it, holds shows itself: [`holder`](Self::holder) and
 /// [`Error::Timeout`] say where in this program the lock was asked for, and the
-/// `tracing` span `acquire` (level debug) of each one who waits says so too.
+/// `tracing` span `acquire` (level debug) of each waiter says so too.
 ///
 /// For logs there are `tracing` events of level debug under the target `lockkeeper`, each
 /// once for an acquisition: `acquiring`, `waiting` (with the holder, if the lock was not
 /// had at once), `acquired` (and how long that took) or `not acquired` (and why), and
-/// `released`. Whoever waits looks once more for the holder then, beside its wait.
+/// `released`. A waiter looks once more for the holder then, beside its wait.
 ///
 /// The methods that wait, have a limit or talk to a holder need a runtime that
 /// was built with `enable_all`, as `#[tokio::main]` does. Without `enable_time`
@@ -225,7 +225,7 @@ impl AsyncFileLock {
         acquire::acquire_with(Arc::clone(&self.spec), token.clone(), Location::caller())
     }
 
-    /// One try; `None` if somebody else has it, or is before us in this
+    /// One try; `None` if the lock is held, or another task is first in this
     /// process. The first look is made at once. If all that is in the way is a
     /// foreign file (openlock's, a bare process id, an empty one) whose process
     /// is gone, the try lasts the two seconds for which such a file is watched.
@@ -256,7 +256,7 @@ impl AsyncFileLock {
         acquire::blocking_acquire(&self.spec, Location::caller())
     }
 
-    /// Who has the lock, `None` if nobody has. Nothing is changed.
+    /// The holder, `None` if the lock is free. Nothing is changed.
     ///
     /// # Errors
     /// What is wrong with the path or the file.
@@ -265,7 +265,7 @@ impl AsyncFileLock {
         async move { lock.holder().await }
     }
 
-    /// Whether somebody has the lock, or that cannot be ruled out.
+    /// Whether the lock is held, or that cannot be ruled out.
     ///
     /// # Errors
     /// As [`holder`](Self::holder).
@@ -283,8 +283,8 @@ impl AsyncFileLock {
         async move { lock.status().await }
     }
 
-    /// The lock's status now, and then each time that it changes: who holds the lock,
-    /// that it is free, or stale. A stream, for whoever shows locks.
+    /// The lock's status now, and then each time that it changes: its holder,
+    /// that it is free, or stale. A stream, for programs that show locks.
     ///
     /// The first item comes at once. Each one differs from the one before. A reader that
     /// is slow, and changes within a hundredth of a second, are told of the last state
@@ -364,7 +364,7 @@ impl AsyncFileLock {
             tracing::warn!("{error}");
         }
         Ok(match found.status {
-            // Nobody died, so nobody was recovered from.
+            // No holder died, so none was recovered from.
             Status::Stale(holder) if holder.evidence == Evidence::Released => Some(holder),
             _ => stale,
         })

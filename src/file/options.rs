@@ -214,8 +214,8 @@ impl FileOptions {
         self
     }
 
-    /// One line that [`holder`](crate::AsyncFileLock::holder) shows to those
-    /// who wait; at most 128 bytes, no control characters. Default: none.
+    /// One line that [`holder`](crate::AsyncFileLock::holder) shows to
+    /// waiters; at most 128 bytes, no control characters. Default: none.
     #[must_use]
     pub fn note(mut self, note: impl Into<String>) -> Self {
         self.note = Some(note.into());

@@ -5,7 +5,7 @@
 //! openlock's, which ignores the rest; after them come `key: value` lines. The
 //! first of a repeated key wins and an unknown key is ignored.
 //!
-//! What may ever be taken over is a short list, everything else is somebody's
+//! What may ever be taken over is a short list, everything else is another's
 //! data and stays untouched: our record (whole or torn), openlock's two lines,
 //! a bare process id, an empty file, a file of NUL bytes.
 
@@ -26,7 +26,7 @@ const PID_MAX: u32 = 1 << 22;
 
 /// Which process this is, in terms that another process can check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct ProcessIdentity {
     /// Boot id of the kernel.
     pub(crate) boot: Option<Arc<str>>,
     /// Inode of the pid namespace.
@@ -52,9 +52,9 @@ pub(crate) enum RecordedProof {
 pub(crate) struct Record {
     pub(crate) pid: u32,
     pub(crate) name: Arc<str>,
-    pub(crate) token: HoldId,
+    pub(crate) hold_id: HoldId,
     pub(crate) host: Option<Arc<str>>,
-    pub(crate) identity: Identity,
+    pub(crate) identity: ProcessIdentity,
     pub(crate) proof: RecordedProof,
     /// The holder had the file on a local file system. So it ran on the machine
     /// that has that file system, and its `flock` is seen there. A holder that
@@ -89,7 +89,7 @@ impl Record {
     }
 
     fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
-        write!(out, "{}\n{}\ntoken: {}\n", self.pid, self.name, self.token)?;
+        write!(out, "{}\n{}\ntoken: {}\n", self.pid, self.name, self.hold_id)?;
         if let Some(host) = &self.host {
             writeln!(out, "host: {host}")?;
         }
@@ -233,7 +233,7 @@ impl Holder {
             host: record.host.as_deref().map(str::to_owned),
             since: record.since,
             note: record.note.clone(),
-            hold_id: Some(record.token.to_string()),
+            hold_id: Some(record.hold_id.to_string()),
             acquired_at: None,
             evidence,
         }
@@ -255,9 +255,9 @@ fn parse_fields(pid: u32, name: &str, lines: &[&str]) -> Option<Record> {
     let record = Record {
         pid,
         name: name.into(),
-        token: field("token")?.parse().ok()?,
+        hold_id: field("token")?.parse().ok()?,
         host: field("host").map(|host| host_name(host).into()),
-        identity: Identity {
+        identity: ProcessIdentity {
             boot: field("boot").map(Arc::from),
             pid_namespace: number("pidns"),
             started: number("started"),
@@ -286,9 +286,9 @@ mod tests {
         Record {
             pid: 4242,
             name: "worker".into(),
-            token: HoldId(0x5f0c),
+            hold_id: HoldId(0x5f0c),
             host: Some("db-1".into()),
-            identity: Identity {
+            identity: ProcessIdentity {
                 boot: Some("2b0f".into()),
                 pid_namespace: Some(4_026_531_836),
                 started: Some(8_273_645),
@@ -314,9 +314,9 @@ mod tests {
         let longest = Record {
             pid: PID_MAX,
             name: program_name(&"n".repeat(500)).into(),
-            token: HoldId(u128::MAX),
+            hold_id: HoldId(u128::MAX),
             host: Some(host_name(&"h".repeat(500)).into()),
-            identity: Identity {
+            identity: ProcessIdentity {
                 boot: Some("0".repeat(36).into()),
                 pid_namespace: Some(u32::MAX.into()),
                 started: Some(u64::MAX),
@@ -367,8 +367,8 @@ mod tests {
 
     #[test]
     fn the_first_of_a_repeated_key_wins_and_unknown_keys_are_ignored() {
-        let token = HoldId(7);
-        let text = format!("1\na\ntoken: {token}\nfuture: 1\npin: flock\npin: none\n");
+        let hold_id = HoldId(7);
+        let text = format!("1\na\ntoken: {hold_id}\nfuture: 1\npin: flock\npin: none\n");
         let read = Contents::parse(text.as_bytes()).unwrap();
         assert_eq!(read.record().unwrap().proof, RecordedProof::Flock);
     }

@@ -18,21 +18,21 @@ pub(crate) async fn revoke(lock: &LockSpec) -> Result<Option<Holder>, Error> {
     let Status::Held(holder) = found.status else {
         return Ok(None);
     };
-    let Some(token) = found.token else {
+    let Some(hold_id) = found.hold_id else {
         let path = lock.path().to_owned();
         return Err(Error::CannotAsk { lock: path.into(), holder: Box::new(holder) });
     };
-    let path = contender.path().revocation(token);
+    let path = contender.path().revocation(hold_id);
     let (mode, executor) = (lock.options().mode, contender.executor().clone());
     let ask = move |()| match OsDisk.create(&path, mode) {
-        // Or somebody asked before us.
+        // Or another asked before.
         Ok(_) | Err(Errno::EXIST) => Ok(Request { path, executor }),
         Err(error) => Err(Error::io("creating", &path, error)),
     };
     let request = contender.executor().run((), ask).await?;
     sleep(REVOCATION_SECOND_LOOK).await;
-    // If the holder went meanwhile, nobody else will remove the request.
-    let stands = contender.probe().await?.token == Some(token);
+    // If the holder went meanwhile, the request is removed here or never.
+    let stands = contender.probe().await?.hold_id == Some(hold_id);
     if stands {
         request.leave();
     }

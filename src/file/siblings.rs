@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::local::hold_id::HoldId;
 use crate::sys::path::LockPath;
 
-/// Files that the protocol puts beside a lock file, as `<name>.<word>.<token>`.
+/// Files that the protocol puts beside a lock file, as `<name>.<word>.<hold id>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sibling {
     Candidate,
@@ -29,23 +29,23 @@ impl Sibling {
 
 impl LockPath {
     /// A candidate that has to have a name before it is linked to the path.
-    pub(crate) fn candidate(&self, token: HoldId) -> PathBuf {
-        self.beside(Sibling::Candidate, token)
+    pub(crate) fn candidate(&self, hold_id: HoldId) -> PathBuf {
+        self.beside(Sibling::Candidate, hold_id)
     }
 
-    /// The claim on the stale generation `token`.
-    pub(crate) fn claim(&self, token: HoldId) -> PathBuf {
-        self.beside(Sibling::Claim, token)
+    /// The claim on the stale generation with this id.
+    pub(crate) fn claim(&self, hold_id: HoldId) -> PathBuf {
+        self.beside(Sibling::Claim, hold_id)
     }
 
-    /// The request that the holder `token` let go.
-    pub(crate) fn revocation(&self, token: HoldId) -> PathBuf {
-        self.beside(Sibling::Revocation, token)
+    /// The request that the hold with this id be released.
+    pub(crate) fn revocation(&self, hold_id: HoldId) -> PathBuf {
+        self.beside(Sibling::Revocation, hold_id)
     }
 
-    fn beside(&self, sibling: Sibling, token: HoldId) -> PathBuf {
+    fn beside(&self, sibling: Sibling, hold_id: HoldId) -> PathBuf {
         let mut name = self.name().to_owned();
-        name.push(format!(".{}.{token}", sibling.word()));
+        name.push(format!(".{}.{hold_id}", sibling.word()));
         self.directory().join(name)
     }
 
@@ -57,8 +57,8 @@ impl LockPath {
     /// Which sibling of this lock a name in its directory is.
     pub(crate) fn parse_sibling(&self, name: &OsStr) -> Option<(Sibling, HoldId)> {
         let rest = name.as_bytes().strip_prefix(self.sibling_prefix().as_slice())?;
-        let (word, token) = std::str::from_utf8(rest).ok()?.split_once('.')?;
+        let (word, hold_id) = std::str::from_utf8(rest).ok()?.split_once('.')?;
         let sibling = Sibling::ALL.into_iter().find(|sibling| sibling.word() == word)?;
-        Some((sibling, token.parse().ok()?))
+        Some((sibling, hold_id.parse().ok()?))
     }
 }

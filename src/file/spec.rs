@@ -9,8 +9,8 @@ use tokio::task::consume_budget;
 
 use super::contender::Contender;
 use super::options::FileOptions;
-use crate::local::executor::{Executor, Seen};
-use crate::local::task_queue::Queue;
+use crate::local::executor::{Executor, LastLook};
+use crate::local::task_queue::TaskQueue;
 use crate::lock::error::Error;
 use crate::lock::holder::{Holder, Status};
 use crate::sys::files::directory_identity;
@@ -23,9 +23,9 @@ pub(crate) struct LockSpec {
     /// `None` if what was given cannot name a lock file.
     path: Option<Arc<LockPath>>,
     options: Arc<FileOptions>,
-    last_queue: Mutex<Option<Arc<Queue>>>,
+    last_queue: Mutex<Option<Arc<TaskQueue>>>,
     /// The path was seen to lead to the directory of that.
-    seen: Seen,
+    last_look: LastLook,
 }
 
 /// The same path, as it is compared by [`LockSpec::path`], and equal options.
@@ -42,7 +42,7 @@ impl LockSpec {
     pub(crate) fn new(path: &Path, options: FileOptions) -> Self {
         let (given, options) = (path.to_owned(), Arc::new(options));
         let path = LockPath::new(path).ok().map(Arc::new);
-        Self { given, path, options, last_queue: Mutex::new(None), seen: Seen::default() }
+        Self { given, path, options, last_queue: Mutex::new(None), last_look: LastLook::default() }
     }
 
     /// The lock file, as an absolute path where that could be made.
@@ -98,7 +98,10 @@ impl LockSpec {
 
     /// The queue of the last contender and the names of its lock, if a task of this
     /// process has its turn.
-    pub(crate) fn busy_queue(&self, process: ProcessKey) -> Option<(&Arc<LockPath>, Arc<Queue>)> {
+    pub(crate) fn busy_queue(
+        &self,
+        process: ProcessKey,
+    ) -> Option<(&Arc<LockPath>, Arc<TaskQueue>)> {
         let path = self.path.as_ref()?;
         // Not waited for: a fork may have copied it locked.
         let last = self.last_queue.try_lock().ok()?;
@@ -111,8 +114,10 @@ impl LockSpec {
     /// would wait there for what is somewhere else. Where it is looked at elsewhere,
     /// that is seen after the turn has come.
     fn leads_to(&self, directory: &Path, identity: (u64, u64)) -> bool {
-        let Self { options, seen, .. } = self;
+        let Self { options, last_look, .. } = self;
         let look = || directory_identity(directory) == Ok(identity);
-        seen.is_recent() || !Executor::is_here(directory, options.wait.offload) || seen.renew(look)
+        last_look.is_recent()
+            || !Executor::is_inline(directory, options.wait.offload)
+            || last_look.renew(look)
     }
 }

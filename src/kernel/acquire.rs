@@ -211,7 +211,7 @@ fn begin(
         Err(turn) => turn,
     };
     let contender = Contender::new(request, state, turn, file, limit);
-    if contender.share_is_over || !contender.is_here() {
+    if contender.share_is_over || !contender.is_inline() {
         return Ok(Acquisition::FirstTry(contender));
     }
     let (may_try, is_last) = contender.first_may_try(limit);
@@ -355,8 +355,8 @@ impl Contender {
         Self { wakeup: None, file, turn, share_is_over, state, request }
     }
 
-    fn is_here(&self) -> bool {
-        matches!(self.state.executor, Executor::Here { .. })
+    fn is_inline(&self) -> bool {
+        matches!(self.state.executor, Executor::Inline { .. })
     }
 
     /// A writer goes first unless this process has had the lock for long and
@@ -410,7 +410,7 @@ impl Contender {
     /// The contender travels with the try, so that its turn and its file are given up
     /// only after what the try did is undone.
     async fn try_once(self, may_try: MayTry, is_last: bool) -> Result<Acquisition, Error> {
-        if may_try == MayTry::None || self.is_here() {
+        if may_try == MayTry::None || self.is_inline() {
             return self.try_here(may_try, is_last);
         }
         let executor = self.state.executor.clone();

@@ -70,7 +70,7 @@ impl KernelGuard {
     pub async fn release(mut self) -> Result<(), Error> {
         let hold = self.end_watch().expect("BUG: a guard was released twice");
         match hold.executor() {
-            Executor::Here { .. } => hold.end(),
+            Executor::Inline { .. } => hold.end(),
             executor => executor.start(move || hold.end()).finished().await,
         }
     }
@@ -98,7 +98,7 @@ impl KernelGuard {
         let executor = hold.executor();
         let downgrade = move || hold.downgrade().map(|()| Self::of(hold));
         match executor {
-            Executor::Here { .. } => downgrade(),
+            Executor::Inline { .. } => downgrade(),
             executor => executor.start(downgrade).finished().await,
         }
     }
@@ -211,7 +211,7 @@ impl Drop for KernelGuard {
         let executor = hold.executor();
         let end = move || Hold::tell(hold.end());
         match (executor, Handle::try_current()) {
-            (executor @ Executor::Lane { .. }, Ok(_)) => drop(executor.start(end)),
+            (executor @ Executor::Thread { .. }, Ok(_)) => drop(executor.start(end)),
             // Nobody would do it later; and this may be the thread of the place.
             _ => end(),
         }

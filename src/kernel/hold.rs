@@ -111,7 +111,7 @@ impl Hold {
     pub(super) fn executor(&self) -> Executor {
         match &self.state.executor {
             // In a forked child there are no threads that would do it elsewhere.
-            Executor::Lane { .. } if !self.is_ours() => Executor::Here { is_local: false },
+            Executor::Thread { .. } if !self.is_ours() => Executor::Inline { is_local: false },
             executor => executor.clone(),
         }
     }
@@ -146,8 +146,8 @@ impl Hold {
     /// Leave the file, locked, to the next task of this process, which could have
     /// it again at once anyway. Else everything is still there.
     fn hand_off(mut self: Box<Self>) -> Option<Box<Self>> {
-        let is_awaited = self.turn.as_ref().is_some_and(Turn::is_awaited);
-        let is_quick = matches!(self.state.executor, Executor::Here { is_local: true });
+        let is_awaited = self.turn.as_ref().is_some_and(Turn::has_local_waiters);
+        let is_quick = matches!(self.state.executor, Executor::Inline { is_local: true });
         let share = self.lock.share();
         if !is_awaited || !is_quick || self.was_used() || share.is_zero() {
             return Some(self);

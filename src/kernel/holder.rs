@@ -39,7 +39,7 @@ pub(super) async fn holder(lock: &Arc<LockInner>) -> Result<Option<Holder>, Erro
 pub(super) async fn status(lock: &Arc<LockInner>) -> Result<Status, Error> {
     let state = lock.state().await?;
     let executor = match lock.options.primitive {
-        Primitive::Flock => state.executor.aside(),
+        Primitive::Flock => state.executor.on_thread(),
         Primitive::Ofd => state.executor.clone(),
     };
     let known = (Arc::clone(lock), state);
@@ -105,7 +105,7 @@ pub(super) fn process_in_the_way(
 ) -> Started<Option<u32>> {
     let identity = file.identity;
     match spec.primitive {
-        Primitive::Flock => state.executor.aside().start(move || listed(identity)),
+        Primitive::Flock => state.executor.on_thread().start(move || listed(identity)),
         Primitive::Ofd => {
             let conflict = syscalls::conflict(file, spec).ok().flatten();
             Started::Done(conflict.and_then(|conflict| conflict.pid))

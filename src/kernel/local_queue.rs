@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::idle_files::{self, CloseUnused};
 use super::open_file::OpenFile;
 use crate::local::deadline::Deadline;
-use crate::local::task_queue::{CallSite, Entry, Queue, Turn};
+use crate::local::task_queue::{CallSite, Entry, TaskQueue, Turn};
 use crate::sys::mutex::Mutex;
 use crate::sys::path::LockPath;
 use crate::sys::tickets::Waiters;
@@ -19,7 +19,7 @@ use crate::sys::tickets::Waiters;
 /// Turns, and the file between two of them.
 pub(super) struct LocalQueue {
     key: Entry,
-    turns: Arc<Queue>,
+    turns: Arc<TaskQueue>,
     kept: Mutex<KeptFile>,
     /// What is on the desk was used since [`idle`] looked last.
     was_used: AtomicBool,
@@ -84,7 +84,7 @@ impl LocalQueue {
         if let Some(queue) = queues.get(&entry).and_then(Weak::upgrade) {
             return queue;
         }
-        let (key, turns) = (entry.clone(), Queue::of(entry.clone()));
+        let (key, turns) = (entry.clone(), TaskQueue::of(entry.clone()));
         let queue = Arc::new(Self {
             key,
             turns,

@@ -56,7 +56,7 @@ pub(super) async fn loss(
     let mut subscription = None;
     loop {
         if state.executor.has_events() {
-            subscription = Subscription::renew(subscription.take(), &lock.path);
+            subscription = Subscription::follow_directory(subscription.take(), &lock.path);
         }
         let path = Arc::clone(&lock.path);
         let look = move |()| look(path.path(), identity);

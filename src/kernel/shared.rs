@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::local_queue::LocalQueue;
 use super::options::{KernelOptions, Primitive};
 use super::syscalls::{LockSpec, Sharing};
-use crate::local::executor::{Executor, Seen};
+use crate::local::executor::{Executor, LastLook};
 use crate::local::path_check::LOOK_LASTS;
 use crate::local::task_queue::Entry;
 use crate::lock::error::Error;
@@ -149,7 +149,7 @@ pub(super) struct LockState {
     pub(super) executor: Executor,
     directory: (u64, u64),
     /// The path was seen to name it.
-    seen: Seen,
+    seen: LastLook,
     pub(super) queue: Arc<LocalQueue>,
 }
 
@@ -161,8 +161,8 @@ impl LockState {
         let failed = |error| Error::of_directory(lock.path.path(), error);
         let (executor, directory) = found.map_err(failed)?;
         let queue = LocalQueue::of(Entry { process, directory, path: Arc::clone(&lock.turns) });
-        let state = Self { process, executor, directory, seen: Seen::now(), queue };
-        if let Executor::Lane { is_local: true, .. } = state.executor {
+        let state = Self { process, executor, directory, seen: LastLook::now(), queue };
+        if let Executor::Thread { is_local: true, .. } = state.executor {
             let known = (Arc::clone(&lock.label), Arc::clone(&state.queue));
             state.executor.run(known, |(label, queue)| drop(queue.open_waiters(&label))).await;
         }
@@ -174,8 +174,8 @@ impl LockState {
     /// it is not asked: nobody is seen there.
     pub(super) fn is_in_place(&self, lock: &LockInner) -> bool {
         match self.executor {
-            Executor::Here { .. } => self.is_in_place_now(lock),
-            Executor::Lane { is_local, .. } => !is_local || self.seen.is_recent(),
+            Executor::Inline { .. } => self.is_in_place_now(lock),
+            Executor::Thread { is_local, .. } => !is_local || self.seen.is_recent(),
         }
     }
 
@@ -197,7 +197,7 @@ impl LockState {
     /// Who waits; `None` where that cannot be seen, or not now.
     pub(super) fn waiters(&self, lock: &LockInner) -> Option<Arc<Waiters>> {
         match self.executor {
-            Executor::Here { is_local: true } => self.queue.open_waiters(&lock.label),
+            Executor::Inline { is_local: true } => self.queue.open_waiters(&lock.label),
             // Not opened here where calls are made elsewhere.
             _ => self.queue.waiters(),
         }

@@ -126,13 +126,13 @@ impl Wakeup {
             return;
         }
         if self.subscription.is_none() {
-            self.subscription = Subscription::to_nothing(&self.lock.path);
+            self.subscription = Subscription::begin(&self.lock.path);
             self.is_following = false;
         }
         if self.ticket.is_none() && self.subscription.is_some() {
             self.ticket = Ticket::take_as(&self.lock.label, self.sharing);
         } else if let Some(ticket) = &mut self.ticket {
-            ticket.show();
+            ticket.publish();
         }
         let has_heard = std::mem::take(&mut self.has_heard);
         if self.may_sleep() {
@@ -140,10 +140,11 @@ impl Wakeup {
         }
         // What is heard is heard of the right directory, or of that it is not.
         let listens = |subscription: &Subscription| {
-            subscription.is_to_directory() && !subscription.is_shaken()
+            subscription.follows_directory() && !subscription.is_shaken()
         };
         if !has_heard || !self.subscription.as_ref().is_some_and(listens) {
-            self.subscription = Subscription::renew(self.subscription.take(), &self.lock.path);
+            self.subscription =
+                Subscription::follow_directory(self.subscription.take(), &self.lock.path);
             if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.lock.label)) {
                 (self.line, self.is_first) = (Line::default(), false);
             }
@@ -263,7 +264,8 @@ impl Wakeup {
         if !std::mem::take(&mut self.may_ask) {
             return false;
         }
-        let hears = |subscription: &mut Subscription| subscription.hear_closes(file, file.identity);
+        let hears =
+            |subscription: &mut Subscription| subscription.follow_closes(file, file.identity);
         if file.kind == FileType::RegularFile && self.subscription.as_mut().is_some_and(hears) {
             self.is_following = true;
             return true;
@@ -279,7 +281,8 @@ impl Wakeup {
     fn hear_of_end(&mut self, pid: Option<u32>) {
         if let Some(subscription) = &mut self.subscription {
             let pid = pid.filter(|pid| *pid != std::process::id());
-            self.is_following = subscription.follow(pid) == Following::Told && pid.is_some();
+            self.is_following =
+                subscription.follow_process(pid) == Following::Heard && pid.is_some();
         }
     }
 }

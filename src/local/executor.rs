@@ -36,14 +36,14 @@ const BLOCKING_LOOK: Duration = Duration::from_micros(200);
 const BLOCKING_LIMIT: Duration = Duration::from_secs(5);
 
 /// When a path was last seen to name a directory. It may name another since, in which
-/// others are whom nobody sees from here; so it is looked at again before long.
+/// are contenders that are not seen from here; so it is looked at again before long.
 #[derive(Default)]
-pub(crate) struct Seen(AtomicU64);
+pub(crate) struct LastLook(AtomicU64);
 
 /// Milliseconds.
 const SEEN_LASTS: u64 = 10;
 
-impl Seen {
+impl LastLook {
     pub(crate) fn now() -> Self {
         Self(AtomicU64::new(Self::clock()))
     }
@@ -73,12 +73,12 @@ impl Seen {
 /// Where the calls for one directory run.
 #[derive(Clone)]
 pub(crate) enum Executor {
-    Here {
+    Inline {
         /// Only then are there events.
         is_local: bool,
     },
-    Lane {
-        lane: Arc<Lane>,
+    Thread {
+        worker: Arc<Worker>,
         /// Then others hear of what is done there.
         is_local: bool,
     },
@@ -89,7 +89,7 @@ impl Executor {
     pub(crate) async fn of(
         directory: &Path,
         offload: Offload,
-    ) -> Result<(Executor, Identity), Errno> {
+    ) -> Result<(Executor, DirectoryIdentity), Errno> {
         let known = DIRECTORIES.lock().get(directory).copied();
         if offload == Offload::Never {
             let identity = files::directory_identity(directory)?;
@@ -97,21 +97,21 @@ impl Executor {
                 Some(known) if known.device == identity.0 => known.is_local,
                 _ => remember(directory, look_here(directory)?),
             };
-            return Ok((Executor::Here { is_local }, identity));
+            return Ok((Executor::Inline { is_local }, identity));
         }
         match known {
-            Some(Known { device, is_local: true }) if offload == Offload::Auto => {
+            Some(KnownDirectory { device, is_local: true }) if offload == Offload::Auto => {
                 let identity = files::directory_identity(directory)?;
                 // Unless something else is mounted there now.
                 if identity.0 == device {
-                    return Ok((Executor::Here { is_local: true }, identity));
+                    return Ok((Executor::Inline { is_local: true }, identity));
                 }
             }
-            Some(Known { device, .. }) => {
-                let lane = Lane::of(device);
-                let (identity, is_local) = Box::pin(look(&lane, directory)).await?;
+            Some(KnownDirectory { device, .. }) => {
+                let worker = Worker::of(device);
+                let (identity, is_local) = Box::pin(look(&worker, directory)).await?;
                 if identity.0 == device {
-                    return Ok((Self::at(lane, is_local, offload), identity));
+                    return Ok((Self::at(worker, is_local, offload), identity));
                 }
             }
             None => {}
@@ -121,22 +121,25 @@ impl Executor {
 
     /// The first look at a directory may be the one that hangs, so it is not
     /// made here, nor where other directories are looked at.
-    async fn scout(directory: &Path, offload: Offload) -> Result<(Executor, Identity), Errno> {
-        let (identity, is_local) = look(&Lane::scout(directory), directory).await?;
+    async fn scout(
+        directory: &Path,
+        offload: Offload,
+    ) -> Result<(Executor, DirectoryIdentity), Errno> {
+        let (identity, is_local) = look(&Worker::scout(directory), directory).await?;
         remember(directory, (identity, is_local));
-        Ok((Self::at(Lane::of(identity.0), is_local, offload), identity))
+        Ok((Self::at(Worker::of(identity.0), is_local, offload), identity))
     }
 
-    fn at(lane: Arc<Lane>, is_local: bool, offload: Offload) -> Self {
+    fn at(worker: Arc<Worker>, is_local: bool, offload: Offload) -> Self {
         match is_local && offload == Offload::Auto {
-            true => Executor::Here { is_local },
-            false => Executor::Lane { lane, is_local },
+            true => Executor::Inline { is_local },
+            false => Executor::Thread { worker, is_local },
         }
     }
 
     /// Whether directories like this are looked at on the calling thread, as far as is
     /// known.
-    pub(crate) fn is_here(directory: &Path, offload: Offload) -> bool {
+    pub(crate) fn is_inline(directory: &Path, offload: Offload) -> bool {
         let is_local = || DIRECTORIES.lock().get(directory).is_some_and(|known| known.is_local);
         match offload {
             Offload::Never => true,
@@ -146,21 +149,23 @@ impl Executor {
     }
 
     /// For looks that take milliseconds on any file system.
-    pub(crate) fn aside(&self) -> Self {
+    pub(crate) fn on_thread(&self) -> Self {
         match self {
-            &Executor::Here { is_local } => Executor::Lane { lane: Lane::of(NO_DEVICE), is_local },
-            Executor::Lane { .. } => self.clone(),
+            &Executor::Inline { is_local } => {
+                Executor::Thread { worker: Worker::of(NO_DEVICE), is_local }
+            }
+            Executor::Thread { .. } => self.clone(),
         }
     }
 
     /// Whether the kernel tells of what others do to files here.
     pub(crate) fn has_events(&self) -> bool {
-        matches!(self, Executor::Here { is_local: true })
+        matches!(self, Executor::Inline { is_local: true })
     }
 
     /// Whether it tells others of what is done here.
     pub(crate) fn is_local(&self) -> bool {
-        let (Executor::Here { is_local } | Executor::Lane { is_local, .. }) = self;
+        let (Executor::Inline { is_local } | Executor::Thread { is_local, .. }) = self;
         *is_local
     }
 
@@ -173,9 +178,9 @@ impl Executor {
         T: Send + 'static,
     {
         match self {
-            Executor::Here { .. } => job(payload),
-            // On the heap: who does it here should not carry what that takes.
-            Executor::Lane { lane, .. } => Box::pin(lane.run(payload, job)).await,
+            Executor::Inline { .. } => job(payload),
+            // On the heap: a call made inline should not carry what that takes.
+            Executor::Thread { worker, .. } => Box::pin(worker.run(payload, job)).await,
         }
     }
 
@@ -185,32 +190,33 @@ impl Executor {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Started<T> {
         match self {
-            Executor::Here { .. } => Started::Done(job()),
-            Executor::Lane { lane, .. } => Started::Running(lane.enqueue(job)),
+            Executor::Inline { .. } => Started::Done(job()),
+            Executor::Thread { worker, .. } => Started::Running(worker.enqueue(job)),
         }
     }
 }
 
-/// What names the lane of looks that are at no file system.
+/// What names the worker of looks that are at no file system.
 const NO_DEVICE: u64 = 0;
 
 /// Device and inode.
-type Identity = (u64, u64);
+type DirectoryIdentity = (u64, u64);
 
 /// What was found out about a directory.
 #[derive(Clone, Copy)]
-struct Known {
+struct KnownDirectory {
     device: u64,
     is_local: bool,
 }
 
-static DIRECTORIES: LazyLock<Mutex<HashMap<PathBuf, Known>>> = LazyLock::new(Mutex::default);
+static DIRECTORIES: LazyLock<Mutex<HashMap<PathBuf, KnownDirectory>>> =
+    LazyLock::new(Mutex::default);
 
-async fn look(lane: &Arc<Lane>, directory: &Path) -> Result<(Identity, bool), Errno> {
-    lane.run(directory.to_owned(), |directory| look_here(&directory)).await
+async fn look(worker: &Arc<Worker>, directory: &Path) -> Result<(DirectoryIdentity, bool), Errno> {
+    worker.run(directory.to_owned(), |directory| look_here(&directory)).await
 }
 
-fn look_here(directory: &Path) -> Result<(Identity, bool), Errno> {
+fn look_here(directory: &Path) -> Result<(DirectoryIdentity, bool), Errno> {
     let (inode, file_system) = files::look_at_directory(directory)?;
     let is_directory = inode.kind == rustix::fs::FileType::Directory;
     let answer = (inode.identity, file_system.is_local());
@@ -218,16 +224,16 @@ fn look_here(directory: &Path) -> Result<(Identity, bool), Errno> {
 }
 
 /// Whether the directory is on a local file system, remembered.
-fn remember(directory: &Path, (identity, is_local): (Identity, bool)) -> bool {
+fn remember(directory: &Path, (identity, is_local): (DirectoryIdentity, bool)) -> bool {
     let mut known = DIRECTORIES.lock();
     if known.len() >= DIRECTORIES_MAX {
         known.clear();
     }
-    known.insert(directory.to_owned(), Known { device: identity.0, is_local });
+    known.insert(directory.to_owned(), KnownDirectory { device: identity.0, is_local });
     is_local
 }
 
-/// Takes a job that has not begun out of its lane.
+/// Takes a job that has not begun out of its worker.
 struct Withdraw<J>(Arc<Mutex<Option<J>>>);
 
 impl<J> Drop for Withdraw<J> {
@@ -271,51 +277,54 @@ impl<T: Send + 'static> Started<T> {
 type Job = Box<dyn FnOnce() + Send>;
 
 /// One file system's jobs, in order, on one thread that ends when idle.
-pub(crate) struct Lane {
-    state: Mutex<LaneState>,
+pub(crate) struct Worker {
+    state: Mutex<Jobs>,
     arrived: Condvar,
     idle_limit: Duration,
 }
 
 #[derive(Default)]
-struct LaneState {
+struct Jobs {
     jobs: VecDeque<Job>,
     has_thread: bool,
 }
 
 /// By process, so that a forked child does not wait for its parent's threads.
-type LaneKey = (ProcessKey, u64);
+type WorkerKey = (ProcessKey, u64);
 
-/// The lanes of devices.
-static LANES: LazyLock<Mutex<HashMap<LaneKey, Arc<Lane>>>> = LazyLock::new(Mutex::default);
+/// The workers of devices.
+static WORKERS: LazyLock<Mutex<HashMap<WorkerKey, Arc<Worker>>>> = LazyLock::new(Mutex::default);
 
-/// The lanes on which directories are looked at for the first time. They go
-/// when nobody looks.
+/// The workers on which directories are looked at for the first time. They go
+/// with the last look.
 type ScoutKey = (ProcessKey, PathBuf);
-static SCOUTS: LazyLock<Mutex<HashMap<ScoutKey, Weak<Lane>>>> = LazyLock::new(Mutex::default);
+static SCOUTS: LazyLock<Mutex<HashMap<ScoutKey, Weak<Worker>>>> = LazyLock::new(Mutex::default);
 
-impl Lane {
-    fn new(idle_limit: Duration) -> Arc<Lane> {
-        Arc::new(Lane { state: Mutex::default(), arrived: Condvar::new(), idle_limit })
+impl Worker {
+    fn new(idle_limit: Duration) -> Arc<Worker> {
+        Arc::new(Worker { state: Mutex::default(), arrived: Condvar::new(), idle_limit })
     }
 
-    fn of(device: u64) -> Arc<Lane> {
+    fn of(device: u64) -> Arc<Worker> {
         Arc::clone(
-            LANES.lock().entry((this_process(), device)).or_insert_with(|| Lane::new(IDLE_LIMIT)),
+            WORKERS
+                .lock()
+                .entry((this_process(), device))
+                .or_insert_with(|| Worker::new(IDLE_LIMIT)),
         )
     }
 
-    fn scout(directory: &Path) -> Arc<Lane> {
+    fn scout(directory: &Path) -> Arc<Worker> {
         let mut scouts = SCOUTS.lock();
-        scouts.retain(|_, lane| lane.strong_count() > 0);
+        scouts.retain(|_, worker| worker.strong_count() > 0);
         let key = (this_process(), directory.to_owned());
-        if let Some(lane) = scouts.get(&key).and_then(Weak::upgrade) {
-            return lane;
+        if let Some(worker) = scouts.get(&key).and_then(Weak::upgrade) {
+            return worker;
         }
         // Its thread goes with the last look: there can be many directories.
-        let lane = Lane::new(Duration::ZERO);
-        scouts.insert(key, Arc::downgrade(&lane));
-        lane
+        let worker = Worker::new(Duration::ZERO);
+        scouts.insert(key, Arc::downgrade(&worker));
+        worker
     }
 
     /// See [`Executor::run`].
@@ -341,7 +350,7 @@ impl Lane {
         // Whatever waits for this, be it for the turn that it gives up.
         let standing = Standing::at_most(PATIENCE);
         self.push(Box::new(move || {
-            // Nobody waits any more: the result is dropped here, off the runtime.
+            // Without a waiter the result is dropped here, off the runtime.
             let _ = sender.send(job());
             // After that: the runtime has something to do by now.
             drop(standing);
@@ -356,9 +365,9 @@ impl Lane {
             self.arrived.notify_one();
             return;
         }
-        let lane = Arc::clone(self);
+        let worker = Arc::clone(self);
         let thread = thread::Builder::new().name("lockkeeper".to_owned());
-        state.has_thread = thread.spawn(move || lane.work()).is_ok();
+        state.has_thread = thread.spawn(move || worker.work()).is_ok();
         if !state.has_thread {
             // No thread to be had: the job is done here rather than never.
             let jobs = std::mem::take(&mut state.jobs);
@@ -389,7 +398,7 @@ impl Lane {
     }
 }
 
-/// If it panics, the one who waits for its result panics in its place.
+/// If it panics, the task that waits for its result panics in its place.
 fn carry_out(job: Job) {
     let _ = catch_unwind(AssertUnwindSafe(job));
 }
@@ -404,13 +413,13 @@ fn carry_out(job: Job) {
 /// Dropping the future stops only the waiting.
 pub async fn flush() {
     let process = this_process();
-    let lanes: Vec<Arc<Lane>> = LANES
+    let workers: Vec<Arc<Worker>> = WORKERS
         .lock()
         .iter()
         .filter(|((owner, _), _)| *owner == process)
-        .map(|(_, lane)| Arc::clone(lane))
+        .map(|(_, worker)| Arc::clone(worker))
         .collect();
-    let markers: Vec<_> = lanes.iter().map(|lane| lane.enqueue(|| ())).collect();
+    let markers: Vec<_> = workers.iter().map(|worker| worker.enqueue(|| ())).collect();
     for marker in markers {
         let _ = marker.await;
     }

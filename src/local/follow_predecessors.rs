@@ -69,7 +69,7 @@ impl Line {
             if self.must_stay_awake(neighbours) {
                 break;
             }
-            if !subscription.turn_to(neighbours) {
+            if !subscription.follow_predecessors(neighbours) {
                 self.is_far = true;
                 break;
             }

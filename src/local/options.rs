@@ -25,7 +25,7 @@ pub enum Offload {
     /// Always on the calling thread. A hung network server then hangs it.
     Never,
     /// Always on a thread of this crate's own (one for each file system,
-    /// ended when idle), never on Tokio's blocking pool. Who waits then hears of
+    /// ended when idle), never on Tokio's blocking pool. A waiter then hears of
     /// nothing and looks each [`retry_period`](crate::FileOptions::retry_period), and others do
     /// not see it in the line.
     Always,

@@ -31,7 +31,7 @@ use crate::sys::process_key::ProcessKey;
 use crate::sys::tickets;
 
 /// One directory entry, whatever path leads to it. The process keeps a
-/// forked child out of its parent's queues, where nobody would wake it.
+/// forked child out of its parent's queues, where no task would wake it.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) process: ProcessKey,
@@ -60,15 +60,15 @@ impl Hash for Entry {
     }
 }
 
-/// The queue of one entry; gone when nobody is in it or remembers it.
+/// The queue of one entry; gone with the last that is in it or remembers it.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub(crate) struct TaskQueue {
     entry: Entry,
     turns: Semaphore,
     chain: Mutex<Chain>,
     /// How many wait for a turn.
     waiting: AtomicUsize,
-    slot: Mutex<Slot>,
+    slot: Mutex<HandoffSlot>,
     /// Whether a hand-off is there, to be asked without its lock.
     has_handoff: AtomicBool,
     /// The last hold of this process, and where in its source it was asked for.
@@ -85,7 +85,7 @@ pub(crate) type Handoff = Box<dyn Any + Send + Sync>;
 
 /// Where a hand-off waits for the next turn.
 #[derive(Debug, Default)]
-struct Slot {
+struct HandoffSlot {
     handoff: Option<Handoff>,
     /// Until when it lasts.
     until: Option<Instant>,
@@ -106,13 +106,13 @@ struct Chain {
 /// A longer time without the lock begins a new chain: others could have had it.
 const MOMENT: Duration = Duration::from_millis(1);
 
-static QUEUES: LazyLock<Mutex<HashMap<Entry, Weak<Queue>>>> = LazyLock::new(Mutex::default);
+static QUEUES: LazyLock<Mutex<HashMap<Entry, Weak<TaskQueue>>>> = LazyLock::new(Mutex::default);
 
-fn queues() -> MutexGuard<'static, HashMap<Entry, Weak<Queue>>> {
+fn queues() -> MutexGuard<'static, HashMap<Entry, Weak<TaskQueue>>> {
     QUEUES.lock()
 }
 
-impl Queue {
+impl TaskQueue {
     pub(crate) fn is_of(&self, entry: &Entry) -> bool {
         self.entry == *entry
     }
@@ -213,12 +213,12 @@ impl Queue {
         (self.entry.directory, self.entry.path.name().to_owned())
     }
 
-    pub(crate) fn of(entry: Entry) -> Arc<Queue> {
+    pub(crate) fn of(entry: Entry) -> Arc<TaskQueue> {
         let mut queues = queues();
         if let Some(queue) = queues.get(&entry).and_then(Weak::upgrade) {
             return queue;
         }
-        let queue = Arc::new(Queue {
+        let queue = Arc::new(TaskQueue {
             entry: entry.clone(),
             turns: Semaphore::new(1),
             chain: Mutex::default(),
@@ -233,7 +233,7 @@ impl Queue {
     }
 }
 
-impl Expire for Queue {
+impl Expire for TaskQueue {
     /// Drop a hand-off that lasts no longer than this (3). When to look again, if another
     /// is there.
     fn expire(&self, now: Instant) -> Option<Instant> {
@@ -258,7 +258,7 @@ impl Expire for Queue {
     }
 }
 
-impl Drop for Queue {
+impl Drop for TaskQueue {
     fn drop(&mut self) {
         let mut queues = queues();
         // A newcomer may have made another queue for the entry since.
@@ -272,7 +272,7 @@ impl Drop for Queue {
 /// to the next task.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    queue: Arc<Queue>,
+    queue: Arc<TaskQueue>,
     handoff: Option<Handoff>,
     /// For how long this process had held the lock when it began. `None` after a hand-off:
     /// that was within the limit.
@@ -282,15 +282,15 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// For whoever took the queue's permit; its drop gives that back.
-    fn new(queue: Arc<Queue>) -> Self {
+    /// For the task that took the queue's permit; its drop gives that back.
+    fn new(queue: Arc<TaskQueue>) -> Self {
         let mut turn = Self { queue, handoff: None, chain: None, goes_on: false };
         turn.handoff = turn.queue.take_handoff(); // (1)
         turn.chain = turn.handoff.is_none().then(|| turn.queue.turn_begins());
         turn
     }
 
-    pub(crate) fn is_of(&self, queue: &Arc<Queue>) -> bool {
+    pub(crate) fn is_of(&self, queue: &Arc<TaskQueue>) -> bool {
         Arc::ptr_eq(&self.queue, queue)
     }
 
@@ -306,7 +306,7 @@ impl Turn {
     }
 
     /// Whether another task of this process waits for its turn.
-    pub(crate) fn is_awaited(&self) -> bool {
+    pub(crate) fn has_local_waiters(&self) -> bool {
         self.queue.waiting.load(Ordering::SeqCst) > 0
     }
 
@@ -329,7 +329,7 @@ impl Turn {
     /// Whether the lock may be handed off to the next turn with no chance for other
     /// processes.
     pub(crate) fn may_hand_off(&self, limit: Duration, now: Instant) -> bool {
-        if !self.is_awaited() {
+        if !self.has_local_waiters() {
             return false;
         }
         // Waiters are looked for once in that time, as it takes as long as a hand-off.
@@ -338,7 +338,7 @@ impl Turn {
         }
         // Where another process waits the time stays over, for the next turn to find so:
         // else that would take the lock again before the other is awake.
-        if tickets::is_awaited(&self.queue.entry.path) {
+        if tickets::has_foreign_waiters(&self.queue.entry.path) {
             return false;
         }
         self.queue.local_handoff_is_over(limit, now);
@@ -368,11 +368,11 @@ impl Drop for Turn {
     }
 }
 
-/// One who waits for a turn, counted.
-struct Waiting(Arc<Queue>);
+/// A task that waits for a turn, counted.
+struct Waiting(Arc<TaskQueue>);
 
 impl Waiting {
-    fn new(queue: Arc<Queue>) -> Self {
+    fn new(queue: Arc<TaskQueue>) -> Self {
         queue.waiting.fetch_add(1, Ordering::SeqCst);
         Self(queue)
     }
@@ -385,7 +385,7 @@ impl Drop for Waiting {
     }
 }
 
-impl Queue {
+impl TaskQueue {
     /// Wait for the turn. Dropping the future leaves the queue.
     pub(crate) async fn next_turn(self: Arc<Self>) -> Turn {
         // Dropped after the place among the turns is given up.
@@ -394,7 +394,7 @@ impl Queue {
         Turn::new(Arc::clone(&waiting.0))
     }
 
-    /// The turn, if nobody has it or waits for it.
+    /// The turn, if no task has it or waits for it.
     pub(crate) fn try_turn(self: Arc<Self>) -> Option<Turn> {
         self.turns.try_acquire().ok()?.forget();
         Some(Turn::new(self))
@@ -409,7 +409,7 @@ mod tests {
     #[test]
     fn a_handoff_lasts_from_when_it_was_handed_off() {
         let path = Arc::new(LockPath::new("/nowhere/expired.lock".as_ref()).unwrap());
-        let queue = Queue::of(Entry { process: this_process(), directory: (0, 0), path });
+        let queue = TaskQueue::of(Entry { process: this_process(), directory: (0, 0), path });
         let now = Instant::now();
         let [early, late] =
             [0, 50].map(|lasts| handoff_expiry::until(now, Duration::from_millis(lasts)));

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::follow_predecessors::Line;
 use super::hold_id::HoldId;
-use crate::sys::inotify::{Following, Heard, Subscription};
+use crate::sys::inotify::{Event, Following, Subscription};
 use crate::sys::path::LockPath;
 use crate::sys::tickets::Ticket;
 use crate::sys::wait_pipe::Presence;
@@ -108,12 +108,12 @@ impl Wakeup {
             return true;
         }
         if self.subscription.is_none() {
-            self.subscription = Subscription::to_nothing(&self.path);
+            self.subscription = Subscription::begin(&self.path);
         }
         if self.ticket.is_none() && self.subscription.is_some() {
             self.ticket = Ticket::take(&self.path);
         } else if let Some(ticket) = &mut self.ticket {
-            ticket.show();
+            ticket.publish();
         }
         if self.may_barge && self.line.is_asleep() {
             if self.line.sleeps_on() {
@@ -139,10 +139,11 @@ impl Wakeup {
         // What is heard is heard of the right directory, or of that it is not.
         let has_heard = std::mem::take(&mut self.has_heard);
         let listens = |subscription: &Subscription| {
-            subscription.is_to_directory() && !subscription.is_shaken()
+            subscription.follows_directory() && !subscription.is_shaken()
         };
         if !has_heard || !self.subscription.as_ref().is_some_and(listens) {
-            self.subscription = Subscription::renew(self.subscription.take(), &self.path);
+            self.subscription =
+                Subscription::follow_directory(self.subscription.take(), &self.path);
             if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.path)) {
                 (self.line, self.is_first) = (Line::default(), false);
             }
@@ -213,8 +214,8 @@ impl Wakeup {
         self.may_barge = true;
         // Who lets another go first has not looked who holds the lock.
         let following = match obstacle.inode {
-            Some(_) => subscription.follow(obstacle.process),
-            None => Following::Told,
+            Some(_) => subscription.follow_process(obstacle.process),
+            None => Following::Heard,
         };
         let periods = match following {
             // It ended since the look, or somebody who judges the dead one's
@@ -224,8 +225,8 @@ impl Wakeup {
                 self.echo = self.echo.or(is_news.then_some(FIRST_ECHO));
                 FALLBACK_PERIODS
             }
-            Following::Untold if obstacle.was_seen => 1,
-            Following::Told | Following::Untold => FALLBACK_PERIODS,
+            Following::Unheard if obstacle.was_seen => 1,
+            Following::Heard | Following::Unheard => FALLBACK_PERIODS,
         };
         let long = self.retry_period.saturating_mul(periods);
         let period = self.fallback_period.unwrap_or(long);
@@ -234,7 +235,7 @@ impl Wakeup {
             heard = subscription.event() => {
                 self.may_barge = false;
                 self.has_heard = true;
-                if heard == Heard::Close {
+                if heard == Event::Close {
                     self.echo = Some(FIRST_ECHO);
                 }
             }

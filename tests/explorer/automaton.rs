@@ -21,8 +21,8 @@ pub(super) struct Kept {
     handles: Vec<Open>,
     /// Names that it made and will remove.
     names: Vec<Name>,
-    /// The token it drew last.
-    token: Option<Symbol>,
+    /// The hold id it drew last.
+    hold_id: Option<Symbol>,
     /// The path was not there when it was last opened.
     found_nothing: bool,
     /// It gave its file the path: what it reads there from here on is to see whose
@@ -55,13 +55,13 @@ struct Sweep {
     has_removed: bool,
 }
 
-/// An open description, the inode it was seen to be, and the token that was
+/// An open description, the inode it was seen to be, and the hold id that was
 /// written to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Open {
     handle: Symbol,
     inode: Option<Symbol>,
-    token: Option<Symbol>,
+    hold_id: Option<Symbol>,
 }
 
 /// How many symbols of each kind a process has at a node.
@@ -69,7 +69,7 @@ struct Open {
 pub(super) struct Met {
     pub(super) handles: Symbol,
     pub(super) inodes: Symbol,
-    pub(super) tokens: Symbol,
+    pub(super) hold_ids: Symbol,
     pub(super) pids: Symbol,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Edge {
 pub(super) struct Fold {
     pub(super) handles: Vec<Option<Symbol>>,
     pub(super) inodes: Vec<Option<Symbol>>,
-    pub(super) tokens: Vec<Option<Symbol>>,
+    pub(super) hold_ids: Vec<Option<Symbol>>,
     pub(super) pids: Vec<Option<Symbol>>,
 }
 
@@ -224,8 +224,8 @@ impl Automaton {
     fn place(&self, node: Node, what: What) -> Place {
         let Step { kept, program, .. } = &self.nodes[node as usize];
         let (handles, names, targets) = (kept.handles.len(), kept.names.len(), kept.targets.len());
-        // Which names have the same token matters as well.
-        let same = |one: &Name, other: &Name| one.token() == other.token();
+        // Which names have the same hold id matters as well.
+        let same = |one: &Name, other: &Name| one.hold_id() == other.hold_id();
         let list = kept.sweep.list.iter().filter_map(|name| match name {
             Name::Path => None,
             Name::Beside(beside, _) => {
@@ -241,7 +241,7 @@ impl Automaton {
         let mut fold = Fold {
             handles: nothing(new.met.handles),
             inodes: nothing(new.met.inodes),
-            tokens: nothing(new.met.tokens),
+            hold_ids: nothing(new.met.hold_ids),
             pids: nothing(new.met.pids),
         };
         fold.pids[0] = Some(0);
@@ -250,34 +250,34 @@ impl Automaton {
             if let Some(new) = new.inode {
                 fold.inodes[usize::from(new)] = old.inode;
             }
-            if let (Some(old), Some(new)) = (old.token, new.token) {
-                keep(&mut fold.tokens, old, new);
+            if let (Some(old), Some(new)) = (old.hold_id, new.hold_id) {
+                keep(&mut fold.hold_ids, old, new);
             }
         }
         for (&old, &new) in old.targets.iter().zip(&new.targets) {
-            keep(&mut fold.tokens, old, new);
+            keep(&mut fold.hold_ids, old, new);
         }
         for (old, new) in old.sweep.list.iter().zip(&new.sweep.list) {
             if let (Name::Beside(_, old), Name::Beside(_, new)) = (old, new) {
-                keep(&mut fold.tokens, *old, *new);
+                keep(&mut fold.hold_ids, *old, *new);
             }
         }
         let next = |node: Node| self.nodes[node as usize].op;
         if let (Op::Open(Name::Beside(_, old), _), Op::Open(Name::Beside(_, new), _)) =
             (next(from), next(to))
         {
-            keep(&mut fold.tokens, old, new);
+            keep(&mut fold.hold_ids, old, new);
         }
         fold
     }
 }
 
 /// What was two things may not become one, nor one two.
-fn keep(tokens: &mut [Option<Symbol>], old: Symbol, new: Symbol) {
-    let place = &mut tokens[usize::from(new)];
+fn keep(hold_ids: &mut [Option<Symbol>], old: Symbol, new: Symbol) {
+    let place = &mut hold_ids[usize::from(new)];
     assert!(place.is_none_or(|known| known == old), "BUG: two tokens became one");
     *place = Some(old);
-    let same = tokens.iter().filter(|known| **known == Some(old)).count();
+    let same = hold_ids.iter().filter(|known| **known == Some(old)).count();
     assert_eq!(same, 1, "BUG: one token became two");
 }
 
@@ -296,10 +296,10 @@ impl Kept {
         if !contends || program == Program::OpenLock || self.has_seen_foreign {
             return None;
         }
-        // A candidate with the last token that was drawn is kept over rounds.
-        let candidate = self.token.map(|token| Name::Beside(Beside::Candidate, token));
+        // A candidate with the last hold id that was drawn is kept over rounds.
+        let candidate = self.hold_id.map(|hold_id| Name::Beside(Beside::Candidate, hold_id));
         let is_ready = self.names.iter().all(|name| Some(*name) == candidate);
-        // Who gives up later tells of whom it took the lock over from.
+        // One that gives up later tells of the holder it took the lock over from.
         let may_tell = program == Program::PortableCancelled;
         let gives_up = matches!(program, Program::PinnedCancelled | Program::PortableCancelled)
             && self.has_chosen;
@@ -310,10 +310,10 @@ impl Kept {
             Op::LinkUnnamed(_, Name::Path) if !self.found_nothing => Some(What::Link),
             Op::Open(Name::Path, Access::ReadWrite) if is_ready => Some(What::TakeOver),
             _ if may_tell => None,
-            Op::Open(Name::Beside(Beside::Claim, token), _)
-                if is_ready && !self.is_claiming && self.claim != Some(token) =>
+            Op::Open(Name::Beside(Beside::Claim, hold_id), _)
+                if is_ready && !self.is_claiming && self.claim != Some(hold_id) =>
             {
-                let is_known = self.targets.contains(&token);
+                let is_known = self.targets.contains(&hold_id);
                 Some(What::LookAtClaim { is_first: self.targets.is_empty(), is_known })
             }
             Op::Link(_, Name::Beside(Beside::Claim, _)) if is_ready => Some(What::Claim),
@@ -340,10 +340,10 @@ impl Kept {
             }
             (Op::Open(name, _), _) => self.sweep.opened = Some(name),
             (Op::Unlink(_), Answer::Done) => self.sweep.has_removed = true,
-            (Op::Read(_), Answer::Text(Text::Ours { token, .. })) => {
+            (Op::Read(_), Answer::Text(Text::Ours { hold_id, .. })) => {
                 let protects =
                     matches!(self.sweep.opened, Some(Name::Path | Name::Beside(Beside::Claim, _)));
-                let claim = Name::Beside(Beside::Claim, token);
+                let claim = Name::Beside(Beside::Claim, hold_id);
                 let at = self.sweep.list.iter().position(|name| *name == claim);
                 if let Some(at) = at.filter(|_| protects) {
                     self.sweep.in_use |= 1 << at;
@@ -364,17 +364,17 @@ impl Kept {
                 self.targets.clear();
                 (self.claim, self.is_claiming) = (None, false);
             }
-            (Op::Open(Name::Beside(Beside::Claim, token), _), _) if self.targets.is_empty() => {
-                self.targets.push(token);
+            (Op::Open(Name::Beside(Beside::Claim, hold_id), _), _) if self.targets.is_empty() => {
+                self.targets.push(hold_id);
             }
-            (Op::Link(_, Name::Beside(Beside::Claim, token)), _) => {
+            (Op::Link(_, Name::Beside(Beside::Claim, hold_id)), _) => {
                 self.is_claiming = true;
-                if !self.targets.contains(&token) {
-                    self.targets.push(token);
+                if !self.targets.contains(&hold_id) {
+                    self.targets.push(hold_id);
                 }
             }
-            (Op::Rename(Name::Beside(Beside::Claim, token), _), _) => {
-                let at = self.targets.iter().position(|target| *target == token);
+            (Op::Rename(Name::Beside(Beside::Claim, hold_id), _), _) => {
+                let at = self.targets.iter().position(|target| *target == hold_id);
                 self.targets.truncate(at.map_or(0, |at| at + 1));
             }
             _ => {}
@@ -384,19 +384,19 @@ impl Kept {
     fn note(&mut self, op: Op, answer: Answer) {
         match answer {
             Answer::Opened => {
-                self.handles.push(Open { handle: self.met.handles, inode: None, token: None });
+                self.handles.push(Open { handle: self.met.handles, inode: None, hold_id: None });
                 self.met.handles += 1;
             }
             Answer::Inode(symbol) => self.met.inodes = self.met.inodes.max(symbol + 1),
             Answer::HoldId(symbol) => {
-                self.token = Some(symbol);
-                self.met.tokens = self.met.tokens.max(symbol + 1);
+                self.hold_id = Some(symbol);
+                self.met.hold_ids = self.met.hold_ids.max(symbol + 1);
             }
             Answer::Text(text) => self.note_text(text),
             Answer::Names(number) => {
                 for name in super::replay::names(number) {
-                    if let Name::Beside(_, token) = name {
-                        self.met.tokens = self.met.tokens.max(token + 1);
+                    if let Name::Beside(_, hold_id) = name {
+                        self.met.hold_ids = self.met.hold_ids.max(hold_id + 1);
                     }
                 }
             }
@@ -416,18 +416,18 @@ impl Kept {
                     kept.inode = Some(inode);
                 }
             }
-            (Op::Write(handle, Text::Ours { token, .. }), Answer::Done) => {
+            (Op::Write(handle, Text::Ours { hold_id, .. }), Answer::Done) => {
                 for kept in self.handles.iter_mut().filter(|kept| kept.handle == handle) {
-                    kept.token = Some(token);
+                    kept.hold_id = Some(hold_id);
                 }
             }
-            (Op::Open(Name::Beside(Beside::Claim, token), _), _) => self.claim = Some(token),
+            (Op::Open(Name::Beside(Beside::Claim, hold_id), _), _) => self.claim = Some(hold_id),
             (Op::Judge(_), Answer::Dead(is_dead)) => self.has_judged = is_dead,
             (Op::Close(handle), _) => self.handles.retain(|kept| kept.handle != handle),
             (Op::Create(name), Answer::Opened) | (Op::Link(_, name), Answer::Done) => {
                 self.note_name(name);
             }
-            // It is somebody else's by now, or nobody's.
+            // It is another's by now, or free.
             (Op::Rename(from, _), Answer::Failed(_)) => self.names.retain(|name| *name != from),
             (Op::Rename(from, to) | Op::RenameToFree(from, to), Answer::Done) => {
                 self.has_judged = false;
@@ -439,7 +439,7 @@ impl Kept {
         }
     }
 
-    /// The path itself is not removed by whoever made it, but by who holds.
+    /// The path itself is not removed by its maker, but by the holder.
     fn note_name(&mut self, name: Name) {
         match name {
             Name::Path => self.has_named = true,
@@ -448,8 +448,8 @@ impl Kept {
     }
 
     fn note_text(&mut self, text: Text) {
-        if let Text::Ours { token, .. } = text {
-            self.met.tokens = self.met.tokens.max(token + 1);
+        if let Text::Ours { hold_id, .. } = text {
+            self.met.hold_ids = self.met.hold_ids.max(hold_id + 1);
         }
         if let Some(pid) = text.pid() {
             self.met.pids = self.met.pids.max(pid + 1);

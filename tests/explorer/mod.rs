@@ -1,18 +1,18 @@
 //! Every interleaving of the shipped protocol, over a simulated disk.
 //!
-//! The code of [`attempt`](crate::file::protocol) and [`held`](crate::file::protocol::lock_file) is run as it
+//! The code of [`protocol`](crate::file::protocol) and [`lock_file`](crate::file::protocol::lock_file) is run as it
 //! is shipped. Each call of a [`Disk`](crate::file::protocol::disk::Disk) is one step; any
 //! process may be slow for ever before any step, and SIGKILL may come before
 //! any step, after which the kernel closes what the process had open, one
 //! descriptor at a time and in any order. A killed process comes back as
 //! another one for the acquisitions it has left. Numbers of freed inodes are
-//! given to new files while somebody remembers them.
+//! given to new files while a process remembers them.
 //!
 //! # What is checked, in every world that can come about
 //!
 //! 1. Never do two living processes believe that they hold the lock. A process
 //!    believes it from the return of its attempt until it begins to release.
-//! 2. Nobody is stuck: if everybody else is killed, a process gets in, from
+//! 2. No process is stuck: if all others are killed, a process gets in, from
 //!    where it is, and so does one that comes anew.
 //! 3. No process sees an error, or loses what it holds.
 //! 4. At the end of everything, only a killed process has left something: the
@@ -23,7 +23,7 @@
 //!
 //! A process is what it was answered ([`replay`]); the same answers are one
 //! node of an [`automaton`]. Worlds that differ in names only are one
-//! ([`order`]). A step that nobody can notice comes at once with the one before
+//! ([`order`]). A step that no other process can notice comes at once with the one before
 //! it ([`world`]). A process that begins a round forgets the one before
 //! ([`automaton`]). The last two are themselves checked: by small worlds without
 //! them, and by walks at random in lock-step with processes that forget nothing.
@@ -177,8 +177,8 @@ fn portable_with_three_kills_holds() {
     all_hold(&["F2 F2 F2 k3"]);
 }
 
-/// Pinned and portable contenders of one path: exclusion holds, and whoever
-/// follows what the file says gets in.
+/// Pinned and portable contenders of one path: exclusion holds, and a
+/// contender that follows what the file says gets in.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn mixed_holds() {
@@ -205,8 +205,8 @@ fn openlock_compat_holds() {
     all_hold(&["C1 C1 O1 k2", "C2 O2 k1", "C2 C1 O1 k1"]);
 }
 
-/// A clock that is hours on, at any reading, or stood still over a delay: nobody
-/// is let in and nobody is kept out by that, whatever he found young or old.
+/// A clock that is hours on, at any reading, or stood still over a delay: no
+/// process is let in or kept out by that, whatever it found young or old.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn clocks_that_jump_hold() {
@@ -216,7 +216,7 @@ fn clocks_that_jump_hold() {
     }
 }
 
-/// The same verdicts where nobody forgets and every step is a step.
+/// The same verdicts where no process forgets and every step is a step.
 #[test]
 #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn no_reduction_matters() {
@@ -233,8 +233,8 @@ fn larger_worlds_hold() {
     all_hold(&["N2 N2 N2 N2 k3", "N1 N1 N1 N1 N1 k5", "F2 F2 S1 k1", "C1 C1 C1 O1 k1"]);
 }
 
-/// `LOCKKEEPER_WORLD` says who takes part, `LOCKKEEPER_EXPLORE` how: any of the
-/// words `unreduced` (nobody forgets), `stepwise` (every step is one; not next to
+/// `LOCKKEEPER_WORLD` says which processes take part, `LOCKKEEPER_EXPLORE` how: any of the
+/// words `unreduced` (no process forgets), `stepwise` (every step is one; not next to
 /// openlock) and `exclusion` (look for two holders only). With
 /// `--cfg lockkeeper_proof` also `LOCKKEEPER_MUTANT`.
 #[test]

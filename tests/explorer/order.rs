@@ -1,4 +1,4 @@
-//! Worlds that differ only in what things are called are one: inodes, tokens
+//! Worlds that differ only in what things are called are one: inodes, hold ids
 //! and processes are renumbered in the order in which they are met on a walk
 //! that begins at the processes.
 
@@ -11,8 +11,8 @@ pub(super) struct Ordered {
     pub(super) world: World,
     /// For each process of `world`, its number before.
     pub(super) players: Few<u8, PLAYERS_MAX>,
-    /// The same for tokens and inodes.
-    pub(super) tokens: Vec<Symbol>,
+    /// The same for hold ids and inodes.
+    pub(super) hold_ids: Vec<Symbol>,
     pub(super) inodes: Vec<Symbol>,
 }
 
@@ -29,7 +29,7 @@ struct Walk {
     bytes: Vec<u8>,
     /// Old numbers in their new order.
     inodes: Vec<Symbol>,
-    tokens: Vec<Symbol>,
+    hold_ids: Vec<Symbol>,
     players: Vec<u8>,
     written: usize,
     entries: u32,
@@ -82,7 +82,7 @@ impl Orderer {
         }
         self.permute(world, players, at + 1);
         let player = &world.players[usize::from(players[at])];
-        if player.handles.is_empty() && player.inodes.is_empty() && player.tokens.is_empty() {
+        if player.handles.is_empty() && player.inodes.is_empty() && player.hold_ids.is_empty() {
             return;
         }
         for other in at + 1..players.len() {
@@ -114,7 +114,7 @@ impl Walk {
     fn go(&mut self, world: &World, players: &[u8]) {
         self.bytes.clear();
         self.inodes.clear();
-        self.tokens.clear();
+        self.hold_ids.clear();
         self.players.clear();
         self.players.extend_from_slice(players);
         (self.written, self.entries) = (0, 0);
@@ -132,8 +132,8 @@ impl Walk {
         while let Some(entry) = self.next_entry(world) {
             self.entries |= 1 << entry;
             let entry = world.entries[entry];
-            let (token, inode) = (self.token(entry.token), self.inode(entry.inode));
-            self.bytes.extend([entry.beside as u8, token, inode]);
+            let (hold_id, inode) = (self.hold_id(entry.hold_id), self.inode(entry.inode));
+            self.bytes.extend([entry.beside as u8, hold_id, inode]);
             self.texts(world);
         }
     }
@@ -155,10 +155,10 @@ impl Walk {
             let inode = self.inode(inode);
             self.bytes.push(inode);
         }
-        self.bytes.push(player.tokens.len() as u8);
-        for &token in player.tokens.iter() {
-            let token = self.token(token);
-            self.bytes.push(token);
+        self.bytes.push(player.hold_ids.len() as u8);
+        for &hold_id in player.hold_ids.iter() {
+            let hold_id = self.hold_id(hold_id);
+            self.bytes.push(hold_id);
         }
         self.bytes.push(player.pids.len() as u8);
         for &pid in player.pids.iter() {
@@ -171,8 +171,8 @@ impl Walk {
         number(&mut self.inodes, old)
     }
 
-    fn token(&mut self, old: Symbol) -> Symbol {
-        number(&mut self.tokens, old)
+    fn hold_id(&mut self, old: Symbol) -> Symbol {
+        number(&mut self.hold_ids, old)
     }
 
     fn pid(&self, old: Symbol) -> Symbol {
@@ -199,9 +199,9 @@ impl Walk {
     fn text(&mut self, text: Text) -> [u8; 4] {
         match text {
             Text::Empty => [0; 4],
-            Text::Ours { pid, token, proof, released } => {
+            Text::Ours { pid, hold_id, proof, released } => {
                 let kind = 1 + (proof as u8) * 2 + u8::from(released);
-                [kind, self.pid(pid), self.token(token), 0]
+                [kind, self.pid(pid), self.hold_id(hold_id), 0]
             }
             Text::Foreign(pid) => [5, self.pid(pid), 0, 0],
             Text::Torn(pid) => [6, self.pid(pid), 0, 0],
@@ -216,20 +216,20 @@ impl Walk {
         let left = (0..world.entries.len()).filter(|entry| self.entries & 1 << entry == 0);
         left.min_by_key(|&at| {
             let entry = world.entries[at];
-            let token = rank(&self.tokens, entry.token);
+            let hold_id = rank(&self.hold_ids, entry.hold_id);
             let inode = rank(&self.inodes, entry.inode);
             let text = match world.texts[usize::from(entry.inode)] {
                 Text::Ours { pid, proof, .. } => (self.pid(pid), proof as u8),
                 _ => (DEAD, 2),
             };
-            (token, inode, entry.beside, text)
+            (hold_id, inode, entry.beside, text)
         })
     }
 
     fn renumber(&self, old: &World) -> Ordered {
         let mut world = old.clone();
         let inode = |old: Symbol| position(&self.inodes, old);
-        let token = |old: Symbol| position(&self.tokens, old);
+        let hold_id = |old: Symbol| position(&self.hold_ids, old);
         let mut players = Few::new(0);
         for (new, &number) in self.players.iter().enumerate() {
             players.push(number);
@@ -242,7 +242,7 @@ impl Walk {
             }
             player.handles.iter_mut().for_each(|handle| handle.inode = inode(handle.inode));
             player.inodes.iter_mut().for_each(|known| *known = inode(*known));
-            player.tokens.iter_mut().for_each(|known| *known = token(*known));
+            player.hold_ids.iter_mut().for_each(|known| *known = hold_id(*known));
             player.pids.iter_mut().for_each(|known| *known = self.pid(*known));
         }
         world.at_path = inode(old.at_path);
@@ -250,15 +250,15 @@ impl Walk {
         for &number in &self.inodes {
             let text =
                 if old.exists(number) { old.texts[usize::from(number)] } else { Text::Empty };
-            world.texts.push(text.map(|pid| self.pid(pid), token));
+            world.texts.push(text.map(|pid| self.pid(pid), hold_id));
         }
         for entry in world.entries.iter_mut() {
-            (entry.inode, entry.token) = (inode(entry.inode), token(entry.token));
+            (entry.inode, entry.hold_id) = (inode(entry.inode), hold_id(entry.hold_id));
         }
-        world.entries.sort_by_key(|entry| (entry.beside, entry.token));
-        world.tokens = self.tokens.len() as u8;
-        let (tokens, inodes) = (self.tokens.clone(), self.inodes.clone());
-        Ordered { world, players, tokens, inodes }
+        world.entries.sort_by_key(|entry| (entry.beside, entry.hold_id));
+        world.hold_ids = self.hold_ids.len() as u8;
+        let (hold_ids, inodes) = (self.hold_ids.clone(), self.inodes.clone());
+        Ordered { world, players, hold_ids, inodes }
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) enum Program {
     Compat,
     /// The same by a clock that jumps.
     CompatJumping,
-    /// Asks whoever has the lock to let go.
+    /// Asks the holder to release the lock.
     Revoker,
     /// Removes what others left.
     Sweeper,
@@ -60,7 +60,7 @@ impl Program {
         }
     }
 
-    /// Whether it ends up holding when nobody is in its way.
+    /// Whether it ends up holding when nothing is in its way.
     pub(super) fn wants_the_lock(self) -> bool {
         !matches!(self, Program::Revoker | Program::Sweeper)
     }
@@ -128,23 +128,23 @@ fn contend(program: Program, pin: Proof) -> Ended {
             Outcome::Probation(acquired, delay) => {
                 drop(attempt.into_candidate());
                 environment.sleep(delay);
-                if survived(&SimDisk, &acquired.held) == Survival::Held {
+                if survived(&SimDisk, &acquired.lock_file) == Survival::Held {
                     return hold(program, &environment, acquired);
                 }
-                let _ = acquired.held.release();
+                let _ = acquired.lock_file.release();
             }
         }
     }
 }
 
 fn hold(program: Program, environment: &SimSurroundings, acquired: Acquired<SimDisk>) -> Ended {
-    let mut held = acquired.held;
+    let mut lock_file = acquired.lock_file;
     let may_give_up = matches!(program, Program::PinnedCancelled | Program::PortableCancelled);
     if may_give_up && choose(2) == 1 {
-        let _ = held.release();
+        let _ = lock_file.release();
         return Ended::GivenUp;
     }
-    held.told();
+    lock_file.acknowledge_recovery();
     /// Another second, and longer than any look lasts.
     const LONG: Duration = Duration::from_secs(2);
     let mut later = Duration::ZERO;
@@ -170,17 +170,17 @@ fn hold(program: Program, environment: &SimSurroundings, acquired: Acquired<SimD
         };
         later += if is_later { LONG } else { Duration::ZERO };
         let now = environment.now() + later;
-        if !held.may_be_handed_off(now) {
+        if !lock_file.may_be_handed_off(now) {
             break;
         }
         let since = SystemTime::UNIX_EPOCH + later;
         // Not so soon that it would not look again.
         let now = now + Duration::from_micros(100);
-        if let Err(error) = held.take_handoff(|| environment.token(), since, now) {
+        if let Err(error) = lock_file.take_handoff(|| environment.hold_id(), since, now) {
             return failed(error);
         }
     }
-    match held.release() {
+    match lock_file.release() {
         Ok(()) => Ended::Released,
         Err(error) => failed(error),
     }
@@ -196,16 +196,16 @@ fn revoke() -> Ended {
         Ok(found) => found,
         Err(error) => return failed(error),
     };
-    let (Status::Held(_), Some(token)) = (found.status, found.token) else {
+    let (Status::Held(_), Some(hold_id)) = (found.status, found.hold_id) else {
         return Ended::Busy;
     };
-    let request = PATH.revocation(token);
+    let request = PATH.revocation(hold_id);
     match SimDisk.create(&request, options.mode) {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(error) => return failed(error),
     }
     match attempt.probe() {
-        Ok(found) if found.token == Some(token) => {}
+        Ok(found) if found.hold_id == Some(hold_id) => {}
         Ok(_) => drop(SimDisk.unlink(&request)),
         Err(error) => return failed(error),
     }
@@ -268,10 +268,10 @@ fn openlock_hold() -> Ended {
 }
 
 fn openlock_scratch() -> Name {
-    let Answer::HoldId(token) = ask(Op::DrawToken) else {
+    let Answer::HoldId(hold_id) = ask(Op::DrawHoldId) else {
         unreachable!("BUG: no token");
     };
-    let scratch = Name::Beside(Beside::Scratch, token);
+    let scratch = Name::Beside(Beside::Scratch, hold_id);
     let file = SimDisk.create(&scratch.path(), 0o600).expect("BUG: no scratch file");
     let _ = SimDisk.write(&file, &Text::Foreign(MYSELF).bytes(), 0);
     scratch

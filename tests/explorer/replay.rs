@@ -298,15 +298,15 @@ impl Environment for SimSurroundings {
         this_process()
     }
 
-    fn token(&self) -> Result<HoldId, Errno> {
-        match ask(Op::DrawToken) {
+    fn hold_id(&self) -> Result<HoldId, Errno> {
+        match ask(Op::DrawHoldId) {
             Answer::HoldId(symbol) => Ok(drawn(symbol)),
             other => unreachable!("BUG: {other:?}"),
         }
     }
 
-    fn record(&self, token: HoldId, proof: RecordedProof, _: &FileOptions) -> Record {
-        record(MYSELF, token, proof)
+    fn record(&self, hold_id: HoldId, proof: RecordedProof, _: &FileOptions) -> Record {
+        record(MYSELF, hold_id, proof)
     }
 
     fn now(&self) -> Instant {

@@ -15,7 +15,7 @@ use super::world::{Action, NOTHING, Rules, Status, World};
 /// A lone process gets in within so many steps, or never.
 const ALONE_STEPS: usize = 400;
 
-/// Who takes part, and what is promised.
+/// The processes that take part, and what is promised.
 #[derive(Clone, Debug)]
 pub(super) struct Scenario {
     /// Each process and how often it acquires.
@@ -24,13 +24,13 @@ pub(super) struct Scenario {
     /// Portable processes that were killed before: the first left the lock
     /// file, each other one a claim on what the one before it left.
     pub(super) dead: u8,
-    /// Look for two holders only, not for who is stuck, fails or leaves litter.
+    /// Look for two holders only, not for one that is stuck, fails or leaves litter.
     pub(super) only_exclusion: bool,
     /// The file system has no hard links.
     pub(super) has_no_links: bool,
     pub(super) never_forgets: bool,
     pub(super) is_stepwise: bool,
-    /// Pinned and portable contenders of one path: who comes later gets in if
+    /// Pinned and portable contenders of one path: a later one gets in if
     /// he follows what the file says, as `break_stale` does.
     pub(super) is_mixed: bool,
 }
@@ -94,7 +94,7 @@ impl Scenario {
         world
     }
 
-    /// Who takes part, in words.
+    /// The processes that take part, in words.
     /// Each program once.
     fn kinds(&self) -> Vec<Program> {
         let mut kinds: Vec<_> = self.programs.iter().map(|(program, _)| *program).collect();
@@ -133,7 +133,7 @@ struct Search<'a> {
     automaton: Automaton,
     orderer: Orderer,
     seen: HashSet<u128, Quick>,
-    /// Worlds in which somebody alone was let run, and whether he got in.
+    /// Worlds in which one process alone was let run, and whether it got in.
     alone: HashMap<u128, Result<(), String>, Quick>,
     /// How each world came about: from which, by what.
     origins: Vec<(u32, Action)>,
@@ -228,7 +228,7 @@ impl<'a> Search<'a> {
         self.nobody_may_be_stuck(world)
     }
 
-    /// All the others die: whoever wants the lock gets it.
+    /// All the others die: a process that wants the lock gets it.
     fn nobody_may_be_stuck(&mut self, world: &World) -> Result<(), String> {
         for who in 0..world.players.len() as u8 {
             let player = &world.players[usize::from(who)];

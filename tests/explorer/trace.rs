@@ -10,7 +10,7 @@ use super::world::{Action, Rules, Status, World};
 /// Names that stay while worlds are renumbered.
 struct Names {
     players: Vec<u8>,
-    tokens: Vec<Symbol>,
+    hold_ids: Vec<Symbol>,
     inodes: Vec<Symbol>,
     next: (Symbol, Symbol),
 }
@@ -18,8 +18,8 @@ struct Names {
 impl Names {
     /// Name what is new.
     fn extend(&mut self, world: &World) {
-        while self.tokens.len() < usize::from(world.tokens) {
-            self.tokens.push(self.next.0);
+        while self.hold_ids.len() < usize::from(world.hold_ids) {
+            self.hold_ids.push(self.next.0);
             self.next.0 += 1;
         }
         while self.inodes.len() < world.texts.len() {
@@ -33,7 +33,7 @@ impl Names {
             old.iter().map(|&old| names[usize::from(old)]).collect()
         };
         self.players = renumber(&self.players, &ordered.players);
-        self.tokens = renumber(&self.tokens, &ordered.tokens);
+        self.hold_ids = renumber(&self.hold_ids, &ordered.hold_ids);
         self.inodes = renumber(&self.inodes, &ordered.inodes);
     }
 }
@@ -49,7 +49,7 @@ pub(super) fn of(
     let first = scenario.first_world(automaton);
     let ordered = orderer.order(&first);
     let players = ordered.players.to_vec();
-    let mut names = Names { players, tokens: Vec::new(), inodes: Vec::new(), next: (0, 0) };
+    let mut names = Names { players, hold_ids: Vec::new(), inodes: Vec::new(), next: (0, 0) };
     let mut world = ordered.world;
     let mut lines = Vec::new();
     for &action in way {
@@ -135,9 +135,9 @@ fn in_words(world: &World, names: &Names, who: u8, op: Op) -> String {
     };
     let name = |name: Name| match name {
         Name::Path => "P".to_owned(),
-        Name::Beside(beside, token) => {
-            let token = names.tokens[usize::from(player.tokens[usize::from(token)])];
-            format!("P.{}.t{token}", word(beside))
+        Name::Beside(beside, hold_id) => {
+            let hold_id = names.hold_ids[usize::from(player.hold_ids[usize::from(hold_id)])];
+            format!("P.{}.t{hold_id}", word(beside))
         }
     };
     match op {
@@ -159,7 +159,7 @@ fn in_words(world: &World, names: &Names, who: u8, op: Op) -> String {
         Op::List => "list".to_owned(),
         Op::Trusts(handle) => format!("statfs({})", file(handle)),
         Op::Close(handle) => format!("close({})", file(handle)),
-        Op::DrawToken => "draw a token".to_owned(),
+        Op::DrawHoldId => "draw a token".to_owned(),
         Op::Judge(_) => "judge the recorded process".to_owned(),
         Op::Sleep => "sleep".to_owned(),
         Op::Hold => "begin to release".to_owned(),

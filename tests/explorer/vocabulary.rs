@@ -1,6 +1,6 @@
 //! What a process can ask its world, and what the world can answer.
 //!
-//! A process knows inodes, tokens, processes and descriptors by [`Symbol`]s: the
+//! A process knows inodes, hold ids, processes and descriptors by [`Symbol`]s: the
 //! order in which it met them. So what two processes do in the same situation
 //! is the same sequence, whatever the numbers behind the symbols are.
 
@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use crate::file::protocol::disk::{Access, Flock};
-use crate::file::record::{Contents, Identity, Record, RecordedProof};
+use crate::file::record::{Contents, ProcessIdentity, Record, RecordedProof};
 use crate::file::siblings::Sibling;
 use crate::local::hold_id::HoldId;
 use crate::sys::path::LockPath;
@@ -43,7 +43,7 @@ pub(super) enum Text {
     Empty,
     Ours {
         pid: Symbol,
-        token: Symbol,
+        hold_id: Symbol,
         proof: RecordedProof,
         released: bool,
     },
@@ -56,7 +56,7 @@ pub(super) enum Text {
 /// How a run of a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// Somebody else has it: try again, or do not.
+    /// Another holds it: try again, or do not.
     Busy,
     /// It was held and given back.
     Released,
@@ -88,7 +88,7 @@ pub(super) enum Op {
     List,
     Trusts(Symbol),
     Close(Symbol),
-    DrawToken,
+    DrawHoldId,
     /// Whether a process runs.
     Judge(Symbol),
     /// Longer than openlock takes between judging and replacing.
@@ -129,41 +129,43 @@ impl Name {
             return Name::Path;
         }
         let name = path.file_name().expect("BUG: no name");
-        if let Some((sibling, token)) = PATH.parse_sibling(name) {
+        if let Some((sibling, hold_id)) = PATH.parse_sibling(name) {
             let beside = match sibling {
                 Sibling::Candidate => Beside::Candidate,
                 Sibling::Claim => Beside::Claim,
                 Sibling::Revocation => Beside::Revocation,
             };
-            return Name::Beside(beside, symbol(token));
+            return Name::Beside(beside, symbol(hold_id));
         }
         let number = name.to_str().and_then(|name| name.strip_prefix("tmp"));
-        let token = number.and_then(|number| number.parse().ok()).expect("BUG: an unknown name");
-        Name::Beside(Beside::Scratch, token)
+        let hold_id = number.and_then(|number| number.parse().ok()).expect("BUG: an unknown name");
+        Name::Beside(Beside::Scratch, hold_id)
     }
 
     pub(super) fn path(self) -> PathBuf {
         match self {
             Name::Path => PATH.path().to_owned(),
-            Name::Beside(Beside::Candidate, token) => PATH.candidate(drawn(token)),
-            Name::Beside(Beside::Claim, token) => PATH.claim(drawn(token)),
-            Name::Beside(Beside::Revocation, token) => PATH.revocation(drawn(token)),
-            Name::Beside(Beside::Scratch, token) => PATH.directory().join(format!("tmp{token}")),
+            Name::Beside(Beside::Candidate, hold_id) => PATH.candidate(drawn(hold_id)),
+            Name::Beside(Beside::Claim, hold_id) => PATH.claim(drawn(hold_id)),
+            Name::Beside(Beside::Revocation, hold_id) => PATH.revocation(drawn(hold_id)),
+            Name::Beside(Beside::Scratch, hold_id) => {
+                PATH.directory().join(format!("tmp{hold_id}"))
+            }
         }
     }
 
-    pub(super) fn token(self) -> Option<Symbol> {
+    pub(super) fn hold_id(self) -> Option<Symbol> {
         match self {
             Name::Path => None,
-            Name::Beside(_, token) => Some(token),
+            Name::Beside(_, hold_id) => Some(hold_id),
         }
     }
 
-    /// The same name where tokens are called otherwise.
-    pub(super) fn map(self, token: impl FnOnce(Symbol) -> Symbol) -> Name {
+    /// The same name where hold ids are called otherwise.
+    pub(super) fn map(self, hold_id: impl FnOnce(Symbol) -> Symbol) -> Name {
         match self {
             Name::Path => Name::Path,
-            Name::Beside(beside, symbol) => Name::Beside(beside, token(symbol)),
+            Name::Beside(beside, symbol) => Name::Beside(beside, hold_id(symbol)),
         }
     }
 }
@@ -172,12 +174,12 @@ impl Text {
     pub(super) fn map(
         self,
         to_pid: impl FnOnce(Symbol) -> Symbol,
-        to_token: impl FnOnce(Symbol) -> Symbol,
+        to_hold_id: impl FnOnce(Symbol) -> Symbol,
     ) -> Text {
         match self {
             Text::Empty => Text::Empty,
-            Text::Ours { pid, token, proof, released } => {
-                Text::Ours { pid: to_pid(pid), token: to_token(token), proof, released }
+            Text::Ours { pid, hold_id, proof, released } => {
+                Text::Ours { pid: to_pid(pid), hold_id: to_hold_id(hold_id), proof, released }
             }
             Text::Foreign(pid) => Text::Foreign(to_pid(pid)),
             Text::Torn(pid) => Text::Torn(to_pid(pid)),
@@ -193,7 +195,7 @@ impl Text {
             Contents::Empty => Text::Empty,
             Contents::Ours(record) => Text::Ours {
                 pid: pid_symbol(record.pid),
-                token: symbol(record.token),
+                hold_id: symbol(record.hold_id),
                 proof: record.proof,
                 released: record.released,
             },
@@ -206,8 +208,8 @@ impl Text {
     pub(super) fn bytes(self) -> Vec<u8> {
         match self {
             Text::Empty => Vec::new(),
-            Text::Ours { pid, token, proof, released } => {
-                Record { released, ..record(pid, drawn(token), proof) }.to_bytes().to_vec()
+            Text::Ours { pid, hold_id, proof, released } => {
+                Record { released, ..record(pid, drawn(hold_id), proof) }.to_bytes().to_vec()
             }
             Text::Foreign(pid) => format!("{}\nsim\n", pid_number(pid)).into_bytes(),
             Text::Torn(pid) => {
@@ -224,13 +226,13 @@ impl Text {
     }
 }
 
-pub(super) fn record(pid: Symbol, token: HoldId, proof: RecordedProof) -> Record {
+pub(super) fn record(pid: Symbol, hold_id: HoldId, proof: RecordedProof) -> Record {
     Record {
         pid: pid_number(pid),
         name: "sim".into(),
-        token,
+        hold_id,
         host: None,
-        identity: Identity::default(),
+        identity: ProcessIdentity::default(),
         proof,
         is_local: true,
         since: Some(SystemTime::UNIX_EPOCH),
@@ -239,13 +241,13 @@ pub(super) fn record(pid: Symbol, token: HoldId, proof: RecordedProof) -> Record
     }
 }
 
-/// The token behind a symbol.
+/// The hold id behind a symbol.
 pub(super) fn drawn(symbol: Symbol) -> HoldId {
     HoldId(u128::from(symbol) + 1)
 }
 
-fn symbol(token: HoldId) -> Symbol {
-    u8::try_from(token.0 - 1).expect("BUG: a token nobody drew")
+fn symbol(hold_id: HoldId) -> Symbol {
+    u8::try_from(hold_id.0 - 1).expect("BUG: a token nobody drew")
 }
 
 fn pid_number(symbol: Symbol) -> u32 {

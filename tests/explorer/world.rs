@@ -92,7 +92,7 @@ pub(super) struct Player {
     pub(super) left: u8,
     pub(super) handles: Few<Handle, 20>,
     pub(super) inodes: Known,
-    pub(super) tokens: Known,
+    pub(super) hold_ids: Known,
     pub(super) pids: Known,
     /// While it sleeps: the processes that must be out of their window first.
     pub(super) waits_for: u8,
@@ -102,14 +102,14 @@ pub(super) struct Player {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) beside: Beside,
-    pub(super) token: Symbol,
+    pub(super) hold_id: Symbol,
     pub(super) inode: Symbol,
 }
 
 /// What may happen in a world.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rules {
-    /// Somebody lists the directory, so that names nobody was told matter.
+    /// A process lists the directory, so that names matter that none was told.
     pub(super) has_sweeper: bool,
     pub(super) has_revoker: bool,
     /// What is judged by its process decides.
@@ -130,7 +130,7 @@ pub(super) struct World {
     pub(super) texts: Few<Text, INODES_MAX>,
     pub(super) at_path: Symbol,
     pub(super) entries: Few<Entry, 16>,
-    pub(super) tokens: Symbol,
+    pub(super) hold_ids: Symbol,
     pub(super) kills_left: u8,
     pub(super) was_killed: bool,
     /// An error that no process should see.
@@ -167,7 +167,7 @@ impl World {
             left: 0,
             handles: Few::new(CLOSED),
             inodes: Known::new(NOTHING),
-            tokens: Known::new(NOTHING),
+            hold_ids: Known::new(NOTHING),
             pids: Known::new(NOTHING),
             waits_for: 0,
         };
@@ -181,8 +181,8 @@ impl World {
             players,
             texts: Few::new(Text::Empty),
             at_path: NOTHING,
-            entries: Few::new(Entry { beside: Beside::Scratch, token: NOTHING, inode: NOTHING }),
-            tokens: 0,
+            entries: Few::new(Entry { beside: Beside::Scratch, hold_id: NOTHING, inode: NOTHING }),
+            hold_ids: 0,
             kills_left: kills,
             was_killed: false,
             failure: None,
@@ -192,18 +192,18 @@ impl World {
     /// What a portable process leaves that is killed when it holds, or, if there
     /// is something stale already, when it has claimed the last of that.
     pub(super) fn leave_by_a_dead_one(&mut self) {
-        let (inode, token) = (self.texts.len() as u8, self.tokens);
+        let (inode, hold_id) = (self.texts.len() as u8, self.hold_ids);
         self.texts.push(Text::Ours {
             pid: DEAD,
-            token,
+            hold_id,
             proof: RecordedProof::Process,
             released: false,
         });
-        match token.checked_sub(1) {
+        match hold_id.checked_sub(1) {
             None => self.at_path = inode,
             Some(before) => self.put(Name::Beside(Beside::Claim, before), inode),
         }
-        self.tokens += 1;
+        self.hold_ids += 1;
         self.was_killed = true;
     }
 
@@ -258,7 +258,7 @@ impl World {
         }
     }
 
-    /// One step, and then those that nobody else can notice.
+    /// One step, and then those that no other process can notice.
     fn step(&mut self, automaton: &mut Automaton, rules: Rules, who: u8, choice: u8) -> bool {
         let op = automaton.op(self.players[usize::from(who)].node);
         if let Op::End(ended) = op {
@@ -304,7 +304,7 @@ impl World {
             }
         };
         renew(&mut player.inodes, &old.inodes, &fold.inodes);
-        renew(&mut player.tokens, &old.tokens, &fold.tokens);
+        renew(&mut player.hold_ids, &old.hold_ids, &fold.hold_ids);
         renew(&mut player.pids, &old.pids, &fold.pids);
     }
 
@@ -313,7 +313,7 @@ impl World {
     fn is_unnoticed(&self, rules: Rules, who: u8, op: Op) -> bool {
         let player = &self.players[usize::from(who)];
         match op {
-            Op::Inspect(_) | Op::Trusts(_) | Op::DrawToken | Op::CreateUnnamed => true,
+            Op::Inspect(_) | Op::Trusts(_) | Op::DrawHoldId | Op::CreateUnnamed => true,
             Op::Judge(_) => !rules.judges_processes,
             Op::LinkUnnamed(..) | Op::Link(..) => rules.has_no_links,
             Op::Close(handle) | Op::Unlock(handle) => {
@@ -389,7 +389,7 @@ impl World {
                 let player = self.player(who);
                 let text = text.map(
                     |pid| player.pids[usize::from(pid)],
-                    |token| player.tokens[usize::from(token)],
+                    |hold_id| player.hold_ids[usize::from(hold_id)],
                 );
                 let inode = self.handle(who, handle).inode;
                 self.texts[usize::from(inode)] = text;
@@ -431,10 +431,10 @@ impl World {
             }
             Op::List => self.list(who),
             Op::Trusts(_) | Op::Sleep | Op::Hold => Answer::Done,
-            Op::DrawToken => {
-                self.tokens += 1;
-                let token = self.tokens - 1;
-                Answer::HoldId(know(&mut self.players[usize::from(who)].tokens, token))
+            Op::DrawHoldId => {
+                self.hold_ids += 1;
+                let hold_id = self.hold_ids - 1;
+                Answer::HoldId(know(&mut self.players[usize::from(who)].hold_ids, hold_id))
             }
             Op::Judge(pid) => Answer::Dead(self.player(who).pids[usize::from(pid)] == DEAD),
             Op::Choose(_) => Answer::Chosen(choice),
@@ -451,9 +451,9 @@ impl World {
     }
 
     fn name(&self, who: u8, name: Name) -> Name {
-        name.map(|token| match self.player(who).tokens[usize::from(token)] {
+        name.map(|hold_id| match self.player(who).hold_ids[usize::from(hold_id)] {
             NOTHING => panic!("BUG: a token that was forgotten is used"),
-            token => token,
+            hold_id => hold_id,
         })
     }
 
@@ -465,15 +465,15 @@ impl World {
     }
 
     fn entry(&self, name: Name) -> Option<usize> {
-        self.entries.iter().position(|entry| Name::Beside(entry.beside, entry.token) == name)
+        self.entries.iter().position(|entry| Name::Beside(entry.beside, entry.hold_id) == name)
     }
 
     fn put(&mut self, name: Name, inode: Symbol) {
         match (name, self.entry(name)) {
             (Name::Path, _) => self.at_path = inode,
             (Name::Beside(..), Some(at)) => self.entries[at].inode = inode,
-            (Name::Beside(beside, token), None) => {
-                self.entries.push(Entry { beside, token, inode });
+            (Name::Beside(beside, hold_id), None) => {
+                self.entries.push(Entry { beside, hold_id, inode });
             }
         }
     }
@@ -577,9 +577,9 @@ impl World {
 
     fn list(&mut self, who: u8) -> Answer {
         let entries = self.entries;
-        let known = &mut self.players[usize::from(who)].tokens;
+        let known = &mut self.players[usize::from(who)].hold_ids;
         let names = entries.iter().filter(|entry| entry.beside != Beside::Scratch);
-        let names = names.map(|entry| Name::Beside(entry.beside, know(known, entry.token)));
+        let names = names.map(|entry| Name::Beside(entry.beside, know(known, entry.hold_id)));
         Answer::Names(names_number(names.collect()))
     }
 
@@ -588,8 +588,8 @@ impl World {
     }
 
     fn text_symbols(&mut self, who: u8, text: Text) -> Text {
-        let Player { pids, tokens, .. } = &mut self.players[usize::from(who)];
-        text.map(|pid| know(pids, pid), |token| know(tokens, token))
+        let Player { pids, hold_ids, .. } = &mut self.players[usize::from(who)];
+        text.map(|pid| know(pids, pid), |hold_id| know(hold_ids, hold_id))
     }
 
     /// A process was killed.
@@ -632,7 +632,7 @@ impl World {
     /// Nothing of it is in memory any more.
     fn forget(&mut self, who: u8) {
         let player = &mut self.players[usize::from(who)];
-        (player.inodes, player.tokens) = (Known::new(NOTHING), Known::new(NOTHING));
+        (player.inodes, player.hold_ids) = (Known::new(NOTHING), Known::new(NOTHING));
         player.pids = Known::new(NOTHING);
         player.node = 0;
         player.waits_for = 0;
@@ -642,7 +642,7 @@ impl World {
     fn gone(&mut self, who: u8) {
         let bury = |pid: Symbol| if pid == who { DEAD } else { pid };
         for text in self.texts.iter_mut() {
-            *text = text.map(bury, |token| token);
+            *text = text.map(bury, |hold_id| hold_id);
         }
         for player in self.players.iter_mut() {
             for pid in player.pids.iter_mut() {
@@ -663,7 +663,7 @@ impl World {
         }
     }
 
-    /// The end of a run. If anybody knows this process by its number, it may
+    /// The end of a run. If a process knows this one by its number, it may
     /// also end and be followed by another.
     fn end(&mut self, automaton: &mut Automaton, who: u8, ended: Ended, choice: u8) -> bool {
         if choice > u8::from(self.is_named_by_another(who)) {
@@ -693,7 +693,7 @@ impl World {
             || self.players.iter().enumerate().any(is_known)
     }
 
-    /// Who begins to sleep waits for those who are in the window; who leaves
+    /// A process that begins to sleep waits for those in the window; one that leaves
     /// the window is not waited for any more.
     fn note_windows(&mut self, automaton: &Automaton, who: u8) {
         let mut in_window = 0;
@@ -719,7 +719,7 @@ impl World {
             for handle in open.iter().filter(|handle| **handle != CLOSED) {
                 player.handles.push(*handle);
             }
-            (player.inodes, player.tokens) = (Known::new(NOTHING), Known::new(NOTHING));
+            (player.inodes, player.hold_ids) = (Known::new(NOTHING), Known::new(NOTHING));
             player.pids = Known::new(NOTHING);
         }
         world
@@ -734,7 +734,7 @@ impl World {
         self.players.iter().map(step).collect()
     }
 
-    /// Everybody but `who` is killed, and the kernel has closed everything.
+    /// All but `who` are killed, and the kernel has closed everything.
     pub(super) fn leave_alone(&mut self, who: Option<u8>) {
         for number in 0..self.players.len() as u8 {
             if Some(number) != who && self.player(number).status != Status::Over {
@@ -766,7 +766,7 @@ impl Player {
         self.status = Status::Running;
         self.node = automaton.start(self.program);
         self.handles = Few::new(CLOSED);
-        (self.inodes, self.tokens) = (Known::new(NOTHING), Known::new(NOTHING));
+        (self.inodes, self.hold_ids) = (Known::new(NOTHING), Known::new(NOTHING));
         self.pids = Known::new(NOTHING);
         self.pids.push(who);
         self.waits_for = 0;

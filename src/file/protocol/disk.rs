@@ -21,7 +21,7 @@ use crate::sys::files::{
 /// How a file that exists is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Closing it wakes nobody who watches for a writer's close.
+    /// Closing it wakes no waiter that watches for a writer's close.
     Read,
     /// Needed to rewrite the record.
     ReadWrite,
@@ -55,7 +55,7 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     fn read(&self, file: &Self::File, into: &mut [u8]) -> Result<usize, Errno>;
     /// One `pwrite`; the number of bytes written.
     fn write(&self, file: &Self::File, bytes: &[u8], offset: u64) -> Result<usize, Errno>;
-    /// `flock` without waiting; `false` when somebody else has it.
+    /// `flock` without waiting; `false` when another description has it.
     fn try_flock(&self, file: &Self::File, flock: Flock) -> Result<bool, Errno>;
     /// `LOCK_UN`, which also ends what forked children inherited.
     fn unlock(&self, file: &Self::File) -> Result<(), Errno>;
@@ -71,10 +71,10 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     fn unlink(&self, path: &Path) -> Result<(), Errno>;
     /// The names in a directory that begin with `prefix`.
     fn list(&self, directory: &Path, prefix: &[u8]) -> Result<Vec<OsString>, Errno>;
-    /// Whether a free `flock` on this file proves that nobody holds it:
+    /// Whether a free `flock` on this file proves that the lock is not held:
     /// `statfs` names a local file system known to do it right.
     fn trusts_flock(&self, file: &Self::File) -> Result<bool, Errno>;
-    /// Whether anybody has a range of this file locked by `fcntl`. The NFS server
+    /// Whether a range of this file is locked by `fcntl`. The NFS server
     /// of a machine has such a lock for each `flock` of its clients.
     fn is_range_locked(&self, file: &Self::File) -> Result<bool, Errno>;
 }

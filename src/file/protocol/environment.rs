@@ -23,28 +23,32 @@ impl OsEnvironment {
     pub(crate) fn of(process: ProcessKey) -> Self {
         Self { process }
     }
+
+    pub(crate) fn time_of_day(self) -> SystemTime {
+        SystemTime::now()
+    }
 }
 
 /// A call for 256 bytes is never interrupted or cut short, getrandom(2).
-const POOL_TOKENS: usize = 16;
+const POOL_IDS: usize = 16;
 
-/// Random bits, fetched for several tokens at a time: one system call less in
+/// Random bits, fetched for several hold ids at a time: one system call less in
 /// most acquisitions.
 struct Pool {
     /// A forked child must not hand out what its parent hands out.
     process: Option<ProcessKey>,
-    tokens: [u128; POOL_TOKENS],
+    hold_ids: [u128; POOL_IDS],
     left: usize,
 }
 
-static POOL: Mutex<Pool> = Mutex::new(Pool { process: None, tokens: [0; POOL_TOKENS], left: 0 });
+static POOL: Mutex<Pool> = Mutex::new(Pool { process: None, hold_ids: [0; POOL_IDS], left: 0 });
 
-fn fill(tokens: &mut [u128]) -> Result<(), Errno> {
-    let mut bits = [0; 16 * POOL_TOKENS];
-    let bits = &mut bits[..16 * tokens.len()];
+fn fill(hold_ids: &mut [u128]) -> Result<(), Errno> {
+    let mut bits = [0; 16 * POOL_IDS];
+    let bits = &mut bits[..16 * hold_ids.len()];
     random::fill(bits)?;
-    for (token, bits) in tokens.iter_mut().zip(bits.chunks_exact(16)) {
-        *token = u128::from_ne_bytes(bits.try_into().expect("BUG: a chunk has 16 bytes"));
+    for (hold_id, bits) in hold_ids.iter_mut().zip(bits.chunks_exact(16)) {
+        *hold_id = u128::from_ne_bytes(bits.try_into().expect("BUG: a chunk has 16 bytes"));
     }
     Ok(())
 }
@@ -58,33 +62,33 @@ impl Environment for OsEnvironment {
         self.process
     }
 
-    fn token(&self) -> Result<HoldId, Errno> {
+    fn hold_id(&self) -> Result<HoldId, Errno> {
         // Not waited for: a fork may have copied it locked.
         let Ok(mut pool) = POOL.try_lock() else {
-            let mut token = [0];
-            fill(&mut token)?;
-            return Ok(HoldId(token[0]));
+            let mut hold_id = [0];
+            fill(&mut hold_id)?;
+            return Ok(HoldId(hold_id[0]));
         };
         if pool.process != Some(self.process) || pool.left == 0 {
             pool.left = 0;
-            fill(&mut pool.tokens)?;
+            fill(&mut pool.hold_ids)?;
             pool.process = Some(self.process);
-            pool.left = pool.tokens.len();
+            pool.left = pool.hold_ids.len();
         }
         pool.left -= 1;
-        Ok(HoldId(pool.tokens[pool.left]))
+        Ok(HoldId(pool.hold_ids[pool.left]))
     }
 
-    fn record(&self, token: HoldId, proof: RecordedProof, options: &FileOptions) -> Record {
+    fn record(&self, hold_id: HoldId, proof: RecordedProof, options: &FileOptions) -> Record {
         Myself::with(self.process, |myself| Record {
             pid: myself.process.pid,
             name: options.name.as_ref().unwrap_or(&myself.name).clone(),
-            token,
+            hold_id,
             host: myself.host.clone(),
             identity: myself.identity.clone(),
             proof,
             is_local: false,
-            since: Some(SystemTime::now()),
+            since: Some(self.time_of_day()),
             released: false,
             note: options.note.clone(),
         })

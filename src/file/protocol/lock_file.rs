@@ -59,8 +59,8 @@ pub(crate) struct LockFile<D: Disk> {
     seen: Instant,
     /// When it was left to the next task, seen to be in place.
     left: Option<Instant>,
-    /// The dead holder this was taken over from, until somebody has been told.
-    untold: Mutex<Option<Box<Contents>>>,
+    /// The dead holder this was taken over from, until a user knows of it.
+    unreported: Mutex<Option<Box<Contents>>>,
     is_over: AtomicBool,
     file_stays: AtomicBool,
     is_contended: AtomicBool,
@@ -81,7 +81,7 @@ impl<D: Disk> LockFile<D> {
         acquired: Instant,
     ) -> Self {
         let [written, seen] = [acquired; 2];
-        let untold = Mutex::new(None);
+        let unreported = Mutex::new(None);
         let [is_over, file_stays, is_contended, was_shown] = [const { AtomicBool::new(false) }; 4];
         Self {
             disk,
@@ -93,7 +93,7 @@ impl<D: Disk> LockFile<D> {
             written,
             seen,
             left: None,
-            untold,
+            unreported,
             is_over,
             file_stays,
             is_contended,
@@ -140,7 +140,7 @@ impl<D: Disk> LockFile<D> {
 
     /// Whether the holder is asked to let go.
     pub(crate) fn is_revoked(&self) -> bool {
-        self.disk.look(&self.path.revocation(self.record.token)).is_ok()
+        self.disk.look(&self.path.revocation(self.record.hold_id)).is_ok()
     }
 
     /// Whether the file still says what was written, openlock having no other
@@ -152,14 +152,14 @@ impl<D: Disk> LockFile<D> {
     }
 
     /// That this was taken over from a dead holder. Should the acquisition be
-    /// undone before anybody was told, the file goes on telling it.
+    /// undone before a user knew of it, the file goes on telling it.
     pub(crate) fn remember(&mut self, dead: Contents) {
-        self.untold = Mutex::new(Some(Box::new(dead)));
+        self.unreported = Mutex::new(Some(Box::new(dead)));
     }
 
     /// The user has the lock, and with it the word of the dead holder.
-    pub(crate) fn told(&self) {
-        *self.untold.lock() = None;
+    pub(crate) fn acknowledge_recovery(&self) {
+        *self.unreported.lock() = None;
     }
 
     /// Other processes want it as well, as far as is known.
@@ -179,7 +179,7 @@ impl<D: Disk> LockFile<D> {
             && !self.is_over()
             && !self.was_shown.load(Ordering::Relaxed)
             && self.record.proof == RecordedProof::Flock
-            && self.untold.lock().is_none()
+            && self.unreported.lock().is_none()
             && self.is_in_place(now);
         self.left = may_be.then_some(now);
         may_be
@@ -211,7 +211,7 @@ impl<D: Disk> LockFile<D> {
         if !self.left.take().is_some_and(was_just_left) && !self.is_in_place(now) {
             return Err(Errno::STALE);
         }
-        let last = std::mem::replace(&mut self.record.token, hold_id()?);
+        let last = std::mem::replace(&mut self.record.hold_id, hold_id()?);
         self.record.since = Some(since);
         let written = self.disk.write(&self.file, &self.record.to_bytes(), 0);
         // After the record tells of the next hold: see REVOCATION_MIN_HOLD.
@@ -222,7 +222,7 @@ impl<D: Disk> LockFile<D> {
         if written? == RECORD_BYTES { Ok(()) } else { Err(Errno::IO) }
     }
 
-    /// End the hold and leave the file to who rewrote it.
+    /// End the hold and leave the file to the program that rewrote it.
     pub(crate) fn abandon(&self) {
         if !self.is_over.swap(true, Ordering::AcqRel) && self.is_ours() {
             self.unlock();
@@ -257,17 +257,17 @@ impl<D: Disk> LockFile<D> {
         self.unlock();
         if self.file_stays.load(Ordering::Relaxed) {
             // Nothing was unlinked, and a child may keep our descriptor open:
-            // those who wait are told by another close of a file for writing.
+            // waiters are notified by another close of a file for writing.
             let _ = self.disk.open(self.path.path(), Access::ReadWrite);
         }
         // After the path was unlinked: see REVOCATION_MIN_HOLD.
         if self.written.elapsed() >= REVOCATION_MIN_HOLD {
-            let _ = self.disk.unlink(&self.path.revocation(self.record.token));
+            let _ = self.disk.unlink(&self.path.revocation(self.record.hold_id));
         }
         outcome
     }
 
-    /// Whether somebody was told that the file is gone, as far as is known.
+    /// Whether a waiter was notified that the file is gone, as far as is known.
     pub(crate) fn wakes_next(&self) -> bool {
         self.is_contended.load(Ordering::Relaxed) && !self.file_stays.load(Ordering::Relaxed)
     }
@@ -293,8 +293,8 @@ impl<D: Disk> LockFile<D> {
             Ok((AtPath::Mine, _)) if self.leave_stale() => Ok(()),
             Ok((AtPath::Mine, links)) => {
                 if links > 1 {
-                    // A backup has a link to it, say: whoever locks that is not to be
-                    // told that we died.
+                    // A backup has a link to it, say: that must not tell of a dead
+                    // holder.
                     self.mark_released();
                 }
                 match self.disk.unlink(self.path.path()) {
@@ -307,15 +307,15 @@ impl<D: Disk> LockFile<D> {
         }
     }
 
-    /// Nobody was told of the dead holder: the next must be. The token stays
+    /// No user knew of the dead holder: the next must. The hold id stays
     /// ours, since the dead one's may stand for claims that are over.
     fn leave_stale(&self) -> bool {
-        let untold = self.untold.lock().take();
-        let bytes = match untold.map(|dead| *dead) {
+        let unreported = self.unreported.lock().take();
+        let bytes = match unreported.map(|dead| *dead) {
             None => return false,
             Some(Contents::Ours(dead)) => {
-                let Record { token, proof, is_local, .. } = *self.record;
-                Record { token, proof, is_local, ..dead }.to_bytes()
+                let Record { hold_id, proof, is_local, .. } = *self.record;
+                Record { hold_id, proof, is_local, ..dead }.to_bytes()
             }
             Some(foreign) => foreign.to_bytes(),
         };
@@ -325,7 +325,7 @@ impl<D: Disk> LockFile<D> {
         true
     }
 
-    /// The file stays, so it must say that nobody died holding it. Should that
+    /// The file stays, so it must say that its holder did not die. Should that
     /// fail as well, the next holder is told of a recovery that was none.
     fn leave_released(&self, why: Errno) -> Result<(), Error> {
         self.mark_released();

@@ -11,14 +11,14 @@
 //!
 //! 1. Open the path, read-only, never creating. It is not there: make a
 //!    candidate without a name, write the whole record, `flock` it, link it to
-//!    the path. Linked: **acquired**. Somebody was faster: from the top. Where
+//!    the path. Linked: **acquired**. Another was faster: from the top. Where
 //!    there are no hard links, [`naming`] has what serves for them.
 //! 2. `flock` what was opened, without waiting. Refused: a live holder,
 //!    **busy**. Granted: the path must still name this inode, else from the top.
 //! 3. Read the record. A free `flock` proves a holder dead that had the file on a
 //!    local file system, as its record says, if it is local here too. For any
-//!    other, an NFS client of this machine for one, its process is asked. Nobody
-//!    may have locked it by `fcntl` either. Dead: unlock and close; open again for writing, `flock`
+//!    other, an NFS client of this machine for one, its process is asked. It
+//!    must not be locked by `fcntl` either. Dead: unlock and close; open again for writing, `flock`
 //!    again (refused: busy), compare the inode again (else from the top).
 //! 4. Read the record again through this description, under its `flock`: only
 //!    this reading decides.
@@ -31,8 +31,8 @@
 //!
 //! # The portable protocol
 //!
-//! Without kernel locks ([`portable`]): a stale file is replaced only by who
-//! owns the hard-linked claim on its token, and the claim of a dead claimant is
+//! Without kernel locks ([`portable`]): a stale file is replaced only by the
+//! owner of the hard-linked claim on its hold id, and the claim of a dead claimant is
 //! claimed by the same rule.
 //!
 //! # Invariants
@@ -47,13 +47,13 @@
 //!    give a freed number to the next file at once.
 //! 5. A holder has one open description of its inode. A second one, closed
 //!    later, would keep the lock beyond the end that a watcher is told of.
-//! 6. Who makes a file owns its removal from the same instruction on: the
+//! 6. The maker of a file owns its removal from the same instruction on: the
 //!    closure that makes it returns the value that removes it. A dropped
 //!    future, a runtime that goes down and a panic all clean up.
 //! 7. A [`LockFile`] acts only in the process that made it. A forked child shares
 //!    the description, and its `LOCK_UN` would free the parent's lock.
 //!
-//! # Who follows what
+//! # Which rules are followed
 //!
 //! A takeover follows the record, whatever mode the contender runs in. The two
 //! protocols side by side on one path are not proved, so a stale record of the
@@ -97,8 +97,8 @@ pub(crate) use probe::Found;
 /// ten times what openlock gives itself between judging and replacing.
 pub(crate) const YOUTH: Duration = Duration::from_secs(2);
 
-/// How often one attempt starts from the top. Each start means that somebody
-/// else made progress; so many mean that the path does not keep still.
+/// How often one attempt starts from the top. Each start means that another
+/// contender made progress; so many mean that the path does not keep still.
 const ROUNDS: u32 = 64;
 
 /// When to look again after another contender's probe may have been in the way:
@@ -112,10 +112,10 @@ pub(crate) trait Environment {
     /// What tells this process from its forked children.
     fn process(&self) -> ProcessKey;
     /// 128 random bits.
-    fn token(&self) -> Result<HoldId, Errno>;
+    fn hold_id(&self) -> Result<HoldId, Errno>;
     /// What this process writes about itself when it acquires now, but for what
     /// depends on the file ([`Record::is_local`]).
-    fn record(&self, token: HoldId, proof: RecordedProof, options: &FileOptions) -> Record;
+    fn record(&self, hold_id: HoldId, proof: RecordedProof, options: &FileOptions) -> Record;
     /// The monotonic clock.
     fn now(&self) -> Instant;
 }
@@ -123,18 +123,18 @@ pub(crate) trait Environment {
 /// How an attempt ended.
 pub(crate) enum Outcome<D: Disk> {
     Acquired(Acquired<D>),
-    /// Acquired if nobody replaced it by the end of the delay, see [`survived`].
+    /// Acquired if it was not replaced by the end of the delay, see [`survived`].
     Probation(Acquired<D>, Duration),
     Busy(Busy),
 }
 
-/// A lock that was acquired, and from whom.
+/// A lock that was acquired, and the dead holder that left it.
 pub(crate) struct Acquired<D: Disk> {
-    pub(crate) held: LockFile<D>,
+    pub(crate) lock_file: LockFile<D>,
     pub(crate) recovered_from: Option<Box<Holder>>,
 }
 
-/// Somebody else has it, or that cannot be ruled out.
+/// Another contender holds it, or that cannot be ruled out.
 #[derive(Debug)]
 pub(crate) struct Busy {
     pub(crate) holder: Option<Box<Holder>>,
@@ -160,7 +160,7 @@ impl Busy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Survival {
     Held,
-    /// Somebody else's valid file is there.
+    /// Another's valid file is there.
     Replaced,
     /// No valid file is there.
     Destroyed,
@@ -312,7 +312,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
         Self { candidate, ..self }
     }
 
-    /// For one who has no reason to think that the lock is free: what is there is looked
+    /// For a contender without a reason to think that the lock is free: what is there is looked
     /// at before the candidate is linked. To link is to write, also where it is refused.
     pub(crate) fn looking_first(self) -> Self {
         Self { looks_first: true, ..self }
@@ -323,7 +323,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
         self.candidate
     }
 
-    /// For one who will not be told who is in the way: a pinned holder's process
+    /// For a caller that does not ask for the holder: a pinned holder's process
     /// is not judged, which takes longer than all the rest of a look.
     pub(crate) fn without_telling(self) -> Self {
         Self { tells: false, ..self }
@@ -357,7 +357,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
         }
     }
 
-    /// Start from the top as often as somebody else was faster.
+    /// Start from the top as often as another contender was faster.
     fn rounds(mut round: impl FnMut() -> Result<Outcome<D>, Stop>) -> Result<Outcome<D>, Stop> {
         for _ in 1..ROUNDS {
             match round() {
@@ -392,7 +392,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
         Ok(opened)
     }
 
-    /// The file of a holder who lets nobody read it, by its umask as a rule: busy, as
+    /// The file of a holder that lets no other user read it, by its umask as a rule: busy, as
     /// neither its lock nor its record can be seen.
     fn may_not_read(&self, path: &Path) -> Stop {
         let inode = match self.disk.look(path) {
@@ -504,9 +504,9 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
     }
 
     fn new_record(&self, proof: RecordedProof) -> Result<Box<Record>, Stop> {
-        let token = self.environment.token();
-        let token = token.map_err(|error| self.failed("drawing random bits for", error))?;
-        Ok(Box::new(self.environment.record(token, proof, self.options)))
+        let hold_id = self.environment.hold_id();
+        let hold_id = hold_id.map_err(|error| self.failed("drawing random bits for", error))?;
+        Ok(Box::new(self.environment.record(hold_id, proof, self.options)))
     }
 
     /// Whether a foreign file is one whose process has been gone for long enough.
@@ -565,11 +565,11 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
         }
     }
 
-    /// A lock that is ours, on probation where somebody may not know it. The
+    /// A lock that is ours, on probation where another program may not know it. The
     /// write began at `started`.
     fn acquired(
         &self,
-        mut held: LockFile<D>,
+        mut lock_file: LockFile<D>,
         stale: Option<Stale>,
         started: Instant,
     ) -> Result<Outcome<D>, Stop> {
@@ -578,11 +578,11 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
         let recovered_from = stale.filter(|stale| stale.evidence != Evidence::Released).map(
             |Stale { contents, evidence }| {
                 let dead = Holder::new(&contents, evidence);
-                held.remember(contents);
+                lock_file.remember(contents);
                 Box::new(dead)
             },
         );
-        let acquired = Acquired { held, recovered_from };
+        let acquired = Acquired { lock_file, recovered_from };
         if !is_on_probation || mutants::is_on(Mutant::NoProbation) {
             return Ok(Outcome::Acquired(acquired));
         }
@@ -657,18 +657,20 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
 }
 
 /// The second look, after the delay of a probation.
-pub(crate) fn survived<D: Disk>(disk: &D, held: &LockFile<D>) -> Survival {
-    match held.look() {
-        Ok(AtPath::Mine) => match held.is_intact() {
+pub(crate) fn survived<D: Disk>(disk: &D, lock_file: &LockFile<D>) -> Survival {
+    match lock_file.look() {
+        Ok(AtPath::Mine) => match lock_file.is_intact() {
             Ok(true) => Survival::Held,
             Ok(false) => {
-                // Somebody wrote his own record into our file: it is his.
-                held.abandon();
+                // Another program wrote its own record into our file.
+                lock_file.abandon();
                 Survival::Replaced
             }
             Err(_) => Survival::Destroyed,
         },
-        Ok(AtPath::Another) if holds_a_lock_file(disk, held.path().path()) => Survival::Replaced,
+        Ok(AtPath::Another) if holds_a_lock_file(disk, lock_file.path().path()) => {
+            Survival::Replaced
+        }
         _ => Survival::Destroyed,
     }
 }

@@ -9,7 +9,7 @@
 //! A file system that numbers its files by name (FUSE without `use_ino`) gives each
 //! link an inode of its own. The holder would then not know its own file again, and
 //! a `flock` on one inode would not be seen on the other. So the name is looked at
-//! before anybody is told. Until then nobody takes the file: such a file system is
+//! before a user holds it. Until then no contender takes the file: such a file system is
 //! none whose `flock` is trusted, and the process that is recorded runs.
 
 use std::path::Path;
@@ -29,7 +29,7 @@ pub(super) enum Naming {
     Taken,
 }
 
-/// Whether this is how a file system, or who guards it, says that it does not link.
+/// Whether this is how a file system, or its guard, says that it does not link.
 /// `EPERM` is link(2)'s word for it, `EMLINK` that of one with a limit of one,
 /// `EXDEV` that of one that does not know both names to be in the same place.
 pub(super) fn says_no_links(error: Errno) -> bool {
@@ -62,7 +62,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             Ok(()) => return Ok(Naming::Named),
             Err(error) if self.is_done(error, to, inode) => return Ok(Naming::Named),
             Err(Errno::EXIST) => return Ok(Naming::Taken),
-            // Somebody swept the candidate away.
+            // The candidate was swept away.
             Err(Errno::NOENT) => return Err(Stop::FromTheTop),
             Err(error) if says_no_links(error) => {}
             Err(error) => return Err(self.failed("linking", error)),
@@ -97,15 +97,15 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     }
 
     /// Whether the name that our file was given counts as another file. What is
-    /// there may also be somebody else's by now, who does not keep to the protocol.
-    /// On a local file system a link is the same file, and nobody need look.
+    /// there may also be that of a program which does not keep to the protocol.
+    /// On a local file system a link is the same file, and no look is needed.
     pub(super) fn is_another_file(&self, name: &Path, inode: Inode, record: &Record) -> bool {
         if record.is_local {
             return false;
         }
         match self.disk.look(name) {
             Ok(found) if found.identity != inode.identity => {
-                self.token_in(name) == Ok(Some(record.token))
+                self.token_in(name) == Ok(Some(record.hold_id))
             }
             _ => false,
         }

@@ -23,7 +23,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         Self::rounds(|| self.round())
     }
 
-    /// Steps 1 to 3: look, disturbing nobody. Whoever has a candidate at hand
+    /// Steps 1 to 3: look, disturbing no other. A contender with a candidate at hand
     /// tries to link it instead of looking whether it could, unless it is to look first.
     fn round(&mut self) -> Result<Outcome<D>, Stop> {
         if self.candidate.is_some() && !self.looks_first {
@@ -192,8 +192,8 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
 
     /// It tells since when the lock is held, and is not so old that this is wrong.
     fn brought_up(&self, mut candidate: Candidate<D>) -> Result<Candidate<D>, Errno> {
-        let token = candidate.record.token;
-        let record = self.environment.record(token, RecordedProof::Flock, self.options);
+        let hold_id = candidate.record.hold_id;
+        let record = self.environment.record(hold_id, RecordedProof::Flock, self.options);
         let record = Record { is_local: candidate.record.is_local, ..record };
         if record.second() != candidate.record.second() {
             self.write(&candidate.opened.file, &record)?;
@@ -241,24 +241,24 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     ) -> Result<Outcome<D>, Stop> {
         let maker = self.environment.process();
         let (disk, path) = (self.disk.clone(), self.path.clone());
-        let held = LockFile::new(disk, path, file, inode.identity, record, maker, started);
+        let lock_file = LockFile::new(disk, path, file, inode.identity, record, maker, started);
         if mutants::is_on(Mutant::PinAfterLink) {
-            let _ = self.disk.try_flock(held.file(), Flock::Exclusive);
+            let _ = self.disk.try_flock(lock_file.file(), Flock::Exclusive);
         }
         if let Some(stale) = &stale {
             self.forget_revocation(&stale.contents);
         }
-        self.acquired(held, stale, started)
+        self.acquired(lock_file, stale, started)
     }
 
-    /// A request to a dead holder has nobody else to remove it.
+    /// A request to a dead holder is removed by no other.
     fn forget_revocation(&self, contents: &Contents) {
         if let Contents::Ours(dead) = contents {
-            let _ = self.disk.unlink(&self.path.revocation(dead.token));
+            let _ = self.disk.unlink(&self.path.revocation(dead.hold_id));
         }
     }
 
-    /// Refused: somebody has the flock, a holder, a child of one, or for a
+    /// Refused: the flock is taken, by a holder, a child of one, or for a
     /// moment another contender that looks.
     fn lock(&self, opened: Opened<D::File>) -> Result<Locked<D>, Stop> {
         match self.disk.try_flock(&opened.file, Flock::Exclusive) {
@@ -284,7 +284,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         }
     }
 
-    /// For the flock that is held: by whom, and whether it may be a mere probe.
+    /// For the flock that is held: the evidence, and whether it may be a mere probe.
     pub(super) fn who_locks(&self, contents: &Contents, local: bool) -> (Evidence, bool) {
         match contents {
             Contents::Ours(record) if record.released => (Evidence::Released, true),

@@ -1,15 +1,15 @@
 //! The portable protocol: no kernel lock, no timing, only atomic link and
-//! rename, a token per acquisition and exact crash detection. Where it cannot
+//! rename, a hold id per acquisition and exact crash detection. Where it cannot
 //! be known that a holder is dead, the lock counts as held.
 //!
 //! 1. Make a candidate file with the whole record.
 //! 2. Link it to the path: **acquired**. Something is there: it is the target.
 //!    Where there are no hard links it is moved there instead ([`naming`](super::naming)),
 //!    in 4 too.
-//! 3. Read the target. Gone: from 2. Its owner lives: **busy**. Dead, with token T:
+//! 3. Read the target. Gone: from 2. Its owner lives: **busy**. Dead, with hold id T:
 //! 4. Link the candidate to the claim on T. A claim is there already: it is
 //!    the target, from 3.
-//! 5. The claim is ours. Read the target again: another token, or gone: give
+//! 5. The claim is ours. Read the target again: another hold id, or gone: give
 //!    the claim back, from 2. (Without this a holder that releases and exits
 //!    between 3 and 4 makes two.)
 //! 6. Rename the claim over the target. The target was the path:
@@ -20,7 +20,7 @@
 //! our process lives.
 //!
 //! A killed process leaves at most a candidate and a claim, see
-//! [`sweep`](super::sweep). A foreign file has no token; its inode and content
+//! [`sweep`](super::sweep). A foreign file has no hold id; its inode and content
 //! stand for one.
 
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ impl<D: Disk> Name<D> {
         &self.path
     }
 
-    /// The name is somebody else's now.
+    /// The name is another contender's now.
     pub(super) fn forget(mut self) {
         self.path = PathBuf::new();
     }
@@ -77,12 +77,12 @@ struct Candidate<D: Disk> {
 /// A stale file that stands in the way.
 struct Target {
     path: PathBuf,
-    token: HoldId,
+    hold_id: HoldId,
 }
 
 /// What stands at the path, or at a claim, of a dead owner.
 struct Generation {
-    token: HoldId,
+    hold_id: HoldId,
     owner: u32,
     stale: Stale,
 }
@@ -94,7 +94,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             // Looked at first, so that waiting makes no files.
             let generation = self.at_path()?;
             if let Some(generation) = &generation {
-                self.must_be_claimable(generation.token)?;
+                self.must_be_claimable(generation.hold_id)?;
             }
             let started = self.environment.now();
             if candidate.is_none() {
@@ -136,24 +136,24 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     /// Steps 3 to 6, from the stale file at the path up the claims and down again.
     fn claim(&mut self, candidate: &Candidate<D>, at_path: &Generation) -> Result<(), Stop> {
         let path = self.path.path().to_owned();
-        let mut targets = vec![Target { path, token: at_path.token }];
+        let mut targets = vec![Target { path, hold_id: at_path.hold_id }];
         let mut claim = loop {
             let target = targets.last().expect("BUG: no target");
-            let path = self.path.claim(target.token);
+            let path = self.path.claim(target.hold_id);
             match self.put(candidate, &path)? {
                 Naming::Named => break Name { disk: self.disk.clone(), path },
                 Naming::Taken => {
-                    let token = self.dead_claimant(&path)?;
+                    let hold_id = self.dead_claimant(&path)?;
                     if mutants::is_on(Mutant::DeadClaimUnlinked) {
                         let _ = self.disk.unlink(&path);
                         return Err(Stop::FromTheTop);
                     }
-                    targets.push(Target { path, token });
+                    targets.push(Target { path, hold_id });
                 }
             }
         };
         while let Some(target) = targets.pop() {
-            let is_there = self.token_at(&target.path)? == Some(target.token);
+            let is_there = self.token_at(&target.path)? == Some(target.hold_id);
             if !is_there && !mutants::is_on(Mutant::NoLookAfterClaim) {
                 return Err(Stop::FromTheTop);
             }
@@ -185,15 +185,15 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         Ok(())
     }
 
-    /// Whether nobody alive has a claim. Looked at before a candidate is made:
-    /// the close of one that was in vain would wake everybody who waits, us too.
-    fn must_be_claimable(&mut self, mut token: HoldId) -> Result<(), Stop> {
+    /// Whether no living process has a claim. Looked at before a candidate is made:
+    /// the close of one that was in vain would wake all waiters, this one too.
+    fn must_be_claimable(&mut self, mut hold_id: HoldId) -> Result<(), Stop> {
         for _ in 0..ROUNDS {
-            let claim = self.path.claim(token);
+            let claim = self.path.claim(hold_id);
             if self.read_claim(&claim)?.is_none() {
                 return Ok(());
             }
-            token = self.dead_claimant(&claim)?;
+            hold_id = self.dead_claimant(&claim)?;
         }
         Err(Stop::FromTheTop)
     }
@@ -205,7 +205,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         };
         let contents = self.read(&opened.file)?;
         let local = self.is_local(&opened.file)?;
-        let token = token_of(opened.inode, &contents);
+        let hold_id = token_of(opened.inode, &contents);
         let stale = match &contents {
             // Also if it is released: a pinned contender may be taking it over.
             Contents::Ours(record) if record.proof == RecordedProof::Flock => {
@@ -217,24 +217,24 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             Contents::Ours(_) => self.judge_process(contents, local),
             _ => self.judge_foreign(opened.inode, contents, local),
         };
-        Ok(Some(Generation { token, owner: opened.inode.owner, stale: stale? }))
+        Ok(Some(Generation { hold_id, owner: opened.inode.owner, stale: stale? }))
     }
 
-    /// Step 3 for a claim: the token of its claimant, who must be dead.
+    /// Step 3 for a claim: the hold id of its claimant, which must be dead.
     fn dead_claimant(&mut self, path: &Path) -> Result<HoldId, Stop> {
         let Some((inode, contents, local)) = self.read_claim(path)? else {
             return Err(Stop::FromTheTop);
         };
-        let token = token_of(inode, &contents);
+        let hold_id = token_of(inode, &contents);
         if contents.record().is_none() {
             let why = format!("{} is not a claim of ours", path.display());
             return Err(Busy::by(&contents, Evidence::Unknown(why)).into());
         }
         self.judge_process(contents, local)?;
-        Ok(token)
+        Ok(hold_id)
     }
 
-    /// The token of the generation at `path`, `None` if nothing is there.
+    /// The hold id of the generation at `path`, `None` if nothing is there.
     fn token_at(&self, path: &Path) -> Result<Option<HoldId>, Stop> {
         let found = self.read_claim(path)?;
         Ok(found.map(|(inode, contents, _)| token_of(inode, &contents)))
@@ -274,17 +274,17 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
 
     /// An empty file with the name of a candidate.
     pub(super) fn create_candidate(&self, record: &Record) -> Result<(D::File, Name<D>), Error> {
-        let path = self.path.candidate(record.token);
+        let path = self.path.candidate(record.hold_id);
         let created = self.disk.create(&path, self.options.mode);
         let file = created.map_err(|error| self.cannot_create(error))?;
         Ok((file, Name { disk: self.disk.clone(), path }))
     }
 }
 
-/// The token in a record; for a foreign file, inode and content (FNV-1a).
+/// The hold id in a record; for a foreign file, inode and content (FNV-1a).
 pub(super) fn token_of(inode: Inode, contents: &Contents) -> HoldId {
     if let Contents::Ours(record) = contents {
-        return record.token;
+        return record.hold_id;
     }
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;

@@ -1,4 +1,4 @@
-//! Who has the lock, without trying to get it and without a lasting effect.
+//! The status of a lock, without trying to get it and without a lasting effect.
 
 use super::disk::{Disk, Flock};
 use super::{Attempt, Busy, Environment, ROUNDS, Stop};
@@ -12,7 +12,7 @@ use crate::sys::process::Verdict;
 pub(crate) struct Found {
     pub(crate) status: Status,
     /// The holder's, if the file is ours.
-    pub(crate) token: Option<HoldId>,
+    pub(crate) hold_id: Option<HoldId>,
     /// How the holder's life is proved, if the file is ours.
     pub(crate) proof: Option<RecordedProof>,
     /// Number of the file's inode, by which the close of an unnamed file is told.
@@ -20,10 +20,10 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// By whom is not known.
-    fn held(busy: Busy) -> Self {
+    /// By a holder that is not known.
+    fn lock_file(busy: Busy) -> Self {
         let holder = *busy.holder.expect("BUG: busy, and nothing is known of why");
-        Self { status: Status::Held(holder), token: None, proof: None, inode: busy.inode }
+        Self { status: Status::Held(holder), hold_id: None, proof: None, inode: busy.inode }
     }
 }
 
@@ -39,19 +39,19 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
                 Err(Stop::FromTheTop) => is_gone = None,
                 Err(Stop::GoneFromServer(error)) => is_gone = Some(error),
                 Err(Stop::Failed(error)) => return Err(error),
-                Err(Stop::Busy(busy)) => return Ok(Found::held(busy)),
+                Err(Stop::Busy(busy)) => return Ok(Found::lock_file(busy)),
                 Err(_) => unreachable!("BUG: a probe only reads"),
             }
         }
         match is_gone {
             Some(error) => Err(error),
-            None => Ok(Found::held(Self::never_still())),
+            None => Ok(Found::lock_file(Self::never_still())),
         }
     }
 
     fn probe_once(&self) -> Result<Found, Stop> {
         let Some(opened) = self.open_path()? else {
-            return Ok(Found { status: Status::Free, token: None, proof: None, inode: None });
+            return Ok(Found { status: Status::Free, hold_id: None, proof: None, inode: None });
         };
         let local = self.is_local(&opened.file)?;
         let contents = self.read(&opened.file)?;
@@ -61,7 +61,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             }
             _ => self.is_locked(&opened.file),
         };
-        // Somebody may have taken it over since, or released it: what is told
+        // It may have been taken over since, or released: what is told
         // must belong together.
         if self.read(&opened.file)? != contents || !self.is_at_path(&opened)? {
             return Err(Stop::FromTheTop);
@@ -75,11 +75,12 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             _ if record.is_some_and(|record| record.released) => (false, Evidence::Released),
             _ => self.by_process(&contents, local),
         };
-        let (token, proof) = (record.map(|record| record.token), record.map(|record| record.proof));
+        let (hold_id, proof) =
+            (record.map(|record| record.hold_id), record.map(|record| record.proof));
         let holder = Holder::new(&contents, evidence);
         let status = if is_held { Status::Held(holder) } else { Status::Stale(holder) };
         let inode = Some(opened.inode.identity.1);
-        Ok(Found { status, token, proof, inode })
+        Ok(Found { status, hold_id, proof, inode })
     }
 
     /// `None` where the kernel does not say.

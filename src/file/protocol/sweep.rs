@@ -1,9 +1,9 @@
 //! Removal of what killed contenders left beside the lock file.
 //!
-//! A claim may go if, *after* the directory was listed, its token is neither
+//! A claim may go if, *after* the directory was listed, its hold id is neither
 //! the path's nor that of any claim: then no generation that it could stand
 //! for exists any more. (Comparing with the path only loses claims on claims:
-//! two holders, with five processes.) A candidate may go if nobody keeps it
+//! two holders, with five processes.) A candidate may go if no process keeps it
 //! locked and its process is dead; should a living contender lose one
 //! nevertheless, its link fails and it makes another.
 
@@ -41,26 +41,26 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         }
         let at_path = self.token_in(self.path.path())?;
         let mut in_use: Vec<HoldId> = at_path.into_iter().collect();
-        for (_, token) in siblings.iter().filter(|(sibling, _)| *sibling == Sibling::Claim) {
+        for (_, hold_id) in siblings.iter().filter(|(sibling, _)| *sibling == Sibling::Claim) {
             if mutants::is_on(Mutant::SweepByPathOnly) {
                 break;
             }
-            match self.token_in(&self.path.claim(*token)) {
+            match self.token_in(&self.path.claim(*hold_id)) {
                 Ok(claimant) => in_use.extend(claimant),
-                // Somebody's data under the name of a claim stays.
-                Err(_) => in_use.push(*token),
+                // Data of another program under the name of a claim stays.
+                Err(_) => in_use.push(*hold_id),
             }
         }
         let mut removed = 0;
-        for (sibling, token) in siblings {
+        for (sibling, hold_id) in siblings {
             let (name, is_left_over) = match sibling {
                 Sibling::Candidate => {
-                    let name = self.path.candidate(token);
+                    let name = self.path.candidate(hold_id);
                     let is_left_over = self.is_abandoned(&name);
                     (name, is_left_over)
                 }
-                Sibling::Claim => (self.path.claim(token), !in_use.contains(&token)),
-                Sibling::Revocation => (self.path.revocation(token), at_path != Some(token)),
+                Sibling::Claim => (self.path.claim(hold_id), !in_use.contains(&hold_id)),
+                Sibling::Revocation => (self.path.revocation(hold_id), at_path != Some(hold_id)),
             };
             if is_left_over && self.disk.unlink(&name).is_ok() {
                 removed += 1;
@@ -69,7 +69,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         Ok(removed)
     }
 
-    /// The token of what is at a path, `None` if nothing is there.
+    /// The hold id of what is at a path, `None` if nothing is there.
     pub(super) fn token_in(&self, path: &Path) -> Result<Option<HoldId>, Errno> {
         let Some(opened) = self.open(path, Access::Read)? else {
             return Ok(None);

@@ -7,6 +7,7 @@ use rustix::fs::Access;
 
 use super::api::OpenError;
 use crate::lockd::store::{DiskError, Unopened};
+use crate::sys::process::boot_id;
 use crate::{AsyncFileLock, Error, FileGuard, FileOptions};
 
 /// The directory's own lock, as long as a daemon serves it.
@@ -15,9 +16,6 @@ pub(super) const DAEMON_LOCK: &str = ".lockkeeper-daemon.lock";
 /// How long to wait for a daemon that was there before. A killed one is gone in less. With
 /// more, a second daemon on one directory is refused later.
 const PREDECESSOR: Duration = Duration::from_secs(1);
-
-/// Where Linux tells one boot from another, as 36 bytes.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 pub(super) async fn take_directory(path: &Path) -> Result<FileGuard, OpenError> {
     let options = FileOptions::default().note("a lock daemon serves this directory");
@@ -51,10 +49,11 @@ pub(super) fn check_directory(path: &Path) -> Result<(), OpenError> {
     )
 }
 
+/// What tells one boot from another.
 pub(super) fn this_boot() -> [u8; 36] {
-    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+    let boot = boot_id().unwrap_or_default();
     // A boot that cannot be told is like no other: what the files say is checked.
-    boot.trim().as_bytes().try_into().unwrap_or([0; 36])
+    boot.as_bytes().try_into().unwrap_or([0; 36])
 }
 
 pub(super) fn not_opened(directory: &Path, unopened: Unopened) -> OpenError {

@@ -92,11 +92,11 @@ pub(crate) fn lifted(file: OwnedFd) -> OwnedFd {
     lifted.unwrap_or(file)
 }
 
-/// The usual limit; who needs more has raised it.
+/// The usual limit; processes that need more have raised it.
 const FEW_DESCRIPTORS: u64 = 1024;
 
 impl Inode {
-    /// A fifo lets go of whoever waits for a reader, and a device may do anything.
+    /// A fifo wakes a process that waits for a reader, and a device may do anything.
     pub(crate) fn does_more_when_opened(self) -> bool {
         matches!(self.kind, FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice)
     }

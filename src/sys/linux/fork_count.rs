@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 static FORKS: AtomicU64 = AtomicU64::new(0);
 
 /// Another number after each fork than before it, once this has returned to the first
-/// who called it.
+/// that called it.
 pub(crate) fn forks() -> u64 {
     static HAS_BEGUN: AtomicBool = AtomicBool::new(false);
     // Not waited for: the C library may hold it up for the length of a fork, whose

@@ -7,7 +7,7 @@
 //! looked at (`EPERM`, a `/proc` mounted with `hidepid`) is alive.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -80,7 +80,16 @@ pub(crate) fn command_line(pid: u32) -> String {
     words.unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Whether any process, dead ones that nobody waited for aside, has this number.
+/// What names this boot of the kernel.
+///
+/// # Errors
+/// What reading it came to.
+pub(crate) fn boot_id() -> io::Result<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(id.trim().to_owned())
+}
+
+/// Whether any process, zombies aside, has this number.
 pub(crate) fn judge_pid(pid: u32) -> Verdict {
     let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return Verdict::Dead(format!("{pid} is not a process id"));

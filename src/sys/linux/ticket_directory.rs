@@ -28,7 +28,7 @@ use crate::sys::mutex::Mutex;
 pub(crate) struct Directory {
     /// A forked child has the description as well, and opens its own.
     process: ProcessKey,
-    /// `None` if only questions are asked here, and nobody else is to share it.
+    /// `None` if only questions are asked here, and it is not shared.
     identity: Option<Identity>,
     file: OwnedFd,
     /// Offsets of this process's tickets (2).
@@ -54,7 +54,7 @@ impl Directory {
         known.or_else(|| Self::open(path, process))
     }
 
-    /// The same to ask who waits, for less where nobody of this process does.
+    /// The same to ask for waiters, for less where this process has none.
     pub(crate) fn to_ask(path: &Path) -> Option<Arc<Self>> {
         if OPEN.lock().is_empty() { Self::apart(path).map(Arc::new) } else { Self::of(path) }
     }
@@ -74,7 +74,7 @@ impl Directory {
         Some(directory)
     }
 
-    /// A description that nobody shares. Tickets of this process are others' to it.
+    /// A description that is not shared. Tickets of this process are others' to it.
     pub(crate) fn apart(path: &Path) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let file = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty())).ok()?;

@@ -1,4 +1,4 @@
-//! Where the locks on a directory are that tell of who waits in it.
+//! Where the locks on a directory are that tell of the waiters in it.
 //!
 //! From the lowest bit, a ticket's offset is the number of its contender in
 //! [`ARRIVAL_BITS`] and the name of the lock in [`NAME_BITS`]. With the highest bit
@@ -11,7 +11,7 @@ use super::wait_pipe::PublishedFd;
 use crate::sys::path::LockPath;
 
 /// Bits of an offset that are the number of a contender. Numbers are compared within
-/// half of their circle, so nobody may stand in a line while 2^37 others come to it:
+/// half of their circle, so no contender may stand in a line while 2^37 others come to it:
 /// four years at a thousand a second. More bits would leave fewer for names.
 pub(crate) const ARRIVAL_BITS: u32 = 38;
 
@@ -40,7 +40,7 @@ const INODE_BITS: u32 = 2 * PART_BITS - PROCESS_BITS - DESCRIPTOR_BITS - CHECK_B
 /// More bits of the name's hash than the offsets have room for.
 const CHECK_BITS: u32 = 10;
 
-/// The place of a contender in the order of arrival: who comes takes the number after
+/// The place of a contender in the order of arrival: a newcomer takes the number after
 /// the last one's. Numbers form a circle, on which one is before another if the way
 /// there is shorter than half of it. So the order holds however often a line that is
 /// never empty has gone round, and no clock is asked.
@@ -51,7 +51,7 @@ impl Number {
     pub(crate) const COUNT: i64 = 1 << ARRIVAL_BITS;
     pub(crate) const HALF: i64 = Self::COUNT / 2;
 
-    /// Of who comes to an empty line. From here, half of the circle before a number is
+    /// Of the first in an empty line. From here, half of the circle before a number is
     /// in one piece, as long as a line is not older than half of it.
     pub(crate) const FIRST: Self = Self(Self::HALF);
 
@@ -99,7 +99,7 @@ impl Name {
         Self { base, check: low(hash as i64, CHECK_BITS) }
     }
 
-    /// Of a lock that can be shared, for those who want it for themselves alone: of two
+    /// Of a lock that can be shared, for contenders that want it exclusively: of two
     /// names, the first. Its readers have the other.
     pub(crate) fn of_writers(path: &LockPath) -> Self {
         let name = Self::of(path);
@@ -116,8 +116,8 @@ impl Name {
 
     /// Start and length of the lock that tells of a pipe at this slot; `None` if there is
     /// no room for all of it.
-    pub(crate) fn shown(self, ready: PublishedFd, slot: i64) -> Option<(i64, i64)> {
-        let PublishedFd { process, descriptor, inode } = ready;
+    pub(crate) fn encode(self, published: PublishedFd, slot: i64) -> Option<(i64, i64)> {
+        let PublishedFd { process, descriptor, inode } = published;
         let fits = process >> PROCESS_BITS == 0 && descriptor >> DESCRIPTOR_BITS == 0;
         let all = self.check << INODE_BITS | low(inode as i64, INODE_BITS);
         let all = all << DESCRIPTOR_BITS | i64::from(descriptor);
@@ -125,14 +125,15 @@ impl Name {
         fits.then_some((slot + low(all, PART_BITS), (all >> PART_BITS) + 1))
     }
 
-    /// The same read; `None` if it tells of who waits for another name.
+    /// The same read; `None` if it tells of a waiter for another name.
     pub(crate) fn read(self, (start, length): (i64, i64), slot: i64) -> Option<PublishedFd> {
         let all = low(length - 1, PART_BITS) << PART_BITS | low(start - slot, PART_BITS);
         let (process, rest) = (low(all, PROCESS_BITS), all >> PROCESS_BITS);
         let (descriptor, rest) = (low(rest, DESCRIPTOR_BITS), rest >> DESCRIPTOR_BITS);
         let (inode, check) = (low(rest, INODE_BITS) as u64, rest >> INODE_BITS);
-        let ready = PublishedFd { process: process as u32, descriptor: descriptor as u32, inode };
-        (check == self.check).then_some(ready)
+        let published =
+            PublishedFd { process: process as u32, descriptor: descriptor as u32, inode };
+        (check == self.check).then_some(published)
     }
 }
 
@@ -185,8 +186,8 @@ mod tests {
         let slot = name.slot(Number(77));
         for inode in [0, 1, (1 << INODE_BITS) - 1, u64::MAX] {
             for (process, descriptor) in [(0, 0), (1, 3), (process, descriptor)] {
-                let ready = PublishedFd { process, descriptor, inode };
-                let shown = name.shown(ready, slot).unwrap();
+                let published = PublishedFd { process, descriptor, inode };
+                let shown = name.encode(published, slot).unwrap();
                 assert!(slot <= shown.0 && shown.0 + shown.1 < slot + (2 << PART_BITS));
                 let read = name.read(shown, slot).unwrap();
                 assert_eq!((read.process, read.descriptor), (process, descriptor));
@@ -195,11 +196,11 @@ mod tests {
             }
         }
         assert_eq!(
-            name.shown(PublishedFd { process: process + 1, descriptor, inode: 0 }, slot),
+            name.encode(PublishedFd { process: process + 1, descriptor, inode: 0 }, slot),
             None
         );
         assert_eq!(
-            name.shown(PublishedFd { process, descriptor: descriptor + 1, inode: 0 }, slot),
+            name.encode(PublishedFd { process, descriptor: descriptor + 1, inode: 0 }, slot),
             None
         );
         // The last slot ends with the offsets.

@@ -1,25 +1,25 @@
-//! Who came first, among processes: tickets that the kernel keeps.
+//! The order of arrival among processes: tickets that the kernel keeps.
 //!
 //! A contender that has to wait takes a read lock of one byte on the lock
 //! file's *directory* (an open file description lock, fcntl(2)). The byte's
 //! offset is made of the name of the lock and a [number](Number), one more than the last
-//! in the line has, so that one question to the kernel tells whether anybody came
+//! in the line has, so that one question to the kernel tells whether another came
 //! earlier. A ticket outlives every lock file, vanishes with its process and leaves
 //! nothing behind. Where each part of an offset goes is said in
 //! [`offsets`](super::ticket_offsets).
 //!
 //! One more lock, on an offset that is of no name, says which pipe the contender's
-//! process has open: whoever comes later can watch that, and hears when the contender
+//! process has open: later contenders can watch that, and hear when the contender
 //! gets the lock, gives up or dies.
 //!
 //! Readers, where a lock can be shared, have the offsets of another name. They
 //! stand in the line of the writers, as they do not mind each other.
 //!
-//! Tickets are a courtesy, exclusion does not rest on them. Two who come in the same
+//! Tickets are a courtesy, exclusion does not rest on them. Two that come in the same
 //! instant may have one number, and two names one hash: that costs a little fairness;
-//! nobody sleeps behind who waits for another name, as more of its hash is told with the
-//! pipe. Where a directory cannot be opened for reading there are no tickets, and whoever
-//! looks first gets the lock.
+//! no contender sleeps behind one for another name, as more of its hash is told with the
+//! pipe. Where a directory cannot be opened for reading there are no tickets, and the
+//! first to look gets the lock.
 
 use std::sync::Arc;
 
@@ -39,10 +39,10 @@ pub(crate) struct Ticket {
     directory: Arc<Directory>,
     /// In whose line it stands.
     name: Name,
-    kind: Kind,
+    kind: TicketKind,
     number: Number,
     /// What was told of its pipe, start and length.
-    shown: Option<(i64, i64)>,
+    published_at: Option<(i64, i64)>,
     is_given_up: bool,
     /// After all else.
     presence: Option<Presence>,
@@ -57,32 +57,32 @@ pub(crate) enum Sharing {
 
 /// Of which tickets it is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Of a lock that nobody can share.
+enum TicketKind {
+    /// Of a lock that cannot be shared.
     Sole,
     Of(Sharing),
 }
 
-impl Kind {
+impl TicketKind {
     /// From the first offset of its name to the first of its own.
     fn offset(self) -> i64 {
         if self == Self::Of(Sharing::Shared) { READERS } else { 0 }
     }
 
-    /// The first offsets of those who have one order.
+    /// The first offsets of those that have one order.
     fn lines(self, name: Name) -> impl Iterator<Item = i64> {
         let readers = (self != Self::Sole).then_some(name.base + READERS);
         std::iter::once(name.base).chain(readers)
     }
 
-    /// Of those who go first if they came earlier: readers do not mind each other.
+    /// Of those that go first if they came earlier: readers do not mind each other.
     fn before(self, name: Name) -> impl Iterator<Item = i64> {
         let is_reader = self == Self::Of(Sharing::Shared);
         self.lines(name).take(if is_reader { 1 } else { 2 })
     }
 }
 
-/// A directory that is open to ask who waits for a lock.
+/// A directory that is open to ask for the waiters of a lock.
 #[derive(Debug)]
 pub(crate) struct Waiters {
     directory: Arc<Directory>,
@@ -100,12 +100,12 @@ impl Waiters {
         self.directory.ticket_in(self.base, READERS + Number::COUNT).is_some()
     }
 
-    /// Whether anybody waits for any lock in the directory.
+    /// Whether any lock in the directory has a waiter.
     pub(crate) fn are_any_by_any_name(&self) -> bool {
         self.directory.ticket_in(0, PIPES).is_some()
     }
 
-    /// Whether anybody waits whom a newcomer would get in the way of: readers
+    /// Whether there is a waiter that a newcomer would get in the way of: readers
     /// do not mind each other.
     pub(crate) fn precede(&self, newcomer: Sharing) -> bool {
         match newcomer {
@@ -115,7 +115,7 @@ impl Waiters {
     }
 }
 
-/// Who came earlier.
+/// The contenders that came earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ahead {
     Nobody,
@@ -124,25 +124,25 @@ pub(crate) enum Ahead {
     More([Predecessor; 2]),
 }
 
-/// Somebody who came just before.
+/// A contender that came just before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Predecessor {
     number: Number,
-    /// Of who is in another process.
-    pub(crate) ready: Option<PublishedFd>,
+    /// `None` if its pipe cannot be told.
+    pub(crate) published: Option<PublishedFd>,
 }
 
 impl Ticket {
     pub(crate) fn take(path: &LockPath) -> Option<Self> {
-        Self::new(path, Name::of(path), Kind::Sole)
+        Self::new(path, Name::of(path), TicketKind::Sole)
     }
 
     /// For a lock that can be shared.
     pub(crate) fn take_as(path: &LockPath, sharing: Sharing) -> Option<Self> {
-        Self::new(path, Name::of_writers(path), Kind::Of(sharing))
+        Self::new(path, Name::of_writers(path), TicketKind::Of(sharing))
     }
 
-    fn new(path: &LockPath, name: Name, kind: Kind) -> Option<Self> {
+    fn new(path: &LockPath, name: Name, kind: TicketKind) -> Option<Self> {
         let directory = Directory::of(path.directory())?;
         let number = loop {
             let number = next_number(&directory, kind.lines(name));
@@ -151,11 +151,12 @@ impl Ticket {
                 break number;
             }
         };
-        let (shown, is_given_up, presence) = (None, false, None);
+        let (published_at, is_given_up, presence) = (None, false, None);
         // From here on it is given up when dropped.
-        let mut ticket = Self { directory, name, kind, number, shown, is_given_up, presence };
+        let mut ticket =
+            Self { directory, name, kind, number, published_at, is_given_up, presence };
         ticket.directory.lock(ticket.offset(), 1)?;
-        ticket.show();
+        ticket.publish();
         Some(ticket)
     }
 
@@ -170,21 +171,22 @@ impl Ticket {
             return false;
         }
         let there = Self::new(path, self.name, self.kind);
-        // The one that is dropped is heard by whoever sleeps behind it.
+        // The one that is dropped is heard by the contenders that sleep behind it.
         there.map(|there| *self = there).is_some()
     }
 
-    /// Let those who come later know the pipe. What the offsets have no room
+    /// Let later contenders know the pipe. What the offsets have no room
     /// for is not said; and where there was no room for a pipe it is tried again.
-    pub(crate) fn show(&mut self) {
+    pub(crate) fn publish(&mut self) {
         if self.presence.is_some() {
             return;
         }
         self.presence = Presence::begin();
-        let ready = self.presence.as_ref().and_then(Presence::ready);
+        let published = self.presence.as_ref().and_then(Presence::published);
         let slot = self.name.slot(self.number);
-        let shown = ready.and_then(|ready| self.name.shown(ready, slot));
-        self.shown = shown.filter(|(start, length)| self.directory.lock(*start, *length).is_some());
+        let published_at = published.and_then(|published| self.name.encode(published, slot));
+        self.published_at =
+            published_at.filter(|(start, length)| self.directory.lock(*start, *length).is_some());
     }
 
     /// Stand in line no longer. What is shown, what others hear of and the close of a file
@@ -201,7 +203,7 @@ impl Ticket {
         self.presence.clone()
     }
 
-    /// Who came earlier.
+    /// The contenders that came earlier.
     pub(crate) fn ahead(&self) -> Ahead {
         let line = self.line();
         let Some(last) = line.last_before(self.number) else {
@@ -210,16 +212,16 @@ impl Ticket {
         let Some(second) = line.last_before(last) else {
             return Ahead::One;
         };
-        let neighbour = |number| Predecessor { number, ready: self.ready_of(number) };
-        Ahead::More([last, second].map(neighbour))
+        let predecessor = |number| Predecessor { number, published: self.published_by(number) };
+        Ahead::More([last, second].map(predecessor))
     }
 
-    /// Whether nobody came before these.
+    /// Whether these came first of all.
     pub(crate) fn are_first(&self, [_, second]: [Predecessor; 2]) -> bool {
         !self.line().any_before(second.number)
     }
 
-    /// Whether somebody waits who came before.
+    /// Whether an earlier contender still waits.
     pub(crate) fn is_preceded(&self) -> bool {
         let is_before = |base| Line { base, ..self.line() }.any_before(self.number);
         self.kind.before(self.name).any(is_before)
@@ -229,7 +231,7 @@ impl Ticket {
         Line { directory: &self.directory, base: self.name.base }
     }
 
-    fn ready_of(&self, number: Number) -> Option<PublishedFd> {
+    fn published_by(&self, number: Number) -> Option<PublishedFd> {
         let slot = self.name.slot(number);
         self.name.read(self.directory.locked_in(slot, 1 << PART_BITS)?, slot)
     }
@@ -238,8 +240,8 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.give_up();
-        let shown = self.shown.take().filter(|_| self.directory.is_ours());
-        if let Some((start, length)) = shown {
+        let published_at = self.published_at.take().filter(|_| self.directory.is_ours());
+        if let Some((start, length)) = published_at {
             self.directory.unlock(start, length);
         }
     }
@@ -252,18 +254,18 @@ impl Predecessor {
 
     /// Whether its process is stopped, as far as can be told.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.ready.is_some_and(|ready| process::is_stopped(ready.process))
+        self.published.is_some_and(|published| process::is_stopped(published.process))
     }
 }
 
-/// The number after the last of those who stand in these lines.
+/// The number after the last in these lines.
 fn next_number(directory: &Directory, bases: impl Iterator<Item = i64>) -> Number {
     let last = bases.filter_map(|base| Line { directory, base }.last()).reduce(Number::max);
     last.map_or(Number::FIRST, |last| last.plus(1))
 }
 
 /// Whether any process waits for this lock.
-pub(crate) fn is_awaited(path: &LockPath) -> bool {
+pub(crate) fn has_foreign_waiters(path: &LockPath) -> bool {
     let are_any = |directory: Arc<Directory>| {
         directory.ticket_in(Name::of(path).base, Number::COUNT).is_some()
     };
@@ -297,7 +299,7 @@ impl Line<'_> {
     /// The last number of all, which are less than half of the circle apart.
     fn last(&self) -> Option<Number> {
         let some = self.any(Number(0), Number::COUNT)?;
-        // There is nobody so far behind it.
+        // None is so far behind it.
         let mut length = 1;
         while length < Number::HALF && self.any(some.plus(length), Number::HALF - length).is_some()
         {
@@ -309,7 +311,7 @@ impl Line<'_> {
     /// The last of the so many numbers that begin with this. The kernel tells of any
     /// ticket in a range, as a rule of the process that was there first. First the end
     /// is asked about, then more and more; then what is left as a whole and by halves in
-    /// turn. That takes two questions in a line that nobody has left, and some five for
+    /// turn. That takes two questions in a line that none has left, and some five for
     /// any number of tickets.
     fn last_in(&self, start: Number, length: i64) -> Option<Number> {
         let any = |first: i64, end: i64| {
@@ -360,7 +362,7 @@ mod tests {
         let (directory, name) = (as_another(path), Name::of(path));
         directory.lock(name.base + number.0, 1).unwrap();
         let slot = name.slot(number);
-        let (start, length) = name.shown(pipe_of(number), slot).unwrap();
+        let (start, length) = name.encode(pipe_of(number), slot).unwrap();
         directory.lock(start, length).unwrap();
         directory
     }
@@ -375,8 +377,8 @@ mod tests {
             ([], Ahead::Nobody) | ([_], Ahead::One) => true,
             ([.., second, last], Ahead::More(found)) => {
                 found.iter().zip([last, second]).all(|(found, expected)| {
-                    let ready = found.ready.expect("it is shown");
-                    found.number == *expected && ready.is_inode(pipe_of(*expected).inode)
+                    let published = found.published.expect("it is shown");
+                    found.number == *expected && published.is_inode(pipe_of(*expected).inode)
                 })
             }
             _ => false,
@@ -466,7 +468,7 @@ mod tests {
         for (path, is_told) in [(&one, false), (&other, true)] {
             let _first = stand(path, Number(5));
             let ticket = Ticket::take(&other).unwrap();
-            assert_eq!(ticket.ready_of(Number(5)).is_some(), is_told);
+            assert_eq!(ticket.published_by(Number(5)).is_some(), is_told);
         }
     }
 
@@ -521,7 +523,7 @@ mod tests {
         let path = LockPath::new(&current.join("lock")).unwrap();
         let first = Ticket::take_as(&path, Sharing::Exclusive).unwrap();
         let mut ticket = Ticket::take_as(&path, Sharing::Shared).unwrap();
-        assert!(ticket.shown.is_some());
+        assert!(ticket.published_at.is_some());
         assert!(!ticket.follow(&path));
         let there = Waiters::of(&path).unwrap();
         std::fs::rename(&current, &old).unwrap();
@@ -530,7 +532,7 @@ mod tests {
         assert!(ticket.follow(&path) && !ticket.follow(&path));
         let here = Waiters::of(&path).unwrap();
         assert!(here.are_any() && !here.precede(Sharing::Shared), "as a reader's");
-        assert!(ticket.shown.is_some());
+        assert!(ticket.published_at.is_some());
         drop(first);
         assert!(!there.are_any());
         drop(ticket);
@@ -544,14 +546,14 @@ mod tests {
         std::fs::write(path.path(), format!("{}\n", std::os::unix::process::parent_id())).unwrap();
         let lock = crate::AsyncFileLock::new(path.path());
         let mut waits = Box::pin(lock.acquire());
-        while !is_awaited(&path) {
+        while !has_foreign_waiters(&path) {
             assert!(futures::poll!(&mut waits).is_pending());
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         std::fs::remove_file(path.path()).unwrap();
         let guard = waits.await.unwrap();
         // Now, as nothing else may run here until it is released.
-        assert!(!is_awaited(&path));
+        assert!(!has_foreign_waiters(&path));
         drop(guard);
     }
 
@@ -568,7 +570,7 @@ mod tests {
         assert!(!second.is_preceded());
         let writer = take(Sharing::Exclusive);
         assert!(waiters.precede(Sharing::Shared) && writer.is_preceded());
-        // Readers are nobody to sleep behind.
+        // A contender does not sleep behind readers.
         assert_eq!(writer.ahead(), Ahead::Nobody);
         drop((first, second));
         assert!(!writer.is_preceded());

@@ -1,9 +1,9 @@
-//! What those who come later watch to hear that a contender has left the line: the
-//! process's one end of a pipe, which nobody writes to. Its inode has an event when a
+//! What later contenders watch to hear that a contender has left the line: the
+//! process's one end of a pipe, which is never written to. Its inode has an event when a
 //! contender of the process gets its lock or gives up, and when the process dies.
 //!
 //! The pipe is there as long as any contender of the process stands in a line. An event
-//! is for whoever waits behind any of them: those who need not act sleep on.
+//! is for all that wait behind any of them: those that need not act sleep on.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,7 +57,7 @@ impl Presence {
     }
 
     /// `None` if its numbers are larger than any that are known of.
-    pub(crate) fn ready(&self) -> Option<PublishedFd> {
+    pub(crate) fn published(&self) -> Option<PublishedFd> {
         let Pipe { end, inode, process } = &*self.0.pipe;
         let descriptor = u32::try_from(end.as_raw_fd()).ok()?;
         Some(PublishedFd { process: process.pid, descriptor, inode: *inode })
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_contenders_of_a_process_have_one_pipe() {
         let [first, second] = [(); 2].map(|()| Presence::begin().unwrap());
-        assert_eq!(first.ready(), second.ready());
+        assert_eq!(first.published(), second.published());
     }
 
     #[test]

@@ -51,11 +51,11 @@ impl Page {
 #[cold]
 fn make() -> *const Page {
     let made = map().unwrap_or((&raw const NONE).cast_mut());
-    // (2), (3) Whoever comes second takes the first one's.
+    // (2), (3) The second thread takes the first one's.
     let first = PAGE.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire);
     let Err(page) = first else { return made };
     if !ptr::eq(made, &raw const NONE) {
-        // SAFETY: nobody else was told of it.
+        // SAFETY: no other thread knows of it.
         let _ = unsafe { munmap(made.cast(), SIZE) };
     }
     page
@@ -69,7 +69,7 @@ fn map() -> Option<*mut Page> {
         // SAFETY: only this page, which holds zeros.
         || unsafe { madvise(memory, SIZE, Advice::LinuxWipeOnFork) }.is_err()
     {
-        // SAFETY: nobody was told of it.
+        // SAFETY: no other thread knows of it.
         let _ = unsafe { munmap(memory, SIZE) };
         return None;
     }

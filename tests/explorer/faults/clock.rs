@@ -91,8 +91,11 @@ fn a_free_or_stale_lock_is_had_by_any_clock() {
                 Ok(Some(acquired)) => {
                     assert!(!is_foreign || gait != Gait::StandsStill, "{context}: too young");
                     must_hold(&disk, &acquired, &context);
-                    acquired.held.told();
-                    acquired.held.release().unwrap_or_else(|error| panic!("{context}: {error}"));
+                    acquired.lock_file.acknowledge_recovery();
+                    acquired
+                        .lock_file
+                        .release()
+                        .unwrap_or_else(|error| panic!("{context}: {error}"));
                     drop(acquired);
                     assert!(disk.names().is_empty(), "{context}: {:?}", disk.names());
                 }
@@ -120,7 +123,7 @@ fn a_living_holder_keeps_its_lock_by_any_clock() {
                 let context = format!("{pin:?}, since {second}, {gait:?}");
                 let disk = FaultyDisk::new();
                 let holder = FaultySurroundings { since, ..FaultySurroundings::new(10) };
-                let held = acquire(&disk, pin, &holder).unwrap().expect("it is free");
+                let acquired = acquire(&disk, pin, &holder).unwrap().expect("it is free");
                 for contender in [Proof::Auto, Proof::Process] {
                     let environment = FaultySurroundings::by(Clocks::new(gait), 100);
                     let second = acquire(&disk, contender, &environment);
@@ -129,9 +132,9 @@ fn a_living_holder_keeps_its_lock_by_any_clock() {
                         "{context}: a second holder ({contender:?})"
                     );
                 }
-                must_hold(&disk, &held, &context);
-                held.held.told();
-                held.held.release().unwrap_or_else(|error| panic!("{context}: {error}"));
+                must_hold(&disk, &acquired, &context);
+                acquired.lock_file.acknowledge_recovery();
+                acquired.lock_file.release().unwrap_or_else(|error| panic!("{context}: {error}"));
             }
         }
     }
@@ -181,7 +184,7 @@ fn a_candidate_tells_when_it_was_used() {
             let Ok(Outcome::Acquired(acquired)) = attempt.with_candidate(candidate).run() else {
                 panic!("made at {made}, used at {used}: not acquired");
             };
-            assert_eq!(acquired.held.record().since, at(used), "made at {made}");
+            assert_eq!(acquired.lock_file.record().since, at(used), "made at {made}");
             must_hold(&disk, &acquired, &format!("made at {made}, used at {used}"));
         }
     }
@@ -193,24 +196,25 @@ fn a_candidate_tells_when_it_was_used() {
 fn a_file_is_handed_off_by_any_clock() {
     let disk = FaultyDisk::new();
     let environment = FaultySurroundings::new(10);
-    let mut held = acquire(&disk, Proof::Auto, &environment).unwrap().expect("it is free").held;
-    held.told();
+    let mut lock_file =
+        acquire(&disk, Proof::Auto, &environment).unwrap().expect("it is free").lock_file;
+    lock_file.acknowledge_recovery();
     let now = environment.now();
     let (earlier, later) = (now - LEAP, now + LEAP);
-    assert!(held.may_be_handed_off(earlier) && held.may_be_handed_off(later));
+    assert!(lock_file.may_be_handed_off(earlier) && lock_file.may_be_handed_off(later));
     let [today, first, last] = SECONDS.map(|second| UNIX_EPOCH + Duration::from_secs(second));
     let holds = [(later, today), (earlier, today), (later, first), (earlier, last), (later, today)];
-    for (token, (point, since)) in (100..).zip(holds) {
-        let last = PATH.revocation(held.record().token);
+    for (hold_id, (point, since)) in (100..).zip(holds) {
+        let last = PATH.revocation(lock_file.record().hold_id);
         disk.put(&last, b"");
-        held.take_handoff(|| Ok(drawn(token)), since, point).unwrap();
-        assert_eq!(held.record().token, drawn(token), "it is a hold of its own");
+        lock_file.take_handoff(|| Ok(drawn(hold_id)), since, point).unwrap();
+        assert_eq!(lock_file.record().hold_id, drawn(hold_id), "it is a hold of its own");
         assert_eq!(disk.unlink(&last).is_err(), point == later, "its end was late");
-        assert!(held.may_be_handed_off(point), "the same instant");
-        assert_eq!(held.record().since, Some(since));
-        assert_eq!(held.is_intact(), Ok(true), "the file says what the holder knows");
+        assert!(lock_file.may_be_handed_off(point), "the same instant");
+        assert_eq!(lock_file.record().since, Some(since));
+        assert_eq!(lock_file.is_intact(), Ok(true), "the file says what the holder knows");
     }
-    held.release().unwrap();
+    lock_file.release().unwrap();
 }
 
 /// What is cheaper to see is seen before each hand-off, what is dearer each time
@@ -221,41 +225,42 @@ fn what_was_removed_is_not_handed_off_and_what_was_moved_not_for_long() {
     let other = PATH.directory().join("other");
     let acquired = || {
         let (disk, environment) = (FaultyDisk::new(), FaultySurroundings::new(10));
-        let held = acquire(&disk, Proof::Auto, &environment).unwrap().expect("it is free").held;
-        held.told();
-        (disk, held, environment.now())
+        let lock_file =
+            acquire(&disk, Proof::Auto, &environment).unwrap().expect("it is free").lock_file;
+        lock_file.acknowledge_recovery();
+        (disk, lock_file, environment.now())
     };
-    let (disk, mut held, now) = acquired();
-    assert!(held.may_be_handed_off(now) && held.may_be_handed_off(now + old));
+    let (disk, mut lock_file, now) = acquired();
+    assert!(lock_file.may_be_handed_off(now) && lock_file.may_be_handed_off(now + old));
     disk.unlink(PATH.path()).unwrap();
-    assert!(!held.may_be_handed_off(now + old), "removed");
-    let (disk, mut held, now) = acquired();
+    assert!(!lock_file.may_be_handed_off(now + old), "removed");
+    let (disk, mut lock_file, now) = acquired();
     disk.unlink(PATH.path()).unwrap();
     disk.put(PATH.path(), b"another's");
-    assert!(!held.may_be_handed_off(now), "replaced");
-    let (disk, mut held, now) = acquired();
+    assert!(!lock_file.may_be_handed_off(now), "replaced");
+    let (disk, mut lock_file, now) = acquired();
     disk.link(PATH.path(), &other).unwrap();
-    assert!(held.may_be_handed_off(now), "it has another name as well");
+    assert!(lock_file.may_be_handed_off(now), "it has another name as well");
     disk.unlink(PATH.path()).unwrap();
-    assert!(held.may_be_handed_off(now), "the look is new");
+    assert!(lock_file.may_be_handed_off(now), "the look is new");
     assert!(
-        held.take_handoff(|| Ok(drawn(100)), UNIX_EPOCH, now + old).is_err(),
+        lock_file.take_handoff(|| Ok(drawn(100)), UNIX_EPOCH, now + old).is_err(),
         "moved since it was left"
     );
     for (time, is_seen) in [(Duration::ZERO, false), (Duration::from_micros(100), true)] {
-        let (disk, mut held, now) = acquired();
-        assert!(held.may_be_handed_off(now));
+        let (disk, mut lock_file, now) = acquired();
+        assert!(lock_file.may_be_handed_off(now));
         disk.unlink(PATH.path()).unwrap();
-        let since = held.record().since.unwrap();
-        let passed = held.take_handoff(|| Ok(drawn(100)), since, now + time);
+        let since = lock_file.record().since.unwrap();
+        let passed = lock_file.take_handoff(|| Ok(drawn(100)), since, now + time);
         assert_eq!(passed.is_err(), is_seen, "removed since it was left, {time:?} ago");
     }
-    let (disk, mut held, now) = acquired();
+    let (disk, mut lock_file, now) = acquired();
     disk.rename(PATH.path(), &other).unwrap();
-    assert!(!held.may_be_handed_off(now + old), "moved");
+    assert!(!lock_file.may_be_handed_off(now + old), "moved");
 }
 
-/// A leap between the two readings of a takeover looks like a slow system. Who
+/// A leap between the two readings of a takeover looks like a slow system. A user that
 /// asked for an error has it, and the file goes on telling of the dead.
 #[test]
 fn a_leap_while_it_writes_is_a_slow_system() {

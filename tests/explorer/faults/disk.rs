@@ -42,13 +42,13 @@ pub(super) enum Effect {
     Error(Errno),
     /// It takes effect and says this: the answer was lost, or asked for twice.
     DoneAnd(Errno),
-    /// Somebody removed the old name a moment ago.
+    /// Another removed the old name a moment ago.
     Swept,
     /// So many bytes only.
     Short(usize),
     /// A file system that is not trusted.
     Untrusted,
-    /// Somebody on another machine has the file locked.
+    /// A process on another machine has the file locked.
     Locked,
 }
 

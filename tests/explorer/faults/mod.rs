@@ -1,5 +1,5 @@
 //! Every fault: each call in turn fails, with each error it can plausibly have,
-//! once and from then on for ever. Whatever happens, nobody believes to hold
+//! once and from then on for ever. Whatever happens, no process believes to hold
 //! what he does not, nothing panics, every descriptor is closed, every error
 //! names a file, nothing is left that could have been removed, and the next
 //! contender gets in once the disk works again.
@@ -36,7 +36,7 @@ const TRIES: u32 = 8;
 
 struct FaultySurroundings {
     clocks: Clocks,
-    token: Cell<u8>,
+    hold_id: Cell<u8>,
     /// Whether the kernel has random bits.
     has_bits: bool,
     /// What it says it acquired at; without, what its clock says then.
@@ -44,14 +44,14 @@ struct FaultySurroundings {
 }
 
 impl FaultySurroundings {
-    /// Tokens begin at `token`.
-    fn new(token: u8) -> Self {
-        Self::by(Clocks::new(Gait::Steady), token)
+    /// The first id that it draws.
+    fn new(hold_id: u8) -> Self {
+        Self::by(Clocks::new(Gait::Steady), hold_id)
     }
 
     /// The same by these clocks.
-    fn by(clocks: Clocks, token: u8) -> Self {
-        Self { clocks, token: Cell::new(token), has_bits: true, since: None }
+    fn by(clocks: Clocks, hold_id: u8) -> Self {
+        Self { clocks, hold_id: Cell::new(hold_id), has_bits: true, since: None }
     }
 }
 
@@ -63,7 +63,7 @@ impl Environment for FaultySurroundings {
             Contents::BarePid(pid) => *pid,
             Contents::Empty => return Verdict::Dead("nobody".to_owned()),
         };
-        // A torn number is somebody's who is long gone.
+        // A torn number is that of a process that is long gone.
         let is_living = pid == u32::from(LIVING) + 1;
         if is_living { Verdict::Alive } else { Verdict::Dead("gone".to_owned()) }
     }
@@ -72,17 +72,17 @@ impl Environment for FaultySurroundings {
         this_process()
     }
 
-    fn token(&self) -> Result<HoldId, rustix::io::Errno> {
+    fn hold_id(&self) -> Result<HoldId, rustix::io::Errno> {
         if !self.has_bits {
             return Err(rustix::io::Errno::NOSYS);
         }
-        self.token.set(self.token.get().wrapping_add(1));
-        Ok(drawn(self.token.get()))
+        self.hold_id.set(self.hold_id.get().wrapping_add(1));
+        Ok(drawn(self.hold_id.get()))
     }
 
-    fn record(&self, token: HoldId, proof: RecordedProof, _: &FileOptions) -> Record {
+    fn record(&self, hold_id: HoldId, proof: RecordedProof, _: &FileOptions) -> Record {
         let since = Some(self.since.unwrap_or_else(|| self.clocks.day()));
-        Record { since, ..record(LIVING, token, proof) }
+        Record { since, ..record(LIVING, hold_id, proof) }
     }
 
     fn now(&self) -> Instant {
@@ -90,7 +90,7 @@ impl Environment for FaultySurroundings {
     }
 }
 
-/// What is there before, and who comes.
+/// What is there before, and which contender comes.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     name: &'static str,
@@ -181,7 +181,7 @@ fn acquire(
             Outcome::Acquired(acquired) => return Ok(Some(acquired)),
             Outcome::Probation(acquired, delay) => {
                 wait(delay);
-                if crate::file::protocol::survived(disk, &acquired.held) == Survival::Held {
+                if crate::file::protocol::survived(disk, &acquired.lock_file) == Survival::Held {
                     return Ok(Some(acquired));
                 }
             }
@@ -194,12 +194,12 @@ fn acquire(
     Ok(None)
 }
 
-/// Who believes to hold must hold.
+/// A process that believes to hold must hold.
 fn must_hold(disk: &FaultyDisk, acquired: &Acquired<FaultyDisk>, context: &str) {
     let bytes = disk.content(PATH.path());
     let bytes = bytes.unwrap_or_else(|| panic!("{context}: held, and nothing is there"));
-    assert_eq!(bytes, acquired.held.record().to_bytes(), "{context}: another's record");
-    if acquired.held.record().proof == RecordedProof::Flock {
+    assert_eq!(bytes, acquired.lock_file.record().to_bytes(), "{context}: another's record");
+    if acquired.lock_file.record().proof == RecordedProof::Flock {
         assert!(disk.is_locked(PATH.path()), "{context}: held, and not locked");
     }
 }
@@ -232,8 +232,8 @@ fn suffer(case: Case, fault: Fault, gait: Gait) -> bool {
             ),
             Ok(Some(acquired)) => {
                 must_hold(&disk, &acquired, &context);
-                acquired.held.told();
-                if let Err(error) = acquired.held.release() {
+                acquired.lock_file.acknowledge_recovery();
+                if let Err(error) = acquired.lock_file.release() {
                     must_name_a_file(&error, &context);
                 }
             }
@@ -261,7 +261,7 @@ fn is_only_unheard(fault: Fault) -> bool {
     makes_a_name && matches!(fault.effect, Effect::DoneAnd(_))
 }
 
-/// Only what could not be unlinked, or was made without anybody knowing.
+/// Only what could not be unlinked, or was made unknown to all.
 fn must_leave_no_litter(disk: &FaultyDisk, before: &BTreeSet<String>, fault: Fault, context: &str) {
     let cannot_remove = matches!(fault.call, Call::Unlink | Call::Look);
     if cannot_remove || matches!(fault.effect, Effect::DoneAnd(_)) {
@@ -286,8 +286,8 @@ fn must_go_on(disk: &FaultyDisk, case: Case, context: &str) {
     let acquired = acquired.unwrap_or_else(|error| panic!("{context}: then {error}"));
     let acquired = acquired.unwrap_or_else(|| panic!("{context}: nobody gets in any more"));
     must_hold(disk, &acquired, context);
-    acquired.held.told();
-    acquired.held.release().unwrap_or_else(|error| panic!("{context}: then {error}"));
+    acquired.lock_file.acknowledge_recovery();
+    acquired.lock_file.release().unwrap_or_else(|error| panic!("{context}: then {error}"));
     drop(acquired);
     let options = FileOptions { proof: case.pin, ..FileOptions::default() };
     let mut sightings = Sightings::default();
@@ -329,7 +329,7 @@ fn each_turn(case: Case, fault: Fault, gait: Gait) -> u32 {
     turn
 }
 
-/// Whoever asks for a kernel lock gets none of the other kind, nor who is next to openlock.
+/// A user that asks for a kernel lock gets none of the other kind, nor one next to openlock.
 #[test]
 fn without_kernel_locks_who_needs_them_is_told() {
     let needing = [
@@ -389,7 +389,7 @@ fn what_has_another_name_is_marked_when_it_is_released() {
         let acquired = acquire(&disk, pin, &FaultySurroundings::new(10)).unwrap();
         let backup = PATH.directory().join("backup");
         disk.link(PATH.path(), &backup).unwrap();
-        acquired.expect("it is free").held.release().unwrap();
+        acquired.expect("it is free").lock_file.release().unwrap();
         let left = Contents::parse(&disk.content(&backup).expect("it stays")).unwrap();
         assert!(left.record().is_some_and(|record| record.released), "{left:?}");
         assert!(disk.content(PATH.path()).is_none());
