@@ -9,6 +9,8 @@
 //! Options are keys of the query, as in `?timeout=30s&note=import`. A key that is not
 //! known, a value that is none, and a secret are refused.
 
+#![expect(clippy::disallowed_methods, reason = "reads the token file that a URL names")]
+
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;

@@ -129,6 +129,9 @@
 //! * **Linux only.** Kernel 6.9 and newer identify processes exactly; older
 //!   ones by their start time.
 
+// See clippy.toml: each kind of outside access has its room.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("lockkeeper runs on Linux only: its proofs of life are the Linux kernel's");
 

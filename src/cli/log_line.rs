@@ -1,5 +1,7 @@
 //! How the daemon's log is written: each line with its time, as text or as JSON.
 
+#![expect(clippy::disallowed_methods, reason = "the time of day that a log line says")]
+
 use std::fmt;
 use std::time::SystemTime;
 

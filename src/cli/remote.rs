@@ -1,5 +1,7 @@
 //! Arguments for locks of a lock daemon.
 
+#![expect(clippy::disallowed_methods, reason = "reads the token file that the command names")]
+
 use std::path::PathBuf;
 use std::time::Duration;
 

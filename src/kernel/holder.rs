@@ -9,6 +9,8 @@
 //! locks the kernel waits until no processor is in the middle of changing one
 //! (`percpu_down_write` in fs/locks.c). So it is never read by who must not wait.
 
+#![expect(clippy::disallowed_methods, reason = "reads /proc")]
+
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
 use std::sync::Arc;

@@ -5,6 +5,8 @@
 //! then returns costs a wrong guess: an acquisition took 0.06 times its system
 //! calls longer without (`cargo bench --bench kernel -- uncontended`).
 
+#![expect(clippy::disallowed_methods, reason = "the room of locked files")]
+
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;

@@ -1,5 +1,10 @@
 //! The thread of (L1).
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the one use of the pool in remote locks: its end is seen by the runtime"
+)]
+
 use std::future::Future;
 use std::io;
 use std::mem;

@@ -6,6 +6,11 @@
 //! stand while a task of `spawn_blocking` exists, so one exists while the work is done.
 //! No work of a lock runs on that pool.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it makes a paused clock stand, and does no work of a lock"
+)]
+
 use std::convert::Infallible;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;

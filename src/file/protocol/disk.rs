@@ -5,6 +5,8 @@
 //! Each method is one system call, so that a driver that stops, fails or
 //! reorders them sees every step the shipped protocol takes.
 
+#![expect(clippy::disallowed_methods, reason = "the room of lock files")]
+
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;

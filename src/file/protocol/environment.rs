@@ -1,5 +1,7 @@
 //! What an attempt needs besides the disk, from the running system.
 
+#![expect(clippy::disallowed_methods, reason = "the time of day that a record says")]
+
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
 

@@ -4,6 +4,8 @@
 //! The pieces are of different moments. A lock that ended before its piece was made is left
 //! out. The counts are those of the start.
 
+#![expect(clippy::disallowed_methods, reason = "the time of day that a listing says")]
+
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,5 +1,10 @@
 //! The table of locks of one directory: its books, and the writer that follows them.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "opens and closes the store on the daemon's pool, where no lock of this crate waits"
+)]
+
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! One resource and one request, as the books have them.
 
+#![expect(clippy::disallowed_methods, reason = "the time of day that a holder is shown with")]
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};

@@ -1,5 +1,7 @@
 //! System calls on files, in the way that the protocol needs them.
 
+#![expect(clippy::disallowed_methods, reason = "the room of system calls on files")]
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::LazyLock;

@@ -6,6 +6,8 @@
 //! zombie without living threads, or a thread under the same number. What may not be
 //! looked at (`EPERM`, a `/proc` mounted with `hidepid`) is alive.
 
+#![expect(clippy::disallowed_methods, reason = "the room of /proc")]
+
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;

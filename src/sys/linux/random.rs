@@ -1,5 +1,7 @@
 //! Random bits from the kernel.
 
+#![expect(clippy::disallowed_methods, reason = "the room of random bits")]
+
 use std::fs::File;
 use std::io::Read;
 

@@ -7,6 +7,8 @@
 //!    are remembered here instead.
 //! 3. It tells of neighbouring locks of one description as of one.
 
+#![expect(clippy::disallowed_methods, reason = "the room of locks on directories")]
+
 use std::collections::{BTreeSet, HashMap};
 #[cfg(test)]
 use std::os::fd::AsRawFd;
