@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 #[test]
+#[expect(clippy::mutable_key_type, reason = "what a lock remembers is not part of its key")]
 fn locks_are_equal_that_have_one_path_and_equal_options() {
     let absolute = std::env::current_dir().unwrap().join("a.lock");
     let (one, same) = (AsyncFileLock::new("a.lock"), AsyncFileLock::new(&absolute));
