@@ -15,6 +15,7 @@ use std::time::Duration;
 use lockkeeper::{AsyncRemoteLock, Error, RemoteGuard, RemoteOptions, Status};
 use remote_support::Daemon;
 use support::{VERY_LONG, on_tmpfs};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -51,14 +52,14 @@ async fn the_futures_of_a_lock_outlive_it() {
     let daemon = Daemon::start(directory.path(), &[]);
     let lock = || AsyncRemoteLock::new(&daemon.url, "r", "c").expect("a lock");
     let token = CancellationToken::new();
-    let waits = [
-        tokio::spawn(lock().acquire()),
-        tokio::spawn(lock().acquire_timeout(VERY_LONG)),
-        tokio::spawn(lock().acquire_timeout(None)),
-        tokio::spawn(lock().acquire_with(&token)),
+    let spawn: [&dyn Fn() -> JoinHandle<Result<RemoteGuard, Error>>; 4] = [
+        &|| tokio::spawn(lock().acquire()),
+        &|| tokio::spawn(lock().acquire_timeout(VERY_LONG)),
+        &|| tokio::spawn(lock().acquire_timeout(None)),
+        &|| tokio::spawn(lock().acquire_with(&token)),
     ];
-    for waits in waits {
-        let guard = timeout(VERY_LONG, waits).await.expect("in time").expect("no panic");
+    for spawn in spawn {
+        let guard = timeout(VERY_LONG, spawn()).await.expect("in time").expect("no panic");
         guard.expect("the lock").release().await.expect("it was held");
     }
     let guard = tokio::spawn(lock().try_acquire()).await.expect("no panic").expect("an answer");
