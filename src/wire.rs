@@ -28,8 +28,8 @@ pub(crate) const CLIENT_MAX_BYTES: usize = 8192;
 #[cfg(feature = "lockd")]
 pub(crate) const REQUEST_ID_MAX_BYTES: usize = 128;
 
-/// A fencing token: decimal digits in a string, for readers whose numbers are
-/// floating. Each grant of a directory has a greater one than every grant before.
+/// A fencing token: decimal digits in a string, for readers with floating numbers. Each
+/// grant of a directory has a greater one than every grant before.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) struct Token(pub(crate) u64);
@@ -41,7 +41,7 @@ impl TryFrom<String> for Token {
         if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
             return Err("a token is a string of decimal digits");
         }
-        // What is longer is no grant's token, as the largest number is none.
+        // A longer number is no grant's token, as the largest is none.
         Ok(Self(digits.parse().unwrap_or(u64::MAX)))
     }
 }
@@ -68,8 +68,8 @@ impl JsonSchema for Token {
     }
 }
 
-/// A time that is asked for. There are programs whose every number is floating, and
-/// who write 5000 as 5000.0: to JSON Schema, too, that is an integer.
+/// A time that is asked for. Programs with floating numbers alone write 5000 as 5000.0,
+/// which is an integer to JSON Schema, too.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Milliseconds(pub(crate) u64);
 
@@ -116,7 +116,7 @@ impl JsonSchema for Milliseconds {
     }
 }
 
-/// What lock is asked for, and how.
+/// Which lock is asked for, and how.
 #[derive(Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -126,7 +126,7 @@ pub(crate) struct Acquire {
     #[cfg_attr(feature = "lockd", schemars(length(max = RESOURCE_MAX_BYTES)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resource: Option<String>,
-    /// Who asks. White space around the name does not count.
+    /// The client that asks. White space around its name does not count.
     #[cfg_attr(feature = "lockd", schemars(length(max = CLIENT_MAX_BYTES), regex(pattern = r"^[^\x00]*$")))]
     pub(crate) client: String,
     /// How long to wait for the lock, in milliseconds; null: without a limit; not given: one try.
@@ -150,7 +150,7 @@ fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Option<Millisecon
     Option::deserialize(value).map(Some)
 }
 
-/// Whose lease is to run anew.
+/// Which lease is to run anew.
 #[derive(Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -158,13 +158,13 @@ pub(crate) struct Renew {
     /// What is locked; where the path names it, it is not named here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resource: Option<String>,
-    /// Who has it.
+    /// The client that has it.
     pub(crate) client: String,
     /// The token of the grant.
     pub(crate) token: Token,
 }
 
-/// Which lock is given back.
+/// Which lock is released.
 #[derive(Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema))]
 #[serde(deny_unknown_fields)]
@@ -172,7 +172,7 @@ pub(crate) struct Release {
     /// What is locked; where the path names it, it is not named here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resource: Option<String>,
-    /// Who has it.
+    /// The client that has it.
     pub(crate) client: String,
     /// Release this grant and no other. A release of it that is repeated succeeds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -223,11 +223,11 @@ fn number<'de, D: Deserializer<'de>>(text: D) -> Result<Option<usize>, D::Error>
     Ok(Some(text.parse().unwrap_or(usize::MAX)))
 }
 
-/// A lock that was given.
+/// A lock that was granted.
 #[derive(Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema))]
 pub(crate) struct Granted<'a> {
-    /// Who has it.
+    /// The client that has it.
     pub(crate) client: Cow<'a, str>,
     /// How long it lasts without a renewal; null: until it is released.
     pub(crate) lease_ms: Option<u64>,
@@ -245,21 +245,21 @@ pub(crate) struct Renewed {
     pub(crate) lease_ms: Option<u64>,
 }
 
-/// A lock that was given back.
+/// A lock that was released.
 #[derive(Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema))]
 pub(crate) struct Released<'a> {
-    /// Who had it.
+    /// The client that had it.
     pub(crate) client: Cow<'a, str>,
     /// What was locked.
     pub(crate) resource: Cow<'a, str>,
 }
 
-/// A lock that is held, or a file in its place that does not say whose it is.
+/// A lock that is held, or a file in its place that names no client.
 #[derive(Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema), schemars(rename = "Lock"))]
 pub(crate) struct ShownLock {
-    /// Who has it; empty where there is a problem.
+    /// The client that has it; empty where there is a problem.
     pub(crate) client: String,
     /// Null: it is kept until it is released.
     pub(crate) lease: Option<ShownLease>,
@@ -273,7 +273,7 @@ pub(crate) struct ShownLock {
     pub(crate) since_ms: u64,
     /// The token of the grant; 0 where there is a problem.
     pub(crate) token: Token,
-    /// Who waits, in the order of their turns: of many, the first 100.
+    /// The waiters, in the order of their turns: of many, the first 100.
     pub(crate) waiting: Vec<ShownWaiter>,
     /// How many wait.
     pub(crate) waiting_in_all: usize,
@@ -293,13 +293,13 @@ pub(crate) struct ShownLease {
 #[derive(Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema), schemars(rename = "Waiter"))]
 pub(crate) struct ShownWaiter {
-    /// Who asks.
+    /// The client that asks.
     pub(crate) client: String,
     /// Since when, in milliseconds since 1970.
     pub(crate) since_ms: u64,
 }
 
-/// Who has what, and who waits for it. It is written piece by piece, in this order.
+/// The locks that are held, with their waiters. It is written piece by piece, in this order.
 #[derive(Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema), schemars(rename = "Locks"))]
 pub(crate) struct List {
@@ -321,7 +321,7 @@ pub(crate) struct ListFigures {
     pub(crate) matching: usize,
     /// The time of this list, in milliseconds since 1970.
     pub(crate) now_ms: u64,
-    /// How many files there are that do not say whose lock they are.
+    /// How many files there are that name no client.
     pub(crate) problems: usize,
     /// How many requests wait in all.
     pub(crate) waiting: usize,
@@ -345,7 +345,7 @@ pub(crate) struct About {
 pub(crate) struct Refused<C = Code> {
     /// For programs.
     pub(crate) error: C,
-    /// Who has the lock, where that is the reason.
+    /// The holder, where that is the reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "lockd", schemars(with = "Holder"))]
     pub(crate) holder: Option<Holder>,
@@ -353,11 +353,11 @@ pub(crate) struct Refused<C = Code> {
     pub(crate) message: String,
 }
 
-/// Who has a lock that was asked for.
+/// The holder of a lock that was asked for.
 #[derive(Debug, Deserialize, Serialize)]
 #[cfg_attr(feature = "lockd", derive(JsonSchema))]
 pub(crate) struct Holder {
-    /// Its name.
+    /// The name of the client.
     pub(crate) client: String,
     #[serde(flatten)]
     pub(crate) hold: Option<HolderSince>,
@@ -396,7 +396,7 @@ pub(crate) enum Code {
     Locked,
     /// The client, by its name, holds as many locks as one may.
     LocksPerClient,
-    /// The request says in no Host header, or in several, whom it is for.
+    /// The request has no Host header, or several.
     NoHost,
     /// There is nothing at this path.
     NoSuchPath,
@@ -404,11 +404,11 @@ pub(crate) enum Code {
     NotHeld,
     /// The body is not said to be JSON.
     NotJson,
-    /// Nobody has it.
+    /// No client has it.
     NotLocked,
     /// Another client has it.
     NotYours,
-    /// The file in the lock's place does not say whose it is.
+    /// The file in the lock's place names no client.
     Poisoned,
     /// The request with this id was granted before, and that grant is over.
     RequestOver,
@@ -441,7 +441,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// As the client reads it: its daemon may be newer. (W3)
+/// A code as the client reads it: its daemon may be newer. (W3)
 #[cfg(feature = "lockd-client")]
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]

@@ -23,11 +23,11 @@ use super::per_process::PerProcess;
 use crate::sys::process;
 use crate::sys::process_key::{ProcessKey, this_process};
 
-/// How long the exit of a process waits for what is outstanding. A daemon that is
-/// there answers in a millisecond; if longer, a process beside a dead one seems to hang.
+/// How long the exit of a process waits for what is outstanding. A daemon that is there
+/// answers in a millisecond. If larger, a process beside a dead one seems to hang.
 const EXIT_LIMIT: Duration = Duration::from_secs(1);
 
-/// Between two looks of an exit that waits. If longer, each such exit takes longer.
+/// Between two looks of an exit that waits. If larger, each such exit takes longer.
 const EXIT_LOOK: Duration = Duration::from_micros(100);
 
 static IO: PerProcess<Io> = PerProcess::new();
@@ -78,7 +78,7 @@ impl Io {
         self.runtime.spawn(work)
     }
 
-    /// [`spawn`](Self::spawn) what ends when nobody waits for it.
+    /// [`spawn`](Self::spawn) work that ends when its [`Running`] is dropped.
     pub(crate) fn run<F>(&self, work: F) -> Running<F::Output>
     where
         F: Future + Send + 'static,
@@ -93,8 +93,8 @@ impl Io {
         Outstanding(self)
     }
 
-    /// Log from a thread of its own: where the log goes may be stuck, and that must
-    /// hold up no renewal and no deadline.
+    /// Log from a thread of its own: a log that is stuck must hold up no renewal and no
+    /// deadline.
     pub(crate) fn log(&self, tell: impl FnOnce() + Send + 'static) {
         drop(self.runtime.spawn_blocking(tell));
     }
@@ -134,7 +134,7 @@ impl<T> Drop for Running<T> {
     }
 }
 
-/// Something that the server has yet to hear.
+/// A request that the server has not answered yet.
 pub(crate) struct Outstanding(&'static Io);
 
 impl Drop for Outstanding {
@@ -143,8 +143,8 @@ impl Drop for Outstanding {
     }
 }
 
-/// The thread goes on while the handlers run. In a forked child there is nothing
-/// outstanding: what there is, is its parent's.
+/// The thread goes on while the handlers run. In a forked child nothing is outstanding
+/// but what its own thread has.
 extern "C" fn wait_for_outstanding() {
     let Some(io) = IO.get() else { return };
     let deadline = Instant::now() + EXIT_LIMIT;

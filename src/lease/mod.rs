@@ -1,14 +1,14 @@
 //! What locks of a server share, whatever the server.
 //!
 //! L1. One thread of this process, `lockkeeper-io`, owns connections, renewals,
-//!     deadlines and releases. A runtime of the user's may be blocked, dropped or
-//!     one of several: the locks do not notice.
+//!     deadlines and releases. So a caller's runtime may be blocked, dropped or one of
+//!     several.
 //! L2. A forked child has a thread of its own, made at its first request. What
 //!     its parent left in memory stays untouched there: no byte is sent, no
 //!     descriptor is closed, no lock of the parent's threads is waited for.
-//! L3. The holder hears first. A lease may be relied on up to D, counted from
-//!     before the request was sent that began or renewed it (see `renewal`).
-//!     Unknown is neither renewed nor lost.
+//! L3. The holder is notified before the server gives the lock to another. A lease may be
+//!     relied on up to D, counted from before the request was sent that began or renewed
+//!     it (see `renewal`). Unknown is neither renewed nor lost.
 //! L4. What is lost stays lost, whatever the server says later.
 
 mod io;

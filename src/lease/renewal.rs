@@ -2,10 +2,9 @@
 //!
 //! A server counts a lease of the length T from when the request came that began or
 //! renewed it. Here it counts from before that request was sent, and may be relied on
-//! for T × 10/11 − 0.25 s: up to D. The eleventh is for clocks whose rates differ by a
-//! tenth; the quarter of a second for a thread that is not run at once, without which
-//! a short lease leaves some milliseconds. Both clocks run while their machine is
-//! suspended.
+//! for T × 10/11 − 0.25 s: up to D. The eleventh is for two clocks with rates that differ
+//! by a tenth. The quarter of a second is for a thread that does not run at once. Both
+//! clocks run while their machine is suspended.
 
 use std::future::{Future, pending};
 use std::io;
@@ -18,20 +17,23 @@ use crate::sys::boot_clock::{Alarm, BootTime};
 use crate::sys::mutex::Mutex;
 use crate::sys::process_key::{ProcessKey, this_process};
 
-/// A lease is renewed when this part of it has passed.
+/// A lease is renewed when a third of it has passed: two more tries are left then. If
+/// larger, renewals cost more.
 pub(crate) const RENEWED_AFTER: u32 = 3;
 
-/// This part of a lease is kept back for clocks that do not run alike.
+/// An eleventh of a lease is kept back for clocks that do not run alike. If larger, clocks
+/// may differ less.
 const DRIFT: u32 = 11;
 
-/// And this much for a thread that runs late; of a lease so short that it would be
-/// more, a quarter of what is left. If larger, short leases are lost without need.
+/// And so much for a thread that runs late, or a quarter of what is left if that is less.
+/// If larger, short leases are lost without need.
 const LATENESS: Duration = Duration::from_millis(250);
 
-/// A hold without a lease is looked at as often.
+/// Between two looks at a hold without a lease. If larger, its end is noticed later.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// As many tries to renew fit between two renewals.
+/// As many tries to renew fit between two renewals. If larger, a server that is away is
+/// asked more often.
 const TRIES: u32 = 10;
 
 /// What this process knows of a lease.
@@ -57,13 +59,13 @@ pub(crate) enum Over {
     Expired,
     /// The server says so.
     Ended,
-    /// It is that of the process from which this one was forked.
+    /// The lease is that of the process from which this one was forked.
     Forked,
 }
 
 /// What a request to renew came to.
 pub(crate) enum Renewal {
-    /// For so long, from when it was sent.
+    /// For so long, from when the request was sent.
     Renewed(Option<Duration>),
     /// There is no such lease, or not any more.
     NotHeld,
@@ -78,12 +80,12 @@ impl LeaseState {
         Self { process, terms: Mutex::new(terms), lost }
     }
 
-    /// (L2) Before anything that a thread of the parent may have locked.
+    /// Asked before any mutex is locked, which a thread of the parent may hold. (L2)
     pub(crate) fn is_of_this_process(&self) -> bool {
         self.process == this_process()
     }
 
-    /// Why it is over, if it is, by the clock of now. (L4)
+    /// Why the lease is over, if it is, by the clock of now. (L4)
     pub(crate) fn over(&self) -> Option<Over> {
         if !self.is_of_this_process() {
             return Some(Over::Forked);
@@ -96,7 +98,7 @@ impl LeaseState {
         terms.over
     }
 
-    /// Resolves when it is over; [`keep`](Self::keep) sees to that.
+    /// Resolves when the lease is over, which [`keep`](Self::keep) notices.
     pub(crate) async fn lost(&self) -> Over {
         loop {
             if let Some(over) = self.over() {
@@ -106,7 +108,7 @@ impl LeaseState {
         }
     }
 
-    /// Cancelled when it is over.
+    /// Cancelled when the lease is over.
     pub(crate) fn lost_token(&self) -> CancellationToken {
         match self.over() {
             // (L2)
@@ -119,7 +121,7 @@ impl LeaseState {
         }
     }
 
-    /// Nobody relies on it yet, so it may begin though it seems over by the clock.
+    /// For a lease that no guard relies on yet: it begins though it is over by the clock.
     pub(crate) fn begin_anew(&self, sent: BootTime, length: Option<Duration>) {
         let mut terms = self.terms();
         (terms.length, terms.deadline) = (length, deadline(sent, length));
@@ -137,7 +139,7 @@ impl LeaseState {
         self.lost.cancel();
     }
 
-    /// Renew until it is over. It runs on the thread of (L1).
+    /// Renew until the lease is over, on the thread of (L1).
     pub(crate) async fn keep<R, F>(&self, sent: BootTime, mut renew: R, tell: impl Fn(io::Error))
     where
         R: FnMut() -> F,
@@ -193,8 +195,8 @@ fn relied_on(length: Duration) -> Duration {
     left - LATENESS.min(left / 4)
 }
 
-/// At this point, or never. Without an alarm of its own, as when no more files
-/// can be opened, by Tokio's clock, which a suspend delays.
+/// Until this point, or for ever. Without an alarm, as when no more files can be opened,
+/// by Tokio's clock, which a suspend delays.
 async fn sleep_until(alarm: &io::Result<Alarm>, point: Option<BootTime>) {
     let Some(point) = point else {
         return pending().await;

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Between the first two tries to reach a server; doubled after each.
+/// Between the first two tries to reach a server; doubled after each. If larger, a short
+/// restart is noticed later.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Between two tries at most: a server that is back is found soon.
+/// Between two tries at most. If larger, a server that is back is found later.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// How much longer a server that does not answer is asked again.
@@ -39,9 +40,8 @@ impl Patience {
         self
     }
 
-    /// The server was there, or what stands before it, as the end of a request shows
-    /// that took so long. One that fails at once is asked again at growing intervals
-    /// all the same.
+    /// The server was there, or a proxy before it, as a request shows that lasted so long.
+    /// A server that fails at once is asked again at growing intervals all the same.
     pub(crate) fn renew(&mut self, lasted: Duration) {
         self.since = Some(Instant::now());
         if lasted > PAUSE_MAX {
@@ -49,12 +49,12 @@ impl Patience {
         }
     }
 
-    /// Whether the next pause is the second in a row: one alone is not worth telling.
+    /// Whether the next pause is the second in a row: one alone is not logged.
     pub(crate) fn is_trouble(&self) -> bool {
         self.pause == PAUSE * 2
     }
 
-    /// Wait before the next try. `begun` is when the one that failed began.
+    /// Wait before the next try. `begun` is when the try that failed began.
     pub(crate) async fn pause(
         &mut self,
         begun: Instant,

@@ -27,7 +27,7 @@ pub(crate) trait Watcher: Sized + Send + 'static {
     fn next(self) -> impl Future<Output = (Option<Self>, Change)> + Send + 'static;
 }
 
-/// Keeps the future of the next item, so that one who asks for it can stop asking.
+/// Keeps the future of the next item, so that its reader can stop asking and ask again.
 struct Changes<W> {
     /// `None` once the stream has ended.
     next: Option<ReusableBoxFuture<'static, (Option<W>, Change)>>,

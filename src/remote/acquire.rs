@@ -1,4 +1,4 @@
-//! One request for a lock, made again under the same id until it is answered.
+//! One request for a lock, sent again under the same id until it is answered.
 
 use std::io;
 use std::pin::pin;
@@ -25,27 +25,28 @@ use crate::wire::{self, Granted, Milliseconds};
 
 const DOING: &str = "locking";
 
-/// How much later than its limit a wait may end: the daemon has the last word. If
-/// longer, a daemon that is stalled keeps its callers longer than they asked for.
+/// How much later than its limit a wait may end: the daemon has the last word. If larger,
+/// a daemon that is stalled keeps its callers longer than they asked for.
 const OVERRUN: Duration = Duration::from_secs(1);
 
-/// A connection that lasted longer before it broke was to something that was there.
+/// A connection that lasted longer before it broke was to a daemon that was there. If
+/// larger, the patience with a daemon that breaks off soon is not renewed.
 const WAS_THERE: Duration = Duration::from_secs(1);
 
-/// How long somebody wants to wait.
+/// When a wait ends.
 pub(super) enum WaitEnd {
     /// One try.
     Now,
     At(StdInstant),
     Never,
-    /// As the caller's clock says, which is not the daemon's.
+    /// By the caller's clock, which is not the daemon's.
     WhenTold(oneshot::Receiver<()>),
 }
 
 /// How a request ended.
 pub(super) type Decided = Result<Acquired<RemoteGuard>, Error>;
 
-/// Who asked is gone. What it leaves behind counts as scheduled by this.
+/// Sent when the caller has dropped its future; what it leaves behind is scheduled by this.
 pub(super) type Gone = oneshot::Receiver<Scheduled>;
 
 pub(super) struct Acquisition {
@@ -54,7 +55,7 @@ pub(super) struct Acquisition {
     id: String,
     wait_end: WaitEnd,
     hang_up: Arc<HangUp>,
-    /// The daemon may have granted what was asked for under this id.
+    /// The daemon may have granted the lock under this id.
     may_be_granted: bool,
 }
 
@@ -68,7 +69,7 @@ enum NextStep {
 
 impl Acquisition {
     /// # Errors
-    /// There are no random bits for its name.
+    /// There are no random bits for its id.
     pub(super) fn new(target: &Arc<Target>, wait_end: WaitEnd) -> Result<Self, Error> {
         let id = new_id();
         let id = id.map_err(|error| target.unreachable(DOING, Duration::ZERO, error))?;
@@ -76,7 +77,7 @@ impl Acquisition {
         Ok(Self { target, id, wait_end, hang_up, may_be_granted: false })
     }
 
-    /// Ask under another name: the daemon has settled what had the last one.
+    /// Ask under another id: the grant of the last one has ended.
     fn again(&mut self) -> NextStep {
         match new_id() {
             Ok(id) => {
@@ -87,7 +88,7 @@ impl Acquisition {
         }
     }
 
-    /// Ask until there is an outcome, or whoever wants it is gone.
+    /// Ask until there is an outcome, or the caller is gone.
     pub(super) async fn run(mut self, outcome: oneshot::Sender<Decided>, gone: Gone) {
         let hang_up = Arc::clone(&self.hang_up);
         let scheduled = {
@@ -95,13 +96,13 @@ impl Acquisition {
             tokio::select! {
                 biased;
                 decided = &mut asking => {
-                    // If nobody hears it, a guard in it gives back.
+                    // If the caller is gone by now, a guard in it releases the lock.
                     let _ = outcome.send(decided);
                     return;
                 }
                 scheduled = gone => {
                     hang_up.trigger();
-                    // What was on its way: a guard in it gives back.
+                    // What was on its way: a guard in it releases the lock.
                     drop(timeout(RESPONSE_LIMIT, &mut asking).await);
                     scheduled
                 }
@@ -208,7 +209,7 @@ impl Acquisition {
             asked = &mut asking => return Ok(asked),
             Ok(()) = ended => {}
         }
-        // What was granted meanwhile is heard now, or told to the next try.
+        // What was granted meanwhile comes now, or with the next try.
         hang_up.trigger();
         (self.wait_end, self.hang_up) = (WaitEnd::Now, Arc::default());
         timeout(RESPONSE_LIMIT, asking).await
@@ -235,7 +236,8 @@ impl Acquisition {
         self.enter(Hold::new(lease), sent).await
     }
 
-    /// A grant that was waited for may be older than its lease here. (R1)
+    /// Give the guard out. A grant that was waited for may be older than its lease here, and
+    /// is renewed first. (R1)
     async fn enter(&mut self, mut hold: Hold, mut sent: BootTime) -> NextStep {
         if hold.lease.is_aged(sent) {
             let mut patience = self.target.patience();
@@ -264,8 +266,8 @@ impl Acquisition {
         NextStep::Decided(Ok(Acquired::Held(RemoteGuard::new(hold))))
     }
 
-    /// Nobody wants it any more, and it is not known whether it was granted:
-    /// ask once more, without waiting, and give back what comes. (R3)
+    /// The caller is gone, and a grant may have been lost on its way: ask once more,
+    /// without waiting, and release what comes. (R3)
     async fn settle(mut self) {
         (self.wait_end, self.hang_up) = (WaitEnd::Now, Arc::default());
         let mut patience = self.target.patience();

@@ -1,4 +1,4 @@
-//! One connection: a request at a time, and its answer.
+//! One connection: a request at a time, and its response.
 
 use std::error::Error as _;
 use std::io;
@@ -15,7 +15,8 @@ use super::response::Response;
 use super::socket::Socket;
 use super::tls::Tls;
 
-/// Longer answers are none of a lock daemon's.
+/// Longer responses are not a lock daemon's. If larger, another server can make this
+/// process keep more in memory.
 const RESPONSE_BYTES: usize = 1 << 20;
 
 /// An open connection; closed when dropped.
@@ -50,7 +51,7 @@ impl Connection {
         Ok(Self { sender, socket, _driver: driver })
     }
 
-    /// Whether another request can be made of it.
+    /// Whether it can take another request.
     pub(super) async fn is_usable(&mut self) -> bool {
         self.sender.ready().await.is_ok()
     }
@@ -75,7 +76,7 @@ pub(super) async fn collected(response: hyper::Response<Incoming>) -> io::Result
     Ok(Response { status, body: body.map_err(io::Error::other)?.to_bytes() })
 }
 
-/// With what lies behind it: hyper's own words do not say it.
+/// The error with its cause, which hyper's own text does not have.
 fn other(error: hyper::Error) -> io::Error {
     if error.is_parse() {
         let text = "what answers there speaks no HTTP: with TLS the URL begins with https://";

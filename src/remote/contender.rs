@@ -1,4 +1,4 @@
-//! One that wants the lock, on the runtime of its caller.
+//! The part of an acquisition that runs on the runtime of its caller.
 
 use std::mem;
 use std::pin::pin;
@@ -19,7 +19,8 @@ use crate::lock::events::{self, Acquiring};
 use crate::lock::wait::Acquired;
 use crate::sys::process_key::{ProcessKey, this_process};
 
-/// Shorter waits are not shown: until a daemon answers, a free lock looks the same.
+/// Shorter waits are not logged: until a daemon answers, a free lock looks the same. If
+/// larger, waits are logged later.
 const UNTOLD: Duration = Duration::from_millis(100);
 
 pub(super) struct Contender {
@@ -54,7 +55,7 @@ impl Contender {
         acquired
     }
 
-    /// One try, which says who has the lock.
+    /// One try, which names the holder.
     pub(super) async fn try_once(&self) -> Decided {
         let _standing = Standing::at_most(RESPONSE_LIMIT);
         self.ask(WaitEnd::Now).await
@@ -65,7 +66,7 @@ impl Contender {
         let acquired = match limit {
             _ if is_paused() => self.ask_by_a_paused_clock(limit).await?,
             None => self.ask(WaitEnd::Never).await?,
-            // So late a limit is none.
+            // A limit beyond the range of the clock is none.
             Some(limit) => {
                 let deadline = std::time::Instant::now().checked_add(limit);
                 self.ask(deadline.map_or(WaitEnd::Never, WaitEnd::At)).await?
@@ -77,8 +78,8 @@ impl Contender {
         }
     }
 
-    /// A paused clock would be at any limit before the daemon answers, whose clock is
-    /// not. So the daemon is asked without waiting first, and once more at the limit.
+    /// A paused clock is at any limit before the daemon answers, as the daemon's clock is
+    /// not paused. So a first try does not wait, and the last one is at the limit.
     async fn ask_by_a_paused_clock(&self, limit: Option<Duration>) -> Decided {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let at_once = self.try_once().await;
@@ -117,7 +118,7 @@ impl Contender {
     }
 }
 
-/// That somebody wants the outcome. Dropped before there is one, it says so.
+/// The interest of a caller in the outcome. Dropped before there is one, it says so.
 struct Interest<'a> {
     target: &'a Target,
     process: ProcessKey,
@@ -131,7 +132,7 @@ impl Drop for Interest<'_> {
             return mem::forget(self.leave.take());
         }
         if let Some(leave) = self.leave.take() {
-            // From this moment on `flush` waits for it, and an exit.
+            // From this moment on, `flush` and an exit wait for it.
             let _ = leave.send(self.target.schedule());
         }
     }

@@ -1,4 +1,4 @@
-//! The daemon, as its clients know it: where it is, and how to talk to it.
+//! Where the daemon is, and the connections to it.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,13 +23,14 @@ use crate::lease::PerProcess;
 use crate::lock::error::Error;
 use crate::sys::mutex::Mutex;
 
-/// How long a daemon may take for a connection, and for an answer that nobody
-/// makes it wait for.
+/// How long a daemon may take for a connection, and for a response to a request that does
+/// not wait for a lock. If larger, a daemon that is stalled holds callers up longer.
 pub(crate) const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
 
 const EVENTS: &str = "text/event-stream";
 
-/// More connections than that are not kept for later.
+/// As many connections are kept for later. If larger, a burst of requests leaves more of
+/// them open.
 const IDLE_MAX: usize = 8;
 
 const AGENT: HeaderValue =
@@ -41,7 +42,7 @@ pub(crate) struct Endpoint {
     host: String,
     port: u16,
     tls: Option<Tls>,
-    /// What the URL has before the paths of the daemon.
+    /// The path of the URL: what stands before the daemon's own paths.
     prefix: String,
     authority: HeaderValue,
     authorization: Option<HeaderValue>,
@@ -52,7 +53,7 @@ impl Endpoint {
     /// # Errors
     /// [`Error::InvalidOption`].
     pub(crate) fn new(url: &str, options: &RemoteOptions) -> Result<Self, Error> {
-        // Without the URL: it may have a password in it.
+        // Never with the URL in it, which may have a password.
         let wrong = |why: &str| invalid("server", why.to_owned());
         let uri: Uri = url.parse().map_err(|_| wrong("what is given is no URL"))?;
         let is_secret = match uri.scheme_str() {
@@ -92,13 +93,13 @@ impl Endpoint {
         &self.url
     }
 
-    /// Where XML-RPC is answered, below what the URL has; it may say so itself.
+    /// Where XML-RPC is answered, below the path of the URL, which may name it already.
     #[cfg(feature = "cli")]
     pub(crate) fn rpc_path(&self) -> &'static str {
         if self.prefix.ends_with("/RPC2") { "" } else { "/RPC2" }
     }
 
-    /// Ask for something, and hear the answer. It can be hung up meanwhile.
+    /// Send a request and read its response. It can be hung up meanwhile.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -119,8 +120,8 @@ impl Endpoint {
         self.exchange(self.request(hyper::Method::GET, path, String::new()), hang_up).await
     }
 
-    /// Ask for a stream of events, over a connection of its own. What is answered
-    /// otherwise is the response.
+    /// Ask for a stream of events, over a connection of its own. Any other response is
+    /// given as it is.
     pub(super) async fn events(
         &self,
         path: &str,
@@ -213,7 +214,7 @@ fn after(error: io::Error, was_reused: bool) -> NoResponse {
     NoResponse { error, may_have_come: true, outlook, was_reused }
 }
 
-/// Nothing was sent.
+/// The request was not sent.
 fn before(error: io::Error) -> NoResponse {
     let (outlook, error) = tls::explained(error);
     NoResponse { error, may_have_come: false, outlook, was_reused: false }

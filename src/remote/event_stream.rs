@@ -10,11 +10,12 @@ use tokio::time::timeout;
 
 use super::connection::Connection;
 
-/// Longer events are none of a lock daemon's, which has one lock in each.
+/// Longer events are not a lock daemon's, which shows one lock in each. If larger, another
+/// server can make this process keep more in memory.
 const EVENT_BYTES: usize = 1 << 20;
 
-/// A stream on which nothing comes for so long is dead: the daemon writes something each
-/// ten seconds. If longer, a proxy that lost the daemon is noticed later.
+/// A stream that is silent for so long is dead: the daemon writes something each ten
+/// seconds. If larger, a proxy that lost the daemon is noticed later.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// The events of one response.

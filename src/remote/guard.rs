@@ -1,4 +1,4 @@
-//! What a user has while holding a daemon's lock.
+//! [`RemoteGuard`]: what a user has while holding a daemon's lock.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -9,11 +9,10 @@ use super::hold::Hold;
 use crate::lock::error::{Error, Lost};
 use crate::lock::fencing_token::FencingToken;
 
-/// A daemon's lock that is held. Dropping it gives the lock back.
+/// A daemon's lock that is held. Dropping it releases the lock.
 ///
 /// While it lives, a thread of this crate (`lockkeeper-io`, one for the process)
-/// renews the lease. No runtime of the user's is needed for that, and one that is
-/// blocked or gone changes nothing.
+/// renews the lease. A runtime of the caller that is blocked or gone changes nothing.
 ///
 /// The drop schedules the release on that thread, and
 /// [`AsyncRemoteLock::flush`](crate::AsyncRemoteLock::flush) waits for it. A process
@@ -26,9 +25,9 @@ use crate::lock::fencing_token::FencingToken;
 ///
 /// No clock can stop a process that was suspended inside and goes on, and the
 /// clock of a virtual machine may stand still while its host does not run it.
-/// What the lock guards can help itself: let it refuse a
-/// [`fencing_token`](Self::fencing_token) that is smaller than one it has seen.
-#[must_use = "the lock is given back as soon as the guard is dropped"]
+/// What the lock guards can protect itself: let it refuse a
+/// [`fencing_token`](Self::fencing_token) that is smaller than one before.
+#[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct RemoteGuard {
     hold: Hold,
 }
@@ -38,15 +37,15 @@ impl RemoteGuard {
         Self { hold }
     }
 
-    /// Give the lock back and say how that went. While the daemon cannot be
+    /// Release the lock and say how that went. While the daemon cannot be
     /// reached it is tried again, for as long as
     /// [`reconnect`](crate::RemoteOptions::reconnect) says.
     ///
     /// # Cancel safety
-    /// Once it was polled, it goes on in the background.
+    /// Once polled, the release goes on in the background.
     ///
     /// # Errors
-    /// [`Error::Lost`] if the lock was lost before: somebody else may have
+    /// [`Error::Lost`] if the lock was lost before: another client may have
     /// been inside. [`Error::Unreachable`] if the daemon could not be
     /// told: the lock is held there until its lease ends.
     pub async fn release(self) -> Result<(), Error> {
@@ -76,8 +75,8 @@ impl RemoteGuard {
     }
 
     /// A token that is cancelled when [`lost`](Self::lost) would resolve, for
-    /// code that takes tokens. Cancelling it affects nobody else. It is not
-    /// cancelled when the guard is released.
+    /// code that takes tokens. Cancelling it affects no other code, and the release of
+    /// the guard does not cancel it.
     #[must_use]
     pub fn lost_token(&self) -> CancellationToken {
         self.hold.lease.state.lost_token()
@@ -102,7 +101,7 @@ impl RemoteGuard {
         &self.hold.lease.target.resource
     }
 
-    /// The name by which it is held.
+    /// The name of the client.
     #[must_use]
     pub fn client(&self) -> &str {
         &self.hold.lease.target.client

@@ -1,4 +1,4 @@
-//! A hold, and what is known of it.
+//! A hold, and its lease.
 
 use std::io;
 use std::mem;
@@ -20,11 +20,11 @@ use crate::lock::events;
 use crate::sys::boot_clock::BootTime;
 use crate::wire::{Release, Released, Renew, Renewed, Token};
 
-/// A grant that was waited for longer than this part of its lease is renewed before
-/// it is relied on.
+/// A grant that was waited for longer than a tenth of its lease is renewed before it is
+/// relied on. If larger, more grants are, each for one more request.
 const AGED: u32 = 10;
 
-/// What was granted.
+/// What the daemon granted.
 pub(super) struct Lease {
     pub(super) target: Arc<Target>,
     pub(super) token: Token,
@@ -34,7 +34,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// `sent`: when the request was sent that was granted, for this long.
+    /// `sent`: when the request that was granted was sent.
     pub(super) fn new(
         target: Arc<Target>,
         token: Token,
@@ -55,13 +55,13 @@ impl Lease {
         self.target.lost(reason)
     }
 
-    /// Whether so much of the lease passed while the grant was waited for that
-    /// it should be renewed before it is relied on.
+    /// Whether so much of the lease may have passed during the wait that it has to be
+    /// renewed before it is relied on.
     pub(super) fn is_aged(&self, sent: BootTime) -> bool {
         self.length.is_some_and(|length| sent.after(length / AGED).is_past())
     }
 
-    /// Once, and at most for as long as an answer may take.
+    /// One request, for at most as long as a response may take.
     pub(super) async fn renew(&self) -> Renewal {
         let limit =
             self.length.map_or(RESPONSE_LIMIT, |length| RESPONSE_LIMIT.min(length / RENEWED_AFTER));
@@ -98,17 +98,17 @@ impl Lease {
             let tell = |error| lease.target.tell(error, "a lock could not be renewed yet");
             lease.state.keep(sent, renew, tell).await;
         };
-        // Of the thread that this runs on.
+        // On the thread of `lease::io`. (R6)
         tokio::spawn(keeping).abort_handle()
     }
 
-    /// Tell the daemon, again and again if need be. (R4)
+    /// Release the lock, by as many requests as it takes. (R4)
     async fn give_back(&self) -> Result<(), Error> {
         const DOING: &str = "unlocking";
         let target = &self.target;
         let client = target.client.clone();
         let body = Release { resource: None, client, token: Some(self.token) };
-        // Whether one that was sent in time may have been carried out.
+        // Whether a request that was sent in time may have been carried out.
         let (mut patience, mut may_be_done) = (target.patience(), false);
         loop {
             let (hang_up, begun, in_time) =
@@ -151,7 +151,7 @@ fn reason(over: Over) -> LostReason {
     }
 }
 
-/// A hold that somebody must give back; dropping this does.
+/// Ends with the guard: dropping this releases the lock.
 pub(super) struct Hold {
     pub(super) lease: Arc<Lease>,
     renewing: Option<AbortHandle>,
@@ -163,12 +163,12 @@ impl Hold {
         Self { lease, renewing: None, is_given_back: false }
     }
 
-    /// From when its lease was begun or renewed.
+    /// Keep the lease up. `sent`: when the request that began or renewed it was sent.
     pub(super) fn keep(&mut self, sent: BootTime) {
         self.renewing = Some(self.lease.keep(sent));
     }
 
-    /// The daemon says that there is nothing to give back.
+    /// The daemon says that there is nothing to release.
     pub(super) fn forget(mut self) {
         self.is_given_back = true;
     }
@@ -176,7 +176,7 @@ impl Hold {
     pub(super) async fn release(mut self) -> Result<(), Error> {
         let lease = Arc::clone(&self.lease);
         if let Some(reason) = lease.look() {
-            // What the daemon may still hold for us, the drop gives back.
+            // The drop releases what the daemon may still hold for this process.
             return Err(lease.target.lost(reason).into());
         }
         let failed = |error| Err(lease.target.unreachable("unlocking", Duration::ZERO, error));
@@ -195,7 +195,7 @@ impl Hold {
         }
     }
 
-    /// A renewal that comes after the release would be in vain.
+    /// A renewal after the release would be refused.
     fn stop_renewing(&mut self) {
         if let Some(renewing) = self.renewing.take() {
             renewing.abort();
@@ -206,7 +206,7 @@ impl Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         if !self.lease.state.is_of_this_process() {
-            // It is the parent's, down to its memory. (R7)
+            // All of it is the parent's, down to its memory. (R7)
             mem::forget((self.renewing.take(), Arc::clone(&self.lease)));
             return;
         }

@@ -1,4 +1,4 @@
-//! The lock as its users name it.
+//! [`AsyncRemoteLock`]: the lock as its users name it.
 
 use std::fmt;
 use std::future::Future;
@@ -25,15 +25,14 @@ use crate::lock::holder::{Holder, Status};
 /// A lock that a lock daemon (`lockkeeper serve`) keeps, for every machine that
 /// can reach it.
 ///
-/// Clones are the same lock and share its connections. Two of them that hold
-/// at once are two contenders: the daemon gives the lock to one hold at a time,
-/// also to the same client.
+/// Clones are the same lock and share its connections. The daemon grants the lock to one
+/// hold at a time, also among clones and for one client.
 ///
 /// Every request survives a restart of the daemon: it is sent again, under the
-/// same id, and granted once. Who was waiting joins the queue anew then.
+/// same id, and granted once. A waiter joins the queue anew then.
 ///
 /// Connections, renewals and releases belong to a thread of this crate, one for the
-/// process. A lock may be used from several runtimes, at once and one after the other.
+/// process. A lock may be used from several runtimes, and its futures can be spawned.
 /// A forked child makes a thread and connections of its own.
 ///
 /// ```no_run
@@ -69,7 +68,7 @@ impl fmt::Debug for AsyncRemoteLock {
 impl AsyncRemoteLock {
     /// A lock with [`RemoteOptions::default`]: of this resource at the daemon
     /// at this URL, as in `http://127.0.0.1:8000` or `https://locks.example`,
-    /// for a client of this name. The name tells people who has the lock; it
+    /// for a client of this name. The name is shown to people as the holder's; it
     /// should tell this process from others.
     ///
     /// # Errors
@@ -82,7 +81,7 @@ impl AsyncRemoteLock {
         Self::with_options(server_url, resource, client, RemoteOptions::default())
     }
 
-    /// A lock with these options. For `https` it reads certificates from the
+    /// A lock with these options. For `https`, certificates are read from the
     /// disk; nothing is sent yet.
     ///
     /// # Errors
@@ -117,7 +116,7 @@ impl AsyncRemoteLock {
         &self.target.resource
     }
 
-    /// The name by which it is asked for.
+    /// The name of the client.
     #[must_use]
     pub fn client(&self) -> &str {
         &self.target.client
@@ -145,14 +144,14 @@ impl AsyncRemoteLock {
     ///
     /// # Cancel safety
     /// The future can be dropped at any point. Its place in the daemon's queue
-    /// goes with its connection, and a grant that was on its way is given back,
+    /// goes with its connection, and a grant that was on its way is released,
     /// both in the background: see [`flush`](Self::flush).
     ///
     /// # Errors
-    /// [`Error::Timeout`] if the daemon said that another client has the lock, and
-    /// [`Error::Unreachable`] if it said nothing. [`Error::Forbidden`] if the token may
-    /// not lock as this client, as that of a viewer may not. Else the rest of [`Error`]
-    /// that a server's locks have.
+    /// [`Error::Timeout`] if the daemon said that another client has the lock;
+    /// [`Error::Unreachable`] if it said nothing; [`Error::Forbidden`] if the daemon wants
+    /// a token and this one is not for this client, as a viewer's is not;
+    /// [`Error::Untrusted`], [`Error::NotAServer`], [`Error::Refused`].
     pub fn acquire(&self) -> impl Future<Output = Result<RemoteGuard, Error>> + Send + use<> {
         self.contender().acquire(self.limit())
     }
@@ -222,25 +221,20 @@ impl AsyncRemoteLock {
         runtime.map_err(failed)?.block_on(self.acquire())
     }
 
-    /// Whether the lock is held, and by which client since when, as the daemon says. A
-    /// daemon that cannot be reached is tried again, for as long as
-    /// [`RemoteOptions::reconnect`] says.
+    /// Whether the lock is held, by which client and since when. A daemon that cannot be
+    /// reached is tried again for as long as [`RemoteOptions::reconnect`] says.
     ///
     /// The holder's [`hold_id`](Holder::hold_id) is the number of its
     /// [`fencing_token`](RemoteGuard::fencing_token). A file in the lock's place that
-    /// names no client counts as a holder with
-    /// [`Evidence::Unknown`](crate::Evidence::Unknown).
-    ///
-    /// Where the daemon has tokens, each of them will do, also a viewer's and one for
-    /// other clients.
+    /// names no client is a holder with [`Evidence::Unknown`](crate::Evidence::Unknown).
+    /// Where the daemon has tokens, any will do, also a viewer's.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the question.
+    /// Dropping the future ends the question.
     ///
     /// # Errors
-    /// [`Error::Unreachable`]; [`Error::Forbidden`] if the daemon wants a token and has
-    /// none, or does not know it; [`Error::Untrusted`], [`Error::NotAServer`],
-    /// [`Error::Refused`].
+    /// [`Error::Forbidden`] if the daemon wants a token that it knows, else as
+    /// [`acquire`](Self::acquire).
     pub fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + use<> {
         status::ask(Arc::clone(&self.target))
     }
@@ -269,18 +263,13 @@ impl AsyncRemoteLock {
     }
 
     /// The [`status`](Self::status) now, and then each time that it changes. Each item
-    /// differs from the one before.
+    /// differs from the one before. The daemon sends changes, at most four times a second;
+    /// of more, and while the reader is busy, only the last state is an item.
     ///
-    /// The daemon tells of changes by itself, at most four times a second: of what
-    /// happens meanwhile, and while the reader of the stream is busy, only the last state
-    /// is told. A connection that breaks is made again. After
-    /// [`RemoteOptions::reconnect`] without one there is an item
-    /// [`Error::Unreachable`], once, and the stream goes on. It ends after any other
-    /// error, which another try would not mend.
-    ///
-    /// Each stream is a connection of its own, which the daemon counts among those who
-    /// watch. What token is needed is as for [`status`](Self::status); a stream whose
-    /// token is withdrawn ends with [`Error::Forbidden`].
+    /// A connection that breaks is made again. If that fails for
+    /// [`RemoteOptions::reconnect`], one item is [`Error::Unreachable`], and the stream
+    /// goes on. The stream ends after any other error, as [`Error::Forbidden`] when its
+    /// token is withdrawn. Any token of the daemon will do.
     ///
     /// # Cancel safety
     /// A future of the next item can be dropped and loses nothing. A dropped stream
@@ -305,9 +294,8 @@ impl AsyncRemoteLock {
         StatusChanges::of(Watcher::new(Arc::clone(&self.target)))
     }
 
-    /// Wait until the daemon has heard of what dropped guards and dropped acquisitions
-    /// of this lock left behind. This ends when
-    /// [`RemoteOptions::reconnect`] does, though the daemon cannot be reached.
+    /// Wait until the daemon knows that guards and acquisitions of this lock were dropped.
+    /// If it cannot be reached, until [`RemoteOptions::reconnect`] is over.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.

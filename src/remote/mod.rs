@@ -1,20 +1,19 @@
 //! Locks that a lock daemon keeps, for the machines that can reach it.
 //!
-//! R1. What is held is known by a clock, not by hope. A lease counts here from
-//!     before the request that began or renewed it was sent, and there from
-//!     when that request came: so it ends here first (`lease::renewal`).
-//! R2. A request for a lock has one id, however often it is sent: it is granted
-//!     once.
-//! R3. Nobody is left holding. Whoever stops asking closes the connection for
-//!     writing and hears out what was on its way; a grant is given back. Where
-//!     the answer was lost, it is asked for again by its id, without waiting.
-//! R4. Every request can be repeated: a lock by its id, the rest by the token.
-//!     So whatever is not answered is sent again.
+//! R1. A clock says what is held. A lease counts here from before the request was sent
+//!     that began or renewed it, and at the daemon from when that request came: so it
+//!     ends here first (`lease::renewal`).
+//! R2. A request for a lock has one id, however often it is sent: it is granted once.
+//! R3. No grant is left over. A caller that stops asking closes the connection for
+//!     writing and reads what was on its way; a grant is released. Where the response
+//!     was lost, it is asked for again by its id, without waiting.
+//! R4. Every request can be repeated: a lock by its id, the rest by the token. So a
+//!     request without a response is sent again.
 //! R5. What is lost stays lost, whatever the daemon says later.
 //! R6. Requests, renewals, deadlines and releases belong to the thread of
-//!     `lease::io`, never to the runtime of a user's.
-//! R7. A forked child holds nothing of its parent's and touches none of its
-//!     connections; it makes its own.
+//!     `lease::io`, never to a caller's runtime.
+//! R7. A forked child holds no lock of its parent and uses none of its connections. It
+//!     makes its own.
 
 mod acquire;
 mod as_lock;

@@ -2,34 +2,34 @@
 
 use std::io;
 
-/// Why there was no answer.
+/// Why there was no response.
 pub(crate) struct NoResponse {
     pub(crate) error: io::Error,
-    /// The daemon may have the request.
+    /// The daemon may have read the request.
     pub(crate) may_have_come: bool,
     pub(crate) outlook: Outlook,
-    /// The connection was an old one, so nothing is said of the daemon.
+    /// The connection was an idle one, so this says nothing of the daemon.
     pub(crate) was_reused: bool,
 }
 
-/// How another try would fare.
+/// What would become of another try.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outlook {
-    /// Perhaps better.
+    /// It may succeed.
     Open,
-    /// As badly: the other side cannot be trusted.
+    /// It would fail: the other side cannot be trusted.
     Untrusted,
-    /// As badly: what is there speaks another language.
+    /// It would fail: the other side speaks another protocol.
     Foreign,
 }
 
 impl NoResponse {
-    /// Another try would fare as badly.
+    /// Another try would fail as well.
     pub(crate) fn is_final(&self) -> bool {
         self.outlook != Outlook::Open
     }
 
-    /// No answer came in time.
+    /// No response came in time.
     pub(crate) fn silence() -> Self {
         let error = io::Error::new(io::ErrorKind::TimedOut, "no answer came");
         Self { error, may_have_come: true, outlook: Outlook::Open, was_reused: false }

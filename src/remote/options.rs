@@ -1,4 +1,4 @@
-//! How a daemon's lock is asked for and kept.
+//! [`RemoteOptions`]: how a daemon's lock is asked for and kept.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::lock::error::Error;
 
-/// Renewing a shorter lease would be most of what a machine does.
+/// Renewing a shorter lease would be most of what a machine does. If larger, a lock
+/// cannot pass as soon after the death of its holder.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 /// Options of an [`AsyncRemoteLock`](crate::AsyncRemoteLock).
@@ -63,11 +64,11 @@ impl RemoteOptions {
         self
     }
 
-    /// How long the lock is held without a sign of life from this process. It
+    /// How long the lock is held without a sign of life from this process. The lease
     /// is renewed in the background each third of this, and counts as lost
     /// somewhat earlier than it ends: see [`RemoteGuard::lost`](crate::RemoteGuard::lost).
     /// At least 100 ms. With `None` the lock is held until
-    /// it is given back, also if this process dies. Default: 30 s.
+    /// it is released, also if this process dies. Default: 30 s.
     #[must_use]
     pub fn lease(mut self, lease: impl Into<Option<Duration>>) -> Self {
         self.lease = lease.into();
@@ -84,8 +85,8 @@ impl RemoteOptions {
         self
     }
 
-    /// The secret that the daemon knows this client by. Over `http://` it can
-    /// be read on its way. Default: none.
+    /// The secret by which the daemon knows this client. Over `http://` others can read
+    /// it on its way. Default: none.
     #[must_use]
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
         self.bearer_token = Some(token.into());

@@ -1,4 +1,4 @@
-//! What the daemon's answers say.
+//! What the daemon's responses say.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,10 +10,11 @@ use crate::lock::holder::{Evidence, Holder};
 use crate::lock::wait::Busy;
 use crate::wire::{self, AnyCode, Code, Granted, Refused};
 
-/// More of an answer that is none is not shown.
+/// So many characters of a response that is not the daemon's are shown. If larger, a page
+/// of a proxy fills the error.
 const SHOWN: usize = 200;
 
-/// What a daemon said.
+/// A response, whole.
 pub(crate) struct Response {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
@@ -27,7 +28,7 @@ pub(super) fn lease(granted_ms: Option<u64>, asked: Option<Duration>) -> Option<
 /// The daemon did not do what it was asked for.
 pub(super) struct Refusal {
     pub(super) status: u16,
-    /// For programs; `None` if this is no answer of a daemon.
+    /// For programs; `None` if this is no response of a daemon.
     pub(super) code: Option<AnyCode>,
     pub(super) message: String,
     pub(super) holder: Option<wire::Holder>,
@@ -40,13 +41,13 @@ pub(super) fn read<T: DeserializeOwned>(response: &Response) -> Result<T, Refusa
     serde_json::from_slice(&response.body).map_err(|_| Refusal::read(response))
 }
 
-/// Whether the same request may fare better soon: statuses of proxies and of what
+/// Whether the same request may succeed soon: statuses of proxies, and of a daemon that
 /// is not ready. From 520 on are those of networks that stand before a proxy.
 pub(crate) fn is_passing(status: u16) -> bool {
     matches!(status, 408 | 429 | 502..=504 | 520..=530)
 }
 
-/// Whether this says what became of a request for a lock, however often it was made.
+/// Whether this says what became of a request for a lock, however often it was sent.
 pub(super) fn decides(response: &Response) -> bool {
     match read::<Granted<'_>>(response) {
         Ok(_) => true,
@@ -74,7 +75,7 @@ impl Refusal {
         matches!(&self.code, Some(AnyCode::Known(code)) if codes.contains(code))
     }
 
-    /// The lock is held by another, whom the daemon names if it can.
+    /// The holder, where the daemon names one.
     pub(super) fn busy(self) -> Busy {
         let holder = self.holder.map(|wire::Holder { client, hold }| {
             let since = hold.map(|hold| UNIX_EPOCH + Duration::from_millis(hold.since_ms));
@@ -103,13 +104,13 @@ impl Refusal {
         self.is(&[Code::NotHeld, Code::NotLocked, Code::NotYours, Code::WrongToken])
     }
 
-    /// The daemon is stopping or has no room, or what stands before it does not
-    /// reach it or lost its patience; it may be well soon.
+    /// The daemon is stopping or has no room, or a proxy before it does not reach it or
+    /// gave up.
     pub(super) fn is_passing(&self) -> bool {
         is_passing(self.status)
     }
 
-    /// So nothing is known of what the daemon did.
+    /// So the daemon may have carried the request out.
     pub(super) fn is_of_a_proxy(&self) -> bool {
         self.code.is_none()
     }

@@ -1,4 +1,4 @@
-//! A connection to the daemon that can be hung up by somebody else than its user.
+//! A connection to the daemon that another task than its user can hang up.
 
 use std::future::pending;
 use std::io;
@@ -16,21 +16,22 @@ use tokio::time::sleep;
 
 use crate::sys::mutex::Mutex;
 
-/// A peer that is silent this long is asked whether it is there.
+/// A peer that is silent for so long is probed (`TCP_KEEPIDLE`). If larger, a dead one is
+/// noticed later.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Between two such questions.
+/// Between two probes (`TCP_KEEPINTVL`).
 const QUESTION: Duration = Duration::from_secs(5);
 
-/// As many go unanswered.
+/// As many probes go unanswered (`TCP_KEEPCNT`).
 const QUESTIONS: u32 = 3;
 
-/// The same for what was sent and is not acknowledged, in milliseconds: without this
-/// the kernel goes on for a quarter of an hour, and answers no question meanwhile.
+/// The same for what was sent and is not acknowledged, in milliseconds: without this the
+/// kernel sends it again for a quarter of an hour, and makes no probe meanwhile.
 const UNHEARD_MS: u32 = 25_000;
 
-/// An address that is silent so long is not waited for alone: the next one is tried
-/// beside it. As RFC 8305 recommends; if longer, a dead address holds all callers up.
+/// How long an address is tried alone before the next is tried beside it, as RFC 8305
+/// recommends. If larger, a dead address holds all callers up.
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// One end of a TCP connection.
@@ -38,8 +39,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 pub(super) struct Socket(Arc<TcpStream>);
 
 impl Socket {
-    /// A daemon whose machine is gone is noticed in half a minute, though one
-    /// who waits says nothing.
+    /// A machine that is gone is noticed within half a minute, though a waiter sends
+    /// nothing.
     pub(super) async fn connect(host: &str, port: u16) -> io::Result<Self> {
         let tcp = connect_to_one_of(lookup_host((host, port)).await?.collect()).await?;
         sockopt::set_tcp_nodelay(&tcp, true)?;
@@ -52,7 +53,7 @@ impl Socket {
     }
 
     fn end_writing(&self) {
-        // It may be closed already.
+        // The peer may have closed it already.
         let _ = shutdown(&*self.0, Shutdown::Write);
     }
 }
@@ -84,7 +85,7 @@ async fn connect_to_one_of(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> 
     }
 }
 
-/// Where a request is on its way, for whoever may not want it any more.
+/// Ends the connection that a request is on its way over, from another task.
 #[derive(Default)]
 pub(crate) struct HangUp(Mutex<State>);
 
@@ -97,7 +98,7 @@ enum State {
 }
 
 impl HangUp {
-    /// Whether it may be used: it was not hung up.
+    /// Whether this socket may be used: nothing was hung up.
     pub(super) fn attach(&self, socket: &Socket) -> bool {
         let mut state = self.state();
         if matches!(*state, State::HungUp) {
@@ -111,15 +112,15 @@ impl HangUp {
         matches!(*self.state(), State::HungUp)
     }
 
-    /// Nothing more is said, now or later. What the other side has said can
-    /// still be heard; then it closes the connection.
+    /// Nothing more is written, now or later. What the daemon has sent can still be read;
+    /// then it closes the connection.
     pub(super) fn trigger(&self) {
         if let State::Open(socket) = std::mem::replace(&mut *self.state(), State::HungUp) {
             socket.end_writing();
         }
     }
 
-    /// The answer is there: the connection is free for others.
+    /// The response is there: the connection is free for others.
     pub(super) fn detach(&self) {
         let mut state = self.state();
         if matches!(*state, State::Open(_)) {

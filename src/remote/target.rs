@@ -1,4 +1,4 @@
-//! What every request is about: a daemon, a resource, and who asks.
+//! What every request is about: a daemon, a resource and a client.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -33,12 +33,12 @@ pub(super) struct Target {
     pub(super) resource: String,
     pub(super) client: String,
     pub(super) options: RemoteOptions,
-    /// What goes on after its caller has gone.
+    /// Work that goes on when its caller is gone.
     background: PerProcess<TaskTracker>,
     pub(super) hand_over: HandOver,
 }
 
-/// That something goes on in the background: `flush` waits for it, and an exit a moment.
+/// Work in the background: `flush` waits for it, and an exit for a moment.
 pub(super) struct Scheduled {
     _flush: TaskTrackerToken,
     _exit: Option<Outstanding>,
@@ -64,7 +64,7 @@ impl Target {
     pub(super) fn background(&self) -> &TaskTracker {
         let made = self.background.get_or_make(|| {
             let background = TaskTracker::new();
-            // It can be waited for; tasks are taken all the same.
+            // So that it can be waited for; tasks are taken all the same.
             background.close();
             Ok::<_, Infallible>(background)
         });
@@ -74,13 +74,13 @@ impl Target {
         }
     }
 
-    /// From now on, until what is returned is dropped.
+    /// Work in the background, from now until this is dropped.
     pub(super) fn schedule(&self) -> Scheduled {
         let exit = io().ok().map(|io| io.outstanding());
         Scheduled { _flush: self.background().token(), _exit: exit }
     }
 
-    /// Do this in the background.
+    /// Start this work in the background.
     ///
     /// # Errors
     /// What the system refused.
@@ -98,7 +98,7 @@ impl Target {
         Ok(io()?.spawn(work))
     }
 
-    /// What the user should know, though there is no error.
+    /// Log what the user should know, though no call fails.
     pub(super) fn tell(self: &Arc<Self>, error: io::Error, what: &'static str) {
         let target = Arc::clone(self);
         log(move || {
@@ -107,7 +107,7 @@ impl Target {
         });
     }
 
-    /// For those who want to see it.
+    /// The event of a release in the background, if a subscriber wants it.
     pub(super) fn tell_release(self: &Arc<Self>) {
         if events::are_wanted() {
             let target = Arc::clone(self);
@@ -115,7 +115,7 @@ impl Target {
         }
     }
 
-    /// `verb` is what is asked for, as the daemon calls it.
+    /// Send a request about the lock; `verb` is the last part of its path.
     pub(super) async fn ask(
         &self,
         verb: &str,
@@ -127,7 +127,7 @@ impl Target {
         self.endpoint.call(&path, JSON, body, hang_up).await
     }
 
-    /// Ask what is locked by this name.
+    /// Ask for what is locked by this name.
     pub(super) async fn look(&self) -> Result<Response, NoResponse> {
         let path = format!("/v1/locks/{}", escaped(&self.resource));
         self.endpoint.get(&path, &HangUp::default()).await
@@ -169,7 +169,7 @@ impl Target {
         Error::Unreachable { lock: self.name(), doing, tried, source }
     }
 
-    /// No other try would fare better.
+    /// Every other try would fail as well.
     pub(super) fn hopeless(&self, doing: &'static str, failure: NoResponse) -> Error {
         let NoResponse { error: source, outlook, .. } = failure;
         match outlook {
@@ -200,13 +200,13 @@ fn log(tell: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Under a paused clock, whether this process has given a hold back for which it waits
-/// as well. The clock stands until the daemon has answered a waiter.
+/// Under a paused clock, whether this process has released a hold that it also waits for.
+/// The clock stands then until the daemon has answered a waiter.
 #[derive(Default)]
 pub(super) struct HandOver(Mutex<(usize, Option<Standing>)>);
 
-/// How long it stands at most: many times what a daemon takes. If longer, a test in
-/// which another client is the next is held up so long.
+/// How long it stands at most: many times what a daemon takes. If larger, a test in which
+/// another client is the successor is held up so long.
 const HAND_OVER: Duration = Duration::from_secs(5);
 
 impl HandOver {
@@ -238,7 +238,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// What is asked for, by whom and how; not what goes on.
+/// The same URL, resource, client and options, whatever work goes on.
 impl PartialEq for Target {
     fn eq(&self, other: &Self) -> bool {
         let one = (self.endpoint.url(), &self.resource, &self.client, &self.options);
@@ -246,7 +246,7 @@ impl PartialEq for Target {
     }
 }
 
-/// As a part of a path.
+/// The name as one part of a path.
 fn escaped(name: &str) -> String {
     let mut part = String::with_capacity(name.len());
     for byte in name.bytes() {

@@ -1,4 +1,4 @@
-//! How what is sent is made unreadable to others, and the daemon known.
+//! TLS: connections that others cannot read, to a daemon that is trusted.
 
 use std::io;
 use std::path::Path;
@@ -119,7 +119,7 @@ impl ServerCertVerifier for NamedCertificates {
             now,
         );
         match verified {
-            // Its dates were looked at before.
+            // Its dates were checked before this refusal.
             Err(error) if is_authority(&error) && self.named.contains(end_entity) => {
                 verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
                 Ok(ServerCertVerified::assertion())
@@ -158,7 +158,7 @@ fn is_authority(error: &TlsError) -> bool {
         if reason.0.to_string() == "CaUsedAsEndEntity")
 }
 
-/// How another try would fare, and the error with what can be done.
+/// What would become of another try, and the error with what can be done.
 pub(super) fn explained(error: io::Error) -> (Outlook, io::Error) {
     let Some(found) = error.get_ref().and_then(|error| error.downcast_ref::<TlsError>()) else {
         return (Outlook::Open, error);

@@ -29,8 +29,8 @@ use crate::wire::List;
 
 const DOING: &str = "watching";
 
-/// Between two connections to a daemon whose absence was told. If longer, its return is
-/// noticed later; if shorter, each watcher costs the network more.
+/// Between two connections to a daemon that is known to be away. If larger, its return is
+/// noticed later.
 const ABSENCE: Duration = Duration::from_millis(500);
 
 pub(super) struct Watcher {
@@ -43,7 +43,7 @@ pub(super) struct Watcher {
 /// An error by its kind: how long a daemon was away makes no other item.
 type Told = Result<Status, Discriminant<Error>>;
 
-/// The task that hears the daemon's events.
+/// The task that reads the daemon's events.
 struct Following {
     latest: Arc<Latest>,
     task: Running<()>,
