@@ -2,9 +2,12 @@
 
 use std::future::Future;
 use std::os::fd::BorrowedFd;
+use std::panic::Location;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use super::acquire;
 use super::guard::FileGuard;
 use super::lock::AsyncFileLock;
 use crate::lock::error::{Error, Lost};
@@ -33,8 +36,9 @@ impl Lock for AsyncFileLock {
         &self,
         wait: Wait,
     ) -> impl Future<Output = Result<Acquired<FileGuard>, Error>> + Send + 'static {
-        let acquiring = self.acquire_timeout(wait.left());
-        async move { or_busy(acquiring.await) }
+        let (lock, site) = (Arc::clone(self.spec()), Location::caller());
+        // The time that is left is asked for when the wait begins.
+        async move { or_busy(acquire::acquire(lock, wait.left(), site).await) }
     }
 
     #[track_caller]

@@ -2,11 +2,13 @@
 
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::Location;
 
 use tokio_util::sync::CancellationToken;
 
 use super::guard::KernelGuard;
 use super::lock::AsyncKernelLock;
+use super::syscalls::Sharing;
 use crate::lock::error::{Error, Lost};
 use crate::lock::guard::Guard;
 use crate::lock::holder::Status;
@@ -29,18 +31,21 @@ impl Lock for AsyncKernelLock {
         Wait::at_most(self.limit())
     }
 
+    #[track_caller]
     fn acquire_within(
         &self,
         wait: Wait,
     ) -> impl Future<Output = Result<Acquired<KernelGuard>, Error>> + Send + 'static {
-        let acquire = self.acquire_timeout(wait.left());
+        let acquire = self.contend_within(Sharing::Exclusive, wait, Location::caller());
         async move { or_busy(acquire.await) }
     }
 
+    #[track_caller]
     fn acquire(&self) -> impl Future<Output = Result<KernelGuard, Error>> + Send + 'static {
         AsyncKernelLock::acquire(self)
     }
 
+    #[track_caller]
     fn try_acquire(
         &self,
     ) -> impl Future<Output = Result<Option<KernelGuard>, Error>> + Send + 'static {
@@ -58,12 +63,13 @@ impl Lock for AsyncKernelLock {
 }
 
 impl SharedLock for AsyncKernelLock {
+    #[track_caller]
     fn acquire_shared_within(
         &self,
         wait: Wait,
     ) -> impl Future<Output = Result<Acquired<KernelGuard>, Error>> + Send + 'static {
-        let lock = self.clone();
-        async move { or_busy(lock.acquire_shared_timeout(wait.left()).await) }
+        let acquire = self.contend_within(Sharing::Shared, wait, Location::caller());
+        async move { or_busy(acquire.await) }
     }
 }
 

@@ -15,8 +15,10 @@ use super::syscalls::Sharing;
 use super::{acquire, holder};
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
+use crate::local::task_queue::CallSite;
 use crate::lock::error::Error;
 use crate::lock::holder::{Holder, Status};
+use crate::lock::wait::Wait;
 
 /// A lock of the kernel's on a file: `flock`, or `fcntl` on a range of bytes.
 ///
@@ -404,6 +406,17 @@ impl AsyncKernelLock {
     pub async fn status(&self) -> Result<Status, Error> {
         consume_budget().await;
         holder::status(&self.named.clone().lock()?).await
+    }
+
+    /// For the traits. How much of `wait` is left is asked for when the wait begins.
+    pub(super) fn contend_within(
+        &self,
+        sharing: Sharing,
+        wait: Wait,
+        asked_at: CallSite,
+    ) -> impl Future<Output = Result<KernelGuard, Error>> + Send + 'static + use<> {
+        let deadline = move || wait.left().and_then(Deadline::after);
+        acquire::acquire(self.named.clone(), sharing, deadline, asked_at)
     }
 
     pub(super) fn limit(&self) -> Option<Duration> {

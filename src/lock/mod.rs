@@ -71,6 +71,7 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Errors
     /// What keeps the lock from being acquired, but that another holds it.
+    #[track_caller]
     fn acquire_within(
         &self,
         wait: Wait,
@@ -95,6 +96,7 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Errors
     /// [`Error::Timeout`], else as [`acquire_within`](Self::acquire_within).
+    #[track_caller]
     fn acquire(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send + 'static {
         in_time(self.name(), self.acquire_within(self.default_wait()))
     }
@@ -106,6 +108,7 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Errors
     /// As [`acquire_within`](Self::acquire_within).
+    #[track_caller]
     fn try_acquire(
         &self,
     ) -> impl Future<Output = Result<Option<Self::Guard>, Error>> + Send + 'static {
@@ -120,6 +123,7 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    #[track_caller]
     fn acquire_timeout(
         &self,
         limit: Duration,
@@ -135,6 +139,7 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    #[track_caller]
     fn acquire_with(
         &self,
         token: &CancellationToken,
@@ -196,6 +201,7 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire). The work has not begun then.
+    #[track_caller]
     fn run<F>(&self, work: F) -> impl Future<Output = Result<Ran<F::Output>, Error>> + Send
     where
         F: Future + Send,

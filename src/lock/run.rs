@@ -43,9 +43,25 @@ pub(crate) async fn under<G: Guard, F: Future>(guard: G, work: F) -> Ran<F::Outp
             lost = guard.lost() => Err(lost),
         }
     };
-    match (output, guard.release().await) {
-        (Ok(output), Ok(())) => Ran::Done(output),
-        (Ok(output), Err(error)) => Ran::Doubtful(output, error),
-        (Err(lost), _) => Ran::Lost(lost),
+    // Some kinds release without a look.
+    let lost_at_the_end = if output.is_ok() { look(&guard).await } else { None };
+    match (output, guard.release().await, lost_at_the_end) {
+        (Ok(output), Ok(()), None) => Ran::Done(output),
+        (Ok(output), Ok(()), Some(lost)) => Ran::Doubtful(output, lost.into()),
+        (Ok(output), Err(error), _) => Ran::Doubtful(output, error),
+        (Err(lost), _, _) => Ran::Lost(lost),
+    }
+}
+
+/// Why the lock is lost, if it is at this moment.
+async fn look(guard: &impl Guard) -> Option<Lost> {
+    if !guard.is_lost() {
+        return None;
+    }
+    tokio::select! {
+        biased;
+        lost = guard.lost() => Some(lost),
+        // It may look held again by now.
+        () = tokio::task::yield_now() => None,
     }
 }

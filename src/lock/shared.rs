@@ -20,6 +20,7 @@ pub trait SharedLock: Lock {
     ///
     /// # Errors
     /// As [`acquire_within`](Lock::acquire_within).
+    #[track_caller]
     fn acquire_shared_within(
         &self,
         wait: Wait,
@@ -32,6 +33,7 @@ pub trait SharedLock: Lock {
     ///
     /// # Errors
     /// As [`acquire`](Lock::acquire).
+    #[track_caller]
     fn acquire_shared(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send + 'static {
         in_time(self.name(), self.acquire_shared_within(self.default_wait()))
     }
@@ -43,6 +45,7 @@ pub trait SharedLock: Lock {
     ///
     /// # Errors
     /// As [`acquire_within`](Lock::acquire_within).
+    #[track_caller]
     fn try_acquire_shared(
         &self,
     ) -> impl Future<Output = Result<Option<Self::Guard>, Error>> + Send + 'static {
@@ -58,6 +61,7 @@ pub trait SharedLock: Lock {
     ///
     /// # Errors
     /// As [`acquire`](Lock::acquire).
+    #[track_caller]
     fn acquire_shared_timeout(
         &self,
         limit: Duration,
@@ -88,6 +92,7 @@ impl<L: SharedLock> Lock for Shared<L> {
         self.0.default_wait()
     }
 
+    #[track_caller]
     fn acquire_within(
         &self,
         wait: Wait,
