@@ -7,11 +7,6 @@
 use std::io;
 use std::sync::mpsc;
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "writes the store on the daemon's pool, where no lock of this crate waits"
-)]
-
 use tokio::runtime::Handle;
 use tokio::task::yield_now;
 
