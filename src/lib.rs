@@ -47,7 +47,7 @@
 //!   head of `src/file/protocol/mod.rs`.
 //! * **Killed means free.** When a holder's last thread is gone, by SIGKILL or a power
 //!   failure, the next contender takes the file over. [`FileGuard::recovered_from`] names
-//!   the dead holder, whose work may be half done. The contender must be allowed to write
+//!   the dead holder: its work may be half done. The contender must be allowed to write
 //!   or replace the file, and prove its life as the dead holder did
 //!   ([`FileOptions::proof`]).
 //! * **Stopped means held.** A holder that is stopped, swapped out or stuck in

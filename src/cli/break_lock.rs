@@ -1,4 +1,4 @@
-//! `lockkeeper break`: remove what is dead, or ask who lives.
+//! `lockkeeper break`: remove what is dead, or ask what lives.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ fn ask(lock: &AsyncFileLock) -> Result<String, Failure> {
 /// A living holder is what `break` refuses, not a failure of the system.
 fn refusal(error: Error) -> Failure {
     match error {
-        // Nobody asked to wait, so how long the try took says nothing.
+        // There was no wait, so how long the try took says nothing.
         Error::Timeout { lock, holder, .. } => {
             refused(&Error::Timeout { lock, waited: Duration::ZERO, holder })
         }

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind};
 use crate::Error;
 use crate::lock::error::rounded;
 
-/// `status`: somebody holds one of the locks. `break`: a holder lives.
+/// `status`: one of the locks is held. `break`: a holder lives.
 pub(super) const HELD: u8 = 1;
 /// The command line, or a path that can name no file. `EX_USAGE`.
 pub(super) const USAGE: u8 = 64;

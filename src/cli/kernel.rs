@@ -17,7 +17,7 @@ pub(super) struct Kernel {
     ])]
     pub(super) kernel: Option<Kind>,
 
-    /// With --kernel: share the lock with others who share it
+    /// With --kernel: share the lock with other readers
     #[arg(long, short, requires = "kernel")]
     pub(super) shared: bool,
 

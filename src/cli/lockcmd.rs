@@ -33,13 +33,13 @@ Exit codes:
 
 const XML: HeaderValue = HeaderValue::from_static("text/xml");
 
-/// What the daemon says to who unlocks what is unlocked.
+/// What the daemon answers where there is no lock to unlock.
 const NOT_LOCKED: &str = "Resource not locked";
 
 /// Longer texts of an answer that is none are not shown.
 const SHOWN: usize = 200;
 
-/// What is locked or unlocked, and for whom
+/// What is locked or unlocked, and for which client
 #[derive(Debug, Args)]
 #[command(after_help = super::sections(&[EXAMPLES, CODES, super::LOG_HELP]))]
 pub(super) struct Call {
@@ -58,7 +58,7 @@ pub(super) struct Call {
     #[arg(value_name = "RESOURCE")]
     resource: String,
 
-    /// Who has it or is to have it. Nobody else can unlock it
+    /// The client that holds the lock or is to hold it. No other can unlock it
     #[arg(value_name = "CLIENT")]
     client: String,
 }

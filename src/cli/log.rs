@@ -1,4 +1,4 @@
-//! What is logged on standard error, and who says how much.
+//! What is logged on standard error, and what says how much.
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -11,7 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::text::tell;
 
-/// `usual` is the level where nobody says otherwise.
+/// `usual` is the level where no variable says otherwise.
 pub(super) fn to_stderr(usual: LevelFilter) {
     let wanted = wanted(usual, |message| tell(message));
     builder(std::io::stderr).without_time().finish().with(wanted).init();

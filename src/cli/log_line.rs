@@ -52,7 +52,7 @@ impl FormatTime for Now {
 }
 
 /// One object a line: `timestamp`, `level`, `target`, and the fields of the event,
-/// whose text is `message`.
+/// with the text `message`.
 pub(super) struct Json;
 
 impl<S, N> FormatEvent<S, N> for Json

@@ -121,7 +121,7 @@ error, warn (the default, also for an unknown value), info, debug or trace.
 debug shows who is waited for, and how long. Without it RUST_LOG counts, as in
 RUST_LOG=lockkeeper=debug.";
 
-/// Run a command while a lock file is held, see who holds one, clear a dead one away
+/// Run a command while a lock is held, show its holder, clear a dead one away
 #[derive(Debug, Parser)]
 #[command(name = "lockkeeper", version, max_term_width = 100)]
 #[command(after_help = sections(&[EXAMPLES, exit::TABLE, LOG_HELP]))]
@@ -193,7 +193,7 @@ struct Run {
     #[arg(long, short)]
     quiet: bool,
 
-    /// A line that is shown to those who wait, at most 128 bytes; '' for none [default: CMD as it is
+    /// A line that is shown to waiters, at most 128 bytes; '' for none [default: CMD as it is
     /// given, without arguments, where that is more than its name]
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
@@ -204,7 +204,7 @@ struct Run {
     #[arg(long, short = 'o')]
     close: bool,
 
-    /// When the lock is lost (its file was removed or replaced, or somebody asked for it with break
+    /// When the lock is lost (its file was removed or replaced, or its release was asked for with break
     /// --revoke): send CMD a SIGTERM and after 5 s a SIGKILL, and end with 74 (term), or only say so
     /// (ignore). The signals go to CMD alone. Its children stay in the terminal's foreground with it
     /// and get none, unless CMD passes it on: let CMD be the program that does the work, by exec
@@ -236,7 +236,7 @@ struct Run {
     command: Vec<OsString>,
 }
 
-/// Say of each lock whether it is free, held (by whom, since when, how we know) or stale
+/// Say of each lock whether it is free, held (its holder, since when, how that is known) or stale
 #[derive(Debug, Args)]
 #[command(after_help = sections(&[STATUS_EXAMPLES, LOG_HELP]))]
 struct Show {
@@ -245,7 +245,7 @@ struct Show {
     json: bool,
 
     /// Print a line for each lock now, and one each time that its status changes, until a signal
-    /// ends that or nobody reads it any more. Each line is written at once. Who reads slowly gets
+    /// ends that or its reader is gone. Each line is written at once. A slow reader gets
     /// the last of several changes
     #[arg(long, short = 'f', conflicts_with = "kernel")]
     watch: bool,
@@ -264,7 +264,7 @@ struct Show {
     locks: Vec<PathBuf>,
 }
 
-/// Remove a lock file whose holder is dead; refuse, with the evidence, if the holder lives
+/// Remove the lock file of a dead holder; refuse, with the evidence, if the holder lives
 #[derive(Debug, Args)]
 #[command(after_help = sections(&[BREAK_EXAMPLES, LOG_HELP]))]
 struct Break {

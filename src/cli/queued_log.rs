@@ -1,8 +1,8 @@
-//! The log of the daemon, on standard error, which may be a pipe that nobody reads.
+//! The log of the daemon, on standard error, which may be a pipe without a reader.
 //!
 //! Lines are put into a queue of bounded length, and one thread writes them. A
 //! line that finds no room is dropped and counted, and the count is a line once
-//! the log flows again. Nobody waits for the log, and its reader cannot stop the
+//! the log flows again. No request waits for the log, and its reader cannot stop the
 //! daemon.
 
 use std::collections::VecDeque;
@@ -60,7 +60,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Have all that this process logs come here; `usual` is the level where nobody
+    /// Have all that this process logs come here; `usual` is the level where no variable
     /// says otherwise.
     pub(super) fn listen(&self, usual: LevelFilter) {
         let wanted = log::wanted(usual, |message| self.tell(Level::WARN, message));
@@ -85,7 +85,7 @@ impl Log {
     pub(super) fn flush(&self) {
         let is_unwritten = |queue: &mut Queue| queue.is_writing || !queue.lines.is_empty();
         let flushed = self.0.changed.wait_timeout_while(self.0.queue(), LAST_WORDS, is_unwritten);
-        // Whatever is left is lost, and nobody can be told.
+        // What is left is lost, and there is no place left to say so.
         drop(flushed);
     }
 }

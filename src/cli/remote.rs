@@ -22,7 +22,7 @@ pub(super) struct Remote {
     ])]
     pub(super) server: Option<String>,
 
-    /// With --server: who has the lock, for people and for the daemon's tokens
+    /// With --server: the holder's name, for people and for the daemon's tokens
     /// [default: this machine's name and our process id]
     #[arg(long, value_name = "NAME", requires = "server")]
     client: Option<String>,

@@ -44,7 +44,7 @@ Exit codes:
    69  the directory, the address or a file of the options cannot be used
    73  another daemon serves the directory";
 
-/// Keep locks in a directory, for all who can reach this address
+/// Keep locks in a directory, for all clients that can reach this address
 #[derive(Debug, Args)]
 #[command(after_help = super::sections(&[EXAMPLES, CODES, super::LOG_HELP]))]
 pub(super) struct Serve {
@@ -58,8 +58,8 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 
-    /// Who may use which client names: a JSON file with the hashes of bearer
-    /// tokens. Without it, everybody on this machine may do everything
+    /// Which client names each token may use: a JSON file with the hashes of bearer
+    /// tokens. Without it, every user of this machine may do everything
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 
@@ -81,7 +81,7 @@ pub(super) struct Serve {
     host: Vec<String>,
 
     /// Where browsers and clients find this daemon behind a proxy: a URL, with a path if it has one.
-    /// Without --tokens nobody can force then, since every request may come from elsewhere
+    /// Without --tokens there is no force then, since every request may come from elsewhere
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
 
@@ -284,7 +284,7 @@ impl Operator {
     }
 }
 
-/// On a thread of its own: a file system that hangs keeps nobody from ending it.
+/// On a thread of its own: a file system that hangs does not keep it from ending.
 fn reload(operator: &Arc<Operator>) {
     if !operator.begins() {
         return;

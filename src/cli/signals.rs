@@ -1,4 +1,4 @@
-//! The signals of this process, and who sent them.
+//! The signals of this process, and their senders.
 //!
 //! They are caught by handlers and not by a mask, because a mask would be
 //! passed on to the command. A signal that was ignored when this process
@@ -6,7 +6,7 @@
 //!
 //! SIGCHLD is watched as well. The children of this process other than CMD are
 //! orphans: process 1 of a container gets all of that container, and a shell that
-//! replaced itself by `exec` leaves its own. Whoever has them must wait for them, or
+//! replaced itself by `exec` leaves its own. Their parent must wait for them, or
 //! they stay as zombies.
 
 use std::collections::VecDeque;
@@ -93,7 +93,7 @@ impl Signals {
         }
     }
 
-    /// A signal whose handler has already run.
+    /// A signal after its handler has run.
     pub(super) fn already(&mut self) -> Option<Arrived> {
         for origin in self.delivery.pending() {
             match origin.signal {

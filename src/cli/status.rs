@@ -1,4 +1,4 @@
-//! `lockkeeper status`: who has a lock, and how we know.
+//! `lockkeeper status`: the holder of a lock, and how that is known.
 
 use std::future::poll_fn;
 use std::io::{self, Write};
@@ -49,7 +49,7 @@ fn worst(reports: &[Report]) -> u8 {
     FROM_WORST.into_iter().find(is_there).unwrap_or(0)
 }
 
-/// Until a signal comes or nobody reads any more.
+/// Until a signal comes or the reader is gone.
 fn watch(arguments: &Show) -> Result<u8, Failure> {
     let runtime = runtime()?;
     let _entered = runtime.enter();
@@ -71,7 +71,7 @@ fn watch(arguments: &Show) -> Result<u8, Failure> {
     })
 }
 
-/// Until no lock is left that can be watched, or nobody reads any more.
+/// Until no lock is left that can be watched, or the reader is gone.
 fn print_changes(locks: Vec<PathBuf>, is_json: bool) -> Result<u8, Failure> {
     runtime()?.block_on(async {
         let mut watching = JoinSet::new();
@@ -101,7 +101,7 @@ async fn print_changes_of(lock: AsyncFileLock, is_json: bool) -> io::Result<()> 
     Ok(())
 }
 
-/// Resolves when standard output is a pipe that nobody can read any more.
+/// Resolves when standard output is a pipe without a reader any more.
 async fn end_of_reader() {
     let out = io::stdout().as_fd().try_clone_to_owned();
     #[allow(deprecated, reason = "an OwnedFd is what AsyncFd::new is sound for")]

@@ -1,7 +1,7 @@
 //! What systemd and the daemon tell each other: sd_notify(3) and sd_listen_fds(3).
 //!
 //! Without `NOTIFY_SOCKET` and `LISTEN_FDS` in the environment none of this does
-//! anything. The daemon starts no processes, so nobody inherits these variables.
+//! anything. The daemon starts no processes, so no process inherits these variables.
 
 use std::fmt;
 use std::io;

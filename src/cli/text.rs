@@ -1,4 +1,4 @@
-//! What is printed. Names, hosts and notes come from files that anybody may
+//! What is printed. Names, hosts and notes come from files that any user may
 //! have written, so nothing that could steer a terminal passes.
 
 use std::fmt::Display;
@@ -23,7 +23,7 @@ fn turns_text(character: char) -> bool {
     matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }
 
-/// A line on standard error. If nobody reads it, the command goes on without.
+/// A line on standard error. Without a reader, the command goes on all the same.
 pub(super) fn tell(message: impl Display) {
     let _ = writeln!(std::io::stderr(), "lockkeeper: {}", printable(message));
 }

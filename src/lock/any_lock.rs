@@ -1,4 +1,4 @@
-//! A lock whose kind is chosen when the program runs.
+//! A lock of a kind that is chosen when the program runs.
 //!
 //! [`Lock`] and [`Guard`] have methods that give futures of their own types, so neither can
 //! be a trait object. Each has a twin here that can, with futures in boxes.

@@ -16,14 +16,14 @@ use super::name::LockName;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Somebody else had the lock until the limit. Try later, or tell the user who has it.
+    /// Another held the lock until the limit. Try later, or tell the user its holder.
     #[error("{} was not free within {}{}", lock, rounded(*waited), held_by(holder.as_deref()))]
     Timeout {
         /// The lock.
         lock: LockName,
         /// How long was waited.
         waited: Duration,
-        /// Who had it at the last look, where that can be told.
+        /// The holder at the last look, where that can be told.
         holder: Option<Box<Holder>>,
     },
 
@@ -65,7 +65,7 @@ pub enum Error {
 
     /// This process could not acquire the lock even if it were free: it may neither
     /// make a file in the directory nor write the lock file. Found when it would have
-    /// to wait. Let it write there, or run it as a user who may.
+    /// to wait. Let it write there, or run it as a user that may.
     #[error(
         "{} cannot be acquired by this process, now or when it is free: it may neither write that file nor make one in {} \
          (owned by user id {owner}, mode {mode:04o}): let it write there, or run it as a user who may",
@@ -112,7 +112,7 @@ pub enum Error {
         lock: LockName,
         /// User id that owns the file.
         owner: u32,
-        /// Who left it.
+        /// The holder that left it.
         stale: Box<Holder>,
         /// Why it could not be removed.
         source: io::Error,
@@ -195,7 +195,7 @@ pub enum Error {
     },
 
     /// The lock was lost while it was held. What it guards may have been
-    /// entered by somebody else.
+    /// entered by another.
     #[error(transparent)]
     Lost(#[from] Lost),
 
@@ -232,7 +232,7 @@ pub enum Error {
     CannotAsk {
         /// The lock.
         lock: LockName,
-        /// Who has it.
+        /// The holder.
         holder: Box<Holder>,
     },
 
@@ -468,11 +468,11 @@ pub struct Lost {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LostReason {
-    /// The lock file was removed: somebody else can acquire at any moment.
+    /// The lock file was removed: another can acquire at any moment.
     Removed,
-    /// Another file is at the path: somebody else may be inside.
+    /// Another file is at the path: another may be inside.
     Replaced,
-    /// Somebody asked for the lock with [`revoke`](crate::AsyncFileLock::revoke).
+    /// The release was asked for with [`revoke`](crate::AsyncFileLock::revoke).
     /// It is still held; stop and release it.
     Revoked,
     /// The lease could not be renewed in time: the server was out of reach, or this

@@ -1,9 +1,9 @@
 //! What `tracing` shows of each acquisition, as events of level debug under the target
-//! `lockkeeper`: `acquiring`; `waiting` and for whom, where it did not have the lock at
+//! `lockkeeper`: `acquiring`; `waiting` and for which holder, where it did not have the lock at
 //! once; `acquired` and how long that took, or `not acquired` and why; `released`.
 //!
-//! Each comes once for an acquisition. Where nobody wants them, each costs one
-//! comparison, and whoever waits is not looked for.
+//! Each comes once for an acquisition. Where no subscriber wants them, each costs one
+//! comparison, and the holder is not looked for.
 
 use std::fmt::Display;
 use std::pin::pin;
@@ -24,7 +24,7 @@ pub(crate) fn are_wanted() -> bool {
 pub(crate) struct Acquiring(Instant);
 
 impl Acquiring {
-    /// `None` if nobody wants to see it.
+    /// `None` if no subscriber wants to see it.
     #[inline]
     pub(crate) fn begin(lock: &dyn Display) -> Option<Self> {
         are_wanted().then(|| Self::begin_shown(lock))

@@ -1,4 +1,4 @@
-//! Who has a lock, and how we know.
+//! The holder of a lock, and how that is known.
 
 use std::fmt;
 use std::panic::Location;
@@ -8,15 +8,15 @@ use std::time::SystemTime;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
-    /// Nobody has it, and no file is there.
+    /// The lock is free, and no file is there.
     Free,
-    /// Somebody has it, or it cannot be ruled out that somebody has.
+    /// The lock is held, or that cannot be ruled out.
     Held(Holder),
-    /// Nobody has it; the file is what a dead or departed holder left.
+    /// The lock is free; the file is what a dead or departed holder left.
     Stale(Holder),
 }
 
-/// Who has, or last had, a lock.
+/// The holder of a lock, or its last one.
 ///
 /// Every field but the last two is what the lock file says;
 /// a foreign file says little.
@@ -47,7 +47,7 @@ pub struct Holder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Evidence {
-    /// The kernel says that somebody keeps the file locked: alive.
+    /// The kernel says that the file is kept locked: alive.
     KernelLock,
     /// The file is locked, but the process it names is gone: a child that
     /// inherited the lock keeps it. Alive.
@@ -65,7 +65,7 @@ pub enum Evidence {
     ProcessGone(String),
     /// The holder gave the lock up but could not remove the file.
     Released,
-    /// The file names nobody and nobody keeps it locked.
+    /// The file names no holder, and no process keeps it locked.
     NobodyNamed,
     /// The server that keeps the lock says that it is held: alive, as far as its lease goes.
     Server,

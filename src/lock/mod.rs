@@ -77,7 +77,7 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
         wait: Wait,
     ) -> impl Future<Output = Result<Acquired<Self::Guard>, Error>> + Send + 'static;
 
-    /// Whether the lock is free, held, and by whom.
+    /// Whether the lock is free or held, and its holder.
     ///
     /// # Errors
     /// Why that cannot be found out.

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 /// What a lock is called: a path, or a name at a server. Shown as one shows it to people.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct LockName(Named);
+pub struct LockName(Form);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Named {
+enum Form {
     Path(PathBuf),
-    At(Box<Remote>),
+    At(Box<AtServer>),
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Remote {
+struct AtServer {
     name: String,
     server: String,
 }
@@ -24,15 +24,15 @@ impl LockName {
     #[must_use]
     pub fn at(name: &str, server: &str) -> Self {
         let (name, server) = (name.to_owned(), server.to_owned());
-        Self(Named::At(Box::new(Remote { name, server })))
+        Self(Form::At(Box::new(AtServer { name, server })))
     }
 
     /// The file of a lock of this machine.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match &self.0 {
-            Named::Path(path) => Some(path),
-            Named::At(_) => None,
+            Form::Path(path) => Some(path),
+            Form::At(_) => None,
         }
     }
 
@@ -40,8 +40,8 @@ impl LockName {
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match &self.0 {
-            Named::Path(_) => None,
-            Named::At(remote) => Some(&remote.name),
+            Form::Path(_) => None,
+            Form::At(at) => Some(&at.name),
         }
     }
 
@@ -49,21 +49,21 @@ impl LockName {
     #[must_use]
     pub fn server(&self) -> Option<&str> {
         match &self.0 {
-            Named::Path(_) => None,
-            Named::At(remote) => Some(&remote.server),
+            Form::Path(_) => None,
+            Form::At(at) => Some(&at.server),
         }
     }
 }
 
 impl From<PathBuf> for LockName {
     fn from(path: PathBuf) -> Self {
-        Self(Named::Path(path))
+        Self(Form::Path(path))
     }
 }
 
 impl From<&Path> for LockName {
     fn from(path: &Path) -> Self {
-        Self(Named::Path(path.to_owned()))
+        Self(Form::Path(path.to_owned()))
     }
 }
 
@@ -89,8 +89,8 @@ impl PartialEq<PathBuf> for LockName {
 impl fmt::Display for LockName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Named::Path(path) => path.display().fmt(out),
-            Named::At(remote) => write!(out, "{:?} at {}", remote.name, remote.server),
+            Form::Path(path) => path.display().fmt(out),
+            Form::At(at) => write!(out, "{:?} at {}", at.name, at.server),
         }
     }
 }
@@ -99,8 +99,8 @@ impl fmt::Display for LockName {
 impl fmt::Debug for LockName {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Named::Path(path) => fmt::Debug::fmt(path, out),
-            Named::At(_) => fmt::Display::fmt(self, out),
+            Form::Path(path) => fmt::Debug::fmt(path, out),
+            Form::At(_) => fmt::Display::fmt(self, out),
         }
     }
 }
