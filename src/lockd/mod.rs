@@ -1,15 +1,15 @@
 //! A lock daemon: long-lived locks that are files in a directory, over HTTP.
 //!
-//! It speaks the XML-RPC of gocept.lockd and keeps its files,
-//! `<resource>.resource.lock` with the client's name in it, so that clients and
-//! a directory with held locks can change over, and back. Beside that it speaks
-//! JSON, with waiting, leases and fencing tokens.
+//! The daemon speaks the XML-RPC of gocept.lockd and keeps its files,
+//! `<resource>.resource.lock` with the client's name in it. So clients and a directory with
+//! held locks can change over, and back. Beside that it speaks JSON, with waiting, leases
+//! and fencing tokens.
 //!
 //! # How it differs from gocept.lockd
 //!
-//! What its clients meet on the wire stands in a table at the head of
-//! `src/lockd/xmlrpc/mod.rs`: mainly faults of our own, with clear texts, where
-//! the original answers with an error of Python. And:
+//! A table at the head of `src/lockd/xmlrpc/mod.rs` has the differences on the wire. They
+//! are mainly faults of our own, with clear texts, where the original answers with an
+//! error of Python. And:
 //!
 //! * What was answered with success is on disk. A second daemon on one directory is
 //!   refused, and names the first.
@@ -18,10 +18,10 @@
 //!   original strips it on one side only, so that `"c "` cannot unlock its lock.
 //! * Only text can be a client's name; the original stores what nil or a number
 //!   leaves behind, which no client can unlock.
-//! * A resource's name that is not plainly safe (slash, `%`, leading dot,
-//!   control characters) is percent-encoded in the file's name, and nothing
-//!   outside the directory is ever touched. A file `a%2Fb.resource.lock` that
-//!   the original made is therefore the resource `a/b`.
+//! * A resource's name that is not plainly safe (slash, `%`, leading dot, control
+//!   characters) is percent-encoded in the file's name. Nothing outside the directory is
+//!   ever touched. A file `a%2Fb.resource.lock` that the original made is therefore the
+//!   resource `a/b`.
 //! * A file that names no client (empty, torn, a link, a directory) is reported and not
 //!   guessed about; an administrator can unlock it by force.
 //! * A lock file that was removed by hand counts as unlocked from the next

@@ -86,9 +86,8 @@ fn decode(stem: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// What is left of a client's name without the white space around it, by
-/// Python's `str.strip`: clients are told apart by that, as the original did
-/// where it read a file.
+/// A client's name without the white space around it, by Python's `str.strip`. Clients are
+/// told apart by that, as the original did where it read a file.
 pub(crate) fn stripped(client: &str) -> &str {
     client.trim_matches(|character: char| {
         character.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&character)

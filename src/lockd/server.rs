@@ -163,12 +163,11 @@ impl ServerOptions {
     /// ]}
     /// ```
     ///
-    /// `sha256` is that of the token in hexadecimal digits, as of
-    /// `printf %s "$TOKEN" | sha256sum`. A token has 32 characters or more and
-    /// is made by chance, as by `openssl rand -hex 32`: nothing shorter is ever
-    /// accepted. `clients` are the names it may use; one that ends in `*` is
-    /// the start of a name. An administrator may force. A viewer may look at lists,
-    /// events and metrics, and change nothing. A file that its group or
+    /// `sha256` is that of the token in hexadecimal digits, as of `printf %s "$TOKEN" |
+    /// sha256sum`. A token has 32 characters or more and is made by chance, as by `openssl
+    /// rand -hex 32`: nothing shorter is ever accepted. `clients` are the names it may use;
+    /// one that ends in `*` is the start of a name. An administrator may force. A viewer
+    /// may look at lists, events and metrics, and change nothing. A file that its group or
     /// others can write is refused. Default: none, and on loopback none is needed.
     #[must_use]
     pub fn tokens(mut self, file: impl AsRef<Path>) -> Self {
@@ -186,46 +185,45 @@ impl ServerOptions {
         self
     }
 
-    /// Serve an address that is not loopback without tokens or without TLS. What
-    /// is missing is missing: without tokens every caller that reaches the address
-    /// may use every client's name, though only this machine may force; without
-    /// TLS, an eavesdropper on the network has the tokens. Default: false.
+    /// Serve an address that is not loopback without tokens or without TLS. Without tokens
+    /// every caller that reaches the address may use every client's name, though only this
+    /// machine may force. Without TLS, an eavesdropper on the network has the tokens.
+    /// Default: false.
     #[must_use]
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.is_insecure = insecure;
         self
     }
 
-    /// A further name by which clients call this server, in the `Host` of their
-    /// requests; without a port. Other names are refused, so that no page can
-    /// have a name of its own lead a browser here. Known without this:
-    /// `localhost`, addresses (at loopback only those of loopback) and, at other
-    /// addresses, the machine's own name. One that no `Host` can have, as with a
-    /// port, a scheme or a star, is refused when the server is bound.
+    /// A further name by which clients call this server, in the `Host` of their requests;
+    /// without a port. Other names are refused, so that no page can have a name of its own
+    /// lead a browser here. Known without this: `localhost`, addresses (at loopback only
+    /// those of loopback) and, at other addresses, the machine's own name. One that no
+    /// `Host` can have, as with a port, a scheme or a star, is refused when the server is
+    /// bound.
     #[must_use]
     pub fn host(mut self, name: impl Into<String>) -> Self {
         self.hosts.push(name.into());
         self
     }
 
-    /// The URL at which browsers and clients find this server, when a proxy stands
-    /// before it: its host is known, pages from there may ask, and its path, if
-    /// the proxy passes it on, is taken away. Without tokens no caller is an
-    /// administrator then, as every request may come from elsewhere. Default: none.
+    /// The URL at which browsers and clients find this server behind a proxy. Its host is
+    /// known, and pages from there may ask. Its path is taken away, if the proxy passes it
+    /// on. Without tokens no caller is an administrator then, as every request may come
+    /// from elsewhere. Default: none.
     #[must_use]
     pub fn public_url(mut self, url: impl Into<String>) -> Self {
         self.public_url = Some(url.into());
         self
     }
 
-    /// How many requests may wait for a lock at a time, and how many of one
-    /// address: IPv4, or an IPv6 network of 64 bits. Where tokens are needed,
-    /// each has its own count, so that machines behind one address share only
-    /// what they share a token for. A request that a proxy on this machine passed
-    /// on counts for the address that the proxy says (`X-Forwarded-For`,
-    /// `Forwarded`); this machine's own count for the first limit only. As many
-    /// connections as that may be open from one address, and as many again.
-    /// Default: 8192 and 512.
+    /// How many requests may wait for a lock at a time, and how many of one address: IPv4,
+    /// or an IPv6 network of 64 bits. Where tokens are needed, each has its own count, so
+    /// that machines behind one address share only what they share a token for. A request
+    /// that a proxy on this machine passed on counts for the address that the proxy says
+    /// (`X-Forwarded-For`, `Forwarded`). This machine's own requests count for the first
+    /// limit only. As many connections as that may be open from one address, and as many
+    /// again. Default: 8192 and 512.
     #[must_use]
     pub fn waiting(mut self, in_all: usize, per_address: usize) -> Self {
         (self.waiting, self.waiting_per_peer) = (in_all, per_address);

@@ -85,7 +85,7 @@ pub(crate) struct Bearer {
     pub(crate) name: Arc<str>,
     pub(crate) clients: Arc<[String]>,
     pub(crate) is_administrator: bool,
-    /// It may only look.
+    /// Whether the token may only look.
     pub(crate) is_viewer: bool,
 }
 
@@ -195,7 +195,7 @@ impl AccessToken {
 }
 
 impl Bearer {
-    /// Whether it may act as this client. Names are compared as the books do.
+    /// Whether the token may act as this client. Names are compared as the books do.
     pub(crate) fn may_use(&self, client: &str) -> bool {
         let client = name::stripped(client);
         self.clients.iter().any(|allowed| match allowed.strip_suffix('*') {

@@ -35,7 +35,7 @@ pub(super) const ANSWERED: u8 = 2;
 pub(super) struct OpenConnection {
     group: PeerGroup,
     pub(super) state: AtomicU8,
-    /// Since when it is in that state, in microseconds since the start.
+    /// The time of that state, in microseconds since the start.
     since: AtomicU64,
     started: Instant,
     /// The body of the last request was not read to its end.
@@ -109,7 +109,7 @@ impl Connections {
         Self { limits, started: Instant::now(), open, count, lingering }
     }
 
-    /// A place to tell a connection that it has none.
+    /// A place to tell a connection that there is no room.
     pub(super) fn linger(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.lingering).try_acquire_owned().ok()
     }

@@ -35,7 +35,7 @@ use crate::wire::{
 /// A request with a body.
 const BODY: [Code; 3] = [Code::Invalid, Code::Body, Code::NotJson];
 
-/// The books or the disk do not take it.
+/// Codes for what the books or the disk refuse.
 const STATE: [Code; 3] = [Code::Poisoned, Code::Storage, Code::ShuttingDown];
 
 pub(super) fn routes() -> Routes<Arc<AppState>> {

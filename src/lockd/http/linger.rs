@@ -16,7 +16,7 @@ use tokio::time::timeout;
 /// descriptor longer.
 const LINGER_TIME: Duration = Duration::from_secs(5);
 
-/// How many bytes it may send.
+/// Bytes that the other side may send. With more, it costs more traffic.
 const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Waits until the other side ends, which was told that this side did.

@@ -10,9 +10,9 @@
 //!     (see `socket`).
 //! C5. A peer that is refused before all it sent was read gets the answer (see `linger`),
 //!     unless the daemon stops or the place is needed.
-//! C6. A connection that is closed while it is idle is told so, in the words of
-//!     TLS too, and a request that was on its way meets no reset: clients that
-//!     keep connections take that for a sign to ask again.
+//! C6. An idle connection that is closed gets a proper end, in TLS too, and a request that
+//!     is on its way then meets no reset. Clients that keep connections take that for a
+//!     sign to ask again.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -57,7 +57,7 @@ pub(crate) trait Handshake: Clone + Send + Sync + 'static {
     /// What is read and written.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// Makes it, within the time for a head.
+    /// Makes the stream, within the time for a head.
     fn handshake(&self, socket: Socket) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -299,7 +299,7 @@ struct TimedBody {
     connection: Arc<OpenConnection>,
 }
 
-/// It has come, or is not wanted.
+/// The body has come, or is not wanted.
 impl Drop for TimedBody {
     fn drop(&mut self) {
         if !http_body::Body::is_end_stream(&self.body) {

@@ -50,9 +50,9 @@ struct Viewer {
 }
 
 impl Viewer {
-    /// The next piece of an event; `None` at the end of the daemon, or when the
-    /// peer has closed its side: after the first event it wants no more. It ends
-    /// too when the token may look no more, or may see other things than before.
+    /// The next piece of an event; `None` at the end of the daemon, or when the peer has
+    /// closed its side after the first event. It ends too when the token may look no more,
+    /// or may see other things than before.
     async fn next(&mut self) -> Option<String> {
         if !self.caller.sees_as(self.is_administrator) {
             return None;

@@ -1,8 +1,8 @@
 //! Refusal of requests that a foreign page made a browser send.
 //!
-//! O1. A page that was loaded from elsewhere can send requests here, but its
-//!     browser says so in `Origin` or `Sec-Fetch-Site`: those are refused, also
-//!     the kinds that need no permission first, such as a POST of text.
+//! O1. A page that was loaded from elsewhere can send requests here. Its browser says so
+//!     in `Origin` or `Sec-Fetch-Site`. Such requests are refused, also the kinds that need no
+//!     permission first, as a POST of text.
 //! O2. A page can have its own name resolve to this machine, and then asks its
 //!     own origin; its name is in `Host`. So `Host` is an address or a name
 //!     that is known to be this daemon's.

@@ -49,7 +49,7 @@ impl Caller {
         &self.requester
     }
 
-    /// A line of the audit, if it had not many of late.
+    /// Write a line of the audit, unless this caller had many of late.
     pub(crate) fn log_refusal(
         &self,
         verb: &'static str,
@@ -90,7 +90,7 @@ impl Caller {
         }
     }
 
-    /// Whether it may still look, and may see the same as when it was this. (A4)
+    /// Whether the caller may still look, with the same right as an administrator or not. (A4)
     pub(crate) fn sees_as(&self, is_administrator: bool) -> bool {
         self.may_use.may(|bearer| bearer.is_administrator == is_administrator)
     }

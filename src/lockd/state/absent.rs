@@ -44,7 +44,7 @@ impl AbsentWaiters {
         self.places.insert(key, (end, place));
     }
 
-    /// The place of a request that is made again; it is kept no longer.
+    /// Take the place of a request that is repeated.
     pub(super) fn take(&mut self, key: &RequestKey) -> Option<QueuePlace> {
         let (end, place) = self.places.remove(key)?;
         (!end.is_past()).then_some(place)

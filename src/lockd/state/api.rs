@@ -57,7 +57,7 @@ pub(crate) struct LockRequest {
     pub(crate) resource: Arc<str>,
     /// The client.
     pub(crate) client: Arc<str>,
-    /// How long to wait for it.
+    /// How long to wait for the lock.
     pub(crate) wait: WaitLimit,
     /// How long the grant lasts unless it is renewed; `None`: until it is unlocked.
     pub(crate) lease: Option<Duration>,
@@ -71,7 +71,7 @@ pub(crate) struct LockRequest {
 pub(crate) struct GrantReply {
     /// The fencing token: greater than every one before it in this directory.
     pub(crate) token: u64,
-    /// How long it lasts unless it is renewed.
+    /// The time to its end without a renewal.
     pub(crate) lease: Option<Duration>,
 }
 
@@ -90,7 +90,7 @@ pub(crate) enum Refusal {
         /// What is wrong with it.
         why: String,
     },
-    /// It is held, perhaps by the same client.
+    /// The lock is held, perhaps by the same client.
     LockedBy {
         /// The holder, without white space around.
         client: String,
@@ -102,11 +102,11 @@ pub(crate) enum Refusal {
         /// The client of the request.
         client: String,
     },
-    /// It is not held.
+    /// The lock is not held.
     NotLocked,
-    /// The client holds it by another grant.
+    /// The client holds the lock by another grant.
     WrongToken,
-    /// It was not free in time.
+    /// The lock was not free in time.
     TimedOut {
         /// The holder.
         holder: String,
@@ -188,12 +188,12 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The name of a file for clients: where its directory is does not concern them.
+/// The name of a file for clients, without the path of the directory.
 pub(crate) fn in_directory(path: &Path) -> impl fmt::Display + '_ {
     Path::new(path.file_name().unwrap_or(path.as_os_str())).display()
 }
 
-/// A lock that is held, or cannot be given because of what is in its place.
+/// A lock that is held, or has a problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LockStatus {
     /// What is locked.
@@ -211,7 +211,7 @@ pub(crate) struct LockStatus {
     pub(crate) waiting: Vec<WaiterStatus>,
     /// How many waiters there are.
     pub(crate) waiting_in_all: usize,
-    /// Why no client can lock or unlock it.
+    /// The reason why no client can lock or unlock it.
     pub(crate) problem: Option<ProblemStatus>,
 }
 
@@ -243,7 +243,7 @@ pub(crate) struct Survey {
 /// A lease that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseStatus {
-    /// How long it runs after each renewal.
+    /// The time from each renewal to its end.
     pub(crate) length: Duration,
     /// What is left of it.
     pub(crate) remaining: Duration,
@@ -319,7 +319,7 @@ pub enum OpenError {
         /// The other daemon.
         holder: String,
     },
-    /// It cannot be read or written.
+    /// The directory cannot be read or written.
     #[error("{}: {doing} failed: {advice}", path.display())]
     Unusable {
         /// The directory, or the file in it.

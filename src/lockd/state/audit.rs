@@ -14,7 +14,7 @@ use crate::lockd::store::Grant;
 /// 1 MiB, and so is the queue of the log: longer lines would push out others.
 const TEXT_BYTES: usize = 512;
 
-/// Such a text, or its beginning and how long it is.
+/// A text of a caller, or the beginning of a longer one and its length.
 fn shortened(text: &str) -> Cow<'_, str> {
     if text.len() <= TEXT_BYTES {
         return text.into();
@@ -67,7 +67,7 @@ pub(crate) struct Requester {
 pub(crate) enum Credential {
     /// A token of this name.
     Token(Arc<str>),
-    /// There are no tokens, and it came from this machine.
+    /// There are no tokens, and the request came from this machine.
     ThisMachine,
     /// There are no tokens, or none was sent.
     None,

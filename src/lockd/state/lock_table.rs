@@ -124,7 +124,7 @@ impl LockTable {
         Self(Arc::clone(&self.0), Some(Arc::clone(source)))
     }
 
-    /// Ask for a lock, and wait for it as the request says. A limit that is
+    /// Acquire a lock, or wait for the lock as the request says. A limit that is
     /// reached while the grant is on its way to the disk is overrun by that.
     ///
     /// # Cancel safety
@@ -218,8 +218,8 @@ impl LockTable {
         self.0.books().survey()
     }
 
-    /// The lock of this name of a [survey](Self::survey), if it is still held and there is a
-    /// wanted name in it: its own, its holder's or a waiter's.
+    /// The lock of this name of a [survey](Self::survey), if it is still held and has a
+    /// wanted name: its own, its holder's or a waiter's.
     pub(crate) fn listed(
         &self,
         name: &str,

@@ -1,7 +1,7 @@
 //! The holders of locks and the requests that wait for them, in one daemon.
 //!
 //! I1. One holder. A resource is granted to one request at a time, and to the next only
-//!     behind the end of the last: the store takes both in this order. It grants nothing
+//!     behind the end of the last. The store takes both in this order. It grants nothing
 //!     while the file of the lock is still there.
 //! I2. Waiters are served in the order of their requests. One try never overtakes a waiter.
 //! I3. Nothing is answered before the store has it (S1). The books are ahead of the store.

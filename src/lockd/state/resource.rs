@@ -115,7 +115,7 @@ impl Resource {
         }
     }
 
-    /// Whether it is in the list.
+    /// Whether the list shows this resource.
     pub(super) fn is_shown(&self) -> bool {
         matches!(self.phase, Phase::Problem(_)) || self.hold().is_some()
     }

@@ -20,7 +20,7 @@ const BATCHES_AT_ONCE: usize = 4;
 type Job = Box<dyn FnOnce() + Send>;
 
 pub(super) struct Writer {
-    /// Until it is closed.
+    /// `None` once the store is closed.
     pub(super) store: Mutex<Option<Store>>,
     /// The thread ends with this sender.
     thread: Option<mpsc::Sender<Job>>,

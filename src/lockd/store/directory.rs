@@ -38,14 +38,14 @@ struct Made {
     owners: (u32, u32),
 }
 
-/// How a file gets its name only when it is complete.
+/// The way in which a complete file gets its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Publishing {
     /// Linked by its descriptor.
     Descriptor,
     /// Linked through `/proc`.
     Process,
-    /// It has a hidden name first.
+    /// Linked from a hidden name.
     Draft,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct Prepared {
 enum PreparedFrom {
     Unnamed(OwnedFd),
     Draft(String),
-    /// It was the file of a lock before.
+    /// The file of a lock that ended.
     Spare(String),
     Published,
 }
@@ -113,7 +113,7 @@ impl LockDirectory {
         Ok(Arc::new(directory))
     }
 
-    /// Try it once, with a name that no lock has.
+    /// Try each way once, with a name that no lock has.
     fn find_publishing(&self) -> Result<Publishing, Errno> {
         self.remove(DRAFT)?;
         let Ok(file) = self.create_unnamed() else {
@@ -370,7 +370,7 @@ fn contains(file: &OwnedFd, contents: &[u8]) -> bool {
     length.is_ok_and(|length| bytes[..length] == *contents)
 }
 
-/// Write all of it at this place.
+/// Write all bytes at this place.
 pub(crate) fn write_all(file: &OwnedFd, bytes: &[u8], place: u64) -> Result<(), Errno> {
     let mut written = 0;
     while written < bytes.len() {

@@ -52,7 +52,7 @@ pub(crate) const UNKNOWN_BOOT: [u8; 36] = [0; 36];
 
 const MAGIC: [u8; 16] = *b"lockkeeper jrnl2";
 
-/// With its checksum. One sector at most, so that no crash tears it.
+/// The header with its checksum. One sector at most: a crash could tear more.
 const HEADER_LENGTH: usize = 92;
 
 /// Where the mark is: in a sector of its own.

@@ -3,9 +3,8 @@
 //! R1. While the machine runs, the files say what is held: other programs may have changed
 //!     them since. Only the files of the last grants may not have been made: for these the
 //!     journal counts.
-//! R2. After a power cut names and contents of files may be missing or back
-//!     again: the journal says what was held, except where a file names
-//!     another client by now.
+//! R2. After a power cut names and contents of files may be missing or back again. Then
+//!     the journal says what was held, except where a file names another client by now.
 //! R3. A file that the journal does not know is a lock without a lease.
 //! R4. A file that names no holder is reported and left alone, except where the journal
 //!     names its holder (R2).

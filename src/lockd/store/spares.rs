@@ -3,8 +3,8 @@
 //!
 //! P1. Nothing is ever written into a spare. It is given only to a lock whose file says the
 //!     same. So a program that has the old file open still reads the old holder.
-//! P2. A spare is what a new file would be, or it is deleted: a plain file with
-//!     one name, these contents, and the owner and mode that new files have.
+//! P2. A spare is as a new file would be, or it is deleted. So it is a plain file with one
+//!     name, these contents, and the owner and mode that new files have.
 //! P3. There are few, under names that no lock has. They go when the disk is
 //!     full, when the store is closed, and when it is opened (`scan`).
 

@@ -3,8 +3,8 @@
 //! R1. Nothing is fetched or expanded: a DTD is refused, and of references only
 //!     the five predefined ones and those to characters are known. So what is
 //!     read is never longer than what was sent.
-//! R2. What may be nested, counted and kept is limited ([`Shape`]); a document
-//!     that is over a limit is refused at that place, and the rest not looked at.
+//! R2. Depth, count and length of values are limited ([`Shape`]). A document that is over
+//!     a limit is refused at that place, and the rest not looked at.
 //! R3. No argument is lost: an element where none belongs is an error, so that
 //!     no call is answered that was not understood. Text between elements says
 //!     nothing and is passed over, as Python does.

@@ -67,7 +67,7 @@ pub(super) struct BookSignals {
     pub(super) changes: watch::Sender<u64>,
     /// Why this daemon may not go on.
     pub(super) failed: watch::Sender<Option<String>>,
-    /// The first lease ends sooner than it did.
+    /// The first end of a lease is sooner than before.
     pub(super) sooner: Arc<Notify>,
 }
 
