@@ -13,12 +13,14 @@ use super::protocol::{Busy, YOUTH};
 use super::spec::LockSpec;
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
+use crate::local::hold_id::HoldId;
 use crate::local::task_queue::{CallSite, TaskQueue, Turn};
 use crate::local::timer::Standing;
-use crate::local::wakeup::Blocker;
+use crate::local::wakeup::{Blocker, Position};
 use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
 use crate::lock::holder::{Evidence, Holder};
+use crate::sys::path::LockPath;
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// How long a file system may take to answer once a deadline has passed.
@@ -237,7 +239,7 @@ impl<'a> Acquire<'a> {
         let mut wakeup = contender.wakeup();
         loop {
             // Before the look that is relied on.
-            let is_due = wakeup.is_due();
+            let is_due = wakeup.listen() != Position::Behind;
             contender.has_heard_a_write(wakeup.has_heard_a_write());
             // Before the try, so that the last try is at the deadline and not before.
             let is_last = deadline.is_some_and(Deadline::is_over);
@@ -258,7 +260,7 @@ impl<'a> Acquire<'a> {
                         if let Some(holder) = &busy.holder {
                             waits_for(format_args!("{holder}"));
                         }
-                        blocker(busy)
+                        blocker(busy, contender.path())
                     }
                     Acquisition::Hindered(error, again) => {
                         turn = again;
@@ -302,12 +304,17 @@ fn waits_for(holder: std::fmt::Arguments<'_>) {
 }
 
 /// What a contender waits for when this is in its way.
-fn blocker(busy: Busy) -> Blocker {
+fn blocker(busy: Busy, path: &LockPath) -> Blocker {
     let Busy { holder, inode, .. } = busy;
     let evidence = holder.as_ref().map(|holder| &holder.evidence);
     let was_seen = evidence == Some(&Evidence::ProcessRuns);
     let may_end = was_seen || evidence == Some(&Evidence::KernelLock);
     let at_most = busy.look_again.filter(|_| evidence == Some(&Evidence::Young));
-    let (hold_id, pid) = holder.map_or((None, None), |holder| (holder.hold_id, holder.pid));
-    Blocker { token: hold_id, inode, process: pid.filter(|_| may_end), was_seen, at_most }
+    let (hold, pid) = holder.map_or((None, None), |holder| (holder.hold_id, holder.pid));
+    let closes = inode.map(|inode| {
+        let hold_id = hold.as_ref().and_then(|hold_id| hold_id.parse().ok());
+        let unnamed = path.directory().join(format!("#{inode}"));
+        [unnamed, path.candidate(hold_id.unwrap_or(HoldId(0)))]
+    });
+    Blocker { hold, closes, process: pid.filter(|_| may_end), was_seen, at_most }
 }

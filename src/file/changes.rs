@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::protocol::Found;
 use super::spec::LockSpec;
 use crate::local::hold_id::HoldId;
-use crate::local::wakeup::jittered;
+use crate::local::jitter::jittered;
 use crate::lock::changes::{self, Change};
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};

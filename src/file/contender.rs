@@ -25,7 +25,7 @@ use super::protocol::{
 use crate::local::executor::Executor;
 use crate::local::task_queue::{CallSite, Entry, TaskQueue, Turn};
 use crate::local::timer::sleep;
-use crate::local::wakeup::Wakeup;
+use crate::local::wakeup::{Policy, Wakeup};
 use crate::lock::error::Error;
 use crate::lock::holder::{Holder, Status};
 use crate::sys::files::{Inode, inspect_directory, may_make_names, may_write};
@@ -43,6 +43,9 @@ const DOUBTS_MAX: u32 = 3;
 /// wants the lock again has its candidate in time. A longer time is a longer chance to
 /// be held up by a freeze.
 const JUST: Duration = Duration::from_secs(1);
+
+/// An end that gives no event is rare. The process that closed a file may be slow to end.
+const WAKEUP: Policy = Policy { first_look: None, last_recheck: Duration::from_millis(64) };
 
 /// Candidates that a process has ready. They save the next holder a tenth of a
 /// hand-over, and each is an open file.
@@ -208,12 +211,7 @@ impl Contender {
     pub(crate) fn wakeup(&self) -> Wakeup {
         let Terms { path, options, executor, .. } = &self.terms;
         let has_events = executor.has_events();
-        Wakeup::new(
-            path.clone(),
-            options.wait.retry_period,
-            options.wait.fallback_period,
-            has_events,
-        )
+        Wakeup::new(path, path, None, &WAKEUP, &options.wait, has_events)
     }
 
     /// Whether another process waits.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::task::{consume_budget, yield_now};
 use tokio::time::{timeout, timeout_at};
 
-use super::attempt::{Attempt, Tried};
+use super::attempt::{Attempt, MayTry, Tried};
+use super::follow_holder::FollowHolder;
 use super::guard::KernelGuard;
 use super::hold::Hold;
 use super::holder;
@@ -15,17 +16,22 @@ use super::local_queue::Stay;
 use super::open_file::OpenFile;
 use super::shared::{LockInner, LockState, Named, SHARE_MAX};
 use super::syscalls::{LockSpec, Sharing};
-use super::wakeup::{MayTry, Wakeup};
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
 use crate::local::executor::Executor;
 use crate::local::task_queue::{CallSite, Turn};
+use crate::local::wakeup::{Blocker, Policy, Position, Wakeup};
 use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
 use crate::lock::holder::Holder;
 
 /// How long a file system may take to answer once a deadline has passed.
 const ANSWER: Duration = Duration::from_secs(1);
+
+/// An unlock without a close gives no event. Most waits are over by the first look, and
+/// need not ask which process to follow.
+const WAKEUP: Policy =
+    Policy { first_look: Some(Duration::from_millis(10)), last_recheck: Duration::from_millis(8) };
 
 /// For a thread of another program that sleeps in `flock`: what it needs to wake,
 /// on a processor that sleeps as well.
@@ -117,7 +123,7 @@ enum Acquisition {
 /// pass look again when its file is closed, and must not see it wait then.
 struct Contender {
     /// `None` before it listens.
-    wakeup: Option<Box<Wakeup>>,
+    waiting: Option<Box<Waiting>>,
     /// The file of the last look, or one that was left open.
     file: Option<OpenFile>,
     turn: Turn,
@@ -126,6 +132,12 @@ struct Contender {
     share_is_over: bool,
     state: Arc<LockState>,
     request: Request,
+}
+
+/// What a wait takes.
+struct Waiting {
+    wakeup: Wakeup,
+    holder: FollowHolder,
 }
 
 /// `deadline` is asked for when the wait begins.
@@ -296,20 +308,21 @@ async fn go_on(mut acquisition: Acquisition, limit: Limit) -> Result<Option<Kern
             }
             // Those who came earlier get some time to go first.
             Acquisition::Passed(mut contender) => {
-                Box::pin(contender.sleep(true, limit)).await;
+                Box::pin(contender.sleep(None, limit)).await;
                 Acquisition::Listening(contender)
             }
             // An event or the passing of time is a reason to look again.
             Acquisition::Busy(mut contender) => {
                 tracing::trace!(path = %contender.request.lock.path.path().display(), "busy");
-                Box::pin(contender.sleep(false, limit)).await;
+                Box::pin(contender.sleep(Some(Blocker::UNKNOWN), limit)).await;
                 Acquisition::Listening(contender)
             }
             // What is in the way gives no event.
             Acquisition::Hindered(mut contender, error) => {
                 endurance.outlast(*error)?;
-                if contender.wakeup.is_some() {
-                    let _ = timeout(retry_period, Box::pin(contender.sleep(false, limit))).await;
+                if contender.waiting.is_some() {
+                    let unseen = Blocker::unseen(retry_period);
+                    Box::pin(contender.sleep(Some(unseen), limit)).await;
                 }
                 Acquisition::Listening(contender)
             }
@@ -352,7 +365,7 @@ impl Contender {
         let share = Some(request.lock.share()).filter(|share| !share.is_zero());
         let share = share.unwrap_or(SHARE_MAX);
         let share_is_over = !matches!(limit, Limit::OneTry) && turn.local_handoff_is_over(share);
-        Self { wakeup: None, file, turn, share_is_over, state, request }
+        Self { waiting: None, file, turn, share_is_over, state, request }
     }
 
     fn is_inline(&self) -> bool {
@@ -398,13 +411,28 @@ impl Contender {
 
     /// What the next look may do, which comes after this, and whether it is the last.
     fn listen(&mut self, limit: Limit) -> (MayTry, bool) {
-        let Self { wakeup, state, request, .. } = self;
-        let sharing = request.sharing;
-        let new = || Box::new(Wakeup::new(&request.lock, state, sharing));
-        let wakeup = wakeup.get_or_insert_with(new);
-        wakeup.listen();
-        let (may_try, is_last) = (wakeup.may_try(), limit.is_over());
-        (if is_last { may_try.at_last(sharing) } else { may_try }, is_last)
+        let Self { waiting, state, request: Request { lock, sharing, .. }, .. } = self;
+        let Waiting { wakeup, .. } = &mut **waiting.get_or_insert_with(|| {
+            let has_events = state.executor.has_events();
+            let (path, label, options) = (&lock.path, &lock.label, &lock.options.wait);
+            let wakeup = Wakeup::new(path, label, Some(*sharing), &WAKEUP, options, has_events);
+            Box::new(Waiting { wakeup, holder: FollowHolder::default() })
+        });
+        let mut position = wakeup.listen();
+        if !wakeup.stands_in_line() && *sharing == Sharing::Shared {
+            // It cannot be seen in the line, but those it would get in the way of can.
+            if state.waiters(lock).is_some_and(|others| others.precede(*sharing)) {
+                let may_barge = wakeup.may_barge();
+                position = if may_barge { Position::MayBarge } else { Position::Behind };
+            }
+        }
+        let may_try = match position {
+            Position::First => MayTry::Full,
+            Position::Behind => MayTry::None,
+            Position::MayBarge => MayTry::barging(*sharing),
+        };
+        let is_last = limit.is_over();
+        (if is_last { may_try.at_last(*sharing) } else { may_try }, is_last)
     }
 
     /// The contender travels with the try, so that its turn and its file are given up
@@ -429,7 +457,7 @@ impl Contender {
 
     #[inline(always)]
     fn try_here(mut self, may_try: MayTry, is_last: bool) -> Result<Acquisition, Error> {
-        let listens = self.wakeup.is_some();
+        let listens = self.waiting.is_some();
         let only_if_free = match may_try {
             MayTry::None if listens => return Ok(Acquisition::Passed(self)),
             MayTry::None => return Ok(Acquisition::Listening(self)),
@@ -459,26 +487,30 @@ impl Contender {
     #[inline(always)]
     fn hold(self, file: OpenFile) -> KernelGuard {
         let spec = self.request.spec();
-        let Self { wakeup, turn, state, request: Request { lock, asked_at, .. }, .. } = self;
+        let Self { waiting, turn, state, request: Request { lock, asked_at, .. }, .. } = self;
         let mut hold = Hold::new(file, turn, spec, lock, state, asked_at);
         if hold.is_elsewhere() {
             // Another file system may be mounted at the directory now.
             hold.lock.forget_state();
         }
-        if let Some(wakeup) = wakeup {
-            hold.contended(wakeup.end());
+        if let Some(waiting) = waiting {
+            hold.contended(waiting.wakeup.end());
         }
         KernelGuard::of(hold)
     }
 
-    /// Until there is a reason to look again, or the limit. Others go first if it `is_passed`.
-    async fn sleep(&mut self, is_passed: bool, limit: Limit) {
-        let wakeup = self.wakeup.as_mut().expect("BUG: it sleeps and did not listen");
+    /// Until there is a reason to look again, or the limit.
+    async fn sleep(&mut self, blocker: Option<Blocker>, limit: Limit) {
         let spec = self.request.spec();
-        if self.file.as_ref().is_some_and(|file| wakeup.follow(file, spec)) {
-            return;
+        let waiting = self.waiting.as_mut().expect("BUG: it sleeps and did not listen");
+        let Waiting { wakeup, holder } = &mut **waiting;
+        if let Some(file) = &self.file {
+            if holder.follow(wakeup, &self.state, file, spec) {
+                return;
+            }
         }
-        let next_look = wakeup.until_next_look(is_passed);
+        let blocker = blocker.unwrap_or_else(|| wakeup.precedence());
+        let next_look = holder.until_next_look(wakeup, blocker);
         let _ = Deadline::limit(limit.deadline(), next_look).await;
     }
 

@@ -39,6 +39,36 @@ pub(super) enum Tried {
     Busy(OpenFile),
 }
 
+/// What the next try may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MayTry {
+    /// Others go first.
+    None,
+    /// Try for a shared lock only if nobody has any.
+    IfFree,
+    Full,
+}
+
+impl MayTry {
+    /// For a try after which there is no other.
+    pub(super) fn at_last(self, sharing: Sharing) -> Self {
+        match self {
+            MayTry::None => Self::barging(sharing),
+            may_try => may_try,
+        }
+    }
+
+    /// Past those who came earlier. A reader lets earlier writers pass as long as the lock
+    /// is held at all: readers who come all the time cannot keep a writer out, and a writer
+    /// that is stopped while it waits cannot keep readers out.
+    pub(super) fn barging(sharing: Sharing) -> Self {
+        match sharing {
+            Sharing::Shared => MayTry::IfFree,
+            Sharing::Exclusive => MayTry::Full,
+        }
+    }
+}
+
 /// One try.
 pub(super) struct Attempt<'a> {
     pub(super) lock: &'a LockInner,

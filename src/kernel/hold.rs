@@ -35,7 +35,7 @@ pub(super) struct Hold {
     number: Option<u64>,
     /// Other processes want it as well, as far as is known.
     pub(super) is_contended: bool,
-    /// Of its time in the line, (6) of [`pause`](super::wakeup).
+    /// Of its time in the line, (8) of [`wakeup`](crate::local::wakeup).
     presence: Option<Presence>,
     /// The user had the file, so that it has a position, and perhaps copies.
     pub(super) was_used: AtomicBool,

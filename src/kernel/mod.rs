@@ -1,10 +1,11 @@
 //! Locks of the kernel's: `flock` and `fcntl`. `lock` is where tries
-//! (`attempt`) and waiting (`wakeup`) meet; `shared` is what the contenders of one
+//! (`attempt`) and waiting meet; `shared` is what the contenders of one
 //! lock in a process share, `open_file` what the kernel locks, `idle_files` closes what is not used, `syscalls` the calls.
 
 mod acquire;
 mod as_lock;
 mod attempt;
+mod follow_holder;
 mod guard;
 mod hold;
 mod holder;
@@ -16,7 +17,6 @@ mod open_file;
 mod options;
 mod shared;
 mod syscalls;
-mod wakeup;
 
 pub use guard::KernelGuard;
 pub use lock::AsyncKernelLock;

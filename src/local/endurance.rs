@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, sleep};
 
 use super::deadline::Deadline;
-use super::wakeup::jittered;
+use super::jitter::jittered;
 use crate::lock::error::{Error, Hindrance};
 
 /// How long one contender waits, and what it outlasts meanwhile.

@@ -13,7 +13,7 @@ use crate::sys::tickets::{Ahead, Predecessor, Ticket};
 /// How long a contender lets those who came earlier go first, once the lock may be free:
 /// many times what a process takes to wake. A longer time would be the price of each that
 /// is stopped in front.
-const DEFERENCE: Duration = Duration::from_millis(10);
+pub(crate) const BARGE_DELAY: Duration = Duration::from_millis(10);
 
 /// A line that changes under each of so many looks in a row moves on fast: who stands
 /// in it stays awake until the next event. More looks would delay that one.
@@ -21,7 +21,7 @@ const LOOKS_MAX: usize = 3;
 
 /// A place behind others.
 #[derive(Default)]
-pub(crate) struct Line {
+pub(crate) struct PredecessorWatch {
     sleep: Option<Sleep>,
     /// Behind these it does not sleep: they may not act.
     wakeful: Option<[Predecessor; 2]>,
@@ -31,15 +31,15 @@ pub(crate) struct Line {
     is_far: bool,
 }
 
-/// Until something becomes of one of two neighbours.
+/// Until something becomes of one of two predecessors.
 #[derive(Clone, Copy)]
 struct Sleep {
-    neighbours: [Predecessor; 2],
+    predecessors: [Predecessor; 2],
     /// So many looks were made since anything was heard.
     looks: u32,
 }
 
-impl Line {
+impl PredecessorWatch {
     pub(crate) fn is_asleep(&self) -> bool {
         self.sleep.is_some()
     }
@@ -48,8 +48,8 @@ impl Line {
     /// once a look was made.
     pub(crate) fn sleeps_on(&mut self) -> bool {
         let stopped =
-            self.sleep.take_if(|sleep| sleep.neighbours.iter().any(Predecessor::is_stopped));
-        self.wakeful = stopped.map(|sleep| sleep.neighbours).or(self.wakeful);
+            self.sleep.take_if(|sleep| sleep.predecessors.iter().any(Predecessor::is_stopped));
+        self.wakeful = stopped.map(|sleep| sleep.predecessors).or(self.wakeful);
         self.is_asleep()
     }
 
@@ -65,17 +65,17 @@ impl Line {
         (self.sleep, self.is_far) = (None, false);
         let mut ahead = ticket.ahead();
         for _ in 0..LOOKS_MAX {
-            let Ahead::More(neighbours) = ahead else { break };
-            if self.must_stay_awake(neighbours) {
+            let Ahead::More(predecessors) = ahead else { break };
+            if self.must_stay_awake(predecessors) {
                 break;
             }
-            if !subscription.follow_predecessors(neighbours) {
+            if !subscription.follow_predecessors(predecessors) {
                 self.is_far = true;
                 break;
             }
             let now_ahead = ticket.ahead();
             if now_ahead == ahead {
-                self.sleep = Some(Sleep { neighbours, looks: 0 });
+                self.sleep = Some(Sleep { predecessors, looks: 0 });
                 break;
             }
             ahead = now_ahead;
@@ -86,16 +86,16 @@ impl Line {
     /// How long those who came earlier may leave the lock free. The first two have each
     /// other to see to that; whoever is behind them and awake, as processes of other users
     /// are, has no reason to be woken once more after each release.
-    pub(crate) fn deference(&self, period: Duration) -> Duration {
-        if self.is_far { period.max(DEFERENCE) } else { DEFERENCE }
+    pub(crate) fn barge_delay(&self, period: Duration) -> Duration {
+        if self.is_far { period.max(BARGE_DELAY) } else { BARGE_DELAY }
     }
 
-    fn must_stay_awake(&mut self, neighbours: [Predecessor; 2]) -> bool {
-        let [last, second] = neighbours;
+    fn must_stay_awake(&mut self, predecessors: [Predecessor; 2]) -> bool {
+        let [last, second] = predecessors;
         // The last went and the second is still there: it may not act.
         let is_stuck = |behind: [Predecessor; 2]| behind[1].is_same(&last);
-        if self.behind.replace(neighbours).is_some_and(is_stuck) {
-            self.wakeful = Some(neighbours);
+        if self.behind.replace(predecessors).is_some_and(is_stuck) {
+            self.wakeful = Some(predecessors);
         }
         let are_these =
             |these: [Predecessor; 2]| these[0].is_same(&last) && these[1].is_same(&second);
@@ -115,13 +115,13 @@ impl Line {
         let (Some(sleep), Some(subscription)) = (&mut self.sleep, subscription) else {
             return false;
         };
-        let is_third = ticket.is_some_and(|ticket| ticket.are_first(sleep.neighbours));
+        let is_third = ticket.is_some_and(|ticket| ticket.are_first(sleep.predecessors));
         let doublings = if is_third { 0 } else { sleep.looks.min(16) };
         let time = period.saturating_mul(1 << doublings).min(longest);
         tokio::select! {
             biased;
             _ = subscription.event() => true,
-            () = tokio::time::sleep(super::wakeup::jittered(time)) => {
+            () = tokio::time::sleep(super::jitter::jittered(time)) => {
                 sleep.looks += 1;
                 false
             }

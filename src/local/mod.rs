@@ -7,6 +7,7 @@ pub(crate) mod executor;
 pub(crate) mod follow_predecessors;
 mod handoff_expiry;
 pub(crate) mod hold_id;
+pub(crate) mod jitter;
 pub(crate) mod options;
 pub(crate) mod path_check;
 pub(crate) mod task_queue;

@@ -1,68 +1,114 @@
-//! The time between two looks.
+//! The time between two looks at a busy lock.
+//!
+//! 1. A contender listens before the look that it relies on.
+//! 2. The close of a file is an event, and so is the end of a process that is followed.
+//!    Holders of this crate give such an event at release, and so does each that dies.
+//! 3. The event may come a little before the lock is free: then there are rechecks.
+//! 4. Some ends give no event. For these a contender looks when time has passed.
+//! 5. A contender lets those who came earlier go first, for a [`BARGE_DELAY`] after an
+//!    event. Then it may barge, until the next event: one that is stopped does not hold up
+//!    the rest.
+//! 6. A contender with two predecessors or more is asleep until something becomes of one
+//!    of the last two, whose [`Presence`] it watches. So a release wakes three processes,
+//!    however many wait.
+//! 7. It watches first, and looks then whether they still stand in line. A contender gives
+//!    up its ticket before it ends its presence. So a waiter that wakes sees who is left.
+//! 8. A holder has left the line before its user goes on. Its presence ends when its thread
+//!    has time, at the latest with the hold.
+//!
+//! | after | the next look is |
+//! |---|---|
+//! | an event | at once, and again by [`FIRST_RECHECK`] and [`Policy::last_recheck`] |
+//! | a look that found predecessors | after [`BARGE_DELAY`] |
+//! | a look from behind two predecessors | after a retry period, each time twice as long |
+//! | any other look | by [`Policy::first_look`], at the latest after [`FALLBACK_PERIODS`] |
+//!
+//! [`BARGE_DELAY`]: super::follow_predecessors::BARGE_DELAY
 
-use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::runtime::Handle;
 
-use super::follow_predecessors::Line;
-use super::hold_id::HoldId;
+use super::follow_predecessors::PredecessorWatch;
+use super::jitter::jittered;
+use super::options::WaitOptions;
 use crate::sys::inotify::{Event, Following, Subscription};
 use crate::sys::path::LockPath;
-use crate::sys::tickets::Ticket;
+use crate::sys::tickets::{Sharing, Ticket};
 use crate::sys::wait_pipe::Presence;
 
-/// How many `retry_period`s pass between two looks while events are heard:
-/// they are only for what gives no event.
+/// How many `retry_period`s pass between two looks while events are heard. They are only
+/// for what gives no event (4). More would leave such a lock unused longer.
 const FALLBACK_PERIODS: u32 = 30;
 
-/// After a close the kernel lock may not be free yet: look again after 1 ms, 2,
-/// 4 and so on up to the last.
-const FIRST_ECHO: Duration = Duration::from_millis(1);
-const LAST_ECHO: Duration = Duration::from_millis(64);
+/// After a close the lock may not be free yet (3): look again after this, and each time
+/// after twice as long. A longer time is lost at each such release.
+const FIRST_RECHECK: Duration = Duration::from_millis(1);
 
-/// Drop this when there is time: whoever waited has the lock, and should not wait for
+/// What differs between the kinds of locks.
+pub(crate) struct Policy {
+    /// The first look without an event (4), each next one after twice as long. `None` where
+    /// an end without an event is rare: all looks are seldom then.
+    pub(crate) first_look: Option<Duration>,
+    /// The longest time to a recheck (3). Longer ones are for closes that are slow.
+    pub(crate) last_recheck: Duration,
+}
+
+/// Drop this when there is time: a holder that waited has the lock, and should not wait for
 /// that too. What must not be there any longer is to be ended first, as the thread may
 /// be busy with the lock for as long as it is held.
-pub(crate) fn put_away_later(what: impl Send + 'static) {
+fn put_away_later(what: impl Send + 'static) {
     match Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn(async move { drop(what) })),
         Err(_) => drop(what),
     }
 }
 
-/// Waits for the next reason to look at a busy lock: an event, or the passing
-/// of time.
-///
-/// Who came first looks at each event of the lock's directory, and so does the
-/// second, who goes on if the first does not [in time](Line::deference). Whoever comes
-/// after them is asleep until one of the two just before it gets the lock or
-/// goes away, so that a release wakes three processes, however many wait.
+/// Waits for the next reason to look at a busy lock: an event, or the passing of time.
 pub(crate) struct Wakeup {
     path: Arc<LockPath>,
+    /// Names those who wait for the same.
+    label: Arc<LockPath>,
+    /// `None` for a lock that cannot be shared.
+    sharing: Option<Sharing>,
+    policy: &'static Policy,
     retry_period: Duration,
     fallback_period: Option<Duration>,
     has_events: bool,
     subscription: Option<Subscription>,
     ticket: Option<Ticket>,
-    /// Nobody came earlier; that stays so.
+    /// There are no predecessors; that stays so.
     is_first: bool,
-    line: Line,
-    /// Time has passed since the last event: nobody seems to make use of it.
+    predecessors: PredecessorWatch,
+    /// Time has passed since the last event (5).
     may_barge: bool,
     /// An event was the reason for the look that is due.
     has_heard: bool,
-    echo: Option<Duration>,
-    last_token: Option<String>,
+    recheck: Option<Duration>,
+    next_look: Option<Duration>,
+    last_hold: Option<String>,
 }
 
-/// What is known of the holder that is waited for.
+/// Where a contender stands when it is about to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Position {
+    First,
+    /// Predecessors go first.
+    Behind,
+    /// Predecessors had their time (5).
+    MayBarge,
+}
+
+/// What a contender waits for.
 pub(crate) struct Blocker {
-    pub(crate) token: Option<String>,
-    /// The inode that is locked.
-    pub(crate) inode: Option<u64>,
-    /// Whose end would free the lock.
+    /// Names the hold, where that is known.
+    pub(crate) hold: Option<String>,
+    /// The names whose close counts: one of them is the holder's file. `None` if no look was
+    /// made.
+    pub(crate) closes: Option<[PathBuf; 2]>,
+    /// The process whose end would free the lock.
     pub(crate) process: Option<u32>,
     /// Its process was seen to run from here.
     pub(crate) was_seen: bool,
@@ -71,53 +117,57 @@ pub(crate) struct Blocker {
 }
 
 impl Blocker {
+    /// A holder of which nothing is known.
+    pub(crate) const UNKNOWN: Self =
+        Self { hold: None, closes: None, process: None, was_seen: false, at_most: None };
+
     /// Something that is no holder, as far as is known. To be looked for again then.
     pub(crate) fn unseen(at_most: Duration) -> Self {
-        let at_most = Some(at_most);
-        Self { token: None, inode: None, process: None, was_seen: false, at_most }
+        Self { at_most: Some(at_most), ..Self::UNKNOWN }
     }
 }
 
 impl Wakeup {
     pub(crate) fn new(
-        path: Arc<LockPath>,
-        retry_period: Duration,
-        fallback_period: Option<Duration>,
+        path: &Arc<LockPath>,
+        label: &Arc<LockPath>,
+        sharing: Option<Sharing>,
+        policy: &'static Policy,
+        wait: &WaitOptions,
         has_events: bool,
     ) -> Self {
         Self {
-            path,
-            retry_period,
-            fallback_period,
+            path: Arc::clone(path),
+            label: Arc::clone(label),
+            sharing,
+            policy,
+            retry_period: wait.retry_period,
+            fallback_period: wait.fallback_period,
             has_events,
             subscription: None,
             ticket: None,
             is_first: false,
-            line: Line::default(),
+            predecessors: PredecessorWatch::default(),
             may_barge: false,
             has_heard: false,
-            echo: None,
-            last_token: None,
+            recheck: None,
+            next_look: policy.first_look,
+            last_hold: None,
         }
     }
 
-    /// Get ready for a look that is relied on, which comes after this; whether
-    /// one is due. Else somebody who came earlier should have the lock first.
-    pub(crate) fn is_due(&mut self) -> bool {
+    /// Get ready for a look that is relied on, which comes after this (1).
+    pub(crate) fn listen(&mut self) -> Position {
         if !self.has_events {
-            return true;
+            return Position::First;
         }
         if self.subscription.is_none() {
             self.subscription = Subscription::begin(&self.path);
         }
-        if self.ticket.is_none() && self.subscription.is_some() {
-            self.ticket = Ticket::take(&self.path);
-        } else if let Some(ticket) = &mut self.ticket {
-            ticket.publish();
-        }
-        if self.may_barge && self.line.is_asleep() {
-            if self.line.sleeps_on() {
-                return true;
+        self.stand_in_line();
+        if self.may_barge && self.predecessors.is_asleep() {
+            if self.predecessors.sleeps_on() {
+                return Position::MayBarge;
             }
             self.may_barge = false;
         }
@@ -125,27 +175,38 @@ impl Wakeup {
         if let (Some(ticket), Some(subscription), false) =
             (&self.ticket, &mut self.subscription, is_early)
         {
-            self.line.look(ticket, subscription);
-            if self.line.is_asleep() {
-                return false;
+            self.predecessors.look(ticket, subscription);
+            if self.predecessors.is_asleep() {
+                return Position::Behind;
             }
         }
-        self.listen();
-        // That one who is stopped does not hold up the rest, it is bounded.
-        self.may_barge || !self.is_preceded()
+        self.renew_subscription();
+        match (self.is_preceded(), self.may_barge) {
+            (false, _) => Position::First,
+            (true, true) => Position::MayBarge,
+            (true, false) => Position::Behind,
+        }
     }
 
-    fn listen(&mut self) {
+    fn stand_in_line(&mut self) {
+        match (&mut self.ticket, self.sharing) {
+            (Some(ticket), _) => ticket.publish(),
+            (None, _) if self.subscription.is_none() => {}
+            (ticket, None) => *ticket = Ticket::take(&self.label),
+            (ticket, Some(sharing)) => *ticket = Ticket::take_as(&self.label, sharing),
+        }
+    }
+
+    fn renew_subscription(&mut self) {
         // What is heard is heard of the right directory, or of that it is not.
         let has_heard = std::mem::take(&mut self.has_heard);
         let listens = |subscription: &Subscription| {
             subscription.follows_directory() && !subscription.is_shaken()
         };
         if !has_heard || !self.subscription.as_ref().is_some_and(listens) {
-            self.subscription =
-                Subscription::follow_directory(self.subscription.take(), &self.path);
-            if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.path)) {
-                (self.line, self.is_first) = (Line::default(), false);
+            self.subscription = Subscription::follow_directory(self.subscription.take(), &self.path);
+            if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.label)) {
+                (self.predecessors, self.is_first) = (PredecessorWatch::default(), false);
             }
         }
     }
@@ -158,16 +219,30 @@ impl Wakeup {
         !self.is_first
     }
 
-    /// Those who came earlier, and go first. They see to what an event may have been too
-    /// early for.
-    pub(crate) fn precedence(&mut self) -> Blocker {
-        self.echo = None;
-        let at_most = Some(self.line.deference(self.retry_period));
-        Blocker { token: None, inode: None, process: None, was_seen: false, at_most }
+    /// Whether it can be seen in the line.
+    pub(crate) fn stands_in_line(&self) -> bool {
+        self.ticket.is_some()
     }
 
-    /// The lock was acquired: somebody else is next at once, and hears of it when this
-    /// thread has time. What is to end with the hold, as then at the latest.
+    /// Whether time has passed since the last event.
+    pub(crate) fn may_barge(&self) -> bool {
+        self.may_barge
+    }
+
+    /// Whether an event is the reason for the look that is due.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.has_heard
+    }
+
+    /// The predecessors, who go first. They see to what an event may have been too early
+    /// for.
+    pub(crate) fn precedence(&mut self) -> Blocker {
+        self.recheck = None;
+        Blocker::unseen(self.predecessors.barge_delay(self.retry_period))
+    }
+
+    /// The lock was acquired: its successor is next at once, and hears of it when this
+    /// thread has time. What is to end with the hold (8).
     pub(crate) fn end(mut self) -> Option<Presence> {
         let mut ticket = self.ticket.take()?;
         ticket.give_up();
@@ -176,135 +251,90 @@ impl Wakeup {
         presence
     }
 
-    /// Whether this contender's turn is near, and somebody was just heard to remove or
-    /// move a lock file in the directory.
+    /// Whether this contender's turn is near, and it just heard that a file of the lock was
+    /// removed or moved.
     pub(crate) fn has_heard_a_write(&self) -> bool {
-        let subscription = self.subscription.as_ref().filter(|_| !self.line.is_asleep());
+        let is_near = !self.predecessors.is_asleep();
+        let subscription = self.subscription.as_ref().filter(|_| is_near);
         subscription.is_some_and(Subscription::has_heard_a_write)
     }
 
-    /// Until it is worth looking again.
-    pub(crate) async fn until_next_look(&mut self, obstacle: Blocker) {
-        let is_another = obstacle.token != self.last_token;
+    /// What hears of the holder's end. `None` for a contender that needs not, as it sleeps
+    /// behind its predecessors, or cannot.
+    pub(crate) fn subscription(&mut self) -> Option<&mut Subscription> {
+        let is_near = !self.predecessors.is_asleep();
+        self.subscription.as_mut().filter(|_| is_near)
+    }
+
+    /// Until it is worth looking again. Whether that is so by the passing of time alone.
+    pub(crate) async fn until_next_look(&mut self, blocker: Blocker) -> bool {
+        let is_another = blocker.hold != self.last_hold;
         if is_another {
-            // Another holder. The close that was just heard may be its all the same.
-            self.echo = self.echo.filter(|echo| *echo == FIRST_ECHO);
-            self.last_token = obstacle.token.clone();
+            // Another hold. The close that was just heard may be its end all the same.
+            self.recheck = self.recheck.filter(|recheck| *recheck == FIRST_RECHECK);
+            self.last_hold = blocker.hold;
         }
-        if self.line.is_asleep() {
-            let long = self.retry_period.saturating_mul(FALLBACK_PERIODS);
+        let longest = |periods| {
+            let long = self.retry_period.saturating_mul(periods);
+            self.fallback_period.unwrap_or(long)
+        };
+        if self.predecessors.is_asleep() {
             let (ticket, subscription) = (self.ticket.as_ref(), self.subscription.as_ref());
-            let longest = self.fallback_period.unwrap_or(long);
-            let is_heard = self.line.sleep(ticket, subscription, self.retry_period, longest).await;
-            (self.may_barge, self.has_heard) = (!is_heard, is_heard);
-            return;
+            let longest = longest(FALLBACK_PERIODS);
+            let slept = self.predecessors.sleep(ticket, subscription, self.retry_period, longest);
+            self.has_heard = slept.await;
+            self.may_barge = !self.has_heard;
+            return self.may_barge;
         }
         let Some(subscription) = &mut self.subscription else {
-            let period = self.fallback_period.unwrap_or(self.retry_period);
-            return tokio::time::sleep(shortest(period, obstacle.at_most, None)).await;
+            self.may_barge = blocker.at_most.is_some();
+            tokio::time::sleep(shortest(longest(1), blocker.at_most, None)).await;
+            return true;
         };
-        if let Some(inode) = obstacle.inode {
-            let token = obstacle.token.and_then(|token| token.parse().ok());
-            let unnamed = self.path.directory().join(format!("#{inode}"));
-            let named = self.path.candidate(token.unwrap_or(HoldId(0)));
-            if subscription.await_closes([unnamed, named]) {
-                return;
+        let mut following = Following::Heard;
+        if let Some(closes) = blocker.closes {
+            if subscription.await_closes(closes) {
+                return false;
             }
+            following = subscription.follow_process(blocker.process);
         }
-        self.may_barge = true;
-        // Who lets another go first has not looked who holds the lock.
-        let following = match obstacle.inode {
-            Some(_) => subscription.follow_process(obstacle.process),
-            None => Following::Heard,
-        };
         let periods = match following {
-            // It ended since the look, or somebody who judges the dead one's
-            // file was in the way: the next look will tell.
+            // It ended since the look, or a contender that judges the dead holder's file
+            // was in the way: the next look will tell.
             Following::Gone => {
-                let is_news = is_another || obstacle.was_seen;
-                self.echo = self.echo.or(is_news.then_some(FIRST_ECHO));
+                let is_news = is_another || blocker.was_seen;
+                self.recheck = self.recheck.or(is_news.then_some(FIRST_RECHECK));
                 FALLBACK_PERIODS
             }
-            Following::Unheard if obstacle.was_seen => 1,
+            Following::Unheard if blocker.was_seen => 1,
             Following::Heard | Following::Unheard => FALLBACK_PERIODS,
         };
-        let long = self.retry_period.saturating_mul(periods);
-        let period = self.fallback_period.unwrap_or(long);
+        let longest = longest(periods);
+        let period = self.next_look.map_or(longest, |next_look| next_look.min(longest));
+        self.may_barge = true;
         tokio::select! {
             biased;
             heard = subscription.event() => {
-                self.may_barge = false;
-                self.has_heard = true;
+                (self.may_barge, self.has_heard) = (false, true);
+                self.next_look = self.policy.first_look;
                 if heard == Event::Close {
-                    self.echo = Some(FIRST_ECHO);
+                    self.recheck = Some(FIRST_RECHECK);
                 }
+                return false;
             }
-            () = tokio::time::sleep(shortest(period, obstacle.at_most, self.echo)) => {
-                self.echo = self.echo.map(|echo| echo * 2).filter(|echo| *echo <= LAST_ECHO);
-            }
+            () = tokio::time::sleep(shortest(period, blocker.at_most, self.recheck)) => {}
         }
-    }
-}
-
-fn shortest(period: Duration, at_most: Option<Duration>, echo: Option<Duration>) -> Duration {
-    [at_most, echo].into_iter().flatten().fold(jittered(period), Duration::min)
-}
-
-/// Between two and five quarters of `period`, so that processes do not march in
-/// step.
-pub(crate) fn jittered(period: Duration) -> Duration {
-    // The middle, without random bits, which a running system has.
-    let mut bits = (u16::MAX / 2).to_ne_bytes();
-    let _ = getrandom(&mut bits, GetRandomFlags::NONBLOCK);
-    let share = f64::from(u16::from_ne_bytes(bits)) / f64::from(u16::MAX);
-    in_step(period.mul_f64(0.75 + share / 2.0), BEGINNING.elapsed())
-}
-
-/// When the first pause of this process began.
-static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-/// Long pauses of one process end together, so that it wakes once for many: a
-/// thousand waits for as many locks take a quarter to a seventh as much (`cargo bench
-/// --bench waiting -- idle`, and `--bench kernel`). They end at multiples of a time
-/// that is at most an eighth of them, which began when others' did not.
-fn in_step(pause: Duration, now: Duration) -> Duration {
-    const LONG: Duration = Duration::from_secs(1);
-    if pause < LONG {
-        return pause;
-    }
-    // Of more than eight hours, an hour will do.
-    let step = Duration::from_secs(3600).min(pause / 8).as_millis() as u64;
-    let step = Duration::from_millis(1 << step.ilog2()).as_nanos();
-    let past = now.saturating_add(pause).as_nanos() % step;
-    pause.saturating_sub(Duration::from_nanos(past as u64))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_pause_varies() {
-        let period = Duration::from_secs(4);
-        let pauses: Vec<_> = (0..100).map(|_| jittered(period)).collect();
-        let (least, most) = (Duration::from_millis(2500), Duration::from_secs(5));
-        assert!(pauses.iter().all(|pause| (least..=most).contains(pause)));
-        assert!(pauses.windows(2).any(|pair| pair[0] != pair[1]));
-    }
-
-    #[test]
-    fn long_pauses_end_together() {
-        let step = Duration::from_millis(512);
-        let moments = (0..5000).map(|number| Duration::from_micros(number * 1234));
-        for (now, pause) in moments.zip([4200, 7300, 8100].into_iter().cycle()) {
-            let pause = Duration::from_millis(pause);
-            let shorter = in_step(pause, now);
-            assert_eq!((now + shorter).as_nanos() % step.as_nanos(), 0, "{now:?} {pause:?}");
-            assert!(shorter <= pause && shorter > pause - step, "{shorter:?} of {pause:?}");
+        let is_recheck = self.recheck.is_some();
+        if is_recheck {
+            let last = self.policy.last_recheck;
+            self.recheck = self.recheck.map(|time| time * 2).filter(|time| *time <= last);
+        } else if blocker.at_most.is_none() {
+            self.next_look = self.next_look.map(|_| period.saturating_mul(2));
         }
-        let short = Duration::from_millis(999);
-        assert_eq!(in_step(short, short), short);
-        // Does not overflow.
-        let _ = in_step(Duration::MAX, short);
+        !is_recheck
     }
+}
+
+fn shortest(period: Duration, at_most: Option<Duration>, recheck: Option<Duration>) -> Duration {
+    [at_most, recheck].into_iter().flatten().fold(jittered(period), Duration::min)
 }
