@@ -15,7 +15,7 @@ use super::holder;
 use super::local_queue::Stay;
 use super::open_file::OpenFile;
 use super::shared::{LockInner, LockState, Named, SHARE_MAX};
-use super::syscalls::{LockSpec, Sharing};
+use super::syscalls::{KernelSpec, Sharing};
 use crate::local::deadline::Deadline;
 use crate::local::endurance::Endurance;
 use crate::local::executor::Executor;
@@ -25,7 +25,8 @@ use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
 use crate::lock::holder::Holder;
 
-/// How long a file system may take to answer once a deadline has passed.
+/// How long a file system may take to answer once a deadline has passed. If longer, an
+/// acquisition lasts so much longer on a server that does not answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
 /// An unlock without a close gives no event. Most waits are over by the first look, and
@@ -33,11 +34,12 @@ const ANSWER: Duration = Duration::from_secs(1);
 const WAKEUP: Policy =
     Policy { first_look: Some(Duration::from_millis(10)), last_recheck: Duration::from_millis(8) };
 
-/// For a thread of another program that sleeps in `flock`: what it needs to wake,
-/// on a processor that sleeps as well.
+/// What a thread of another program that sleeps in `flock` needs to wake, on a processor
+/// that sleeps as well. If longer, the lock is unused longer.
 const YIELD_LASTS: Duration = Duration::from_micros(200);
 
-/// For the readers of this process to let go, so that the lock is free.
+/// How long the readers of this process may take to release, so that the lock is free. If
+/// longer, this process waits longer for those that do not.
 const READERS_LEAVE: Duration = Duration::from_millis(5);
 
 /// What a caller asks for.
@@ -48,7 +50,7 @@ struct Request {
 }
 
 impl Request {
-    fn spec(&self) -> LockSpec {
+    fn spec(&self) -> KernelSpec {
         self.lock.spec(self.sharing)
     }
 
@@ -155,13 +157,13 @@ pub(super) async fn acquire(
     consume_budget().await;
     match begin(named, sharing, limit, asked_at) {
         Ok(Acquisition::Acquired(guard)) => Ok(guard),
-        // On the heap: who has it at once should not carry what all else takes.
+        // On the heap: a lock that is free should not carry what all else takes.
         Ok(begun) => Box::pin(in_time(begun, limit)).await,
         Err(error) => Err(error),
     }
 }
 
-/// On the heap: where nobody watches, nothing of this is carried.
+/// On the heap: without a subscriber nothing of this is carried.
 async fn acquire_shown(
     named: Named,
     sharing: Sharing,
@@ -199,9 +201,9 @@ pub(super) async fn try_once(
     outcome
 }
 
-/// As far as it goes without waiting for anything. This nearly always suffices, apart
-/// from all else: the cost of an acquisition that nobody disputes is for a good part to
-/// load what code it runs through.
+/// As far as it goes without waiting for anything, which nearly always suffices. It is
+/// apart from all else: an acquisition of a free lock costs for a good part the loading of
+/// the code that it runs through.
 #[inline(never)]
 fn begin(
     named: Named,
@@ -242,7 +244,7 @@ async fn in_time(begun: Acquisition, limit: Limit) -> Result<KernelGuard, Error>
     };
     match acquired {
         Some(guard) => Ok(guard),
-        // On the heap: who is in time should not carry what this takes.
+        // On the heap: an acquisition in time should not carry what this takes.
         None => Err(Box::pin(too_late(&lock, limit)).await),
     }
 }
@@ -306,7 +308,7 @@ async fn go_on(mut acquisition: Acquisition, limit: Limit) -> Result<Option<Kern
                 let (may_try, is_last) = contender.listen(limit);
                 contender.try_once(may_try, is_last).await?
             }
-            // Those who came earlier get some time to go first.
+            // Predecessors get some time to go first.
             Acquisition::Passed(mut contender) => {
                 Box::pin(contender.sleep(None, limit)).await;
                 Acquisition::Listening(contender)
@@ -326,7 +328,7 @@ async fn go_on(mut acquisition: Acquisition, limit: Limit) -> Result<Option<Kern
                 }
                 Acquisition::Listening(contender)
             }
-            // Nothing is kept while others are asked who has it.
+            // Nothing is kept while the holder is looked for.
             Acquisition::Refused(contender) => {
                 contender.give_up(limit);
                 return Ok(None);
@@ -388,12 +390,11 @@ impl Contender {
 
     /// Threads that sleep in the kernel for a lock have no ticket, and a process that
     /// takes it over and over is faster than they wake. So now and then it leaves the
-    /// lock free for as long as that takes, whether or not anybody sleeps: to have
-    /// the kernel list who does slows all processes of the machine, as it waits for
-    /// each processor.
+    /// lock free for as long as that takes. It does so without a look for sleepers: to
+    /// have the kernel list them slows all processes, as it waits for each processor.
     ///
-    /// Where it is shared, it is free only when the last of those who have it has
-    /// let go. If that is not soon, it is asked less often.
+    /// A shared lock is free only when its last reader has released it. If that is not
+    /// soon, it is asked less often.
     async fn yield_to_sleepers(&self, limit: Limit) {
         let (queue, began) = (&self.state.queue, Instant::now());
         let is_shared = self.request.sharing == Sharing::Shared && queue.is_held();
@@ -447,7 +448,7 @@ impl Contender {
             if state.executor.is_local() {
                 // Only that it is seen to be: else the next finds another state.
                 let _ = state.is_in_place_now(lock);
-                // For who asks where it cannot be opened.
+                // For looks at the waiters where it cannot be opened.
                 drop(state.waiters_there(lock));
             }
             contender.try_here(may_try, is_last)
@@ -520,7 +521,7 @@ impl Contender {
             return;
         }
         if let Some(file) = self.file.take() {
-            // Not closed: that would wake all who wait, each time.
+            // Not closed: that would wake all waiters, each time.
             let keep_open = self.request.lock.options.keep_open;
             let stay = if keep_open { Stay::Always } else { Stay::Awhile };
             self.state.queue.leave(file, stay, |_| false);

@@ -3,19 +3,19 @@
 //! 1. The lock is the kernel's, on the inode that the path names. So an open
 //!    file is locked first, and then `lstat(path)` must be the inode that
 //!    `fstat` gave; else it is closed, and the path opened again.
-//!    Or it was had within a share from the last task of this process, locked,
-//!    in which it was seen so: then only the number of its names is looked at,
-//!    which tells that it was removed or replaced, but for a millisecond not that
-//!    it was moved. Nobody has used that file: it has no position, and no copies.
+//!    Or the last task of this process handed it over, locked, within the share in
+//!    which it was seen so. Then only the number of its names is looked at: that
+//!    shows a removal or replacement, but for a millisecond no move. That file
+//!    was not used: it has no position, and no copies.
 //! 2. Inode numbers are compared only while the file is open: a freed one is
 //!    given to the next file at once.
-//! 3. Who removes the file at release does it while it holds the lock, and
-//!    exclusively: whoever had it open is refused, or finds by (1) that the
+//! 3. A holder that removes the file at release does it while it holds the lock,
+//!    exclusively. A contender that had it open is refused, or finds by (1) that the
 //!    path names something else.
-//! 4. The file stays open between two looks of one contender, and nobody who
-//!    waits is woken by its close.
-//! 5. A hold is made by the call that locked, so that a result nobody takes
-//!    any more gives the lock back, at the place where calls are made.
+//! 4. The file stays open between two looks of one contender, so that no waiter
+//!    is woken by its close.
+//! 5. A hold is made by the call that locked, so that a result which is not taken
+//!    any more releases the lock, at the place where calls are made.
 //! 6. A hold acts only in the process that made it: a forked child shares the
 //!    open file, and its `LOCK_UN` would free its parent's lock.
 
@@ -24,18 +24,19 @@ use rustix::fs::FileType;
 use super::open_file::OpenFile;
 use super::options::Primitive;
 use super::shared::LockInner;
-use super::syscalls::{self, LockSpec, Sharing};
+use super::syscalls::{self, KernelSpec, Sharing};
 use crate::lock::error::Error;
 use crate::sys::files::{Errno, Inode};
 
-/// How often the path may name another file after the lock was had, before
-/// this counts as one look. Each time somebody else got further.
+/// How often the path may name another file after the file was locked, before
+/// this counts as one look. Each time another holder got further. If larger, a try
+/// beside such holders keeps its thread longer.
 const REPLACED_MAX: u32 = 100;
 
 /// How one try ended.
 pub(super) enum Tried {
     Locked(OpenFile),
-    /// Somebody else has it. The file is open for the next look (4).
+    /// Another holder has it. The file is open for the next look (4).
     Busy(OpenFile),
 }
 
@@ -44,7 +45,7 @@ pub(super) enum Tried {
 pub(super) enum MayTry {
     /// Others go first.
     None,
-    /// Try for a shared lock only if nobody has any.
+    /// Try for a shared lock only if the file is not locked at all.
     IfFree,
     Full,
 }
@@ -58,9 +59,9 @@ impl MayTry {
         }
     }
 
-    /// Past those who came earlier. A reader lets earlier writers pass as long as the lock
-    /// is held at all: readers who come all the time cannot keep a writer out, and a writer
-    /// that is stopped while it waits cannot keep readers out.
+    /// Past its predecessors. A reader lets earlier writers pass as long as the lock is held
+    /// at all. So readers that come all the time cannot keep a writer out, and a writer that
+    /// is stopped while it waits cannot keep readers out.
     pub(super) fn barging(sharing: Sharing) -> Self {
         match sharing {
             Sharing::Shared => MayTry::IfFree,
@@ -72,8 +73,8 @@ impl MayTry {
 /// One try.
 pub(super) struct Attempt<'a> {
     pub(super) lock: &'a LockInner,
-    pub(super) spec: LockSpec,
-    /// Whether a shared lock is wanted only if nobody has the lock at all.
+    pub(super) spec: KernelSpec,
+    /// Whether a shared lock is wanted only if the file is not locked at all.
     pub(super) only_if_free: bool,
 }
 
@@ -89,7 +90,7 @@ impl Attempt<'_> {
                 None => open(self.lock)?,
             };
             let is_locked = self.lock(&file).map_err(fail("locking"))?;
-            // (1), and a file that was replaced while its holder goes on is nobody's obstacle.
+            // (1), and a replaced file whose holder goes on is in no contender's way.
             let is_at = file.is_at(&self.lock.c_path);
             if is_at == Ok(true) {
                 self.refuse_mounted(&file, is_locked)?;

@@ -1,9 +1,9 @@
 //! What hears of the end of the holder that is in a contender's way.
 //!
-//! The close of a file that was open for reading is an event for those who watch that very
-//! file, which one contender of a process can. The others, and those for a directory,
-//! follow the process that took the lock, where the kernel tells which it is. It takes long
-//! to, at the cost of all processors: only a wait that is not a short one asks.
+//! The close of a file that was open for reading is an event for watchers of that very
+//! file, which one contender of a process can be. The others, and those for a directory,
+//! follow the process that took the lock, where the kernel shows which it is. That takes
+//! long, at the cost of all processors: only a wait that is not a short one asks.
 
 use std::future::pending;
 
@@ -12,7 +12,7 @@ use rustix::fs::FileType;
 use super::holder;
 use super::open_file::OpenFile;
 use super::shared::LockState;
-use super::syscalls::LockSpec;
+use super::syscalls::KernelSpec;
 use crate::local::executor::Started;
 use crate::local::wakeup::{Blocker, Wakeup};
 use crate::sys::inotify::Following;
@@ -37,7 +37,7 @@ impl FollowHolder {
         wakeup: &mut Wakeup,
         state: &LockState,
         file: &OpenFile,
-        spec: LockSpec,
+        spec: KernelSpec,
     ) -> bool {
         let subscription = wakeup.subscription();
         self.is_following &= subscription.is_some();

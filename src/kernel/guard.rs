@@ -25,16 +25,16 @@ use crate::lock::error::{Error, Lost};
 ///
 /// It is a type of its own beside [`FileGuard`](crate::FileGuard) because a
 /// kernel lock has a file that is the user's, can be shared and downgraded, and
-/// has no record: nobody is told of a dead predecessor, no token names the
-/// acquisition, and nobody can ask for it.
+/// has no record: the next holder does not hear of a dead one, no token names the
+/// acquisition, and the lock cannot be asked for.
 ///
 /// The file is open for reading and writing where that is allowed, and its
 /// position is the start. Its descriptor can be given to a child, which then has
 /// the lock as well until the guard is released or dropped. Do not unlock it.
 ///
-/// A guard that is dropped by a panic releases the lock like any other, and tells
-/// nobody: see [`FileGuard`](crate::FileGuard#panics-of-the-holder). A kernel lock has
-/// no record, so its next holder is told of no death either. Where it must know, write
+/// A guard that is dropped by a panic releases the lock like any other, and says
+/// nothing of it: see [`FileGuard`](crate::FileGuard#panics-of-the-holder). A kernel lock has
+/// no record, so its next holder hears of no death either. Where it must know, write
 /// into the file that work has begun, and remove that before the release.
 ///
 /// A guard cannot be released twice, nor used afterwards:
@@ -65,7 +65,7 @@ impl KernelGuard {
     ///
     /// # Errors
     /// With `delete_on_release`, [`Error::Lost`] if the file was gone or
-    /// somebody else's and [`Error::NotRemoved`] if it could not be removed.
+    /// replaced and [`Error::NotRemoved`] if it could not be removed.
     /// [`Error::Forked`] in a forked child.
     pub async fn release(mut self) -> Result<(), Error> {
         let hold = self.end_watch().expect("BUG: a guard was released twice");
@@ -75,16 +75,16 @@ impl KernelGuard {
         }
     }
 
-    /// Make an exclusive lock shared, with nobody in between: one call of the
-    /// kernel, which lets in whoever waits to share it. A guard that is shared
+    /// Make an exclusive lock shared, with no holder in between: one call of the
+    /// kernel, which lets in those that wait to share it. A guard that is shared
     /// already stays as it is.
     ///
     /// For [`Primitive::Ofd`](crate::Primitive::Ofd) the kernel promises that
     /// this is one step. For [`Primitive::Flock`](crate::Primitive::Flock) flock(2) does not, though
-    /// Linux does it in one step; should somebody get in between all the same,
+    /// Linux does it in one step. If another holder gets in between all the same,
     /// or over a network file system, this fails and the lock is gone.
     ///
-    /// There is no way up: two holders who both wait to become exclusive wait
+    /// There is no way up: two holders that both wait to become exclusive wait
     /// for each other, and a kernel that cannot grant it drops the lock that
     /// was there. Release, and acquire again.
     ///
@@ -114,7 +114,7 @@ impl KernelGuard {
     }
 
     /// Resolves when the path does not name the locked file any more: it was
-    /// removed or replaced, and somebody else may be inside. Else it never
+    /// removed or replaced, and another holder may be inside. Else it never
     /// resolves. It looks at once, at each event, and each
     /// [`retry_period`](crate::KernelOptions::retry_period).
     ///
@@ -212,7 +212,7 @@ impl Drop for KernelGuard {
         let end = move || Hold::tell(hold.end());
         match (executor, Handle::try_current()) {
             (executor @ Executor::Thread { .. }, Ok(_)) => drop(executor.start(end)),
-            // Nobody would do it later; and this may be the thread of the place.
+            // There is no later; and this may be the thread where calls are made.
             _ => end(),
         }
     }
@@ -230,7 +230,7 @@ mod tests {
     use crate::{AsyncKernelLock, KernelOptions};
 
     #[tokio::test]
-    async fn who_had_to_wait_gives_way_and_nobody_else() {
+    async fn a_holder_that_had_to_wait_gives_way_and_no_other() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = LockPath::new(&directory.path().join("lock")).unwrap();
         let lock = AsyncKernelLock::new(path.path());

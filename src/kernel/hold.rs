@@ -11,7 +11,7 @@ use super::loss_watch::{LossWatch, look};
 use super::open_file::OpenFile;
 use super::options::Primitive;
 use super::shared::{LockInner, LockState, SHARE_MAX};
-use super::syscalls::{self, LockSpec, Sharing};
+use super::syscalls::{self, KernelSpec, Sharing};
 use crate::local::executor::Executor;
 use crate::local::task_queue::{CallSite, Turn};
 use crate::local::yield_cpu::let_next_run;
@@ -28,10 +28,10 @@ pub(super) struct Hold {
     file: Option<OpenFile>,
     /// Readers let the next in as soon as they are in.
     turn: Option<Turn>,
-    pub(super) spec: LockSpec,
+    pub(super) spec: KernelSpec,
     pub(super) lock: Arc<LockInner>,
     pub(super) state: Arc<LockState>,
-    /// Among those of its station, until the end begins.
+    /// Among the holds of its queue, until the end begins.
     number: Option<u64>,
     /// Other processes want it as well, as far as is known.
     pub(super) is_contended: bool,
@@ -47,7 +47,7 @@ impl Hold {
     pub(super) fn new(
         file: OpenFile,
         turn: Turn,
-        spec: LockSpec,
+        spec: KernelSpec,
         lock: Arc<LockInner>,
         state: Arc<LockState>,
         asked_at: CallSite,
@@ -72,7 +72,7 @@ impl Hold {
     /// turn, with nothing left.
     pub(super) fn take_handoff(
         mut turn: Turn,
-        spec: LockSpec,
+        spec: KernelSpec,
         lock: &Arc<LockInner>,
         state: &Arc<LockState>,
         asked_at: CallSite,
@@ -124,7 +124,7 @@ impl Hold {
         if !self.is_ours() {
             return self.end_in_child();
         }
-        // Before somebody else can have the lock.
+        // Before there can be another holder.
         self.leave_list();
         match self.hand_off() {
             None => Ok(()),
@@ -156,7 +156,7 @@ impl Hold {
         let Some(turn) = self.turn.take_if(|turn| turn.is_within(share, now)) else {
             return Some(self);
         };
-        // Whoever takes it looks; but who was to remove it is told that it is gone.
+        // The next holder looks; but one that was to remove it reports that it is gone.
         if self.lock.options.delete_on_release && !self.is_in_place(true) {
             self.turn = Some(turn);
             return Some(self);
@@ -204,7 +204,7 @@ impl Hold {
         }
         let is_kept = self.lock.options.keep_open;
         let stay = if is_kept { Stay::Always } else { Stay::No };
-        // The next one's begins at its start, and is nobody else's.
+        // The next one's position is its start, and it has no copies.
         let is_closed = match is_removed || was_used && (!is_kept || rewind(&file).is_err()) {
             true => {
                 drop(file);
@@ -229,7 +229,7 @@ impl Hold {
     fn wakes_any(&self, known: &mut Option<Arc<Waiters>>) -> bool {
         let are_any = |waiters: &Waiters| match self.spec.primitive {
             Primitive::Flock => waiters.are_any(),
-            // Whoever waits for other bytes that these are among has another name.
+            // A waiter for other bytes that these are among has another name.
             Primitive::Ofd => waiters.are_any_by_any_name(),
         };
         let (state, lock) = (&self.state, &*self.lock);
@@ -256,7 +256,7 @@ impl Hold {
     }
 
     /// (3) of [`attempt`](super::attempt): before the lock goes, and only as
-    /// the one who has it exclusively.
+    /// its only holder.
     fn remove(&mut self) -> Result<(), Error> {
         let had_it = self.is_sole();
         if !had_it && !self.is_sole_at_last() {
@@ -267,7 +267,7 @@ impl Hold {
         let failed =
             |error: Errno| Err(Error::NotRemoved { lock: path.into(), source: error.into() });
         match self.look() {
-            // Who let go first cannot lose it.
+            // A holder that released first cannot lose it.
             Ok(Some(_)) if !had_it => Ok(()),
             Ok(Some(reason)) => lost(reason),
             Ok(None) => match syscalls::unlink(path) {
@@ -279,7 +279,7 @@ impl Hold {
         }
     }
 
-    /// The last of those who share a lock can have it for itself. It asks when
+    /// The last of several readers can have the lock exclusively. It asks when
     /// it gives the lock up anyway, so a refusal costs nothing.
     fn is_sole(&self) -> bool {
         if self.spec.sharing == Sharing::Exclusive {
@@ -288,8 +288,8 @@ impl Hold {
         self.file().try_lock(self.spec.with(Sharing::Exclusive)) == Ok(true)
     }
 
-    /// Two who go at the same time are refused because of each other. So whoever is
-    /// lets go, and asks once more. (A `flock` that is refused has let go.)
+    /// Two readers that go at the same time are refused because of each other. So one that
+    /// is refused unlocks, and asks once more. (A `flock` that is refused has unlocked.)
     fn is_sole_at_last(&self) -> bool {
         if self.spec.primitive == Primitive::Flock {
             return false;

@@ -1,13 +1,13 @@
-//! Who has a kernel lock, as far as the kernel tells.
+//! The holder of a kernel lock, as far as the kernel shows it.
 //!
-//! `F_GETLK` tells the process of a POSIX lock and no process of a lock that
+//! `F_OFD_GETLK` names the process of a POSIX lock and no process of a lock that
 //! belongs to an open file. For `flock` there is no such question, but
-//! `/proc/locks` lists who took it: the process may be gone by now and a child
-//! have the open file. The list leaves out processes that this pid namespace
+//! `/proc/locks` lists the process that took it. That may be gone by now and a
+//! child have the open file. The list leaves out processes that this pid namespace
 //! does not see, and on file systems with subvolumes it names other devices
-//! than `stat` does. And reading it takes some ten milliseconds: before it lists
+//! than `stat` does. Reading it takes some ten milliseconds: before it lists
 //! locks the kernel waits until no processor is in the middle of changing one
-//! (`percpu_down_write` in fs/locks.c). So it is never read by who must not wait.
+//! (`percpu_down_write` in fs/locks.c). So no thread of a runtime reads it.
 
 #![expect(clippy::disallowed_methods, reason = "reads /proc")]
 
@@ -22,7 +22,7 @@ use super::attempt::{cannot_open, check_kind};
 use super::open_file::OpenFile;
 use super::options::Primitive;
 use super::shared::{LockInner, LockState};
-use super::syscalls::{self, LockSpec, Sharing};
+use super::syscalls::{self, KernelSpec, Sharing};
 use crate::local::executor::Started;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
@@ -73,7 +73,7 @@ fn look(lock: &LockInner, state: &LockState) -> Result<Status, Error> {
     let holder = match spec.primitive {
         Primitive::Flock => {
             let holder = of_flock(&file, file.identity, spec);
-            // The question may have been in somebody's way.
+            // The question may have been in a contender's way.
             if state.executor.is_local() && file.closes_unheard() {
                 syscalls::signal(&file);
             }
@@ -85,8 +85,8 @@ fn look(lock: &LockInner, state: &LockState) -> Result<Status, Error> {
     Ok(holder.map_err(fail)?.map_or(Status::Free, Status::Held))
 }
 
-/// Listed first, since asking the kernel by locking can be in somebody's way.
-fn of_flock(file: &File, identity: (u64, u64), spec: LockSpec) -> Result<Option<Holder>, Errno> {
+/// Listed first, since asking the kernel by locking can be in a contender's way.
+fn of_flock(file: &File, identity: (u64, u64), spec: KernelSpec) -> Result<Option<Holder>, Errno> {
     if let Some(pid) = listed(identity) {
         return Ok(Some(known(Some(pid))));
     }
@@ -98,12 +98,12 @@ fn of_flock(file: &File, identity: (u64, u64), spec: LockSpec) -> Result<Option<
     Ok((!is_free).then(|| known(None)))
 }
 
-/// The process in the way of a contender, whose end it should hear of. Nobody
-/// waits for the answer here.
+/// The process in the way of a contender, whose end it should hear of. The answer is not
+/// waited for here.
 pub(super) fn process_in_the_way(
     state: &LockState,
     file: &OpenFile,
-    spec: LockSpec,
+    spec: KernelSpec,
 ) -> Started<Option<u32>> {
     let identity = file.identity;
     match spec.primitive {
@@ -115,7 +115,7 @@ pub(super) fn process_in_the_way(
     }
 }
 
-/// Who took a `flock` on this inode, by `/proc/locks`.
+/// The process that took a `flock` on this inode, by `/proc/locks`.
 fn listed((device, inode): (u64, u64)) -> Option<u32> {
     let locks = listing()?;
     locks.lines().find_map(|line| parse(line.split_ascii_whitespace().skip(1), (device, inode)))

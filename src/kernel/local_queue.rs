@@ -21,14 +21,14 @@ pub(super) struct LocalQueue {
     key: Entry,
     turns: Arc<TaskQueue>,
     kept: Mutex<KeptFile>,
-    /// What is on the desk was used since [`idle`] looked last.
+    /// What is kept was used since [`idle_files`] looked last.
     was_used: AtomicBool,
-    /// Tasks that wait for their turn. Who puts a file on the desk for them looks with
-    /// the desk locked, and the last of them looks there after it has gone.
+    /// Tasks that wait for their turn. A holder that leaves a file for them reads this with
+    /// `kept` locked. The last of them locks `kept` after it has gone.
     waiting: AtomicUsize,
-    /// Whether a file lies on the desk, to be asked without its lock.
+    /// Whether a file is kept, to be read without the lock.
     has_left: AtomicBool,
-    /// When it is to be left free next, for those who sleep in the kernel.
+    /// When the lock is left free next, for threads that sleep in the kernel.
     yields_at: Mutex<Option<Instant>>,
     held: Mutex<Guarded>,
 }
@@ -38,7 +38,7 @@ pub(super) struct LocalQueue {
 struct Guarded {
     /// The last one last.
     holds: Vec<(u64, Identity, CallSite)>,
-    /// To be told when there is none any more.
+    /// Notified when there is none any more.
     awaits_none: Option<Arc<Notify>>,
 }
 
@@ -48,10 +48,12 @@ type Identity = (u64, u64);
 /// Between two times that a process which has the lock over and over leaves it
 /// free. A thread that sleeps in `flock` beside holds of 0.05 to 1 ms then waits 2
 /// to 5 ms in the median, and 8 to 17 at most nine times in ten (`cargo bench
-/// --bench kernel -- sleepers`); without, it was 3 to 100, and up to half a second.
+/// --bench kernel -- sleepers`). Without, it was 3 to 100, and up to half a second. If
+/// longer, such a thread waits longer.
 const YIELD_PERIOD: Duration = Duration::from_millis(10);
 
-/// Nor more of all time than one in so many.
+/// The lock is left free for at most one in so many of all time. If smaller, readers that
+/// leave slowly cost more of it.
 const YIELD_SHARE_MAX: u32 = 20;
 
 #[derive(Default)]
@@ -60,13 +62,13 @@ struct KeptFile {
     /// and not locked.
     left: Option<OpenFile>,
     stay: Stay,
-    /// The directory, to ask who waits.
+    /// The directory, to ask for waiters.
     waiters: Option<Arc<Waiters>>,
-    /// [`idle`] looks.
+    /// [`idle_files`] looks.
     is_watched: bool,
 }
 
-/// How long a file may lie on the desk with nobody waiting.
+/// How long a file is kept while no task waits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Stay {
     #[default]
@@ -107,7 +109,7 @@ impl LocalQueue {
         number
     }
 
-    /// Not to be told in a forked child, which may have copied the list locked.
+    /// Not for a forked child, which may have copied the list locked.
     pub(super) fn hold_ends(&self, ended: u64) {
         let mut held = self.held.lock();
         held.holds.retain(|(number, ..)| *number != ended);
@@ -159,7 +161,7 @@ impl LocalQueue {
         }
     }
 
-    /// The turn, if nobody has it or waits for it, and the file that the last
+    /// The turn, if no task has it or waits for it, and the file that the last
     /// holder left.
     pub(super) fn try_turn(&self) -> Option<(Turn, Option<OpenFile>)> {
         let turn = Arc::clone(&self.turns).try_turn()?;
@@ -194,8 +196,8 @@ impl LocalQueue {
         Some((turn, self.take_left()))
     }
 
-    /// Leave an unlocked file for the next holder: if one of this process
-    /// waits, or as it may `stay`. But close it if that `wakes` somebody
+    /// Leave an unlocked file for the next holder: if a task of this process
+    /// waits, or as long as it may `stay`. But close it if that `wakes` a waiter
     /// elsewhere. Whether it is closed.
     pub(super) fn leave(
         self: &Arc<Self>,
@@ -211,7 +213,7 @@ impl LocalQueue {
         let mut kept = self.kept.lock();
         let stay =
             if stay == Stay::Awhile && !self.is_watched(&mut kept) { Stay::No } else { stay };
-        // Who waited may have gone.
+        // The waiter may have gone.
         let superfluous = if self.waiting.load(Ordering::Acquire) > 0 || stay != Stay::No {
             kept.stay = stay;
             self.has_left.store(true, Ordering::Release);
@@ -223,15 +225,15 @@ impl LocalQueue {
         superfluous.is_some()
     }
 
-    /// Who waits, if that was asked not long ago.
+    /// The waiters of all processes, if they were looked for not long ago.
     pub(super) fn waiters(&self) -> Option<Arc<Waiters>> {
         let waiters = self.kept.lock().waiters.clone();
         self.was_used.store(true, Ordering::Relaxed);
         waiters
     }
 
-    /// Who waits; `None` where that cannot be seen. What is opened for it stays open
-    /// until it is idle.
+    /// The waiters of all processes; `None` where they cannot be seen. What is opened for
+    /// it stays open until it is idle.
     pub(super) fn open_waiters(self: &Arc<Self>, label: &LockPath) -> Option<Arc<Waiters>> {
         if let Some(waiters) = self.waiters() {
             return Some(waiters);
@@ -244,7 +246,7 @@ impl LocalQueue {
         Some(waiters)
     }
 
-    /// Whether what is put on the desk now is closed when it is idle.
+    /// Whether what is kept from now on is closed when it is idle.
     fn is_watched(self: &Arc<Self>, kept: &mut KeptFile) -> bool {
         self.was_used.store(true, Ordering::Relaxed);
         kept.is_watched =
@@ -254,15 +256,13 @@ impl LocalQueue {
 }
 
 impl CloseUnused for LocalQueue {
-    /// Close what was not used since the last call, but for what somebody waits for or
-    /// a user wants open. Whether it is to be called again.
     fn close_unused(&self) -> bool {
         let mut kept = self.kept.lock();
         if self.was_used.swap(false, Ordering::Relaxed) {
             return true;
         }
         if kept.stay == Stay::Awhile {
-            // Should anybody wait, the last of them closes it.
+            // If tasks wait, the last of them closes it.
             kept.stay = Stay::No;
         }
         let is_wanted = kept.stay == Stay::Always || self.waiting.load(Ordering::Acquire) > 0;
@@ -300,7 +300,7 @@ impl Drop for Waiting<'_> {
         if self.0.waiting.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        // Whoever leaves a file from now on sees that nobody waits, or somebody new.
+        // A holder that leaves a file from now on sees no waiter, or a new one.
         let mut kept = self.0.kept.lock();
         let is_kept = kept.stay != Stay::No || self.0.waiting.load(Ordering::Acquire) > 0;
         let left = if is_kept { None } else { self.0.take_from(&mut kept) };
@@ -317,7 +317,7 @@ mod tests {
     use crate::sys::process_key::this_process;
 
     #[tokio::test]
-    async fn the_end_of_the_last_hold_is_told() {
+    async fn the_end_of_the_last_hold_is_notified() {
         let path = Arc::new(LockPath::new("/nowhere/read.lock".as_ref()).unwrap());
         let queue = LocalQueue::of(Entry { process: this_process(), directory: (0, 0), path });
         queue.has_no_holds().await;
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stood_back_for_long_does_so_seldom() {
+    fn a_process_that_yielded_for_long_does_so_seldom() {
         let path = Arc::new(LockPath::new("/nowhere/busy.lock".as_ref()).unwrap());
         let queue = LocalQueue::of(Entry { process: this_process(), directory: (0, 0), path });
         let (start, instant) = (Instant::now(), Duration::from_nanos(1));
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_kept_is_closed_when_nobody_comes_for_it() {
+    fn a_file_that_is_not_kept_is_closed_when_no_task_comes_for_it() {
         let directory = tempfile::TempDir::new().unwrap();
         let path = directory.path().join("lock");
         let open = || OpenFile::open(|| Ok(File::create(&path).unwrap())).unwrap();
@@ -366,7 +366,7 @@ mod tests {
             assert_eq!(is_there(), stay != Stay::No);
             drop(queue.take_left());
         }
-        assert!(queue.leave(open(), Stay::Always, |_| true), "somebody elsewhere waits");
+        assert!(queue.leave(open(), Stay::Always, |_| true), "a waiter elsewhere");
     }
 
     #[test]
@@ -384,7 +384,7 @@ mod tests {
             assert!(queue.close_unused(), "it was used");
             queue.was_used.store(false, Ordering::Relaxed);
             let waiting = Waiting::begin(&queue);
-            assert!(!queue.close_unused() && is_there(), "somebody waits for it");
+            assert!(!queue.close_unused() && is_there(), "a task waits for it");
             drop(waiting);
             assert!(!queue.close_unused());
             assert_eq!(is_there(), stay == Stay::Always);

@@ -30,7 +30,7 @@ use crate::lock::wait::Wait;
 /// ([`KernelOptions::delete_on_release`]).
 ///
 /// Cheap to clone; clones are the same lock. Not re-entrant: a task that asks twice
-/// waits for itself; with a limit it is told that the holder is its own process.
+/// waits for itself. With a limit the error names its own process as the holder.
 /// The methods that wait or have a limit need a runtime that was built with
 /// `enable_all`, as `#[tokio::main]` does.
 ///
@@ -62,30 +62,30 @@ use crate::lock::wait::Wait;
 ///
 /// # What is promised
 ///
-/// * **The lock is the kernel's, on the file that the path names.** Whoever is
-///   killed lets go at once; whoever is stopped holds. A file that was removed or
-///   replaced while we waited is noticed, and the one at the path is locked. One
-///   that is removed while we hold is told by [`KernelGuard::lost`].
+/// * **The lock is the kernel's, on the file that the path names.** A killed holder
+///   releases at once; a stopped one holds. A waiter notices a file that was removed or
+///   replaced, and locks the one at the path. [`KernelGuard::lost`] resolves for a
+///   holder whose file is removed.
 /// * **Order.** Tasks of a process are served first in, first out, readers
 ///   together; for a millisecond at a time the locked file itself passes from one
 ///   that did not use it to the next ([`KernelOptions::local_handoff`]). Between
-///   processes of this crate, who came first goes first among those who want the
-///   same bytes; of those whose ranges only overlap, whoever finds it free. A reader
-///   lets writers that wait go first as long as anybody has the lock and 10 ms
+///   processes of this crate, contenders for the same bytes are served first in, first
+///   out; of those whose ranges only overlap, the first that finds it free. A reader
+///   lets waiting writers go first as long as the lock is held and 10 ms
 ///   more: readers that come and go without a pause do not keep a writer out, and
 ///   a writer that is stopped while it waits does not keep readers out for long.
-///   Programs that know nothing of this take the lock when they find it free; a
+///   Programs that know nothing of this take the lock when they find it free. A
 ///   process that takes it over and over leaves it free for a fifth of a millisecond
-///   in ten, for those that sleep in the kernel for it (where it is shared, at the
+///   in ten, for threads that sleep in the kernel for it (where it is shared, at the
 ///   price of a twentieth of the time, as long as no reader has it for more than
-///   5 ms). One that only tries now and then (`flock -n` in a loop, apt) finds it
+///   5 ms). A program that only tries now and then (`flock -n` in a loop, apt) finds it
 ///   free seldom while tasks take it without a pause.
 /// * **Waiting is asleep**, as for [`AsyncFileLock`](crate::AsyncFileLock). Holders
-///   of this crate, and all that end, wake those who wait. A holder of another
+///   of this crate, and all that end, wake the waiters. A holder of another
 ///   program that unlocks and keeps its file open is noticed by looking, seldom: see
 ///   [`KernelOptions::fallback_period`].
 ///
-/// # What the three kinds do
+/// # What the three kinds of the kernel do
 ///
 /// Seen by `cargo run --example kernel_locks` on Linux 6.18, ext4:
 ///
@@ -97,14 +97,14 @@ use crate::lock::wait::Wait;
 /// | it survives the close of a second open of the file | **no** | yes | yes |
 /// | a forked child has it when the parent closes | **no** | yes | yes |
 ///
-/// Choose [`Primitive::Ofd`](crate::Primitive::Ofd) to share a file with programs that use `F_SETLK`: each
-/// excludes the other. This crate takes no such lock itself, as it ends with any close
-/// of the file anywhere in the process. For the same reason, code of this process must
-/// not rely on one of its own on a file that is locked here.
+/// To share a file with programs that use `F_SETLK`, choose
+/// [`Primitive::Ofd`](crate::Primitive::Ofd): each excludes the other. This crate takes no
+/// such lock, as it ends with any close of the file anywhere in the process. For the same
+/// reason other code of the process must not rely on one on a file that is locked here.
 ///
 /// # Where
 ///
-/// Local file systems: all of it. Who waits longer for a `flock` of a directory, or
+/// Local file systems: all of it. A longer wait for a `flock` of a directory, or
 /// of a file that is waited for here in other ways too, has a thread of this crate
 /// read `/proc/locks`, one for the process. On network file systems calls run on a
 /// thread of this crate and waiting looks each [`KernelOptions::retry_period`]. Over
@@ -114,8 +114,8 @@ use crate::lock::wait::Wait;
 /// released.
 ///
 /// A directory can be locked by `flock`, shared or not. Its release is no event for
-/// other processes, who hear only of the end of the process that has it, where
-/// `/proc/locks` tells which that is; else they notice it by looking.
+/// other processes. They hear only of the end of the process that has it, where
+/// `/proc/locks` shows which that is; else they notice it by looking.
 #[derive(Clone)]
 pub struct AsyncKernelLock {
     named: Named,
@@ -178,7 +178,7 @@ impl AsyncKernelLock {
         self.named.path()
     }
 
-    /// Wait for the lock, for oneself alone, at most for
+    /// Wait for the lock, exclusively, at most for
     /// [`KernelOptions::timeout`], for ever without it. A wait outlasts a shortage of
     /// descriptors and a directory that is away, as
     /// [`AsyncFileLock::acquire`](crate::AsyncFileLock::acquire) does.
@@ -186,7 +186,7 @@ impl AsyncKernelLock {
     /// # Keep the future
     /// Each call waits from the end of the line. A `select!` loop that calls this
     /// anew in each round gives its place up each time, and beside processes that
-    /// are busy with the lock it hardly ever gets in. Proof one future before the loop,
+    /// are busy with the lock it hardly ever gets in. Pin one future before the loop,
     /// and poll it by `&mut` in each round:
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -232,8 +232,8 @@ impl AsyncKernelLock {
         )
     }
 
-    /// Wait for the lock, shared with others who want it shared, as
-    /// [`acquire`](Self::acquire) else.
+    /// Wait for the lock, shared with other readers, else as
+    /// [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
@@ -331,8 +331,8 @@ impl AsyncKernelLock {
         until(token.clone(), self.named.clone(), self.acquire_shared())
     }
 
-    /// One try; `None` if somebody else has it, this process included, or is
-    /// before us in this process.
+    /// One try; `None` if another holder has the lock, in this process too, or a task of
+    /// this process comes first.
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
@@ -346,8 +346,8 @@ impl AsyncKernelLock {
         acquire::try_once(self.named.clone(), Sharing::Exclusive, Location::caller())
     }
 
-    /// One try to share the lock; `None` if somebody has it for himself or,
-    /// while anybody has it, waits to.
+    /// One try to share the lock; `None` if it is held exclusively, or is held while a
+    /// writer waits.
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
@@ -377,12 +377,12 @@ impl AsyncKernelLock {
         runtime.block_on(acquire::acquire(named, Sharing::Exclusive, || deadline, asked_at))
     }
 
-    /// Who has the lock, `None` if nobody has: for POSIX locks and `flock` with
-    /// the process, where it can be seen from here. One holder is told where
-    /// several share it. Where `/proc/locks` does not show who has a `flock`,
-    /// it is asked for and given back at once to see whether it is free, which
-    /// another program's try can meet. The kernel takes some ten milliseconds to
-    /// show that list, which a thread of this crate waits out.
+    /// The holder, `None` if the lock is free. It has a process for `flock` and for POSIX
+    /// locks of other programs, where that can be seen from here. Of several readers one is
+    /// named. Where `/proc/locks` does not show the holder of a `flock`, the file is
+    /// locked and unlocked at once to see whether it is free, which another program's try
+    /// can meet. The kernel takes some ten milliseconds to show that list, which a thread
+    /// of this crate waits out.
     ///
     /// # Errors
     /// What is wrong with the path or the file.
@@ -391,7 +391,7 @@ impl AsyncKernelLock {
         holder::holder(&self.named.clone().lock()?).await
     }
 
-    /// Whether somebody has the lock, shared or not.
+    /// Whether the lock is held, shared or not.
     ///
     /// # Errors
     /// As [`holder`](Self::holder).

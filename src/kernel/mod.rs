@@ -1,6 +1,11 @@
-//! Locks of the kernel's: `flock` and `fcntl`. `lock` is where tries
-//! (`attempt`) and waiting meet; `shared` is what the contenders of one
-//! lock in a process share, `open_file` what the kernel locks, `idle_files` closes what is not used, `syscalls` the calls.
+//! Locks of the kernel's: `flock` and `fcntl`.
+//!
+//! `lock` has the verbs, `acquire` is where a try (`attempt`) and waiting meet, `guard`
+//! is what a user has and `hold` what ends with it. `shared` is what clones of a lock
+//! share, `local_queue` the contenders of this process and the file that is kept for
+//! them, which `idle_files` closes. `open_file` is what the kernel locks, by `syscalls`.
+//! `holder` asks for the holder, `follow_holder` hears of its end, and `loss_watch` of the
+//! end of the file at its path.
 
 mod acquire;
 mod as_lock;

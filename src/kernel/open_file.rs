@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::syscalls::{self, LockSpec};
+use super::syscalls::{self, KernelSpec};
 use crate::sys::files::Inode;
 use crate::sys::fork_count::forks;
 use crate::sys::tickets::Waiters;
@@ -23,7 +23,7 @@ pub(super) struct OpenFile {
     pub(super) kind: FileType,
     /// Device and inode.
     pub(super) identity: (u64, u64),
-    /// The directory, where its last release asked who waits. The next asks there, for
+    /// The directory, where its last release looked for waiters. The next looks there, for
     /// less than at the queue's, and it stays open no longer than the file.
     pub(super) waiters: Option<Arc<Waiters>>,
 }
@@ -39,17 +39,17 @@ impl OpenFile {
 
     /// As [`syscalls::try_lock`].
     #[inline(always)]
-    pub(super) fn try_lock(&self, spec: LockSpec) -> Result<bool, Errno> {
+    pub(super) fn try_lock(&self, spec: KernelSpec) -> Result<bool, Errno> {
         syscalls::try_lock(self, spec)
     }
 
     #[inline(always)]
-    pub(super) fn unlock(&self, spec: LockSpec) -> Result<(), Errno> {
+    pub(super) fn unlock(&self, spec: KernelSpec) -> Result<(), Errno> {
         syscalls::unlock(self, spec)
     }
 
     /// From exclusive to shared.
-    pub(super) fn downgrade(&self, spec: LockSpec) -> Result<(), Errno> {
+    pub(super) fn downgrade(&self, spec: KernelSpec) -> Result<(), Errno> {
         match self.try_lock(spec) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Errno::WOULDBLOCK),

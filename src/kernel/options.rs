@@ -85,8 +85,8 @@ impl KernelOptions {
     }
 
     /// Remove the file at release, as lockmgr does. An exclusive holder
-    /// removes it before it lets go, and those who wait look whether the file
-    /// they locked is still the one at the path, so nobody gets in beside a
+    /// removes it before it unlocks, and waiters look whether the file
+    /// they locked is still the one at the path. So none gets in beside a
     /// holder. A shared holder removes it only if it is the last. Programs that
     /// do not look, such as flock(1), must not share such a lock. Default: off.
     #[must_use]
@@ -96,17 +96,17 @@ impl KernelOptions {
     }
 
     /// Keep the file open between acquisitions: two system calls and a look at
-    /// the path instead of five and a look, for those who lock one path often.
-    /// At release the file is closed all the same if somebody of this crate
-    /// waits, since the close is what wakes it. A directory that may not be read
-    /// hides who waits, so nothing is kept open there. Copies of the guard's file
+    /// the path instead of five and a look, for a path that is locked often.
+    /// At release the file is closed all the same if a waiter of this crate
+    /// is there, since the close is what wakes it. A directory that may not be read
+    /// hides waiters, so nothing is kept open there. Copies of the guard's file
     /// share their position with that of later guards, and a child that has one
     /// shares their lock: make none. The file is closed when
     /// the last clone of the lock is dropped, and until then its directory is open as
     /// well, once for all such locks in it. Not with
     /// [`delete_on_release`](Self::delete_on_release).
     ///
-    /// Without it a lock that nobody holds or waits for has nothing open, some two
+    /// Without it a lock that is neither held nor waited for has nothing open, some two
     /// seconds after its last use. Default: off.
     #[must_use]
     pub fn keep_open(mut self, on: bool) -> Self {
@@ -132,7 +132,7 @@ impl KernelOptions {
     /// events a close is seen at once, and so is a holder's end. A holder that
     /// lives on and unlocks without closing gives no event: it is noticed by
     /// looking, first after 10 ms and then each time after twice as long, up to
-    /// this. So nobody waits more than about twice as long as it had to. Default:
+    /// this. So no wait is more than about twice as long as it had to be. Default:
     /// thirty times [`retry_period`](Self::retry_period) with events, once without.
     #[must_use]
     pub fn fallback_period(mut self, period: impl Into<Option<Duration>>) -> Self {
@@ -155,8 +155,8 @@ impl KernelOptions {
     }
 
     /// For how long the locked file may pass from task to task of this process,
-    /// which saves most of a release and an acquisition; meanwhile nobody else
-    /// finds the lock free. It passes only to who wants the same of the same path,
+    /// which saves most of a release and an acquisition. Meanwhile no other process
+    /// finds the lock free. It passes only to a task that wants the same of the same path,
     /// on local file systems, if the last holder did not use the file. If it is not taken when it may be, as nothing
     /// polls the task whose turn it is, it is unlocked after 10 ms. More than
     /// 1 ms counts as that, since the path is not looked at meanwhile. Zero: it is

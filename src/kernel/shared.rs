@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::local_queue::LocalQueue;
 use super::options::{KernelOptions, Primitive};
-use super::syscalls::{LockSpec, Sharing};
+use super::syscalls::{KernelSpec, Sharing};
 use crate::local::executor::{Executor, LastLook};
 use crate::local::path_check::LOOK_LASTS;
 use crate::local::task_queue::Entry;
@@ -81,7 +81,7 @@ pub(super) struct LockInner {
     /// Names the turns of this lock in its directory: other primitives, ranges
     /// and ways to end at the same path do not wait for each other's.
     turns: Arc<LockPath>,
-    /// Names those who wait for it in any process.
+    /// Names its waiters in any process.
     pub(super) label: Arc<LockPath>,
     last_state: Mutex<Option<Arc<LockState>>>,
 }
@@ -106,9 +106,9 @@ impl LockInner {
         Ok(Self { path, c_path, options, turns, label, last_state })
     }
 
-    pub(super) fn spec(&self, sharing: Sharing) -> LockSpec {
+    pub(super) fn spec(&self, sharing: Sharing) -> KernelSpec {
         let KernelOptions { primitive, range, .. } = self.options;
-        LockSpec { primitive, range, sharing }
+        KernelSpec { primitive, range, sharing }
     }
 
     /// How long the locked file may pass from task to task; zero for not at all.
@@ -171,7 +171,7 @@ impl LockState {
 
     /// Whether the path of the directory still names it, as of some milliseconds ago.
     /// Where calls are made elsewhere it is not known then, and on network file systems
-    /// it is not asked: nobody is seen there.
+    /// it is not asked: no waiter is seen there.
     pub(super) fn is_in_place(&self, lock: &LockInner) -> bool {
         match self.executor {
             Executor::Inline { .. } => self.is_in_place_now(lock),
@@ -194,7 +194,7 @@ impl LockState {
         self.process == this_process()
     }
 
-    /// Who waits; `None` where that cannot be seen, or not now.
+    /// The waiters of all processes; `None` where they cannot be seen, or not now.
     pub(super) fn waiters(&self, lock: &LockInner) -> Option<Arc<Waiters>> {
         match self.executor {
             Executor::Inline { is_local: true } => self.queue.open_waiters(&lock.label),

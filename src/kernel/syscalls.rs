@@ -22,22 +22,22 @@ pub(super) use crate::sys::tickets::Sharing;
 
 /// What is asked of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LockSpec {
+pub(super) struct KernelSpec {
     pub(super) primitive: Primitive,
     pub(super) range: Range,
     pub(super) sharing: Sharing,
 }
 
-impl LockSpec {
+impl KernelSpec {
     pub(super) fn with(self, sharing: Sharing) -> Self {
         Self { sharing, ..self }
     }
 }
 
-/// Lock, or change the lock this open file has; `false` when somebody else is
+/// Lock, or change the lock this open file has; `false` when another holder is
 /// in the way. A `flock` that is refused leaves the open file without any.
 #[inline(always)]
-pub(super) fn try_lock(file: &File, spec: LockSpec) -> Result<bool, Errno> {
+pub(super) fn try_lock(file: &File, spec: KernelSpec) -> Result<bool, Errno> {
     let outcome = match (spec.primitive, spec.sharing) {
         (Primitive::Flock, Sharing::Exclusive) => {
             flock(file, FlockOperation::NonBlockingLockExclusive)
@@ -54,7 +54,7 @@ pub(super) fn try_lock(file: &File, spec: LockSpec) -> Result<bool, Errno> {
 }
 
 #[inline(always)]
-pub(super) fn unlock(file: &File, spec: LockSpec) -> Result<(), Errno> {
+pub(super) fn unlock(file: &File, spec: KernelSpec) -> Result<(), Errno> {
     match spec.primitive {
         Primitive::Flock => flock(file, FlockOperation::Unlock),
         Primitive::Ofd => byte_ranges::unlock(file, spec.range.bytes()),
@@ -62,7 +62,7 @@ pub(super) fn unlock(file: &File, spec: LockSpec) -> Result<(), Errno> {
 }
 
 /// What is in the way of a spec; not for `flock`, which cannot be asked.
-pub(super) fn conflict(file: &File, spec: LockSpec) -> Result<Option<InTheWay>, Errno> {
+pub(super) fn conflict(file: &File, spec: KernelSpec) -> Result<Option<InTheWay>, Errno> {
     byte_ranges::in_the_way(file, kind(spec.sharing), spec.range.bytes())
 }
 
@@ -90,7 +90,7 @@ const OPEN: OFlags =
     OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
 /// Open the file at `path`, and make it if there is none. For writing where
-/// that is allowed, so that its close is an event for those who wait, and
+/// that is allowed, so that its close is an event for waiters, and
 /// because network file systems want it for an exclusive lock.
 #[inline(always)]
 pub(super) fn open_or_create(path: impl Arg + Copy, mode: u32) -> Result<File, Errno> {
@@ -110,13 +110,13 @@ pub(super) fn open_or_create(path: impl Arg + Copy, mode: u32) -> Result<File, E
 }
 
 /// Open what is at `path` to ask about it. For writing if possible: should the
-/// question have been in somebody's way, the close tells that it is over.
+/// question have been in a contender's way, the close is an event.
 pub(super) fn open_existing(path: &Path) -> Result<File, Errno> {
     let open = |flags| files::call(|| rustix::fs::open(path, OPEN | flags, Mode::empty()));
     open(OFlags::RDWR).or_else(|_| open(OFlags::RDONLY)).map(File::from)
 }
 
-/// An event for those who wait, where the lock was given up without a close: the
+/// An event for waiters, where the lock was given up without a close: the
 /// close of this same file, opened once more.
 pub(super) fn signal(file: &File) {
     let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());

@@ -1,33 +1,34 @@
-//! Whether one who waits need not even listen to the lock's directory, as two
-//! others stand before it and it hears what becomes of them.
+//! A contender with at least two predecessors does not watch the lock's directory. It
+//! watches only those two, and sleeps until one of them acquires the lock, gives up or
+//! dies.
 //!
-//! The first two of a line always listen. Should neither act though the lock
-//! is free, being stopped or busy with something else, who stands behind them
-//! finds that out by looking, and is not caught by them again.
+//! The first two of a line always listen. They may both be stopped, or busy with
+//! something else, while the lock is free. The contender behind them finds that out by
+//! looking, and does not sleep behind them again.
 
 use std::time::Duration;
 
 use crate::sys::inotify::Subscription;
 use crate::sys::tickets::{Ahead, Predecessor, Ticket};
 
-/// How long a contender lets those who came earlier go first, once the lock may be free:
-/// many times what a process takes to wake. A longer time would be the price of each that
-/// is stopped in front.
+/// How long a contender lets its predecessors go first, once the lock may be free:
+/// many times what a process takes to wake. If longer, each stopped predecessor leaves
+/// the lock unused so much longer.
 pub(crate) const BARGE_DELAY: Duration = Duration::from_millis(10);
 
-/// A line that changes under each of so many looks in a row moves on fast: who stands
-/// in it stays awake until the next event. More looks would delay that one.
+/// A line that changes under each of so many looks in a row moves on fast: the contender
+/// stays awake until the next event. More looks would delay it.
 const LOOKS_MAX: usize = 3;
 
-/// A place behind others.
+/// The predecessors of one contender.
 #[derive(Default)]
 pub(crate) struct PredecessorWatch {
     sleep: Option<Sleep>,
-    /// Behind these it does not sleep: they may not act.
+    /// The contender does not sleep behind these: they may not act.
     wakeful: Option<[Predecessor; 2]>,
-    /// The last that were seen to be just before it.
+    /// The last two that were seen just before the contender.
     behind: Option<[Predecessor; 2]>,
-    /// Two or more are, whose end cannot be heard of.
+    /// There are two or more, whose end cannot be heard of.
     is_far: bool,
 }
 
@@ -53,15 +54,15 @@ impl PredecessorWatch {
         self.is_asleep()
     }
 
-    /// Who came earlier. If others will look before this one needs to, and that
-    /// will be heard, it is asleep now.
+    /// Look for predecessors. With two, whose end will be heard, the contender is asleep
+    /// now.
     ///
-    /// 1. The contender sees who came just before.
-    /// 2. One of those gives up its ticket, and then has its pipe tell of that.
-    /// 3. The contender watches the pipes, which hear of other ends only.
+    /// 1. The contender sees its last two predecessors.
+    /// 2. One of them gives up its ticket, and then closes its pipe.
+    /// 3. The contender watches the pipes, which hear of later ends only.
     ///
     /// So it looks again once it watches, and sleeps if it sees the same two.
-    pub(crate) fn look(&mut self, ticket: &Ticket, subscription: &mut Subscription) -> Ahead {
+    pub(crate) fn look(&mut self, ticket: &Ticket, subscription: &mut Subscription) {
         (self.sleep, self.is_far) = (None, false);
         let mut ahead = ticket.ahead();
         for _ in 0..LOOKS_MAX {
@@ -80,12 +81,11 @@ impl PredecessorWatch {
             }
             ahead = now_ahead;
         }
-        ahead
     }
 
-    /// How long those who came earlier may leave the lock free. The first two have each
-    /// other to see to that; whoever is behind them and awake, as processes of other users
-    /// are, has no reason to be woken once more after each release.
+    /// How long predecessors may leave the lock free. The first two of a line see to each
+    /// other. A contender that is awake behind them, as processes of other users are, need
+    /// not look after each release.
     pub(crate) fn barge_delay(&self, period: Duration) -> Duration {
         if self.is_far { period.max(BARGE_DELAY) } else { BARGE_DELAY }
     }
@@ -102,9 +102,8 @@ impl PredecessorWatch {
         self.wakeful.is_some_and(are_these)
     }
 
-    /// Until something is heard, which is the answer, or it is time to look: each
-    /// `period` for who stands behind the first two of all, else each time after
-    /// twice as long.
+    /// Until something is heard, which is the answer, or it is time to look. The third of
+    /// the line looks each `period`, the others each time after twice as long.
     pub(crate) async fn sleep(
         &mut self,
         ticket: Option<&Ticket>,

@@ -5,14 +5,14 @@
 //!    Holders of this crate give such an event at release, and so does each that dies.
 //! 3. The event may come a little before the lock is free: then there are rechecks.
 //! 4. Some ends give no event. For these a contender looks when time has passed.
-//! 5. A contender lets those who came earlier go first, for a [`BARGE_DELAY`] after an
+//! 5. A contender lets its predecessors go first, for a [`BARGE_DELAY`] after an
 //!    event. Then it may barge, until the next event: one that is stopped does not hold up
 //!    the rest.
 //! 6. A contender with two predecessors or more is asleep until something becomes of one
 //!    of the last two, whose [`Presence`] it watches. So a release wakes three processes,
 //!    however many wait.
 //! 7. It watches first, and looks then whether they still stand in line. A contender gives
-//!    up its ticket before it ends its presence. So a waiter that wakes sees who is left.
+//!    up its ticket before it ends its presence. So a waiter that wakes sees the predecessors that are left.
 //! 8. A holder has left the line before its user goes on. Its presence ends when its thread
 //!    has time, at the latest with the hold.
 //!
@@ -69,7 +69,7 @@ fn put_away_later(what: impl Send + 'static) {
 /// Waits for the next reason to look at a busy lock: an event, or the passing of time.
 pub(crate) struct Wakeup {
     path: Arc<LockPath>,
-    /// Names those who wait for the same.
+    /// Names the waiters for the same.
     label: Arc<LockPath>,
     /// `None` for a lock that cannot be shared.
     sharing: Option<Sharing>,
@@ -234,7 +234,7 @@ impl Wakeup {
         self.has_heard
     }
 
-    /// The predecessors, who go first. They see to what an event may have been too early
+    /// The predecessors, which go first. They see to what an event may have been too early
     /// for.
     pub(crate) fn precedence(&mut self) -> Blocker {
         self.recheck = None;
