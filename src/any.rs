@@ -2,8 +2,8 @@
 //!
 //! | URL | lock | name |
 //! |---|---|---|
-//! | a path, `file:///run/lock` | [`AsyncFileLock`](crate::AsyncFileLock) | file `<name>.lock` in the directory |
-//! | `flock:///run/lock`, `ofd:///run/lock` | [`AsyncKernelLock`](crate::AsyncKernelLock) | file `<name>` in the directory |
+//! | a path, `file:///run/lock` | [`AsyncFileLock`] | file `<name>.lock` in the directory |
+//! | `flock:///run/lock`, `ofd:///run/lock` | [`AsyncKernelLock`] | file `<name>` in the directory |
 //! | `lockd+http://host:8000`, `lockd+https://…` | `AsyncRemoteLock` (feature `lockd-client`) | resource |
 //!
 //! Options are keys of the query, as in `?timeout=30s&note=import`. A key that is not

@@ -77,7 +77,8 @@ impl FollowHolder {
     fn hear_of_end(&mut self, wakeup: &mut Wakeup, pid: Option<u32>) {
         if let Some(subscription) = wakeup.subscription() {
             let pid = pid.filter(|pid| *pid != std::process::id());
-            self.is_following = subscription.follow_process(pid) == Following::Heard && pid.is_some();
+            self.is_following =
+                subscription.follow_process(pid) == Following::Heard && pid.is_some();
         }
     }
 }

@@ -204,7 +204,8 @@ impl Wakeup {
             subscription.follows_directory() && !subscription.is_shaken()
         };
         if !has_heard || !self.subscription.as_ref().is_some_and(listens) {
-            self.subscription = Subscription::follow_directory(self.subscription.take(), &self.path);
+            self.subscription =
+                Subscription::follow_directory(self.subscription.take(), &self.path);
             if self.ticket.as_mut().is_some_and(|ticket| ticket.follow(&self.label)) {
                 (self.predecessors, self.is_first) = (PredecessorWatch::default(), false);
             }

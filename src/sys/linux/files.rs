@@ -33,7 +33,7 @@ pub(crate) struct Inode {
 pub(crate) const OPEN_FLAGS: OFlags =
     OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-/// The way to the kernel for all calls on files but those of [`ranges`], which asks
+/// The way to the kernel for all calls on files but those of `byte_ranges`, which asks
 /// again as well. A signal whose handler was installed without `SA_RESTART` interrupts
 /// them, on network file systems and FUSE also those that signal(7) does not list:
 /// then they are made again.
