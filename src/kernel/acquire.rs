@@ -61,6 +61,20 @@ impl Request {
         let hold = Hold::take_handoff(turn, self.spec(), &self.lock, state, self.asked_at)?;
         Ok(KernelGuard::of(hold))
     }
+
+    #[inline]
+    fn turn_comes(
+        self,
+        state: Arc<LockState>,
+        turn: Turn,
+        file: Option<OpenFile>,
+        limit: Limit,
+    ) -> Acquisition {
+        match self.take_handoff(turn, &state) {
+            Ok(guard) => Acquisition::Acquired(guard),
+            Err(turn) => Acquisition::FirstTry(Contender::new(self, state, turn, file, limit)),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -272,7 +286,10 @@ async fn go_on(mut acquisition: Acquisition, limit: Limit) -> Result<Option<Kern
         acquisition = match acquisition {
             // A directory that is away may come back, or a shortage pass.
             Acquisition::Locating(request) => match request.lock.state().await {
-                Ok(state) => Acquisition::Queued(request, state),
+                Ok(state) => match state.queue.try_turn() {
+                    Some((turn, file)) => request.turn_comes(state, turn, file, limit),
+                    None => Acquisition::Queued(request, state),
+                },
                 Err(error) => {
                     endurance.outlast(error)?;
                     endurance.pause().await;
@@ -280,18 +297,15 @@ async fn go_on(mut acquisition: Acquisition, limit: Limit) -> Result<Option<Kern
                 }
             },
             // Its turn comes, unless the limit comes first.
+            Acquisition::Queued(..) if limit.is_over() => return Ok(None),
             Acquisition::Queued(request, state) => {
-                let mut found = state.queue.try_turn();
-                if found.is_none() && !limit.is_over() {
-                    endurance.wait_begins();
-                    found = state.queue.turn_until(limit.deadline()).await;
-                }
-                let Some((turn, file)) = found else { return Ok(None) };
-                match request.take_handoff(turn, &state) {
-                    Ok(guard) => Acquisition::Acquired(guard),
-                    Err(turn) => {
-                        Acquisition::FirstTry(Contender::new(request, state, turn, file, limit))
-                    }
+                endurance.wait_begins();
+                let Some((turn, file)) = state.queue.turn_until(limit.deadline()).await else {
+                    return Ok(None);
+                };
+                match request.turn_comes(state, turn, file, limit) {
+                    Acquisition::Acquired(guard) => return Ok(Some(guard)),
+                    begun => begun,
                 }
             }
             // A process that has had the lock for long leaves it free now and then.
