@@ -77,6 +77,7 @@ fn play<K: Kind>(part: &str, address: &str) {
     match words[..] {
         ["hold"] => hold::<K>(address, Life::Long),
         ["hold", "mortal"] => hold::<K>(address, Life::Short),
+        ["hold", "for", "moments"] => hold_for_moments::<K>(address),
         ["end", "dropping"] => end::<K>(address, Life::Long, false),
         ["end", "holding"] => end::<K>(address, Life::Short, true),
         ["look"] => look::<K>(address),
@@ -108,6 +109,20 @@ fn hold<K: Kind>(address: &str, life: Life) {
                 }
                 other => panic!("no order {other:?}"),
             }
+        }
+    });
+}
+
+/// Hold for a moment, each time that it is told to.
+fn hold_for_moments<K: Kind>(address: &str) {
+    support::block_on(async {
+        let lock = K::lock(address, None, Life::Long);
+        while told().await.is_some() {
+            let guard = acquired(&lock).await;
+            support::tell("held");
+            tokio::time::sleep(crate::cancellation::HELD_FOR).await;
+            release(guard).await;
+            support::tell("released");
         }
     });
 }

@@ -12,12 +12,14 @@ use futures::future::BoxFuture;
 use lockkeeper::{Lock, Wait};
 use tokio_util::sync::CancellationToken;
 
+use crate::another_process::start;
 use crate::kinds::{GuardOf, Kind, Place, acquired, release};
-use crate::support::{HOUR, block_on};
+use crate::support::{HOUR, Process, block_on};
 
 for_every_kind! {
     a_free_lock_can_be_left_at_each_await
-    a_held_lock_can_be_left_at_each_await
+    a_lock_that_a_task_holds_can_be_left_at_each_await
+    a_lock_that_a_process_holds_can_be_left_at_each_await
     a_run_can_be_left_at_each_await
 }
 
@@ -29,7 +31,7 @@ const ONE_BY_ONE: usize = 24;
 const POLLS_MAX: usize = 1 << 20;
 
 /// Time for the waiter to be polled before the lock is released.
-const HELD_FOR: Duration = Duration::from_millis(4);
+pub const HELD_FOR: Duration = Duration::from_millis(4);
 
 /// After the last poll, so that the lock may have come unseen.
 const LINGERS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(8)];
@@ -77,13 +79,45 @@ async fn polled<T>(mut future: BoxFuture<'static, T>, times: usize, linger: Dura
     .await
 }
 
+/// Who holds when the acquisition begins, and releases soon.
+enum Scene {
+    Free,
+    HeldByTask,
+    HeldByProcess(Process),
+}
+
+impl Scene {
+    /// The lock is held, but for [`Scene::Free`].
+    fn begin<K: Kind>(&mut self, place: &Place<K>) -> Option<JoinHandle<()>> {
+        match self {
+            Scene::Free => None,
+            Scene::HeldByTask => Some(hold_for_a_moment(place.lock())),
+            Scene::HeldByProcess(other) => {
+                other.tell("hold");
+                other.expect("held");
+                None
+            }
+        }
+    }
+
+    /// The lock is released.
+    fn end(&mut self, holder: Option<JoinHandle<()>>) {
+        if let Some(holder) = holder {
+            holder.join().expect("it held");
+        }
+        if let Scene::HeldByProcess(other) = self {
+            other.expect("released");
+        }
+    }
+}
+
 /// A holder on a thread of its own, which releases soon.
-fn hold_for_a_moment<K: Kind>(place: &Place<K>) -> JoinHandle<()> {
-    let (lock, (held, is_held)) = (place.lock(), mpsc::channel());
+fn hold_for_a_moment<L: Lock>(lock: L) -> JoinHandle<()> {
+    let (held, is_held) = mpsc::channel();
     let holder = std::thread::spawn(move || {
         block_on(async {
             let guard = acquired(&lock).await;
-            held.send(()).expect("somebody waits");
+            held.send(()).expect("a test that waits");
             std::thread::sleep(HELD_FOR);
             release(guard).await;
         });
@@ -93,22 +127,20 @@ fn hold_for_a_moment<K: Kind>(place: &Place<K>) -> JoinHandle<()> {
 }
 
 /// How often an acquisition was under way when it was dropped.
-fn leave_everywhere<K: Kind>(is_held: bool) -> usize {
-    let (place, mut left) = (Place::<K>::new(), 0);
+fn leave_everywhere<K: Kind>(place: &Place<K>, mut scene: Scene) -> usize {
+    let mut left = 0;
     let count = verbs(&place.lock()).len();
     for (verb, linger) in (0..count).flat_map(|verb| LINGERS.map(|linger| (verb, linger))) {
         for polls in numbers_of_polls() {
-            let holder = is_held.then(|| hold_for_a_moment(&place));
+            let holder = scene.begin(place);
             let has_ended = block_on(async {
                 let lock = place.lock();
                 let acquiring = verbs(&lock).into_iter().nth(verb).expect("a verb");
                 let ended: Option<Option<GuardOf<K>>> = polled(acquiring, polls, linger).await;
-                left += usize::from(polls > 0 && ended.is_none());
                 let has_ended = ended.is_some();
+                left += usize::from(polls > 0 && !has_ended);
                 drop(ended);
-                if let Some(holder) = holder {
-                    holder.join().expect("it held");
-                }
+                scene.end(holder);
                 let what = format!("verb {verb} after {polls} polls, {linger:?}");
                 place.expect_as_new(&lock, &what).await;
                 has_ended
@@ -122,11 +154,19 @@ fn leave_everywhere<K: Kind>(is_held: bool) -> usize {
 }
 
 fn a_free_lock_can_be_left_at_each_await<K: Kind>() {
-    println!("{} acquisitions were under way", leave_everywhere::<K>(false));
+    leave_everywhere(&Place::<K>::new(), Scene::Free);
 }
 
-fn a_held_lock_can_be_left_at_each_await<K: Kind>() {
-    assert!(leave_everywhere::<K>(true) > 0, "none was under way");
+fn a_lock_that_a_task_holds_can_be_left_at_each_await<K: Kind>() {
+    let left = leave_everywhere(&Place::<K>::new(), Scene::HeldByTask);
+    assert!(left > 0, "none was under way");
+}
+
+fn a_lock_that_a_process_holds_can_be_left_at_each_await<K: Kind>() {
+    let place = Place::<K>::new();
+    let other = start("hold for moments", &place);
+    let left = leave_everywhere(&place, Scene::HeldByProcess(other));
+    assert!(left > 0, "none was under way");
 }
 
 /// The work is dropped before the lock is released.

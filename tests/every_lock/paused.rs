@@ -1,5 +1,6 @@
 //! Under a paused clock a lock takes no time but what is waited for.
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use lockkeeper::{Acquired, Error, Guard, Lock, Ran, Wait};
@@ -7,7 +8,7 @@ use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
 use crate::kinds::{GuardOf, Kind, Place, release};
-use crate::support::HOUR;
+use crate::support::{HOUR, VERY_LONG};
 
 for_every_kind! {
     a_free_lock_is_acquired_at_once
@@ -20,9 +21,20 @@ for_every_kind! {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// By a paused clock. Nothing in there can tell real time, so a thread watches over it.
 fn paused<T>(future: impl Future<Output = T>) -> T {
+    let (done, is_done) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        if is_done.recv_timeout(VERY_LONG) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("under a paused clock it does not end: the tests stop here");
+            std::process::abort();
+        }
+    });
     let mut runtime = Builder::new_current_thread();
-    runtime.enable_all().start_paused(true).build().expect("a runtime").block_on(future)
+    let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
+    let output = runtime.block_on(future);
+    drop(done);
+    output
 }
 
 fn a_free_lock_is_acquired_at_once<K: Kind>() {
