@@ -146,7 +146,7 @@ impl<'a> Acquire<'a> {
     /// 1. While a task of this process has the lock, wait for the turn among its tasks:
     ///    what that task leaves is all that is needed, or tells the rest.
     /// 2. Look at the directory, and wait for the turn in its queue.
-    /// 3. Try once, unless this process has had its share and others wait.
+    /// 3. Try once, unless this process has held the lock for its time and others wait.
     /// 4. Wait for a reason to try again.
     async fn contend(mut self) -> Result<FileGuard, Error> {
         let process = this_process();

@@ -3,7 +3,7 @@
 //! An order of locks alone cannot rule out deadlock, since two processes may
 //! see the same file under different identities (mounts, containers). So
 //! nothing is held while another lock is waited for longer than its
-//! `retry_period`: everything is let go, the busy one is waited for alone, and
+//! `retry_period`: all are released, the busy one is waited for alone, and
 //! it begins again with that one.
 
 use std::panic::Location;

@@ -182,7 +182,7 @@ impl FileGuard {
         Self { presence, ..self }
     }
 
-    /// The user has it now, and is told of a dead holder.
+    /// The user holds it now, and knows of a dead holder.
     pub(crate) fn acknowledge_recovery(self) -> Self {
         self.hold.lock_file().acknowledge_recovery();
         self

@@ -146,7 +146,7 @@ impl AsyncFileLock {
     /// # Keep the future
     /// Each call waits from the end of the line. A `select!` loop that calls this
     /// anew in each round gives its place up each time, and beside processes that
-    /// are busy with the lock it hardly ever gets in. Proof one future before the loop,
+    /// are busy with the lock it hardly ever gets in. Pin one future before the loop,
     /// and poll it by `&mut` in each round:
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -210,7 +210,7 @@ impl AsyncFileLock {
     }
 
     /// Wait as [`acquire`](Self::acquire) does until `token` is cancelled. The
-    /// token covers only the wait: a guard that was had stays valid.
+    /// token covers only the wait: an acquired guard stays valid.
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
@@ -287,7 +287,7 @@ impl AsyncFileLock {
     /// that it is free, or stale. A stream, for programs that show locks.
     ///
     /// The first item comes at once. Each one differs from the one before. A reader that
-    /// is slow, and changes within a hundredth of a second, are told of the last state
+    /// is slow, and changes within a hundredth of a second, give the last state
     /// only. An error is an item as well, and the stream goes on; it ends only after
     /// [`Error::BadPath`] where the path can never name a lock.
     ///
@@ -349,13 +349,13 @@ impl AsyncFileLock {
         let options = self.spec.options();
         let contender = self.spec.contender().await?;
         let found = contender.probe().await?;
-        let pin = match (found.proof, options.proof) {
+        let proof = match (found.proof, options.proof) {
             (Some(RecordedProof::Process), _) => Proof::Process,
             (Some(RecordedProof::Flock), Proof::Process) => Proof::Auto,
-            (_, pin) => pin,
+            (_, proof) => proof,
         };
-        let openlock_compat = options.openlock_compat && pin != Proof::Process;
-        let options = FileOptions { proof: pin, openlock_compat, ..FileOptions::clone(options) };
+        let openlock_compat = options.openlock_compat && proof != Proof::Process;
+        let options = FileOptions { proof, openlock_compat, ..FileOptions::clone(options) };
         let by_its_protocol = Self::with_checked(self.path(), options);
         let guard = by_its_protocol.acquire_timeout(Duration::ZERO).await?;
         let stale = guard.recovered_from().cloned();

@@ -39,7 +39,7 @@ pub(crate) async fn revoke(lock: &LockSpec) -> Result<Option<Holder>, Error> {
     Ok(Some(holder))
 }
 
-/// A request to let go, taken back when dropped.
+/// A request to release the lock, taken back when dropped.
 struct Request {
     path: PathBuf,
     executor: Executor,

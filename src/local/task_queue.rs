@@ -93,7 +93,7 @@ struct HandoffSlot {
     next_look: Option<Instant>,
 }
 
-/// The time for which this process has had the lock over and over again, with
+/// The time for which this process has held the lock over and over again, with
 /// no more than moments in between.
 #[derive(Clone, Copy, Debug, Default)]
 struct Chain {
@@ -189,7 +189,7 @@ impl TaskQueue {
         self.slot.lock().handoff.take()
     }
 
-    /// Keep this for the next turn until then. Whether the expiry thread has to be told.
+    /// Keep this for the next turn until then. Whether the expiry thread has to be notified.
     fn put_handoff(&self, handoff: Handoff, until: Instant) -> bool {
         let mut slot = self.slot.lock();
         (slot.handoff, slot.until) = (Some(handoff), Some(until));
@@ -277,7 +277,7 @@ pub(crate) struct Turn {
     /// For how long this process had held the lock when it began. `None` after a hand-off:
     /// that was within the limit.
     chain: Option<Duration>,
-    /// Its end is not the end of a time in which this process had the lock.
+    /// Its end is not the end of a time in which this process held the lock.
     goes_on: bool,
 }
 

@@ -42,7 +42,7 @@
 //! cancelled before its user has the lock, `W` pinned with a candidate made while
 //! it waits, `H` pinned and handing over to other tasks of its own, `P` at most twice, `F` and `f` portable, `C` with
 //! `openlock_compat`, `h` and `c` as `H` and `C` by a clock that jumps, `O`
-//! openlock 1.2.1, `R` asks the holder to let go, `S` sweeps. `D` is how many
+//! openlock 1.2.1, `R` asks the holder to release the lock, `S` sweeps. `D` is how many
 //! portable processes were killed before: one left the lock file, each other a
 //! claim on what the one before it left. `L0`: the file system has no hard links.
 

@@ -138,7 +138,7 @@ impl<D: Disk> LockFile<D> {
         }
     }
 
-    /// Whether the holder is asked to let go.
+    /// Whether the holder is asked to release the lock.
     pub(crate) fn is_revoked(&self) -> bool {
         self.disk.look(&self.path.revocation(self.record.hold_id)).is_ok()
     }
@@ -234,7 +234,7 @@ impl<D: Disk> LockFile<D> {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// End the hold: remove the file if it is still ours, then let go of the
+    /// End the hold: remove the file if it is still ours, then release the
     /// inode. The second call does nothing.
     pub(crate) fn release(&self) -> Result<(), Error> {
         if self.is_over.swap(true, Ordering::AcqRel) {
@@ -326,7 +326,7 @@ impl<D: Disk> LockFile<D> {
     }
 
     /// The file stays, so it must say that its holder did not die. Should that
-    /// fail as well, the next holder is told of a recovery that was none.
+    /// fail as well, the next holder sees a recovery that was none.
     fn leave_released(&self, why: Errno) -> Result<(), Error> {
         self.mark_released();
         self.file_stays.store(true, Ordering::Relaxed);

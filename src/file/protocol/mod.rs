@@ -46,7 +46,7 @@
 //! 4. Inode numbers are compared only while the file is open: file systems
 //!    give a freed number to the next file at once.
 //! 5. A holder has one open description of its inode. A second one, closed
-//!    later, would keep the lock beyond the end that a watcher is told of.
+//!    later, would keep the lock beyond the end that a watcher hears of.
 //! 6. The maker of a file owns its removal from the same instruction on: the
 //!    closure that makes it returns the value that removes it. A dropped
 //!    future, a runtime that goes down and a panic all clean up.
@@ -142,7 +142,7 @@ pub(crate) struct Busy {
     /// way may only be passing.
     pub(crate) look_again: Option<Duration>,
     /// Number of the inode that was in the way, by which the close of an
-    /// unnamed file is told.
+    /// unnamed file is recognized.
     pub(crate) inode: Option<u64>,
 }
 

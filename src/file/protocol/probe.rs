@@ -15,7 +15,7 @@ pub(crate) struct Found {
     pub(crate) hold_id: Option<HoldId>,
     /// How the holder's life is proved, if the file is ours.
     pub(crate) proof: Option<RecordedProof>,
-    /// Number of the file's inode, by which the close of an unnamed file is told.
+    /// Number of the file's inode, by which the close of an unnamed file is recognized.
     pub(crate) inode: Option<u64>,
 }
 
@@ -61,7 +61,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             }
             _ => self.is_locked(&opened.file),
         };
-        // It may have been taken over since, or released: what is told
+        // It may have been taken over since, or released: what is reported
         // must belong together.
         if self.read(&opened.file)? != contents || !self.is_at_path(&opened)? {
             return Err(Stop::FromTheTop);

@@ -80,8 +80,8 @@ pub(crate) fn open(path: &Path, flags: OFlags, mode: u32) -> Result<OwnedFd, Err
 const LIFTED_MAX: u64 = 16 * 1024;
 
 /// The same description under a high number. When a process is killed its
-/// files are let go from the highest descriptor to the lowest: a service with
-/// thousands of sockets would otherwise let go of its locks last, many
+/// files are closed from the highest descriptor to the lowest: a service with
+/// thousands of sockets would otherwise release its locks last, many
 /// milliseconds later. With a limit that allows few descriptors there is
 /// nothing to gain.
 pub(crate) fn lifted(file: OwnedFd) -> OwnedFd {

@@ -15,8 +15,8 @@
 //!    that one file tells, once, of a close by a process that could only read it. It
 //!    must be a regular file: the watch of a directory may be another listener's.
 //! 5. inotify is made before the first lock file is opened and never closed,
-//!    nor is its descriptor copied. When a process is killed, its files are let
-//!    go from the highest descriptor to the lowest, and letting go of an inotify
+//!    nor is its descriptor copied. When a process is killed, its files are
+//!    closed from the highest descriptor to the lowest, and the close of an inotify
 //!    instance that has had watches takes milliseconds, for which its successor
 //!    would wait.
 //! 6. A waiter that need not look before its predecessors have looked listens to the
@@ -70,7 +70,7 @@ const EVENTS: WatchFlags = WatchFlags::DELETE
 /// acquired, by a new file or by a write.
 const CHANGES: WatchFlags = WatchFlags::CREATE.union(WatchFlags::MODIFY);
 
-/// The same, as it is told.
+/// The same, as it is reported.
 const CHANGED: ReadFlags = ReadFlags::CREATE.union(ReadFlags::MODIFY);
 
 /// What is asked for of another process's pipe, once: that a contender has left, or that
@@ -110,7 +110,7 @@ const BUFFER_BYTES: usize = 16 * 1024;
 /// of at most 255, padded. A read that gave fewer has left none.
 const EVENTS_THAT_FIT: usize = BUFFER_BYTES / (16 + 256);
 
-/// So many events are told at a time; then other tasks have their turn.
+/// So many events are handled at a time; then other tasks have their turn.
 const EVENTS_AT_ONCE: usize = 512;
 
 /// The events of this process.
@@ -153,7 +153,7 @@ struct Listener {
     was_closed: AtomicBool,
     /// What was heard does not tell which directory it is of.
     is_shaken: AtomicBool,
-    /// It is told of acquisitions too.
+    /// Acquisitions are events for it too.
     hears_changes: AtomicBool,
     /// A name in the directory was removed or moved.
     was_written: AtomicBool,
@@ -368,7 +368,7 @@ impl Inotify {
                 }
                 Some(listeners) if descriptor != directory => {
                     let _ = inotify::add_watch(&self.inotify, path.directory(), EVENTS);
-                    // Of what happened meanwhile nothing is told.
+                    // What happened meanwhile gave no event.
                     deafened.0.extend(listeners.values().cloned());
                 }
                 Some(_) => {}

@@ -41,7 +41,7 @@ pub(crate) struct Ticket {
     name: Name,
     kind: TicketKind,
     number: Number,
-    /// What was told of its pipe, start and length.
+    /// The lock that publishes its pipe, start and length.
     published_at: Option<(i64, i64)>,
     is_given_up: bool,
     /// After all else.
@@ -434,7 +434,7 @@ mod tests {
         let third = Ticket::take(&path).unwrap();
         assert!(Arc::ptr_eq(&first.directory, &third.directory));
         assert!(!first.is_preceded() && second.is_preceded());
-        // Another process is told of neighbours as of one.
+        // To another process neighbours are one.
         let (elsewhere, base) = (as_another(&path), Name::of(&path).base);
         let line = Line { directory: &elsewhere, base };
         assert_eq!(elsewhere.locked_in(base, Number::COUNT).unwrap().1, 3);
