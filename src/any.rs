@@ -9,8 +9,6 @@
 //! Options are keys of the query, as in `?timeout=30s&note=import`. A key that is not
 //! known, a value that is none, and a secret are refused.
 
-#![expect(clippy::disallowed_methods, reason = "reads the token file that a URL names")]
-
 use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
@@ -355,6 +353,7 @@ impl<'a> Parts<'a> {
     }
 
     #[cfg(feature = "lockd-client")]
+    #[expect(clippy::disallowed_methods, reason = "reads the token file that a URL names")]
     fn remote_options(&self) -> Result<(String, RemoteOptions), Error> {
         let mut client = None;
         let mut token_file = std::env::var_os(TOKEN_FILE).map(PathBuf::from);
