@@ -57,12 +57,12 @@ impl Environment for Hasty {
         self.system.process()
     }
 
-    fn token(&self) -> Result<HoldId, Errno> {
-        self.system.token()
+    fn hold_id(&self) -> Result<HoldId, Errno> {
+        self.system.hold_id()
     }
 
-    fn record(&self, token: HoldId, proof: RecordedProof, options: &FileOptions) -> Record {
-        self.system.record(token, proof, options)
+    fn record(&self, hold_id: HoldId, proof: RecordedProof, options: &FileOptions) -> Record {
+        self.system.record(hold_id, proof, options)
     }
 
     fn now(&self) -> Instant {
@@ -108,9 +108,9 @@ pub fn judge(bytes: &[u8]) {
             Ok(Outcome::Acquired(acquired) | Outcome::Probation(acquired, _)) => {
                 assert!(contents.is_ok(), "not a lock file, and taken over");
                 let now = fs::read(path.path()).expect("the holder's file");
-                assert_eq!(now, acquired.held.record().to_bytes(), "not our record");
+                assert_eq!(now, acquired.lock_file.record().to_bytes(), "not our record");
                 // No user knew of the dead holder, so its file goes on telling.
-                acquired.held.told();
+                acquired.lock_file.acknowledge_recovery();
                 drop(acquired);
                 assert!(!path.path().exists(), "released, and still there");
                 break;
