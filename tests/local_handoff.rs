@@ -480,3 +480,49 @@ async fn another_process_waits_for_few_holds_of_two_tasks() {
     greedy.kill();
     assert!(waited_for <= ROUNDS * HOLDS_MAX, "for {waited_for} holds in {ROUNDS} waits");
 }
+
+/// Each hand-off writes another hold id. A waiter that looked again for each would do
+/// nothing else, on a thread that its runtime has other tasks on.
+#[tokio::test]
+async fn a_waiter_leaves_its_runtime_time_while_tasks_of_another_process_take_turns() {
+    const TEST: &str = "a_waiter_leaves_its_runtime_time_while_tasks_of_another_process_take_turns";
+    if let Some((_, path)) = support::role() {
+        let lock = lock(&path, sharing());
+        for _ in 0..8 {
+            let lock = lock.clone();
+            tokio::spawn(async move {
+                loop {
+                    drop(lock.acquire().await.unwrap());
+                }
+            });
+        }
+        sleep(Duration::from_millis(50)).await;
+        support::tell("greedy");
+        return std::future::pending().await;
+    }
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.lock");
+    let mut greedy = Process::play(TEST, "greedy", &path);
+    greedy.expect("greedy");
+    let lock = AsyncFileLock::new(&path);
+    // On the one thread of this runtime: whichever does not yield, the test hangs.
+    let waiting = tokio::spawn({
+        let lock = lock.clone();
+        async move {
+            loop {
+                drop(lock.acquire().await.unwrap());
+            }
+        }
+    });
+    let mut told = 0;
+    for _ in 0..50 {
+        sleep(Duration::from_millis(5)).await;
+        let Some(holder) = lock.holder().await.unwrap() else { continue };
+        assert!(holder.pid.is_some(), "{holder} ({})", holder.evidence);
+        told += u32::from(holder.pid == Some(greedy.id()) && holder.hold_id.is_some());
+    }
+    assert!(told > 0, "no hold was ever told");
+    waiting.abort();
+    greedy.kill();
+    timeout(support::VERY_LONG, lock.acquire()).await.expect("it is stuck").unwrap();
+}

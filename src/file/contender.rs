@@ -429,11 +429,10 @@ impl Terms {
     /// A new hold on the file that the last task handed off. A file that has been
     /// replaced since is dropped without a word: the last holder was the last to need it.
     fn take_handoff(&self, handoff: Handoff) -> Option<Arc<LockFile<OsDisk>>> {
-        let acquired = self.environment.now();
         let mut lock_file = handoff.for_lock(&self.path, &self.options)?;
         let mine = Arc::get_mut(&mut lock_file)?;
         let since = self.environment.time_of_day();
-        mine.take_handoff(|| self.environment.hold_id(), since, acquired).ok()?;
+        mine.take_handoff(|| self.environment.hold_id(), since, || self.environment.now()).ok()?;
         Some(lock_file)
     }
 

@@ -89,6 +89,8 @@ pub(crate) struct Wakeup {
     recheck: Option<Duration>,
     next_look: Option<Duration>,
     last_hold: Option<String>,
+    /// The last look found other names than the one before.
+    has_new_names: bool,
 }
 
 /// Where a contender stands when it is about to look.
@@ -153,6 +155,7 @@ impl Wakeup {
             recheck: None,
             next_look: policy.first_look,
             last_hold: None,
+            has_new_names: false,
         }
     }
 
@@ -294,8 +297,16 @@ impl Wakeup {
         };
         let mut following = Following::Heard;
         if let Some(closes) = blocker.closes {
-            if subscription.await_closes(closes) {
+            // A look with other names is to follow (1). Where that one finds other names
+            // again, tasks hand the file off faster than it can be looked at: then time
+            // has to pass, or the thread would do nothing else.
+            let is_new = subscription.await_closes(closes);
+            let was_new = std::mem::replace(&mut self.has_new_names, is_new);
+            if is_new && !was_new {
                 return false;
+            }
+            if is_new {
+                self.recheck = Some(FIRST_RECHECK);
             }
             following = subscription.follow_process(blocker.process);
         }
@@ -311,7 +322,9 @@ impl Wakeup {
             Following::Heard | Following::Unheard => FALLBACK_PERIODS,
         };
         let longest = longest(periods);
-        let period = self.next_look.map_or(longest, |next_look| next_look.min(longest));
+        // A blocker's own time goes before the policy's.
+        let first_look = self.next_look.filter(|_| blocker.at_most.is_none());
+        let period = first_look.map_or(longest, |next_look| next_look.min(longest));
         self.may_barge = true;
         tokio::select! {
             biased;
@@ -338,4 +351,40 @@ impl Wakeup {
 
 fn shortest(period: Duration, at_most: Option<Duration>, recheck: Option<Duration>) -> Duration {
     [at_most, recheck].into_iter().flatten().fold(jittered(period), Duration::min)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    const POLICY: Policy = Policy { first_look: None, last_recheck: Duration::from_millis(8) };
+
+    /// A look that finds another hold is to be followed at once, but not each time: tasks
+    /// can hand a file off faster than it can be looked at.
+    #[tokio::test]
+    async fn other_names_at_each_look_do_not_keep_the_thread() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = Arc::new(LockPath::new(&directory.path().join("lock")).unwrap());
+        let wait = WaitOptions::BUILT_IN;
+        let mut wakeup = Wakeup::new(&path, &path, None, &POLICY, &wait, true);
+        let blocker = |number: usize| {
+            let name = |word| directory.path().join(format!("{word}.{number}"));
+            let closes = Some([name("inode"), name("candidate")]);
+            Blocker { hold: Some(number.to_string()), closes, ..Blocker::UNKNOWN }
+        };
+        let mut pending = 0;
+        for number in 0..10 {
+            wakeup.listen();
+            let mut waiting = pin!(wakeup.until_next_look(blocker(number)));
+            if waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                pending += 1;
+                waiting.await;
+            }
+        }
+        assert!(pending >= 8, "{pending} of 10 waits took no time");
+    }
 }

@@ -176,7 +176,7 @@ fn hold(program: Program, environment: &SimSurroundings, acquired: Acquired<SimD
         let since = SystemTime::UNIX_EPOCH + later;
         // Not so soon that it would not look again.
         let now = now + Duration::from_micros(100);
-        if let Err(error) = lock_file.take_handoff(|| environment.hold_id(), since, now) {
+        if let Err(error) = lock_file.take_handoff(|| environment.hold_id(), since, || now) {
             return failed(error);
         }
     }

@@ -205,8 +205,9 @@ impl<D: Disk> LockFile<D> {
         &mut self,
         hold_id: impl FnOnce() -> Result<HoldId, Errno>,
         since: SystemTime,
-        now: Instant,
+        clock: impl Fn() -> Instant,
     ) -> Result<(), Errno> {
+        let now = clock();
         let was_just_left = |left| now.saturating_duration_since(left) <= LEAVING_LASTS;
         if !self.left.take().is_some_and(was_just_left) && !self.is_in_place(now) {
             return Err(Errno::STALE);
@@ -216,7 +217,7 @@ impl<D: Disk> LockFile<D> {
         let written = self.disk.write(&self.file, &self.record.to_bytes(), 0);
         // After the record tells of the next hold: see REVOCATION_MIN_HOLD.
         let began = std::mem::replace(&mut self.written, now);
-        if now.saturating_duration_since(began) >= REVOCATION_MIN_HOLD {
+        if clock().saturating_duration_since(began) >= REVOCATION_MIN_HOLD {
             let _ = self.disk.unlink(&self.path.revocation(last));
         }
         if written? == RECORD_BYTES { Ok(()) } else { Err(Errno::IO) }

@@ -63,9 +63,16 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         };
         // It may have been taken over since, or released: what is reported
         // must belong together.
-        if self.read(&opened.file)? != contents || !self.is_at_path(&opened)? {
+        let again = self.read(&opened.file)?;
+        let is_same = again == contents;
+        // Tasks may hand a locked file off faster than it can be read twice with a look at
+        // its lock between. Two readings one after the other are of one hold.
+        let is_handed_off = || is_locked == Some(true) && is_of_one_process(&contents, &again);
+        let is_still = is_same || is_handed_off() && self.read(&opened.file)? == again;
+        if !is_still || !self.is_at_path(&opened)? {
             return Err(Stop::FromTheTop);
         }
+        let contents = again;
         let record = contents.record();
         let (is_held, evidence) = match is_locked {
             Some(true) => (true, self.who_locks(&contents, local).0),
@@ -103,4 +110,11 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             Verdict::Dead(how) => (false, Evidence::ProcessGone(how)),
         }
     }
+}
+
+/// Whether both are records of one process that proves its life by a kernel lock.
+fn is_of_one_process(one: &Contents, other: &Contents) -> bool {
+    let (Some(one), Some(other)) = (one.record(), other.record()) else { return false };
+    one.proof == RecordedProof::Flock
+        && (one.pid, &one.identity, one.proof) == (other.pid, &other.identity, other.proof)
 }

@@ -453,7 +453,9 @@ impl Listener {
     }
 
     fn notify(&self, what: ReadFlags) {
-        if what.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::QUEUE_OVERFLOW) {
+        // Of files that are only read, closes are asked for where one is a holder's.
+        let close = ReadFlags::CLOSE_WRITE | ReadFlags::CLOSE_NOWRITE;
+        if what.intersects(close | ReadFlags::QUEUE_OVERFLOW) {
             self.was_closed.store(true, Ordering::Release);
         }
         if what.intersects(FOR_ALL | ReadFlags::QUEUE_OVERFLOW) {

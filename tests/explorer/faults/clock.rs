@@ -207,7 +207,7 @@ fn a_file_is_handed_off_by_any_clock() {
     for (hold_id, (point, since)) in (100..).zip(holds) {
         let last = PATH.revocation(lock_file.record().hold_id);
         disk.put(&last, b"");
-        lock_file.take_handoff(|| Ok(drawn(hold_id)), since, point).unwrap();
+        lock_file.take_handoff(|| Ok(drawn(hold_id)), since, || point).unwrap();
         assert_eq!(lock_file.record().hold_id, drawn(hold_id), "it is a hold of its own");
         assert_eq!(disk.unlink(&last).is_err(), point == later, "its end was late");
         assert!(lock_file.may_be_handed_off(point), "the same instant");
@@ -244,7 +244,7 @@ fn what_was_removed_is_not_handed_off_and_what_was_moved_not_for_long() {
     disk.unlink(PATH.path()).unwrap();
     assert!(lock_file.may_be_handed_off(now), "the look is new");
     assert!(
-        lock_file.take_handoff(|| Ok(drawn(100)), UNIX_EPOCH, now + old).is_err(),
+        lock_file.take_handoff(|| Ok(drawn(100)), UNIX_EPOCH, || now + old).is_err(),
         "moved since it was left"
     );
     for (time, is_seen) in [(Duration::ZERO, false), (Duration::from_micros(100), true)] {
@@ -252,7 +252,7 @@ fn what_was_removed_is_not_handed_off_and_what_was_moved_not_for_long() {
         assert!(lock_file.may_be_handed_off(now));
         disk.unlink(PATH.path()).unwrap();
         let since = lock_file.record().since.unwrap();
-        let passed = lock_file.take_handoff(|| Ok(drawn(100)), since, now + time);
+        let passed = lock_file.take_handoff(|| Ok(drawn(100)), since, || now + time);
         assert_eq!(passed.is_err(), is_seen, "removed since it was left, {time:?} ago");
     }
     let (disk, mut lock_file, now) = acquired();
