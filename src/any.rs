@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -27,6 +27,8 @@ use crate::lock::error::Error;
 use crate::remote::{AsyncRemoteLock, RemoteOptions};
 use crate::{AsyncFileLock, AsyncKernelLock};
 
+const SCHEMES: [&str; 5] = ["file", "flock", "ofd", "lockd+http", "lockd+https"];
+
 /// Keys that would carry a secret.
 const SECRETS: [&str; 5] = ["token", "bearer_token", "password", "secret", "key"];
 
@@ -34,12 +36,12 @@ const SECRETS: [&str; 5] = ["token", "bearer_token", "password", "secret", "key"
 #[cfg(feature = "lockd-client")]
 const TOKEN_FILE: &str = "LOCKKEEPER_TOKEN_FILE";
 
-/// The place where locks are kept. Nothing is looked at, and no connection is made, until
-/// a lock is acquired. Locks of one place share connections.
+/// The place where locks are kept. No lock is looked at, and no connection is made, until
+/// a lock is acquired or asked for its status. Files that the URL names are read at once.
 ///
 /// | URL | kind | a lock's name is | keys |
 /// |---|---|---|---|
-/// | a path, or `file:///run/lock` | [`AsyncFileLock`] | the file `<name>.lock` in that directory | `timeout` `retry_period` `fallback_period` `local_handoff` `race_delay` `tries` `mode` `proof` (`auto`, `kernel_lock`, `process`) `openlock_compat` `at_exit` (`leave`, `remove`) `note` |
+/// | a path without keys, or `file:///run/lock` | [`AsyncFileLock`] | the file `<name>.lock` in that directory | `timeout` `retry_period` `fallback_period` `local_handoff` `race_delay` `tries` `mode` `proof` (`auto`, `kernel_lock`, `process`) `openlock_compat` `at_exit` (`leave`, `remove`) `note` |
 /// | `flock:///run/lock`, `ofd:///run/lock` | [`AsyncKernelLock`] | the file in that directory | `timeout` `retry_period` `fallback_period` `local_handoff` `mode` `keep_open` `delete_on_release` |
 /// | `lockd+http://host:8000`, `lockd+https://host` | `AsyncRemoteLock`, with feature `lockd-client` | the resource | `client` (default: host name and process id) `timeout` `lease` `reconnect` `ca_file` `token_file` |
 ///
@@ -96,6 +98,13 @@ pub fn open(url: impl AsRef<str>) -> Result<Locks, Error> {
     let Some((scheme, rest)) = url.split_once("://") else {
         if url.is_empty() {
             return Err(wrong("it is empty: give a directory, or a URL such as file:///run/lock"));
+        }
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        if SCHEMES.contains(&scheme) {
+            return Err(wrong(format!("write {scheme}:// with two slashes, or ./ before a path")));
+        }
+        if url.contains('?') && !Path::new(url).exists() {
+            return Err(wrong("keys need a URL: write file:// and the absolute path before them"));
         }
         let kind = Kind::File { directory: url.into(), options: FileOptions::process_default() };
         return Ok(Locks { url: url.to_owned(), kind });
@@ -171,9 +180,19 @@ impl Locks {
         matches!(self.kind, Kind::File { .. })
     }
 
+    /// Whether these are files of the user's that stay, locked by the kernel.
     #[cfg(feature = "cli")]
     pub(crate) fn are_of_the_kernel(&self) -> bool {
-        matches!(self.kind, Kind::Kernel { .. })
+        matches!(&self.kind, Kind::Kernel { options, .. } if !options.deletes_on_release())
+    }
+
+    /// `None` if these are no lock files.
+    #[cfg(feature = "cli")]
+    pub(crate) fn lock_file(&self, name: &str) -> Result<Option<AsyncFileLock>, Error> {
+        match &self.kind {
+            Kind::File { directory, options } => lock_file(directory, name, options).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// What was opened.
@@ -196,8 +215,7 @@ impl Kind {
         }
         match self {
             Kind::File { directory, options } => {
-                let path = directory.join(format!("{}.lock", file_name(name)?));
-                AsyncFileLock::with_options(path, options.clone()).map(AnyLock::new)
+                lock_file(directory, name, options).map(AnyLock::new)
             }
             Kind::Kernel { directory, options } => {
                 let path = directory.join(file_name(name)?);
@@ -210,6 +228,11 @@ impl Kind {
             }
         }
     }
+}
+
+fn lock_file(directory: &Path, name: &str, options: &FileOptions) -> Result<AsyncFileLock, Error> {
+    let path = directory.join(format!("{}.lock", file_name(name)?));
+    AsyncFileLock::with_options(path, options.clone())
 }
 
 /// A name that stays in its directory.

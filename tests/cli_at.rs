@@ -87,3 +87,64 @@ fn a_wrong_url_or_name_is_bad_usage() {
         assert!(text.contains(word), "{text}");
     }
 }
+
+/// An option that is not heard would let two in.
+#[test]
+fn an_option_that_does_not_go_with_the_environment_is_refused() {
+    let directory = support::on_tmpfs();
+    for flags in [
+        &["--openlock-compat"][..],
+        &["--pin", "required"],
+        &["--tries", "3"],
+        &["--race-delay", "1s"],
+        &["--retry-period", "1s"],
+    ] {
+        let mut command = lockkeeper();
+        command.env("LOCKKEEPER_AT", directory.path()).arg("run").args(flags);
+        let refused = output(command.args(["job", "--", "true"]));
+        assert_eq!(refused.status.code(), Some(64), "{flags:?}: {refused:?}");
+        let text = String::from_utf8(refused.stderr).unwrap();
+        assert!(text.contains(flags[0]) && text.contains("LOCKKEEPER_AT"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn break_and_watch_look_where_the_environment_says() {
+    let directory = support::on_tmpfs();
+    let guard = open(directory.path().to_str().unwrap()).unwrap().lock("job").unwrap();
+    let guard = guard.acquire().await.unwrap();
+    let mut command = lockkeeper();
+    command.env("LOCKKEEPER_AT", directory.path()).current_dir("/");
+    let refused = output(command.args(["break", "job"]));
+    assert_eq!(refused.status.code(), Some(1), "a living holder: {refused:?}");
+    guard.release().await.unwrap();
+    let kernel = format!("flock://{}", directory.path().display());
+    for verb in [&["break"][..], &["status", "--watch"]] {
+        let mut command = lockkeeper();
+        command.env("LOCKKEEPER_AT", &kernel);
+        let refused = output(command.args(verb).arg("job"));
+        assert_eq!(refused.status.code(), Some(64), "{refused:?}");
+    }
+    let mut command = lockkeeper();
+    let unreadable = std::os::unix::ffi::OsStrExt::from_bytes(b"/\xff");
+    command.env("LOCKKEEPER_AT", <std::ffi::OsStr>::to_owned(unreadable));
+    assert_eq!(code(command.args(["run", "job", "--", "true"])), 64);
+}
+
+/// The file is removed before another can lock it, so the lock is released and not left to
+/// CMD's children.
+#[test]
+fn a_kernel_lock_that_deletes_its_file_does_so_after_the_command() {
+    let directory = support::on_tmpfs();
+    let url = format!("flock://{}?delete_on_release=true", directory.path().display());
+    let mut command = lockkeeper();
+    assert_eq!(
+        code(
+            command
+                .args(["run", "--at", &url, "job", "--", "test", "-e"])
+                .arg(directory.path().join("job"))
+        ),
+        0
+    );
+    assert!(!directory.path().join("job").exists());
+}

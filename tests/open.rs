@@ -59,6 +59,9 @@ fn escaped_characters_of_a_path_are_read() {
 fn what_is_wrong_with_a_url_is_said_with_what_to_write() {
     for (url, words) in [
         ("", &["empty", "file:///run/lock"][..]),
+        ("file:/run/lock", &["file://"]),
+        ("lockd+http:/host", &["lockd+http://"]),
+        ("/run/lock?timeout=3s", &["file://"]),
         ("zookeeper://host/jobs", &["zookeeper", "file", "lockd+http"]),
         ("http://host:8000", &["lockd+http://"]),
         ("file://run/lock", &["host", "file:///run/lock"]),
@@ -141,4 +144,15 @@ async fn futures_of_any_lock_can_be_spawned() {
     };
     let guard = spawned.await.unwrap().unwrap();
     tokio::spawn(guard.release()).await.unwrap().unwrap();
+}
+
+#[test]
+fn a_fencing_token_that_cannot_be_compared_is_older() {
+    use lockkeeper::FencingToken;
+    let token = |number, domain| FencingToken::new(number, domain);
+    assert!(token(3, "http://a").is_older_than(&token(4, "http://a")));
+    assert!(!token(4, "http://a").is_older_than(&token(4, "http://a")));
+    assert!(!token(5, "http://a").is_older_than(&token(4, "http://a")));
+    assert!(token(5, "http://b").is_older_than(&token(4, "http://a")));
+    assert!(token(5, "http://b").partial_cmp(&token(4, "http://a")).is_none());
 }

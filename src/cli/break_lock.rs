@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::exit::{self, Failure, message_of};
 use super::text::{print, printable};
-use super::{Break, runtime};
+use super::{Break, named, runtime};
 use crate::{AsyncFileLock, Error};
 
 pub(super) fn break_lock(arguments: &Break) -> Result<u8, Failure> {
-    let lock = AsyncFileLock::new(&arguments.lock);
+    let lock = named::lock_file(&arguments.lock)?;
     let verb = if arguments.revoke { ask(&lock) } else { remove(&lock) };
     print(printable(verb?));
     Ok(0)

@@ -70,7 +70,7 @@ pub(super) fn call(method: &str, arguments: &Call) -> Result<u8, Failure> {
         (Some(url), _) => url,
         (None, Some(at)) => at.strip_prefix("lockd+").ok_or_else(|| Failure {
             code: exit::USAGE,
-            message: format!("{at}: only a lock daemon has such locks: write lockd+http://…"),
+            message: "--at: only a lock daemon has such locks: write lockd+http://…".to_owned(),
         })?,
         (None, None) => unreachable!("BUG: no daemon is named"),
     };

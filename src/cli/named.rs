@@ -1,10 +1,11 @@
 //! Which lock the arguments name: by `--at`, `--server` or `--kernel`, else a lock file.
 
+use std::env::VarError;
 use std::path::Path;
 use std::time::Duration;
 
 use super::exit::{self, Failure};
-use super::{Run, Show, command};
+use super::{PinChoice, Run, Show, command};
 use crate::lock::any_lock::AnyLock;
 use crate::lock::shared::SharedLock;
 use crate::lock::wait::Wait;
@@ -44,6 +45,7 @@ pub(super) fn of_run(arguments: &Run) -> Result<Named, Failure> {
         return Ok(Named { ends_with_file: true, ..named(lock) });
     }
     if let Some(locks) = locks(arguments.at.as_deref())? {
+        refuse_options_of_lock_files(arguments)?;
         let locks = locks.of_command(&command::name(&arguments.command), note(arguments));
         let lock = locks.lock(utf8(&arguments.lock)?)?;
         let wait =
@@ -67,24 +69,51 @@ pub(super) fn of_status(arguments: &Show) -> Result<Vec<(AnyLock, bool)>, Failur
     names.map(|name| Ok((locks.lock(utf8(name)?)?, locks.are_lock_files()))).collect()
 }
 
+/// The lock file of this name, for what only lock files can do.
+pub(super) fn lock_file(name: &Path) -> Result<AsyncFileLock, Failure> {
+    let Some(locks) = locks(None)? else { return Ok(AsyncFileLock::new(name)) };
+    let lock = locks.lock_file(utf8(name)?)?;
+    lock.ok_or_else(|| usage(format!("{AT} names no lock files, and only these can do that")))
+}
+
 /// The place that `--at` or the environment names, if one does.
 pub(super) fn locks(at: Option<&str>) -> Result<Option<Locks>, Failure> {
     let url = match at {
         Some(url) => url.to_owned(),
         None => match std::env::var(AT) {
-            Ok(url) if !url.is_empty() => url,
-            _ => return Ok(None),
+            Ok(url) if url.is_empty() => return Ok(None),
+            Ok(url) => url,
+            Err(VarError::NotPresent) => return Ok(None),
+            Err(VarError::NotUnicode(_)) => return Err(usage(format!("{AT} is not UTF-8"))),
         },
     };
     Ok(Some(crate::open(url)?))
 }
 
+/// `--at` refuses these itself; the environment cannot.
+fn refuse_options_of_lock_files(arguments: &Run) -> Result<(), Failure> {
+    for (is_given, option) in [
+        (arguments.retry_period.is_some(), "--retry-period"),
+        (arguments.race_delay.is_some(), "--race-delay"),
+        (arguments.tries.is_some(), "--tries"),
+        (arguments.openlock_compat, "--openlock-compat"),
+        (arguments.pin != PinChoice::Auto, "--pin"),
+    ] {
+        if is_given {
+            let way = "write it into the URL, or unset the variable";
+            return Err(usage(format!("{option} does not go with {AT}: {way}")));
+        }
+    }
+    Ok(())
+}
+
+fn usage(message: String) -> Failure {
+    Failure { code: exit::USAGE, message }
+}
+
 /// Names at a URL are text.
 pub(super) fn utf8(name: &Path) -> Result<&str, Failure> {
-    name.to_str().ok_or_else(|| Failure {
-        code: exit::USAGE,
-        message: format!("{}: a name at a URL is UTF-8", name.display()),
-    })
+    name.to_str().ok_or_else(|| usage(format!("{}: a name at a URL is UTF-8", name.display())))
 }
 
 fn file_options(arguments: &Run) -> FileOptions {

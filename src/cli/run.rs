@@ -96,7 +96,7 @@ async fn run_locked(arguments: &Run, named: &Named) -> Result<u8, Failure> {
         (Ok(Err(error)), _) => not_acquired(arguments, error),
         (Err(signal), _) => Ok(exit::by_signal(signal.number)),
         (Ok(Ok(guard)), Some(signal)) => {
-            release(guard, false).await;
+            let _ = timeout(UNDO, release(guard, false)).await;
             Ok(exit::by_signal(signal.number))
         }
     };

@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::thread;
 
@@ -55,7 +54,8 @@ fn watch(arguments: &Show) -> Result<u8, Failure> {
     let _entered = runtime.enter();
     let signals = Signals::watch();
     let mut signals = signals.map_err(|error| Failure::system("watching for signals", &error))?;
-    let (locks, is_json) = (arguments.locks.clone(), arguments.json);
+    let locks = arguments.locks.iter().map(|name| named::lock_file(name));
+    let (locks, is_json) = (locks.collect::<Result<Vec<_>, _>>()?, arguments.json);
     let (ended, end) = oneshot::channel();
     // A write lasts as long as its reader takes. Then a signal has to be heard all the same.
     let printing = move || ended.send(print_changes(locks, is_json));
@@ -72,11 +72,11 @@ fn watch(arguments: &Show) -> Result<u8, Failure> {
 }
 
 /// Until no lock is left that can be watched, or the reader is gone.
-fn print_changes(locks: Vec<PathBuf>, is_json: bool) -> Result<u8, Failure> {
+fn print_changes(locks: Vec<AsyncFileLock>, is_json: bool) -> Result<u8, Failure> {
     runtime()?.block_on(async {
         let mut watching = JoinSet::new();
-        for path in locks {
-            watching.spawn(print_changes_of(AsyncFileLock::new(path), is_json));
+        for lock in locks {
+            watching.spawn(print_changes_of(lock, is_json));
         }
         while let Some(ended) = watching.join_next().await {
             if ended.expect("BUG: a watcher panicked").is_err() {
@@ -157,7 +157,6 @@ impl Report {
             Ok(Status::Held(holder) | Status::Stale(holder)) => Some(holder),
             _ => None,
         };
-        let since = holder.and_then(|holder| holder.since);
         json!({
             "path": self.name.path().map(|path| path.to_string_lossy()),
             "server": self.name.server(),
@@ -167,7 +166,7 @@ impl Report {
             "pid": holder.and_then(|holder| holder.pid),
             "name": holder.and_then(|holder| holder.name.as_deref()),
             "host": holder.and_then(|holder| holder.host.as_deref()),
-            "since": since.map(|since| humantime::format_rfc3339_seconds(since).to_string()),
+            "since": holder.and_then(Holder::shown_since),
             "note": holder.and_then(|holder| holder.note.as_deref()),
             "hold_id": holder.and_then(|holder| holder.hold_id.as_deref()),
             "evidence": holder.map(|holder| holder.evidence.to_string()),

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::text::{printable, tell};
 use crate::lock::any_lock::AnyLock;
@@ -25,7 +25,7 @@ const STEP: Duration = Duration::from_millis(100);
 pub(super) async fn tell_of_waiting(lock: &AnyLock) -> Infallible {
     sleep(UNTOLD).await;
     let mut seen = Seen::of(lock).await;
-    if matches!(seen, Seen::Ours) {
+    if !matches!(seen, Seen::Holder(_)) {
         sleep(LOOK).await;
         seen = Seen::of(lock).await;
     }
@@ -59,7 +59,8 @@ enum Seen {
 
 impl Seen {
     async fn of(lock: &AnyLock) -> Self {
-        match lock.holder().await {
+        let looked = timeout(LOOK, lock.holder()).await;
+        match looked.unwrap_or(Ok(None)) {
             Ok(Some(holder)) if is_ours(&holder) => Seen::Ours,
             Ok(Some(holder)) => Seen::Holder(holder),
             Ok(None) | Err(_) => Seen::Unknown,

@@ -167,6 +167,11 @@ impl KernelOptions {
         self
     }
 
+    #[cfg(feature = "cli")]
+    pub(crate) fn deletes_on_release(&self) -> bool {
+        self.delete_on_release
+    }
+
     pub(super) fn check(&self) -> Result<(), Error> {
         self.wait.check()?;
         let refuse = |option, why: &str| Err(Error::InvalidOption { option, why: why.to_owned() });

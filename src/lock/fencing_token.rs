@@ -7,8 +7,10 @@ use std::sync::Arc;
 /// A number that grows with each acquisition, for the storage that the holder writes to:
 /// storage that has seen a greater number refuses the smaller one.
 ///
-/// Numbers compare within their domain, the server or cluster that counts them. Those of
-/// different domains do not compare: `partial_cmp` gives `None`.
+/// Numbers compare within their domain, the server or cluster that counts them, as its URL
+/// was written. Those of different domains do not compare: `partial_cmp` gives `None`, and
+/// both `<` and `>=` are false. Storage asks [`is_older_than`](Self::is_older_than), which
+/// is true wherever it is not known better.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FencingToken {
     number: u64,
@@ -26,6 +28,13 @@ impl FencingToken {
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Whether storage that has seen the other one is to refuse this: it is smaller, or
+    /// cannot be compared.
+    #[must_use]
+    pub fn is_older_than(&self, seen: &Self) -> bool {
+        !matches!(self.partial_cmp(seen), Some(Ordering::Equal | Ordering::Greater))
     }
 
     /// The server or cluster that counts.

@@ -98,6 +98,16 @@ impl Holder {
         self.hold_id.is_none()
     }
 
+    /// The time as people read it. `None` also for one that no calendar shows: it may
+    /// come from a server.
+    pub(crate) fn shown_since(&self) -> Option<String> {
+        /// The last second of the year 9999.
+        const LAST: u64 = 253_402_300_799;
+        let since = self.since?;
+        let seconds = since.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs();
+        (seconds <= LAST).then(|| humantime::format_rfc3339_seconds(since).to_string())
+    }
+
     pub(crate) fn nobody(evidence: Evidence) -> Self {
         let (pid, name, host, since, note, hold_id) = (None, None, None, None, None, None);
         Self { pid, name, host, since, note, hold_id, acquired_at: None, evidence }
@@ -119,8 +129,8 @@ impl fmt::Display for Holder {
             (Some(name), None) => out.write_str(name)?,
             (None, None) => return out.write_str("somebody unnamed"),
         }
-        if let Some(since) = self.since {
-            write!(out, " since {}", humantime::format_rfc3339_seconds(since))?;
+        if let Some(since) = self.shown_since() {
+            write!(out, " since {since}")?;
         }
         if let Some(note) = &self.note {
             write!(out, ": {note}")?;
@@ -146,5 +156,21 @@ impl fmt::Display for Evidence {
             Evidence::NobodyNamed => "the file names nobody, and nobody keeps it locked",
             Evidence::Server => "its server says so",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_time_that_no_calendar_shows_is_left_out() {
+        let at = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        for (since, is_shown) in [(at(0), true), (at(253_402_300_800), false), (None, false)] {
+            let holder = Holder { pid: Some(7), since, ..Holder::nobody(Evidence::Server) };
+            assert_eq!(holder.to_string().contains("since"), is_shown, "{holder}");
+        }
     }
 }

@@ -34,10 +34,8 @@ impl Lock for AsyncRemoteLock {
     ) -> impl Future<Output = Result<Acquired<RemoteGuard>, Error>> + Send + 'static {
         let contender = self.contender();
         async move {
-            match wait {
-                Wait::No => contender.try_once().await,
-                wait => or_busy(contender.acquire(wait.left()).await),
-            }
+            // Without a wait a daemon that is away is asked once as well.
+            or_busy(contender.acquire(wait.left()).await)
         }
     }
 

@@ -94,6 +94,10 @@ impl changes::Watcher for Watcher {
             let change = self.heard().await;
             let told = change.as_ref().map(Status::clone).map_err(discriminant);
             if self.told.as_ref() == Some(&told) {
+                if change.is_err() {
+                    // What failed so may have been no request: there was no time in it.
+                    sleep(ABSENCE).await;
+                }
                 continue;
             }
             self.told = Some(told);
