@@ -524,5 +524,5 @@ async fn a_waiter_leaves_its_runtime_time_while_tasks_of_another_process_take_tu
     assert!(told > 0, "no hold was ever told");
     waiting.abort();
     greedy.kill();
-    timeout(support::VERY_LONG, lock.acquire()).await.expect("it is stuck").unwrap();
+    drop(timeout(support::VERY_LONG, lock.acquire()).await.expect("it is stuck").unwrap());
 }
