@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::local::options::{LONGEST, Offload, WaitOptions};
+use crate::local::options::{LONGEST, Offload, WaitOptions, check_mode};
 use crate::lock::error::Error;
 
 /// Longest note, in bytes: with every other field at its longest the record
@@ -246,12 +246,7 @@ impl FileOptions {
         if self.tries == 0 {
             return refuse("tries", "must be at least 1");
         }
-        if self.mode & !0o777 != 0 || self.mode & 0o600 != 0o600 {
-            return refuse(
-                "mode",
-                "must be permission bits that let the owner read and write, such as 0o644",
-            );
-        }
+        check_mode(self.mode)?;
         if self.openlock_compat && self.proof == Proof::Process {
             return refuse(
                 "openlock_compat",

@@ -3,7 +3,7 @@
 use std::ops::{Bound, RangeBounds};
 use std::time::Duration;
 
-use crate::local::options::{Offload, WaitOptions};
+use crate::local::options::{Offload, WaitOptions, check_mode};
 use crate::lock::error::Error;
 
 /// Which of the kernel's locks is taken. Programs exclude each other only if
@@ -175,12 +175,7 @@ impl KernelOptions {
     pub(super) fn check(&self) -> Result<(), Error> {
         self.wait.check()?;
         let refuse = |option, why: &str| Err(Error::InvalidOption { option, why: why.to_owned() });
-        if self.mode & !0o777 != 0 || self.mode & 0o600 != 0o600 {
-            return refuse(
-                "mode",
-                "must be permission bits that let the owner read and write, such as 0o644",
-            );
-        }
+        check_mode(self.mode)?;
         let Range { start, end } = self.range;
         if self.primitive == Primitive::Flock && !self.range.is_whole() {
             return refuse("range", "flock locks whole files: choose Primitive::Ofd");

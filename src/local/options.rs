@@ -83,3 +83,12 @@ impl Default for WaitOptions {
         Self::BUILT_IN
     }
 }
+
+/// Permission bits of a file that is made.
+pub(crate) fn check_mode(bits: u32) -> Result<(), Error> {
+    if bits & !0o777 == 0 && bits & 0o600 == 0o600 {
+        return Ok(());
+    }
+    let why = "must be permission bits that let the owner read and write, such as 0o644";
+    Err(Error::InvalidOption { option: "mode", why: why.to_owned() })
+}
