@@ -89,18 +89,19 @@ impl Acquisition {
     }
 
     /// Ask until there is an outcome, or the caller is gone.
-    pub(super) async fn run(mut self, outcome: oneshot::Sender<Decided>, gone: Gone) {
+    pub(super) async fn run(mut self, outcome: oneshot::Sender<Decided>, mut gone: Gone) {
         let hang_up = Arc::clone(&self.hang_up);
         let scheduled = {
             let mut asking = pin!(self.persist());
             tokio::select! {
                 biased;
                 decided = &mut asking => {
-                    // If the caller is gone by now, a guard in it releases the lock.
+                    // If the caller is gone by now, a guard in it releases the lock. What
+                    // the caller scheduled stays in `gone` until that is scheduled too.
                     let _ = outcome.send(decided);
                     return;
                 }
-                scheduled = gone => {
+                scheduled = &mut gone => {
                     hang_up.trigger();
                     // What was on its way: a guard in it releases the lock.
                     drop(timeout(RESPONSE_LIMIT, &mut asking).await);

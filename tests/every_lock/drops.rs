@@ -1,12 +1,14 @@
 //! A guard that is dropped releases the lock, wherever that is.
 
+use std::sync::mpsc;
+
 use lockkeeper::{Guard, Lock};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
 use crate::another_process::holder;
 use crate::kinds::{Kind, Place, acquired, release, soon};
-use crate::support::block_on;
+use crate::support::{VERY_LONG, block_on};
 
 for_every_kind! {
     in_its_runtime
@@ -61,8 +63,10 @@ fn on_a_runtime_that_ends<K: Kind>() {
         for runtime in runtimes() {
             let place = Place::<K>::new();
             let (lock, (holds, held)) = (place.lock(), oneshot::channel());
-            let holder = lock.clone();
+            let (alive, gone) = mpsc::channel::<()>();
+            let (holder, holder_alive) = (lock.clone(), alive.clone());
             runtime.spawn(async move {
+                let _alive = holder_alive;
                 let _guard = acquired(&holder).await;
                 holds.send(()).expect("somebody waits");
                 std::future::pending::<()>().await;
@@ -70,8 +74,11 @@ fn on_a_runtime_that_ends<K: Kind>() {
             runtime.block_on(async {
                 soon(held).await.expect("it is held");
                 if is_awaited {
-                    let waiter = lock.clone();
-                    let waiter = async move { waiter.acquire().await.map(drop) };
+                    let (waiter, waiter_alive) = (lock.clone(), alive.clone());
+                    let waiter = async move {
+                        let _alive = waiter_alive;
+                        waiter.acquire().await.map(drop)
+                    };
                     drop(place.wait_behind(0, waiter).await);
                 }
             });
@@ -79,8 +86,10 @@ fn on_a_runtime_that_ends<K: Kind>() {
                 false => drop(runtime),
                 true => runtime.shutdown_background(),
             }
+            // A thread of the runtime may still poll one of them.
+            drop(alive);
+            assert_eq!(gone.recv_timeout(VERY_LONG), Err(mpsc::RecvTimeoutError::Disconnected));
             block_on(async {
-                // A thread of the runtime may still be busy with it.
                 release(acquired(&place.lock()).await).await;
                 place.expect_as_new(&lock, "after its runtime").await;
             });
