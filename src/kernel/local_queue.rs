@@ -2,6 +2,7 @@
 //! they have, and a file that was left open for the next.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::{Duration, Instant};
@@ -164,7 +165,7 @@ impl LocalQueue {
     /// The turn, if no task has it or waits for it, and the file that the last
     /// holder left.
     pub(super) fn try_turn(&self) -> Option<(Turn, Option<OpenFile>)> {
-        let turn = Arc::clone(&self.turns).try_turn()?;
+        let turn = self.turns.try_turn()?;
         Some((turn, self.take_left()))
     }
 
@@ -186,11 +187,9 @@ impl LocalQueue {
         &self,
         deadline: Option<Deadline>,
     ) -> Option<(Turn, Option<OpenFile>)> {
-        if let Some(found) = self.try_turn() {
-            return Some(found);
-        }
         let _waiting = Waiting::begin(self);
-        let turn = Arc::clone(&self.turns).next_turn();
+        // Pinned here: the limit would keep it twice.
+        let turn = pin!(self.turns.next_turn());
         let turn = Deadline::limit(deadline, turn).await?;
         // Before this one counts as not waiting any more.
         Some((turn, self.take_left()))

@@ -204,7 +204,7 @@ impl TaskQueue {
     /// Drop a hand-off that no task waits for (2).
     fn clear(self: &Arc<Self>) {
         if self.has_handoff.load(Ordering::SeqCst) && self.waiting.load(Ordering::SeqCst) == 0 {
-            drop(Arc::clone(self).try_turn());
+            drop(self.try_turn());
         }
     }
 
@@ -350,8 +350,8 @@ impl Turn {
     pub(crate) fn hand_off(mut self, handoff: Handoff, now: Instant, lasts: Duration) {
         self.goes_on = true;
         let until = handoff_expiry::until(now, lasts);
-        let queue = Arc::downgrade(&self.queue);
-        if self.queue.put_handoff(handoff, until) && !handoff_expiry::look_at(queue, until) {
+        let look = || handoff_expiry::look_at(Arc::downgrade(&self.queue) as _, until);
+        if self.queue.put_handoff(handoff, until) && !look() {
             self.queue.expire(until);
         }
     }
@@ -369,16 +369,16 @@ impl Drop for Turn {
 }
 
 /// A task that waits for a turn, counted.
-struct Waiting(Arc<TaskQueue>);
+struct Waiting<'a>(&'a Arc<TaskQueue>);
 
-impl Waiting {
-    fn new(queue: Arc<TaskQueue>) -> Self {
+impl<'a> Waiting<'a> {
+    fn new(queue: &'a Arc<TaskQueue>) -> Self {
         queue.waiting.fetch_add(1, Ordering::SeqCst);
         Self(queue)
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
         self.0.clear();
@@ -387,17 +387,17 @@ impl Drop for Waiting {
 
 impl TaskQueue {
     /// Wait for the turn. Dropping the future leaves the queue.
-    pub(crate) async fn next_turn(self: Arc<Self>) -> Turn {
+    pub(crate) async fn next_turn(self: &Arc<Self>) -> Turn {
         // Dropped after the place among the turns is given up.
-        let waiting = Waiting::new(self);
-        waiting.0.turns.acquire().await.expect("BUG: a queue was closed").forget();
-        Turn::new(Arc::clone(&waiting.0))
+        let _waiting = Waiting::new(self);
+        self.turns.acquire().await.expect("BUG: a queue was closed").forget();
+        Turn::new(Arc::clone(self))
     }
 
     /// The turn, if no task has it or waits for it.
-    pub(crate) fn try_turn(self: Arc<Self>) -> Option<Turn> {
+    pub(crate) fn try_turn(self: &Arc<Self>) -> Option<Turn> {
         self.turns.try_acquire().ok()?.forget();
-        Some(Turn::new(self))
+        Some(Turn::new(Arc::clone(self)))
     }
 }
 
