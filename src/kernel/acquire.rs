@@ -54,12 +54,19 @@ impl Request {
         self.lock.spec(self.sharing)
     }
 
-    /// The lock, if the last task of this process left it with this turn. Else the turn, and
-    /// nothing is left with it any more.
+    /// The lock, if the last task of this process left it with this turn. Else all of it,
+    /// and nothing is left with the turn any more.
     #[inline(always)]
-    fn take_handoff(&self, turn: Turn, state: &Arc<LockState>) -> Result<KernelGuard, Turn> {
-        let hold = Hold::take_handoff(turn, self.spec(), &self.lock, state, self.asked_at)?;
-        Ok(KernelGuard::of(hold))
+    fn take_handoff(
+        self,
+        state: Arc<LockState>,
+        turn: Turn,
+    ) -> Result<KernelGuard, (Self, Arc<LockState>, Turn)> {
+        let (spec, Self { lock, sharing, asked_at }) = (self.spec(), self);
+        match Hold::take_handoff(turn, spec, lock, state, asked_at) {
+            Ok(hold) => Ok(KernelGuard::of(hold)),
+            Err((turn, lock, state)) => Err((Self { lock, sharing, asked_at }, state, turn)),
+        }
     }
 
     #[inline]
@@ -70,9 +77,12 @@ impl Request {
         file: Option<OpenFile>,
         limit: Limit,
     ) -> Acquisition {
-        match self.take_handoff(turn, &state) {
+        match self.take_handoff(state, turn) {
             Ok(guard) => Acquisition::Acquired(guard),
-            Err(turn) => Acquisition::FirstTry(Contender::new(self, state, turn, file, limit)),
+            Err((request, state, turn)) => {
+                let contender = Contender::new(request, state, turn, file, limit);
+                Acquisition::FirstTry(Box::new(contender))
+            }
         }
     }
 }
@@ -114,24 +124,25 @@ impl Limit {
     }
 }
 
-/// How far an acquisition is.
+/// How far an acquisition is. A contender is on the heap: else each change of state would
+/// copy it.
 enum Acquisition {
     /// The lock's directory is to be looked at.
     Locating(Request),
     /// Other tasks of this process go first.
     Queued(Request, Arc<LockState>),
     /// Its turn has come, and it has not tried yet.
-    FirstTry(Contender),
+    FirstTry(Box<Contender>),
     /// It looks again, and listens before that.
-    Listening(Contender),
+    Listening(Box<Contender>),
     /// Contenders of other processes go first.
-    Passed(Contender),
+    Passed(Box<Contender>),
     /// A try found the lock held by another.
-    Busy(Contender),
+    Busy(Box<Contender>),
     /// A try failed by something that may pass by itself, see [`Error::hindrance`].
-    Hindered(Contender, Box<Error>),
+    Hindered(Box<Contender>, Box<Error>),
     /// The last try found the lock held by another.
-    Refused(Contender),
+    Refused(Box<Contender>),
     Acquired(KernelGuard),
 }
 
@@ -234,13 +245,13 @@ fn begin(
     let Some((turn, file)) = state.queue.try_turn() else {
         return Ok(Acquisition::Queued(request, state));
     };
-    let turn = match request.take_handoff(turn, &state) {
+    let (request, state, turn) = match request.take_handoff(state, turn) {
         Ok(guard) => return Ok(Acquisition::Acquired(guard)),
-        Err(turn) => turn,
+        Err(others) => others,
     };
     let contender = Contender::new(request, state, turn, file, limit);
     if contender.share_is_over || !contender.is_inline() {
-        return Ok(Acquisition::FirstTry(contender));
+        return Ok(Acquisition::FirstTry(Box::new(contender)));
     }
     let (may_try, is_last) = contender.first_may_try(limit);
     contender.try_here(may_try, is_last)
@@ -452,12 +463,16 @@ impl Contender {
 
     /// The contender travels with the try, so that its turn and its file are given up
     /// only after what the try did is undone.
-    async fn try_once(self, may_try: MayTry, is_last: bool) -> Result<Acquisition, Error> {
+    async fn try_once(
+        self: Box<Self>,
+        may_try: MayTry,
+        is_last: bool,
+    ) -> Result<Acquisition, Error> {
         if may_try == MayTry::None || self.is_inline() {
             return self.try_here(may_try, is_last);
         }
         let executor = self.state.executor.clone();
-        let attempt = move |contender: Self| {
+        let attempt = move |contender: Box<Self>| {
             let (state, lock) = (&contender.state, &contender.request.lock);
             if state.executor.is_local() {
                 // Only that it is seen to be: else the next finds another state.
@@ -474,8 +489,8 @@ impl Contender {
     fn try_here(mut self, may_try: MayTry, is_last: bool) -> Result<Acquisition, Error> {
         let listens = self.waiting.is_some();
         let only_if_free = match may_try {
-            MayTry::None if listens => return Ok(Acquisition::Passed(self)),
-            MayTry::None => return Ok(Acquisition::Listening(self)),
+            MayTry::None if listens => return Ok(Acquisition::Passed(Box::new(self))),
+            MayTry::None => return Ok(Acquisition::Listening(Box::new(self))),
             MayTry::IfFree => true,
             MayTry::Full => false,
         };
@@ -485,14 +500,15 @@ impl Contender {
             Ok(Tried::Locked(file)) => Ok(Acquisition::Acquired(self.hold(file))),
             Ok(Tried::Busy(file)) => {
                 self.file = Some(file);
+                let contender = Box::new(self);
                 Ok(match is_last {
-                    true => Acquisition::Refused(self),
-                    false if listens => Acquisition::Busy(self),
-                    false => Acquisition::Listening(self),
+                    true => Acquisition::Refused(contender),
+                    false if listens => Acquisition::Busy(contender),
+                    false => Acquisition::Listening(contender),
                 })
             }
             Err(error) if error.hindrance().is_some() => {
-                Ok(Acquisition::Hindered(self, Box::new(error)))
+                Ok(Acquisition::Hindered(Box::new(self), Box::new(error)))
             }
             Err(error) => Err(error),
         }

@@ -69,29 +69,29 @@ impl Hold {
     }
 
     /// A hold of its own on the file that the last turn left locked. Else the
-    /// turn, with nothing left.
+    /// turn, with nothing left, and what was given with it.
+    #[inline(always)]
     pub(super) fn take_handoff(
         mut turn: Turn,
         spec: KernelSpec,
-        lock: &Arc<LockInner>,
-        state: &Arc<LockState>,
+        lock: Arc<LockInner>,
+        state: Arc<LockState>,
         asked_at: CallSite,
-    ) -> Result<Box<Self>, Turn> {
-        let Some(mut hold) = turn.take_handoff().and_then(|left| left.downcast::<Self>().ok())
-        else {
-            return Err(turn);
+    ) -> Result<Box<Self>, (Turn, Arc<LockInner>, Arc<LockState>)> {
+        let left = turn.take_handoff().and_then(|left| left.downcast::<Self>().ok());
+        let Some(mut hold) = left.filter(|hold| hold.fits(&turn, spec, &lock)) else {
+            return Err((turn, lock, state));
         };
-        let is_ours = hold.spec == spec
-            && hold.lock.path.path() == lock.path.path()
-            && hold.is_in_place(turn.is_within(SHARE_MAX, Instant::now()));
-        if !is_ours {
-            drop(hold);
-            return Err(turn);
-        }
-        (hold.lock, hold.state) = (Arc::clone(lock), Arc::clone(state));
         hold.number = Some(state.queue.hold_begins(hold.file().identity, asked_at));
-        hold.turn = Some(turn);
+        (hold.lock, hold.state, hold.turn) = (lock, state, Some(turn));
         Ok(hold)
+    }
+
+    /// Whether it is what is asked for, and still in place.
+    fn fits(&self, turn: &Turn, spec: KernelSpec, lock: &LockInner) -> bool {
+        self.spec == spec
+            && self.lock.path.path() == lock.path.path()
+            && self.is_in_place(turn.is_within(SHARE_MAX, Instant::now()))
     }
 
     /// It had to be waited for: others may want it as well.
