@@ -13,10 +13,11 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
 
 /// From the lowest floor to the highest.
-const FLOORS: [&[&str]; 9] = [
+const FLOORS: [&[&str]; 10] = [
     &["lock", "wire"],
     &["sys"],
-    &["local", "lease", "election", "semaphore"],
+    &["local"],
+    &["lease", "election", "semaphore"],
     &["file", "kernel", "remote", "etcd", "postgres"],
     &["any"],
     &["lib"],

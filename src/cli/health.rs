@@ -8,7 +8,8 @@ use tokio::time::timeout;
 use super::exit::{self, Failure};
 use super::text::{print, printable};
 use crate::RemoteOptions;
-use crate::remote::{Endpoint, HangUp, RESPONSE_LIMIT, Response};
+use crate::lease::RESPONSE_LIMIT;
+use crate::remote::{Endpoint, HangUp, Response};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

@@ -17,7 +17,8 @@ use tokio::time::{Instant, timeout};
 use super::exit::{self, Failure};
 use super::remote::Credentials;
 use crate::lease::Patience;
-use crate::remote::{Endpoint, HangUp, RESPONSE_LIMIT, Response, is_passing};
+use crate::lease::RESPONSE_LIMIT;
+use crate::remote::{Endpoint, HangUp, Response, is_passing};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

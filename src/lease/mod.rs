@@ -11,12 +11,20 @@
 //!     it (see `renewal`). Unknown is neither renewed nor lost.
 //! L4. What is lost stays lost, whatever the server says later.
 
+mod background;
+mod contender;
 mod io;
 mod per_process;
 mod renewal;
 mod retry;
+mod socket;
+mod tls;
 
-pub(crate) use io::{Outstanding, Running, io};
+pub(crate) use background::Background;
+pub(crate) use contender::{Contender, Decided, Gone, RESPONSE_LIMIT, Target, WaitEnd};
+pub(crate) use io::{Running, io};
 pub(crate) use per_process::PerProcess;
 pub(crate) use renewal::{LeaseState, Over, RENEWED_AFTER, Renewal};
 pub(crate) use retry::{Exhausted, Patience};
+pub(crate) use socket::Socket;
+pub(crate) use tls::{Outlook, Tls, explained};

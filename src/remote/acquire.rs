@@ -1,5 +1,6 @@
 //! One request for a lock, sent again under the same id until it is answered.
 
+use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,15 +10,15 @@ use tokio::sync::oneshot;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::endpoint::RESPONSE_LIMIT;
 use super::guard::RemoteGuard;
+use super::hang_up::HangUp;
 use super::hold::{Hold, Lease};
 use super::no_response::NoResponse;
 use super::response::{self, Response};
-use super::socket::HangUp;
-use super::target::{Scheduled, Target};
-use crate::lease::{Exhausted, Patience, Renewal};
+use super::target::Target;
+use crate::lease::{self, Background, Exhausted, Gone, Patience, RESPONSE_LIMIT, Renewal, WaitEnd};
 use crate::lock::error::Error;
+use crate::lock::name::LockName;
 use crate::lock::wait::{Acquired, Busy};
 use crate::sys::boot_clock::BootTime;
 use crate::sys::random;
@@ -33,23 +34,35 @@ const OVERRUN: Duration = Duration::from_secs(1);
 /// larger, the patience with a daemon that breaks off soon is not renewed.
 const WAS_THERE: Duration = Duration::from_secs(1);
 
-/// When a wait ends.
-pub(super) enum WaitEnd {
-    /// One try.
-    Now,
-    At(StdInstant),
-    Never,
-    /// By the caller's clock, which is not the daemon's.
-    WhenTold(oneshot::Receiver<()>),
+/// How a request ended.
+type Decided = lease::Decided<RemoteGuard>;
+
+impl lease::Target for Target {
+    type Guard = RemoteGuard;
+
+    fn name(&self) -> LockName {
+        Target::name(self)
+    }
+
+    fn background(&self) -> &Background {
+        &self.background
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        self.unreachable("locking", Duration::ZERO, error)
+    }
+
+    fn acquire(
+        self: &Arc<Self>,
+        end: WaitEnd,
+        outcome: oneshot::Sender<Decided>,
+        gone: Gone,
+    ) -> Result<impl Future<Output = ()> + Send + 'static, Error> {
+        Ok(Acquisition::new(self, end)?.run(outcome, gone))
+    }
 }
 
-/// How a request ended.
-pub(super) type Decided = Result<Acquired<RemoteGuard>, Error>;
-
-/// Sent when the caller has dropped its future; what it leaves behind is scheduled by this.
-pub(super) type Gone = oneshot::Receiver<Scheduled>;
-
-pub(super) struct Acquisition {
+struct Acquisition {
     target: Arc<Target>,
     /// R2.
     id: String,
@@ -70,7 +83,7 @@ enum NextStep {
 impl Acquisition {
     /// # Errors
     /// There are no random bits for its id.
-    pub(super) fn new(target: &Arc<Target>, wait_end: WaitEnd) -> Result<Self, Error> {
+    fn new(target: &Arc<Target>, wait_end: WaitEnd) -> Result<Self, Error> {
         let id = new_id();
         let id = id.map_err(|error| target.unreachable(DOING, Duration::ZERO, error))?;
         let (target, hang_up) = (Arc::clone(target), Arc::new(HangUp::default()));
@@ -89,7 +102,7 @@ impl Acquisition {
     }
 
     /// Ask until there is an outcome, or the caller is gone.
-    pub(super) async fn run(mut self, outcome: oneshot::Sender<Decided>, mut gone: Gone) {
+    async fn run(mut self, outcome: oneshot::Sender<Decided>, mut gone: Gone) {
         let hang_up = Arc::clone(&self.hang_up);
         let scheduled = {
             let mut asking = pin!(self.persist());

@@ -12,8 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::response::Response;
-use super::socket::Socket;
-use super::tls::Tls;
+use crate::lease::{Socket, Tls};
 
 /// Longer responses are not a lock daemon's. If larger, another server can make this
 /// process keep more in memory.

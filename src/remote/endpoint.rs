@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::MutexGuard;
-use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::Request;
@@ -14,18 +13,13 @@ use tokio::time::timeout;
 
 use super::connection::{Connection, collected};
 use super::event_stream::EventStream;
-use super::no_response::{NoResponse, Outlook};
+use super::hang_up::HangUp;
+use super::no_response::NoResponse;
 use super::options::{RemoteOptions, invalid};
 use super::response::Response;
-use super::socket::HangUp;
-use super::tls::{self, Tls};
-use crate::lease::PerProcess;
+use crate::lease::{Outlook, PerProcess, RESPONSE_LIMIT, Tls, explained};
 use crate::lock::error::Error;
 use crate::sys::mutex::Mutex;
-
-/// How long a daemon may take for a connection, and for a response to a request that does
-/// not wait for a lock. If larger, a daemon that is stalled holds callers up longer.
-pub(crate) const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
 
 const EVENTS: &str = "text/event-stream";
 
@@ -216,7 +210,7 @@ fn after(error: io::Error, was_reused: bool) -> NoResponse {
 
 /// The request was not sent.
 fn before(error: io::Error) -> NoResponse {
-    let (outlook, error) = tls::explained(error);
+    let (outlook, error) = explained(error);
     NoResponse { error, may_have_come: false, outlook, was_reused: false }
 }
 

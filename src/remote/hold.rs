@@ -8,12 +8,11 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
-use super::endpoint::RESPONSE_LIMIT;
+use super::hang_up::HangUp;
 use super::no_response::NoResponse;
 use super::response::{self, Response};
-use super::socket::HangUp;
 use super::target::Target;
-use crate::lease::{Exhausted, LeaseState, Over, RENEWED_AFTER, Renewal};
+use crate::lease::{Exhausted, LeaseState, Over, RENEWED_AFTER, RESPONSE_LIMIT, Renewal};
 use crate::local::timer::Standing;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
@@ -181,10 +180,10 @@ impl Hold {
         }
         let failed = |error| Err(lease.target.unreachable("unlocking", Duration::ZERO, error));
         self.stop_renewing();
-        lease.target.hand_over.begin();
+        lease.target.background.hand_over.begin();
         let _standing = Standing::at_most(RESPONSE_LIMIT);
         let giving = Arc::clone(&lease);
-        match lease.target.start(async move { giving.give_back().await }) {
+        match lease.target.background.start(async move { giving.give_back().await }) {
             Ok(given) => {
                 self.is_given_back = true;
                 given.await.unwrap_or_else(|error| failed(io::Error::other(error)))?;
@@ -215,7 +214,7 @@ impl Drop for Hold {
             return;
         }
         let lease = Arc::clone(&self.lease);
-        lease.target.hand_over.begin();
+        lease.target.background.hand_over.begin();
         let giving = async move {
             match lease.give_back().await {
                 Ok(()) => lease.target.tell_release(),
@@ -224,6 +223,6 @@ impl Drop for Hold {
                 }
             }
         };
-        drop(self.lease.target.start(giving));
+        drop(self.lease.target.background.start(giving));
     }
 }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::contender::Contender;
-use super::endpoint::{Endpoint, RESPONSE_LIMIT};
+use super::endpoint::Endpoint;
 use super::guard::RemoteGuard;
 use super::options::RemoteOptions;
 use super::status;
 use super::target::Target;
 use super::watch::Watcher;
+use crate::lease::{Contender, RESPONSE_LIMIT};
 use crate::local::timer::Standing;
 use crate::lock::changes::StatusChanges;
 use crate::lock::error::Error;
@@ -127,7 +127,7 @@ impl AsyncRemoteLock {
         self.target.options.timeout
     }
 
-    pub(super) fn contender(&self) -> Contender {
+    pub(super) fn contender(&self) -> Contender<Target> {
         Contender::new(Arc::clone(&self.target))
     }
 
@@ -303,7 +303,7 @@ impl AsyncRemoteLock {
         let target = Arc::clone(&self.target);
         async move {
             let _standing = Standing::at_most(RESPONSE_LIMIT);
-            target.background().wait().await;
+            target.background.flush().await;
         }
     }
 }

@@ -18,27 +18,25 @@
 mod acquire;
 mod as_lock;
 mod connection;
-mod contender;
 mod endpoint;
 mod event_stream;
 mod guard;
+mod hang_up;
 mod hold;
 mod lock;
 mod no_response;
 mod options;
 mod response;
-mod socket;
 mod status;
 mod target;
-mod tls;
 mod watch;
 
 #[cfg(feature = "cli")]
-pub(crate) use endpoint::{Endpoint, RESPONSE_LIMIT};
+pub(crate) use endpoint::Endpoint;
 pub use guard::RemoteGuard;
+#[cfg(feature = "cli")]
+pub(crate) use hang_up::HangUp;
 pub use lock::AsyncRemoteLock;
 pub use options::RemoteOptions;
 #[cfg(feature = "cli")]
 pub(crate) use response::{Response, is_passing};
-#[cfg(feature = "cli")]
-pub(crate) use socket::HangUp;

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::lease::Outlook;
+
 /// Why there was no response.
 pub(crate) struct NoResponse {
     pub(crate) error: io::Error,
@@ -10,17 +12,6 @@ pub(crate) struct NoResponse {
     pub(crate) outlook: Outlook,
     /// The connection was an idle one, so this says nothing of the daemon.
     pub(crate) was_reused: bool,
-}
-
-/// What would become of another try.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outlook {
-    /// It may succeed.
-    Open,
-    /// It would fail: the other side cannot be trusted.
-    Untrusted,
-    /// It would fail: the other side speaks another protocol.
-    Foreign,
 }
 
 impl NoResponse {

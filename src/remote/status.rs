@@ -6,11 +6,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::{Instant, timeout};
 
-use super::endpoint::RESPONSE_LIMIT;
 use super::no_response::NoResponse;
 use super::response;
 use super::target::Target;
-use crate::lease::{Exhausted, io};
+use crate::lease::{Exhausted, RESPONSE_LIMIT, io};
 use crate::local::timer::Standing;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};

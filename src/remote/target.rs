@@ -1,30 +1,22 @@
 //! What every request is about: a daemon, a resource and a client.
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::io;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use serde::Serialize;
-use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::endpoint::Endpoint;
 use super::event_stream::EventStream;
-use super::no_response::{NoResponse, Outlook};
+use super::hang_up::HangUp;
+use super::no_response::NoResponse;
 use super::options::RemoteOptions;
 use super::response::{Refusal, Response};
-use super::socket::HangUp;
-use crate::lease::{Outstanding, Patience, PerProcess, io};
-use crate::local::timer::Standing;
+use crate::lease::{Background, Outlook, Patience, io};
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
 use crate::lock::name::LockName;
-use crate::lock::wait::Busy;
-use crate::sys::mutex::Mutex;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -33,15 +25,7 @@ pub(super) struct Target {
     pub(super) resource: String,
     pub(super) client: String,
     pub(super) options: RemoteOptions,
-    /// Work that goes on when its caller is gone.
-    background: PerProcess<TaskTracker>,
-    pub(super) hand_over: HandOver,
-}
-
-/// Work in the background: `flush` waits for it, and an exit for a moment.
-pub(super) struct Scheduled {
-    _flush: TaskTrackerToken,
-    _exit: Option<Outstanding>,
+    pub(super) background: Background,
 }
 
 impl Target {
@@ -51,51 +35,7 @@ impl Target {
         client: String,
         options: RemoteOptions,
     ) -> Self {
-        Self {
-            endpoint,
-            resource,
-            client,
-            options,
-            background: PerProcess::new(),
-            hand_over: HandOver::default(),
-        }
-    }
-
-    pub(super) fn background(&self) -> &TaskTracker {
-        let made = self.background.get_or_make(|| {
-            let background = TaskTracker::new();
-            // So that it can be waited for; tasks are taken all the same.
-            background.close();
-            Ok::<_, Infallible>(background)
-        });
-        match made {
-            Ok(background) => background,
-            Err(never) => match never {},
-        }
-    }
-
-    /// Work in the background, from now until this is dropped.
-    pub(super) fn schedule(&self) -> Scheduled {
-        let exit = io().ok().map(|io| io.outstanding());
-        Scheduled { _flush: self.background().token(), _exit: exit }
-    }
-
-    /// Start this work in the background.
-    ///
-    /// # Errors
-    /// What the system refused.
-    pub(super) fn start<F>(&self, work: F) -> io::Result<JoinHandle<F::Output>>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        let scheduled = self.schedule();
-        let work = async move {
-            let done = work.await;
-            drop(scheduled);
-            done
-        };
-        Ok(io()?.spawn(work))
+        Self { endpoint, resource, client, options, background: Background::default() }
     }
 
     /// Log what the user should know, though no call fails.
@@ -151,10 +91,6 @@ impl Target {
         Lost { lock: self.name(), reason }
     }
 
-    pub(super) fn timed_out(&self, waited: Duration, busy: Busy) -> Error {
-        Error::Timeout { lock: self.name(), waited, holder: busy.holder }
-    }
-
     pub(super) fn cancelled(&self) -> Error {
         Error::Cancelled { lock: self.name() }
     }
@@ -197,44 +133,6 @@ impl Target {
 fn log(tell: impl FnOnce() + Send + 'static) {
     if let Ok(io) = io() {
         io.log(tell);
-    }
-}
-
-/// Under a paused clock, whether this process has released a hold that it also waits for.
-/// The clock stands then until the daemon has answered a waiter.
-#[derive(Default)]
-pub(super) struct HandOver(Mutex<(usize, Option<Standing>)>);
-
-/// How long it stands at most: many times what a daemon takes. If larger, a test in which
-/// another client is the successor is held up so long.
-const HAND_OVER: Duration = Duration::from_secs(5);
-
-impl HandOver {
-    /// An acquisition waits, until what this gives is dropped.
-    pub(super) fn wait(&self) -> Waiting<'_> {
-        self.state().0 += 1;
-        Waiting(self)
-    }
-
-    pub(super) fn begin(&self) {
-        let mut state = self.state();
-        if state.0 > 0 {
-            state.1 = Standing::at_most(HAND_OVER);
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, (usize, Option<Standing>)> {
-        self.0.lock()
-    }
-}
-
-/// An acquisition that waits under a paused clock.
-pub(super) struct Waiting<'a>(&'a HandOver);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        (state.0, state.1) = (state.0 - 1, None);
     }
 }
 

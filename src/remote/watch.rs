@@ -14,12 +14,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::endpoint::RESPONSE_LIMIT;
 use super::no_response::NoResponse;
 use super::response::Refusal;
 use super::status;
 use super::target::Target;
-use crate::lease::{Exhausted, Running, io};
+use crate::lease::{Exhausted, RESPONSE_LIMIT, Running, io};
 use crate::local::timer::Standing;
 use crate::lock::changes::{self, Change};
 use crate::lock::error::Error;

@@ -1,4 +1,4 @@
-//! A connection to the daemon that another task than its user can hang up.
+//! A TCP connection to a server, on which a machine that is gone is noticed.
 
 use std::future::pending;
 use std::io;
@@ -13,8 +13,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-
-use crate::sys::mutex::Mutex;
 
 /// A peer that is silent for so long is probed (`TCP_KEEPIDLE`). If larger, a dead one is
 /// noticed later.
@@ -36,12 +34,12 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// One end of a TCP connection.
 #[derive(Clone)]
-pub(super) struct Socket(Arc<TcpStream>);
+pub(crate) struct Socket(Arc<TcpStream>);
 
 impl Socket {
     /// A machine that is gone is noticed within half a minute, though a waiter sends
     /// nothing.
-    pub(super) async fn connect(host: &str, port: u16) -> io::Result<Self> {
+    pub(crate) async fn connect(host: &str, port: u16) -> io::Result<Self> {
         let tcp = connect_to_one_of(lookup_host((host, port)).await?.collect()).await?;
         sockopt::set_tcp_nodelay(&tcp, true)?;
         sockopt::set_socket_keepalive(&tcp, true)?;
@@ -52,7 +50,8 @@ impl Socket {
         Ok(Self(Arc::new(tcp)))
     }
 
-    fn end_writing(&self) {
+    /// Nothing more is written.
+    pub(crate) fn end_writing(&self) {
         // The peer may have closed it already.
         let _ = shutdown(&*self.0, Shutdown::Write);
     }
@@ -82,54 +81,6 @@ async fn connect_to_one_of(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> 
             },
             () = head_start => {}
         }
-    }
-}
-
-/// Ends the connection that a request is on its way over, from another task.
-#[derive(Default)]
-pub(crate) struct HangUp(Mutex<State>);
-
-#[derive(Default)]
-enum State {
-    #[default]
-    Unused,
-    Open(Socket),
-    HungUp,
-}
-
-impl HangUp {
-    /// Whether this socket may be used: nothing was hung up.
-    pub(super) fn attach(&self, socket: &Socket) -> bool {
-        let mut state = self.state();
-        if matches!(*state, State::HungUp) {
-            return false;
-        }
-        *state = State::Open(socket.clone());
-        true
-    }
-
-    pub(super) fn is_hung_up(&self) -> bool {
-        matches!(*self.state(), State::HungUp)
-    }
-
-    /// Nothing more is written, now or later. What the daemon has sent can still be read;
-    /// then it closes the connection.
-    pub(super) fn trigger(&self) {
-        if let State::Open(socket) = std::mem::replace(&mut *self.state(), State::HungUp) {
-            socket.end_writing();
-        }
-    }
-
-    /// The response is there: the connection is free for others.
-    pub(super) fn detach(&self) {
-        let mut state = self.state();
-        if matches!(*state, State::Open(_)) {
-            *state = State::Unused;
-        }
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock()
     }
 }
 

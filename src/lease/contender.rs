@@ -1,51 +1,96 @@
 //! The part of an acquisition that runs on the runtime of its caller.
 
+use std::future::Future;
+use std::io;
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::acquire::{Acquisition, Decided, WaitEnd};
-use super::endpoint::RESPONSE_LIMIT;
-use super::guard::RemoteGuard;
-use super::target::{Scheduled, Target};
-use crate::lease::io;
+use super::background::{Background, Scheduled};
+use super::io::io;
 use crate::local::timer::{Standing, is_paused};
 use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
-use crate::lock::wait::Acquired;
+use crate::lock::name::LockName;
+use crate::lock::wait::{Acquired, Busy};
 use crate::sys::process_key::{ProcessKey, this_process};
 
-/// Shorter waits are not logged: until a daemon answers, a free lock looks the same. If
+/// Shorter waits are not logged: until a server answers, a free lock looks the same. If
 /// larger, waits are logged later.
 const UNTOLD: Duration = Duration::from_millis(100);
 
-pub(super) struct Contender {
-    target: Arc<Target>,
+/// How long a server may take for a connection, and for a response to a request that does
+/// not wait for a lock. If larger, a server that is stalled holds callers up longer.
+pub(crate) const RESPONSE_LIMIT: Duration = Duration::from_secs(10);
+
+/// When a wait ends.
+pub(crate) enum WaitEnd {
+    /// One try.
+    Now,
+    At(StdInstant),
+    Never,
+    /// By the caller's clock, which is not the server's.
+    WhenTold(oneshot::Receiver<()>),
 }
 
-impl Contender {
-    pub(super) fn new(target: Arc<Target>) -> Self {
+/// How an acquisition ended.
+pub(crate) type Decided<G> = Result<Acquired<G>, Error>;
+
+/// Sent when the caller has dropped its future; what it leaves behind is scheduled by this.
+pub(crate) type Gone = oneshot::Receiver<Scheduled>;
+
+/// A lock of a server, which acquires on the thread of (L1).
+pub(crate) trait Target: Send + Sync + 'static {
+    type Guard: Send + 'static;
+
+    fn name(&self) -> LockName;
+
+    fn background(&self) -> &Background;
+
+    /// What the system refused before a request was made.
+    fn failed(&self, error: io::Error) -> Error;
+
+    /// Acquire, and send what was decided. If `gone` comes first, leave nothing behind and
+    /// keep what it brings until then.
+    ///
+    /// # Errors
+    /// What keeps it from being begun.
+    fn acquire(
+        self: &Arc<Self>,
+        end: WaitEnd,
+        outcome: oneshot::Sender<Decided<Self::Guard>>,
+        gone: Gone,
+    ) -> Result<impl Future<Output = ()> + Send + 'static, Error>;
+}
+
+/// One acquisition.
+pub(crate) struct Contender<T> {
+    target: Arc<T>,
+}
+
+impl<T: Target> Contender<T> {
+    pub(crate) fn new(target: Arc<T>) -> Self {
         Self { target }
     }
 
     /// Without a limit, for as long as it takes.
-    pub(super) async fn acquire(self, limit: Option<Duration>) -> Result<RemoteGuard, Error> {
+    pub(crate) async fn acquire(self, limit: Option<Duration>) -> Result<T::Guard, Error> {
         if !events::are_wanted() {
             return self.acquire_within(limit).await;
         }
         let holder = async {
             sleep(UNTOLD).await;
-            Some("one that the daemon knows".to_owned())
+            Some("one that the server knows".to_owned())
         };
         events::show(&self.target.name(), self.acquire_within(limit), holder).await
     }
 
     /// One try.
-    pub(super) async fn try_acquire(self) -> Result<Option<RemoteGuard>, Error> {
+    pub(crate) async fn try_acquire(self) -> Result<Option<T::Guard>, Error> {
         let name = self.target.name();
         let shown = Acquiring::begin(&name);
         let acquired = self.try_once().await.map(Acquired::held);
@@ -56,37 +101,40 @@ impl Contender {
     }
 
     /// One try, which names the holder.
-    pub(super) async fn try_once(&self) -> Decided {
+    pub(crate) async fn try_once(&self) -> Decided<T::Guard> {
         let _standing = Standing::at_most(RESPONSE_LIMIT);
         self.ask(WaitEnd::Now).await
     }
 
-    async fn acquire_within(&self, limit: Option<Duration>) -> Result<RemoteGuard, Error> {
+    async fn acquire_within(&self, limit: Option<Duration>) -> Result<T::Guard, Error> {
         let started = Instant::now();
         let acquired = match limit {
             _ if is_paused() => self.ask_by_a_paused_clock(limit).await?,
             None => self.ask(WaitEnd::Never).await?,
             // A limit beyond the range of the clock is none.
             Some(limit) => {
-                let deadline = std::time::Instant::now().checked_add(limit);
+                let deadline = StdInstant::now().checked_add(limit);
                 self.ask(deadline.map_or(WaitEnd::Never, WaitEnd::At)).await?
             }
         };
         match acquired {
             Acquired::Held(guard) => Ok(guard),
-            Acquired::Busy(busy) => Err(self.target.timed_out(started.elapsed(), busy)),
+            Acquired::Busy(Busy { holder, .. }) => {
+                let (lock, waited) = (self.target.name(), started.elapsed());
+                Err(Error::Timeout { lock, waited, holder })
+            }
         }
     }
 
-    /// A paused clock is at any limit before the daemon answers, as the daemon's clock is
+    /// A paused clock is at any limit before the server answers, as the server's clock is
     /// not paused. So a first try does not wait, and the last one is at the limit.
-    async fn ask_by_a_paused_clock(&self, limit: Option<Duration>) -> Decided {
+    async fn ask_by_a_paused_clock(&self, limit: Option<Duration>) -> Decided<T::Guard> {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let at_once = self.try_once().await;
         if !matches!(at_once, Ok(Acquired::Busy(_))) {
             return at_once;
         }
-        let waiting = self.target.hand_over.wait();
+        let waiting = self.target.background().hand_over.wait();
         let (end, ended) = oneshot::channel();
         let mut asking = pin!(self.ask(WaitEnd::WhenTold(ended)));
         let Some(deadline) = deadline else {
@@ -103,15 +151,13 @@ impl Contender {
         }
     }
 
-    async fn ask(&self, wait_end: WaitEnd) -> Decided {
-        let acquisition = Acquisition::new(&self.target, wait_end)?;
-        let failed = |error| self.target.unreachable("locking", Duration::ZERO, error);
-        let io = io().map_err(failed)?;
+    async fn ask(&self, wait_end: WaitEnd) -> Decided<T::Guard> {
+        let io = io().map_err(|error| self.target.failed(error))?;
         let (outcome, decided) = oneshot::channel();
         let (leave, gone) = oneshot::channel();
-        drop(io.spawn(acquisition.run(outcome, gone)));
-        let process = this_process();
-        let mut interest = Interest { target: &self.target, process, leave: Some(leave) };
+        drop(io.spawn(self.target.acquire(wait_end, outcome, gone)?));
+        let (background, process) = (self.target.background(), this_process());
+        let mut interest = Interest { background, process, leave: Some(leave) };
         let decided = decided.await.expect("BUG: a request was given up");
         interest.leave = None;
         decided
@@ -120,7 +166,7 @@ impl Contender {
 
 /// The interest of a caller in the outcome. Dropped before there is one, it says so.
 struct Interest<'a> {
-    target: &'a Target,
+    background: &'a Background,
     process: ProcessKey,
     leave: Option<oneshot::Sender<Scheduled>>,
 }
@@ -133,7 +179,7 @@ impl Drop for Interest<'_> {
         }
         if let Some(leave) = self.leave.take() {
             // From this moment on, `flush` and an exit wait for it.
-            let _ = leave.send(self.target.schedule());
+            let _ = leave.send(self.background.schedule());
         }
     }
 }

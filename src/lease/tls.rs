@@ -1,4 +1,4 @@
-//! TLS: connections that others cannot read, to a daemon that is trusted.
+//! TLS: connections that others cannot read, to a server that is trusted.
 
 use std::io;
 use std::path::Path;
@@ -18,13 +18,22 @@ use tokio_rustls::rustls::{
     SignatureScheme, crypto,
 };
 
-use super::no_response::Outlook;
-use super::options::invalid;
 use super::socket::Socket;
 use crate::lock::error::Error;
 
+/// What would become of another try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    /// It may succeed.
+    Open,
+    /// It would fail: the other side cannot be trusted.
+    Untrusted,
+    /// It would fail: the other side speaks another protocol.
+    Foreign,
+}
+
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     connector: TlsConnector,
     name: ServerName<'static>,
 }
@@ -32,7 +41,7 @@ pub(super) struct Tls {
 impl Tls {
     /// # Errors
     /// [`Error::InvalidOption`].
-    pub(super) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, Error> {
+    pub(crate) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, Error> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| invalid("server", format!("{host:?}: {error}")))?;
         let provider = Arc::new(crypto::ring::default_provider());
@@ -51,9 +60,13 @@ impl Tls {
         Ok(Self { connector: TlsConnector::from(config), name })
     }
 
-    pub(super) async fn connect(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
+    pub(crate) async fn connect(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
         self.connector.connect(self.name.clone(), socket).await
     }
+}
+
+fn invalid(option: &'static str, why: String) -> Error {
+    Error::InvalidOption { option, why }
 }
 
 fn certificates_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -159,7 +172,7 @@ fn is_authority(error: &TlsError) -> bool {
 }
 
 /// What would become of another try, and the error with what can be done.
-pub(super) fn explained(error: io::Error) -> (Outlook, io::Error) {
+pub(crate) fn explained(error: io::Error) -> (Outlook, io::Error) {
     let Some(found) = error.get_ref().and_then(|error| error.downcast_ref::<TlsError>()) else {
         return (Outlook::Open, error);
     };
