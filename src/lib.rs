@@ -138,12 +138,14 @@ compile_error!("lockkeeper runs on Linux only: its proofs of life are the Linux 
 mod any;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "etcd")]
+mod etcd;
 #[cfg(test)]
 #[path = "../tests/explorer/mod.rs"]
 mod explorer;
 mod file;
 mod kernel;
-#[cfg(feature = "lockd-client")]
+#[cfg(any(feature = "etcd", feature = "lockd-client"))]
 mod lease;
 mod local;
 mod lock;
@@ -156,6 +158,8 @@ mod sys;
 mod wire;
 
 pub use any::{Locks, open};
+#[cfg(feature = "etcd")]
+pub use etcd::{AsyncEtcdLock, EtcdGuard, EtcdKey, EtcdLocks, EtcdOptions};
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use file::fuzzing;

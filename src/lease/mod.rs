@@ -19,6 +19,7 @@ mod renewal;
 mod retry;
 mod socket;
 mod tls;
+mod watch;
 
 pub(crate) use background::Background;
 pub(crate) use contender::{Contender, Decided, Gone, RESPONSE_LIMIT, Target, WaitEnd};
@@ -28,3 +29,4 @@ pub(crate) use renewal::{LeaseState, Over, RENEWED_AFTER, Renewal};
 pub(crate) use retry::{Exhausted, Patience};
 pub(crate) use socket::Socket;
 pub(crate) use tls::{Outlook, Tls, explained};
+pub(crate) use watch::{End, Latest, Watched, Watcher};

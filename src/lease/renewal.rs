@@ -98,6 +98,15 @@ impl LeaseState {
         terms.over
     }
 
+    /// How much longer the lease may be relied on as things are.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn remaining(&self) -> Duration {
+        match self.over() {
+            Some(_) => Duration::ZERO,
+            None => self.terms().deadline.map_or(Duration::MAX, BootTime::remaining),
+        }
+    }
+
     /// Resolves when the lease is over, which [`keep`](Self::keep) notices.
     pub(crate) async fn lost(&self) -> Over {
         loop {
@@ -134,7 +143,8 @@ impl LeaseState {
         }
     }
 
-    fn end(&self) {
+    /// The server says so.
+    pub(crate) fn end(&self) {
         self.terms().over.get_or_insert(Over::Ended);
         self.lost.cancel();
     }

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::client::danger::{
 };
 use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore,
@@ -41,7 +41,12 @@ pub(crate) struct Tls {
 impl Tls {
     /// # Errors
     /// [`Error::InvalidOption`].
-    pub(crate) fn new(host: &str, ca_file: Option<&Path>) -> Result<Self, Error> {
+    /// With an `identity` this side shows a certificate as well.
+    pub(crate) fn new(
+        host: &str,
+        ca_file: Option<&Path>,
+        identity: Option<(&Path, &Path)>,
+    ) -> Result<Self, Error> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| invalid("server", format!("{host:?}: {error}")))?;
         let provider = Arc::new(crypto::ring::default_provider());
@@ -50,14 +55,37 @@ impl Tls {
             .expect("BUG: ring has no protocol version");
         let config = match ca_file {
             Some(file) => {
-                let verifier = NamedCertificates::new(certificates_in(file)?, provider)
+                let verifier = NamedCertificates::new(certificates_in("ca_file", file)?, provider)
                     .map_err(|why| invalid("ca_file", format!("{}: {why}", file.display())))?;
                 config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
             None => config.with_root_certificates(roots_of_the_system()),
         };
-        let config = Arc::new(config.with_no_client_auth());
-        Ok(Self { connector: TlsConnector::from(config), name })
+        let config = match identity {
+            None => config.with_no_client_auth(),
+            Some((certificates, key)) => {
+                let key_file = key;
+                let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
+                    invalid("key_file", format!("{}: {error}", key_file.display()))
+                })?;
+                let chain = certificates_in("cert_file", certificates)?;
+                let wrong = |error| {
+                    let files = (certificates.display(), key_file.display());
+                    invalid("key_file", format!("{} with {}: {error}", files.0, files.1))
+                };
+                config.with_client_auth_cert(chain, key).map_err(wrong)?
+            }
+        };
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
+    }
+
+    /// For HTTP/2, as servers of it want to be told.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn for_http2(mut self) -> Self {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        self.connector = TlsConnector::from(Arc::new(config));
+        self
     }
 
     pub(crate) async fn connect(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
@@ -69,8 +97,11 @@ fn invalid(option: &'static str, why: String) -> Error {
     Error::InvalidOption { option, why }
 }
 
-fn certificates_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let wrong = |why: String| invalid("ca_file", format!("{}: {why}", file.display()));
+fn certificates_in(
+    option: &'static str,
+    file: &Path,
+) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let wrong = |why: String| invalid(option, format!("{}: {why}", file.display()));
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = read.map_err(|error| wrong(error.to_string()))?;
     if certificates.is_empty() {
@@ -171,16 +202,16 @@ fn is_authority(error: &TlsError) -> bool {
         if reason.0.to_string() == "CaUsedAsEndEntity")
 }
 
-/// What would become of another try, and the error with what can be done.
-pub(crate) fn explained(error: io::Error) -> (Outlook, io::Error) {
+/// What would become of another try, and the error with what can be done. `plain`: how
+/// a URL without TLS begins.
+pub(crate) fn explained(error: io::Error, plain: &str) -> (Outlook, io::Error) {
     let Some(found) = error.get_ref().and_then(|error| error.downcast_ref::<TlsError>()) else {
         return (Outlook::Open, error);
     };
+    let without =
+        format!("what answers there speaks no TLS: without it the URL begins with {plain}");
     let (outlook, remedy) = match found {
-        TlsError::InvalidMessage(_) => (
-            Outlook::Foreign,
-            "what answers there speaks no TLS: without it the URL begins with http://",
-        ),
+        TlsError::InvalidMessage(_) => (Outlook::Foreign, without.as_str()),
         TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => (
             Outlook::Untrusted,
             "if it has an authority of its own, or vouches for itself, name that certificate \

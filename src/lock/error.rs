@@ -311,6 +311,20 @@ pub enum Error {
         found: String,
     },
 
+    /// Among the keys of the lock is one that no holder made and no release removes:
+    /// it would be waited for for ever. Remove it, or name the lock otherwise.
+    #[error(
+        "{lock} cannot be acquired: the key {key:?} stands first ({why}): remove it if it belongs to no program, or choose another name"
+    )]
+    Foreign {
+        /// The lock.
+        lock: LockName,
+        /// The key.
+        key: String,
+        /// What shows that.
+        why: String,
+    },
+
     /// The system refused something. The path may need other permissions, or
     /// the machine attention.
     #[error("{doing} {} failed{}", lock, way_out(source))]
@@ -354,6 +368,7 @@ impl Error {
             | Error::Forbidden { lock, .. }
             | Error::Refused { lock, .. }
             | Error::NotAServer { lock, .. }
+            | Error::Foreign { lock, .. }
             | Error::Io { lock, .. } => Some(lock),
         }
     }

@@ -68,7 +68,8 @@ impl Endpoint {
             port => port[1..].parse().map_err(|_| wrong("the port is no number"))?,
         };
         let host = host.trim_matches(['[', ']']).to_owned();
-        let tls = is_secret.then(|| Tls::new(&host, options.ca_file.as_deref())).transpose()?;
+        let tls =
+            is_secret.then(|| Tls::new(&host, options.ca_file.as_deref(), None)).transpose()?;
         let authorization = options.bearer_token.as_deref().map(bearer).transpose()?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
@@ -210,7 +211,7 @@ fn after(error: io::Error, was_reused: bool) -> NoResponse {
 
 /// The request was not sent.
 fn before(error: io::Error) -> NoResponse {
-    let (outlook, error) = explained(error);
+    let (outlook, error) = explained(error, "http://");
     NoResponse { error, may_have_come: false, outlook, was_reused: false }
 }
 

@@ -1,0 +1,156 @@
+//! A connection to one member: HTTP/2, many requests at a time.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::body::Body;
+use tower_service::Service;
+
+use crate::lease::{Socket, Tls};
+
+/// A member that is silent for so long is asked for a sign of life. etcd closes connections
+/// that ask more often than each 5 s. If larger, a dead one is noticed later.
+const PING: Duration = Duration::from_secs(10);
+
+/// How long that sign may take. If larger, the same.
+const PONG: Duration = Duration::from_secs(5);
+
+/// Clones share it. It is closed when the last one is dropped.
+#[derive(Clone)]
+pub(super) struct Connection {
+    sender: SendRequest<Body>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    first: FirstBytes,
+    /// The client goes on with another member.
+    left: CancellationToken,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// The first two bytes that the other side sent.
+type FirstBytes = Arc<AtomicU16>;
+
+impl Connection {
+    pub(super) async fn open(host: &str, port: u16, tls: Option<&Tls>) -> io::Result<Self> {
+        let socket = Socket::connect(host, port).await?;
+        match tls {
+            None => Self::over(socket).await,
+            Some(tls) => Self::over(tls.connect(socket).await?).await,
+        }
+    }
+
+    async fn over<S>(stream: S) -> io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let first = FirstBytes::default();
+        let stream = Overheard { stream, first: Arc::clone(&first) };
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PONG);
+        let handshake = builder.handshake(TokioIo::new(stream)).await;
+        let (sender, driver) = handshake.map_err(io::Error::other)?;
+        let drive = async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(%error, "a connection to etcd ended");
+            }
+        };
+        let driver = AbortOnDropHandle::new(tokio::spawn(drive));
+        let left = CancellationToken::new();
+        Ok(Self { sender, shared: Arc::new(Shared { first, left, _driver: driver }) })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    pub(super) fn leave(&self) {
+        self.shared.left.cancel();
+    }
+
+    /// Resolves when the client goes on with another member.
+    pub(super) fn left(&self) -> impl Future<Output = ()> + use<> {
+        self.shared.left.clone().cancelled_owned()
+    }
+
+    /// What the other side speaks, if that is not HTTP/2.
+    pub(super) fn foreign(&self) -> Option<&'static str> {
+        match self.shared.first.load(Ordering::Relaxed).to_be_bytes() {
+            // An alert of TLS: RFC 8446, 5.1.
+            [0x15, 0x03] => Some("it speaks TLS: the URL begins with etcd+tls:// or https://"),
+            [b'H', b'T'] => Some("it speaks HTTP/1, as no etcd does at its client port"),
+            _ => None,
+        }
+    }
+}
+
+impl Service<http::Request<Body>> for Connection {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.sender.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.sender.send_request(request))
+    }
+}
+
+/// Keeps the first bytes that are read.
+struct Overheard<S> {
+    stream: S,
+    first: FirstBytes,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Overheard<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        if self.first.load(Ordering::Relaxed) == 0 {
+            if let Some([one, two]) = buffer.filled().get(before..before + 2) {
+                self.first.store(u16::from_be_bytes([*one, *two]).max(1), Ordering::Relaxed);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Overheard<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
