@@ -2,7 +2,7 @@
 # Set up what the tests need besides the Rust toolchain: ps, flock, unshare, mkfs.ext4,
 # strace, FUSE, nginx, systemd, Chromium, Node with its xmlrpc package, one Python
 # environment for each version of openlock the tests run against, one with a FUSE library,
-# and one with schemathesis and a reader of Prometheus' format.
+# one with schemathesis and a reader of Prometheus' format, and three versions of etcd.
 # Run it as often as you like; when all is there it takes a moment.
 set -eu
 
@@ -117,3 +117,55 @@ else
     echo "setup: making $node"
     npm install --prefix "$node" --no-fund --no-audit --silent --fetch-retries 5 xmlrpc@1.3.2
 fi
+
+# etcd is unpacked and never installed: the package would start a server on this machine
+# and at each boot, and only one version of it could be there. Its programs need libc alone.
+run_etcd() { # PROGRAM, arguments
+    # etcd 3.4 starts on other processors than amd64 only if they are named.
+    ETCD_UNSUPPORTED_ARCH=$(dpkg --print-architecture 2>/dev/null || uname -m) "$@" 2>/dev/null
+}
+has_etcd() { # VERSION: unpacked here, or the one in PATH
+    for etcd in "${home%/python}/etcd-$1/usr/bin/etcd" etcd; do
+        run_etcd "$etcd" --version | grep -q "^etcd Version: $1\." || continue
+        ETCDCTL_API=3 run_etcd "${etcd}ctl" version | grep -q "version: $1\." && return
+    done
+    return 1
+}
+apt_in() { # FOLDER, arguments: apt-get with a source and lists of its own there
+    folder=$1
+    shift
+    apt-get -qq -o Dir::State="$folder" -o Dir::State::status=/dev/null -o Dir::Cache="$folder" \
+        -o Dir::Etc::sourcelist="$folder/sources.list" -o Dir::Etc::sourceparts=- \
+        -o Dir::Etc::preferences=- -o Dir::Etc::preferencesparts=- -o APT::Sandbox::User= \
+        -o Acquire::Retries=3 -o Acquire::http::Timeout=20 -o Acquire::Languages=none "$@"
+}
+unpack_etcd() { # VERSION DEBIAN_RELEASE MIRROR: apt checks the signature and what it brings
+    apt=${home%/python}/etcd-$1.apt new=${home%/python}/etcd-$1.new
+    rm -rf "$apt" "$new"
+    mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$new"
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $3 $2 main" \
+        >"$apt/sources.list"
+    apt_in "$apt" update && (cd "$apt" && apt_in "$apt" download etcd-server etcd-client) &&
+        for package in "$apt"/*.deb; do dpkg-deb -x "$package" "$new" || return; done &&
+        rm -rf "${new%.new}" && mv "$new" "${new%.new}" && has_etcd "$1"
+}
+bring_etcd() { # VERSION DEBIAN_RELEASE
+    if has_etcd "$1"; then
+        echo "setup: etcd $1 is there"
+        return
+    fi
+    echo "setup: unpacking etcd $1 of Debian's $2 into ${home%/python}/etcd-$1"
+    # A release that is no longer maintained moves to the archive.
+    for mirror in http://deb.debian.org/debian http://archive.debian.org/debian; do
+        if said=$(unpack_etcd "$1" "$2" "$mirror" 2>&1); then
+            rm -rf "${home%/python}/etcd-$1.apt"
+            return
+        fi
+    done
+    rm -rf "${home%/python}/etcd-$1.apt" "${home%/python}/etcd-$1.new"
+    echo "setup: etcd $1 cannot be had, so tests with it are skipped: $said" >&2
+}
+bring_etcd 3.4 bookworm
+bring_etcd 3.5 trixie
+# It is too old for lockkeeper, which has to say so.
+bring_etcd 3.3 bullseye
