@@ -136,8 +136,9 @@ apt_in() { # FOLDER, arguments: apt-get with a source and lists of its own there
     shift
     apt-get -qq -o Dir::State="$folder" -o Dir::State::status=/dev/null -o Dir::Cache="$folder" \
         -o Dir::Etc::sourcelist="$folder/sources.list" -o Dir::Etc::sourceparts=- \
-        -o Dir::Etc::preferences=- -o Dir::Etc::preferencesparts=- -o APT::Sandbox::User= \
-        -o Acquire::Retries=3 -o Acquire::http::Timeout=20 -o Acquire::Languages=none "$@"
+        -o Dir::Etc::preferences=/dev/null -o Dir::Etc::preferencesparts=/dev/null \
+        -o APT::Sandbox::User= -o Acquire::Languages=none -o Acquire::Retries=3 \
+        -o Acquire::http::Timeout=20 "$@"
 }
 unpack_etcd() { # VERSION DEBIAN_RELEASE MIRROR: apt checks the signature and what it brings
     apt=${home%/python}/etcd-$1.apt new=${home%/python}/etcd-$1.new
