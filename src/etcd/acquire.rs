@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::client::{ANSWER_LIMIT, GivenUp};
+use super::cluster::Live;
 use super::failure::{Failure, Kind};
 use super::guard::EtcdGuard;
 use super::hold::Hold;
@@ -18,14 +19,14 @@ use super::key_watch::{Happened, Watched};
 use super::place::{Parts, Place};
 use super::record::{self, Record};
 use super::session::Session;
-use super::target::{Live, Target};
+use super::target::Target;
 use super::wire::{
     Compare, CompareTarget, CompareWith, KeyValue, Op, OpResponse, PutRequest, RANGE, RangeRequest,
     RangeResponse, SortOrder, SortTarget, TXN, TxnRequest, TxnResponse,
 };
 use crate::lease::{self, Background, Gone, Patience, WaitEnd};
 use crate::lock::error::Error;
-use crate::lock::holder::Holder;
+use crate::lock::holder::{Evidence, Holder};
 use crate::lock::name::LockName;
 use crate::lock::wait::{Acquired, Busy};
 use crate::sys::random;
@@ -401,7 +402,10 @@ impl Acquisition {
         let read: Result<RangeResponse, _> =
             session.call(RANGE, &request, ANSWER_LIMIT, &mut false).await;
         let is_dead = read.is_ok_and(|found| found.kvs.is_empty());
-        is_dead.then(|| record::holder(&gone, &self.target.queue))
+        is_dead.then(|| Holder {
+            evidence: Evidence::LeaseOver,
+            ..record::holder(&gone, &self.target.queue)
+        })
     }
 
     /// M7, M11.

@@ -1,5 +1,6 @@
 //! Requests to a cluster: whichever member answers.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -22,7 +23,7 @@ use super::wire::{
     AUTHENTICATE, Answer, AuthenticateRequest, AuthenticateResponse, RANGE, STATUS, StatusRequest,
     StatusResponse, TXN,
 };
-use crate::lease::{Exhausted, Patience, explained};
+use crate::lease::{self, Exhausted, Patience, explained};
 
 /// How long one member may take for an answer before the next is asked. If larger, a
 /// member that hangs holds callers up longer; if smaller, a busy disk looks like one.
@@ -135,7 +136,10 @@ impl Client {
                     return Ok(answer);
                 }
                 Err(Failure { kind: Kind::Passing, message, .. }) => {
-                    let error = std::io::Error::other(message);
+                    let error = io::Error::other(message);
+                    if patience.is_trouble() {
+                        told(error.to_string());
+                    }
                     patience.pause(begun, error).await.map_err(GivenUp::Exhausted)?;
                 }
                 Err(failure) => return Err(GivenUp::Final(failure)),
@@ -328,6 +332,12 @@ impl Client {
         if let Some(connection) = place.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());
         }
+        drop(place.take());
+        // Boxed, as it is rare and large.
+        Ok(place.insert(Box::pin(self.open(index)).await?).clone())
+    }
+
+    async fn open(&self, index: usize) -> Result<Connection, Failure> {
         let endpoint = &self.members[index].endpoint;
         let opening = Connection::open(endpoint.host(), endpoint.port(), endpoint.tls());
         let opened = timeout(ANSWER_LIMIT, opening).await;
@@ -339,7 +349,6 @@ impl Client {
             }
             Err(_) => return Err(Failure::new(Kind::Passing, "no connection was made in time")),
         };
-        drop(place.take());
         // So that a member that cannot be used is known before a lock is asked for.
         let mut grpc = self.grpc(index, &connection);
         let ready = grpc.ready().await;
@@ -361,7 +370,7 @@ impl Client {
             }
             Err(_) => return Err(Failure::new(Kind::Passing, "no answer came in time")),
         }
-        Ok(place.insert(connection).clone())
+        Ok(connection)
     }
 
     fn judge(&self, status: &StatusResponse) -> Result<(), Failure> {
@@ -420,7 +429,11 @@ impl Client {
         // A member that is cut off from its cluster says so at once.
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
         if let Some(credentials) = &self.credentials {
-            let token = self.log_in(credentials).await?;
+            let token = self.token.lock().await.clone();
+            let token = match token {
+                Some(token) => token,
+                None => Box::pin(self.log_in(credentials)).await?,
+            };
             request.metadata_mut().insert("token", token);
         }
         Ok(request)
@@ -466,6 +479,13 @@ impl Client {
         if place.as_ref().is_some_and(|found| found.is(connection)) {
             *place = None;
         }
+    }
+}
+
+/// Log what the user should know, though no call fails.
+fn told(error: String) {
+    if let Ok(io) = lease::io() {
+        io.log(move || tracing::warn!(%error, "no answer of etcd, it is asked again"));
     }
 }
 

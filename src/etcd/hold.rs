@@ -10,12 +10,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::client::ANSWER_LIMIT;
+use super::cluster::Live;
 use super::key::{EtcdKey, just_behind};
 use super::key_watch::{Happened, Watched};
 use super::place::Place;
 use super::record::Record;
 use super::session::Session;
-use super::target::{Live, Target};
+use super::target::Target;
 use super::wire::{RANGE, RangeRequest, RangeResponse};
 use crate::lease::Over;
 use crate::local::timer::Standing;

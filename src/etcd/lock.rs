@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
+use super::cluster::Cluster;
 use super::guard::EtcdGuard;
 use super::options::EtcdOptions;
 use super::status;
-use super::target::{Cluster, Target};
+use super::target::Target;
 use crate::lease::{Contender, RESPONSE_LIMIT, Watcher};
 use crate::local::timer::Standing;
 use crate::lock::changes::StatusChanges;
@@ -23,7 +24,8 @@ use crate::lock::holder::{Holder, Status};
 /// A lock that an etcd cluster keeps, for every machine that can reach it.
 ///
 /// Clones are the same lock and share its connections and its lease; so do all locks of
-/// one [`EtcdLocks`](crate::EtcdLocks). The lock is held by one at a time, also among clones.
+/// this process with the same endpoints, prefix, TTL and credentials. The lock is held by
+/// one at a time, also among clones.
 /// It takes turns with `etcdctl lock` and with the mutex of etcd's client for Go, of the
 /// same key: prefix and name.
 ///
@@ -67,8 +69,8 @@ impl fmt::Debug for AsyncEtcdLock {
 
 impl AsyncEtcdLock {
     /// A lock with [`EtcdOptions::default`]: of this name, at the cluster with these
-    /// endpoints, as in `h1:2379,h2:2379`. It has a session of its own: for many locks use
-    /// [`EtcdLocks`](crate::EtcdLocks).
+    /// endpoints, as in `h1:2379,h2:2379`. Locks of the same endpoints and the same way in
+    /// (prefix, TTL, user, files) share a session.
     ///
     /// # Errors
     /// [`Error::InvalidOption`].

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::cluster::Cluster;
 use super::lock::AsyncEtcdLock;
 use super::options::EtcdOptions;
-use super::target::{Cluster, Target};
+use super::target::Target;
 use crate::lock::error::Error;
 
 /// The locks of one cluster: they share connections and a session, which is one lease for

@@ -34,6 +34,7 @@
 mod acquire;
 mod as_lock;
 mod client;
+mod cluster;
 mod connection;
 mod endpoint;
 mod failure;

@@ -9,9 +9,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::client::{ANSWER_LIMIT, GivenUp};
+use super::cluster::Live;
 use super::failure::{Failure, Kind};
 use super::session::Session;
-use super::target::{Live, Target};
+use super::target::Target;
 use super::wire::{DeleteRangeRequest, Op, OpResponse, TXN, TxnRequest, TxnResponse};
 use crate::lease::Exhausted;
 use crate::lock::error::{Error, LostReason};

@@ -16,11 +16,12 @@ use super::wire::{
     LeaseKeepAliveResponse, LeaseRequest, LeaseRevokeResponse, Op, PutRequest, RANGE, RangeRequest,
     RangeResponse, TXN, TxnRequest, TxnResponse,
 };
-use crate::lease::{LeaseState, Patience, Renewal, Running, io};
+use crate::lease::{LeaseState, Patience, RENEWED_AFTER, Renewal, Running, io};
 use crate::sys::boot_clock::BootTime;
 
-/// So many renewals of one lease, each at another member, fit into its length.
-const RENEWALS: u32 = 9;
+/// So many members can be asked for one renewal before the next is due. If larger, each
+/// has less time for its answer.
+const MEMBERS: u32 = 3;
 
 /// A renewal may take at least this long. If smaller, a busy machine loses short leases.
 const RENEWAL_MIN: Duration = Duration::from_millis(250);
@@ -88,7 +89,7 @@ impl Session {
         let keeper = Keeper { client: Arc::clone(client), lease, key: key.clone(), ttl };
         let kept = Arc::clone(&state);
         let keeping = async move {
-            let tell = |error| tracing::warn!(lease = %format_args!("{lease:x}"), %error, "a lease could not be renewed yet");
+            let tell = |error| told(lease, "a lease could not be renewed yet", error);
             kept.keep(sent, || keeper.renew(), tell).await;
         };
         let failed = |error: io::Error| {
@@ -175,7 +176,7 @@ impl Session {
 
     fn heed(&self, failure: &Failure) {
         if failure.kind == Kind::Restored {
-            tracing::warn!("{}", failure.message);
+            told(self.lease, "a lease is lost", io::Error::other(failure.message.clone()));
             self.state.end();
         }
     }
@@ -214,7 +215,7 @@ struct Keeper {
 
 impl Keeper {
     async fn renew(&self) -> Renewal {
-        let limit = (self.ttl / RENEWALS).clamp(RENEWAL_MIN, ANSWER_LIMIT);
+        let limit = (self.ttl / (RENEWED_AFTER * MEMBERS)).clamp(RENEWAL_MIN, ANSWER_LIMIT);
         let request = LeaseRequest { id: self.lease };
         let asked: Result<LeaseKeepAliveResponse, _> =
             self.client.ask_by_stream(LEASE_KEEP_ALIVE, request, limit).await;
@@ -246,6 +247,13 @@ impl Keeper {
             Err(failure) if failure.kind == Kind::Restored => Renewal::NotHeld,
             Err(failure) => Renewal::Failed(io::Error::other(failure.message)),
         }
+    }
+}
+
+/// Log what the user should know, though no call fails.
+fn told(lease: i64, what: &'static str, error: io::Error) {
+    if let Ok(io) = io() {
+        io.log(move || tracing::warn!(lease = %format_args!("{lease:x}"), %error, "{what}"));
     }
 }
 

@@ -32,7 +32,8 @@ pub(super) async fn keys(target: &Target) -> Result<Vec<KeyValue>, Error> {
     Ok(read.map_err(|given_up| target.given_up(DOING, given_up))?.kvs)
 }
 
-/// Run this on the thread of `lease::io`. (M0)
+/// Run this on the thread of `lease::io`. (M0) It is boxed, so that a caller's future stays
+/// small.
 async fn there<T, F>(target: &Target, work: F) -> Result<T, Error>
 where
     F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -46,14 +47,14 @@ where
 
 pub(super) async fn ask(target: Arc<Target>) -> Result<Status, Error> {
     let asking = Arc::clone(&target);
-    let keys = there(&target, async move { keys(&asking).await }).await?;
+    let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
     Ok(status(&target, &keys))
 }
 
 /// The contenders behind the holder, in their order.
 pub(super) async fn waiters(target: Arc<Target>) -> Result<Vec<Holder>, Error> {
     let asking = Arc::clone(&target);
-    let keys = there(&target, async move { keys(&asking).await }).await?;
+    let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
     Ok(keys.iter().skip(1).map(|kv| record::holder(kv, &target.queue)).collect())
 }
 
@@ -71,7 +72,7 @@ pub(super) fn status(target: &Target, keys: &[KeyValue]) -> Status {
 /// Ask the holder to release. `None`: there is none.
 pub(super) async fn revoke(target: Arc<Target>) -> Result<Option<Holder>, Error> {
     let asking = Arc::clone(&target);
-    there(&target, async move { revoke_there(&asking).await }).await
+    there(&target, Box::pin(async move { revoke_there(&asking).await })).await
 }
 
 async fn revoke_there(target: &Target) -> Result<Option<Holder>, Error> {
@@ -95,7 +96,7 @@ async fn revoke_there(target: &Target) -> Result<Option<Holder>, Error> {
 /// the holder's.
 pub(super) async fn end(target: Arc<Target>, lease: i64) -> Result<Option<Holder>, Error> {
     let asking = Arc::clone(&target);
-    there(&target, async move { end_there(&asking, lease).await }).await
+    there(&target, Box::pin(async move { end_there(&asking, lease).await })).await
 }
 
 async fn end_there(target: &Target, lease: i64) -> Result<Option<Holder>, Error> {

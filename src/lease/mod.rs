@@ -23,7 +23,9 @@ mod watch;
 
 pub(crate) use background::Background;
 pub(crate) use contender::{Contender, Decided, Gone, RESPONSE_LIMIT, Target, WaitEnd};
-pub(crate) use io::{Running, io};
+#[cfg(feature = "etcd")]
+pub(crate) use io::Running;
+pub(crate) use io::io;
 pub(crate) use per_process::PerProcess;
 pub(crate) use renewal::{LeaseState, Over, RENEWED_AFTER, Renewal};
 pub(crate) use retry::{Exhausted, Patience};

@@ -67,6 +67,9 @@ pub enum Evidence {
     Released,
     /// The file names no holder, and no process keeps it locked.
     NobodyNamed,
+    /// The server has ended the holder's lease: it died, or could not reach the server for
+    /// as long as the lease lasted.
+    LeaseOver,
     /// The server that keeps the lock says that it is held: alive, as far as its lease goes.
     Server,
 }
@@ -86,6 +89,7 @@ impl Evidence {
             Evidence::KernelLockFree
             | Evidence::ProcessGone(_)
             | Evidence::Released
+            | Evidence::LeaseOver
             | Evidence::NobodyNamed => false,
         }
     }
@@ -154,6 +158,7 @@ impl fmt::Display for Evidence {
             Evidence::ProcessGone(why) => return write!(out, "its process is gone: {why}"),
             Evidence::Released => "it was released, but the file could not be removed",
             Evidence::NobodyNamed => "the file names nobody, and nobody keeps it locked",
+            Evidence::LeaseOver => "its lease has ended",
             Evidence::Server => "its server says so",
         })
     }

@@ -179,7 +179,7 @@ fn wait_in_line<K: Kind>(address: &str, number: &str, journal: &Path) {
     use std::io::Write;
     support::block_on(async {
         support::tell("asks");
-        let lock = K::lock(address, None, Life::Long);
+        let lock = K::lock(address, None, Life::Short);
         let guard = lock.acquire().await.expect("the lock");
         let journal = std::fs::File::options().append(true).open(journal);
         journal.expect("a journal").write_all(number.as_bytes()).expect("a journal");

@@ -7,6 +7,8 @@ use lockkeeper::{AnyLock, Holder, Lock, LostReason, open};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+#[cfg(feature = "etcd")]
+pub use crate::etcd_kinds::{EtcdOne, EtcdThree};
 pub use crate::local_kinds::{Flock, Ofd, Pinned, Portable};
 #[cfg(all(feature = "cli", feature = "lockd", feature = "lockd-client"))]
 pub use crate::remote_kinds::Remote;
@@ -23,6 +25,10 @@ macro_rules! kinds {
             ofd: Ofd,
             #[cfg(all(feature = "cli", feature = "lockd", feature = "lockd-client"))]
             remote: Remote,
+            #[cfg(feature = "etcd")]
+            etcd_one: EtcdOne,
+            #[cfg(feature = "etcd")]
+            etcd_three: EtcdThree,
             any_of_file_pinned: AnyOf<Pinned>,
             any_of_file_portable: AnyOf<Portable>,
             any_of_flock: AnyOf<Flock>,
@@ -49,7 +55,9 @@ macro_rules! tests_of_kinds {
                 $(#[$when])*
                 #[test]
                 fn $name() {
-                    super::$test::<$kind>();
+                    if <$kind as Kind>::is_there() {
+                        super::$test::<$kind>();
+                    }
                 }
             )*
         }
@@ -102,6 +110,11 @@ pub trait Kind: Send + Sync + Sized + 'static {
     /// are built.
     #[allow(dead_code, reason = "the list is compared with all features alone")]
     const SCHEMES: &'static [&'static str];
+
+    /// Whether this machine has what it needs; says so if not.
+    fn is_there() -> bool {
+        true
+    }
 
     /// A place that no other test uses, and where it is, for other processes.
     fn prepare() -> (String, Self::Ground);
@@ -243,6 +256,10 @@ impl<K: Kind> Kind for AnyOf<K> {
     const PROMISES: Promises = Promises { says_where: false, ..K::PROMISES };
     const LOSSES: &'static [LostReason] = K::LOSSES;
     const SCHEMES: &'static [&'static str] = K::SCHEMES;
+
+    fn is_there() -> bool {
+        K::is_there()
+    }
 
     fn prepare() -> (String, K::Ground) {
         K::prepare()

@@ -17,6 +17,11 @@ mod cancellation;
 mod cli_support;
 mod death;
 mod drops;
+#[cfg(feature = "etcd")]
+mod etcd_kinds;
+#[cfg(feature = "etcd")]
+#[path = "../etcd_support/mod.rs"]
+mod etcd_support;
 mod exclusion;
 mod futures_of_locks;
 mod limits;
