@@ -22,7 +22,7 @@ use super::session::Session;
 use super::target::Target;
 use super::wire::{
     Compare, CompareTarget, CompareWith, KeyValue, Op, OpResponse, PutRequest, RANGE, RangeRequest,
-    RangeResponse, SortOrder, SortTarget, TXN, TxnRequest, TxnResponse,
+    RangeResponse, ResponseOp, SortOrder, SortTarget, TXN, TxnRequest, TxnResponse,
 };
 use crate::lease::{self, Background, Gone, Patience, WaitEnd};
 use crate::lock::error::Error;
@@ -207,11 +207,11 @@ impl Acquisition {
                 Err(given_up) => return Err(self.given_up(given_up)),
             };
             let revision = answer.header.map_or(0, |header| header.revision);
-            let mut ranges = ranges(answer.responses);
             if answer.succeeded {
-                if only_if_free {
-                    return Ok(self.acquired(place, revision, revision, None));
-                }
+                return Ok(self.acquired(place, revision, revision, None));
+            }
+            let (is_put, mut ranges) = otherwise(answer.responses);
+            if is_put {
                 let (lowest, last_two) = (ranges.next(), ranges.next().unwrap_or_default());
                 let lowest = lowest.and_then(|lowest| lowest.into_iter().next());
                 let own = place.parts().key.as_bytes();
@@ -245,6 +245,7 @@ impl Acquisition {
         Ok(Place::new(Parts { target, live, session, turn, key, is_unclear: false }))
     }
 
+    /// A key that is put where there is none has the lock by that. (M3)
     fn putting(&self, place: &Place, value: &[u8], only_if_free: bool) -> TxnRequest {
         let Parts { target, session, key, .. } = place.parts();
         let compare = |target: CompareTarget, key: Vec<u8>, range_end, with| Compare {
@@ -253,36 +254,37 @@ impl Acquisition {
             range_end,
             with: Some(with),
         };
-        let new = match only_if_free {
-            // As many keys as have a create revision of 0: none.
-            true => (target.queue.clone().into_bytes(), key::range_end(&target.queue)),
-            false => (key.clone().into_bytes(), Vec::new()),
-        };
-        let (s, epoch) = (session.key.clone().into_bytes(), session.epoch());
-        let compare = vec![
-            compare(CompareTarget::Create, new.0, new.1, CompareWith::Create(0)),
-            compare(CompareTarget::Mod, s.clone(), Vec::new(), CompareWith::Mod(epoch)),
-        ];
-        let put = PutRequest {
-            key: key.clone().into_bytes(),
-            value: value.to_vec(),
-            lease: session.lease,
-        };
+        let (own, s) = (key.clone().into_bytes(), session.key.clone().into_bytes());
+        // As many keys as have a create revision of 0: none.
+        let (queue, end) = (target.queue.clone().into_bytes(), key::range_end(&target.queue));
+        let is_free = compare(CompareTarget::Create, queue, end, CompareWith::Create(0));
+        let is_new =
+            compare(CompareTarget::Create, own.clone(), Vec::new(), CompareWith::Create(0));
+        let epoch = CompareWith::Mod(session.epoch());
+        let is_of_epoch = compare(CompareTarget::Mod, s.clone(), Vec::new(), epoch);
+        let put = PutRequest { key: own.clone(), value: value.to_vec(), lease: session.lease };
         let last_two = RangeRequest {
             limit: 2,
             sort_order: SortOrder::Descend as i32,
             ..in_order(&target.queue)
         };
-        let own = RangeRequest { key: key.clone().into_bytes(), ..RangeRequest::default() };
-        let s = RangeRequest { key: s, ..RangeRequest::default() };
+        let [own, s] = [own, s].map(|key| RangeRequest { key, ..RangeRequest::default() });
         let lowest = lowest(&target.queue);
-        let success = match only_if_free {
-            true => vec![Op::Put(put)],
-            false => vec![Op::Put(put), Op::Range(lowest.clone()), Op::Range(last_two)],
+        let found = [own, lowest.clone(), s].map(|range| Op::Range(range).into()).to_vec();
+        let failure = match only_if_free {
+            true => found,
+            false => {
+                let stand = [Op::Put(put.clone()), Op::Range(lowest), Op::Range(last_two)];
+                let queued = TxnRequest {
+                    compare: vec![is_new, is_of_epoch.clone()],
+                    success: stand.map(Into::into).to_vec(),
+                    failure: found,
+                };
+                vec![Op::Txn(queued).into()]
+            }
         };
-        let failure = vec![Op::Range(own), Op::Range(lowest), Op::Range(s)];
-        let ops = |ops: Vec<Op>| ops.into_iter().map(Into::into).collect();
-        TxnRequest { compare, success: ops(success), failure: ops(failure) }
+        let (compare, success) = (vec![is_free, is_of_epoch], vec![Op::Put(put).into()]);
+        TxnRequest { compare, success, failure }
     }
 
     /// M5.
@@ -483,8 +485,16 @@ fn lowest(queue: &str) -> RangeRequest {
     RangeRequest { limit: 1, ..in_order(queue) }
 }
 
+/// Of a queue that was not empty: whether the key was put, and what each range found.
+fn otherwise(responses: Vec<ResponseOp>) -> (bool, impl Iterator<Item = Vec<KeyValue>>) {
+    match responses.first().and_then(|part| part.response.as_ref()) {
+        Some(OpResponse::Txn(queued)) => (queued.succeeded, ranges(queued.responses.clone())),
+        _ => (false, ranges(responses)),
+    }
+}
+
 /// What each range of a transaction found.
-fn ranges(responses: Vec<super::wire::ResponseOp>) -> impl Iterator<Item = Vec<KeyValue>> {
+fn ranges(responses: Vec<ResponseOp>) -> impl Iterator<Item = Vec<KeyValue>> {
     responses.into_iter().filter_map(|part| match part.response {
         Some(OpResponse::Range(found)) => Some(found.kvs),
         _ => None,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use http::Uri;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
 use super::client::{Client, Credentials, GivenUp};
@@ -41,7 +42,9 @@ struct Shared {
 /// What a session depends on.
 #[derive(Clone, PartialEq, Eq)]
 struct Access {
-    url: String,
+    /// With their schemes.
+    endpoints: Vec<Uri>,
+    prefix: String,
     ttl: Duration,
     credentials: Option<Credentials>,
     files: [Option<PathBuf>; 3],
@@ -81,9 +84,10 @@ impl Cluster {
         let scheme = if endpoints[0].tls().is_some() { "etcd+tls" } else { "etcd" };
         let hosts: Vec<_> = endpoints.iter().map(ToString::to_string).collect();
         let url = format!("{scheme}://{}/{}", hosts.join(","), options.prefix);
-        let EtcdOptions { ttl, credentials, server_name, .. } = options.clone();
+        let EtcdOptions { ttl, credentials, server_name, prefix, .. } = options.clone();
         let files = [&options.ca_file, &options.cert_file, &options.key_file].map(Clone::clone);
-        let access = Access { url: url.clone(), ttl, credentials, files, server_name };
+        let origins = endpoints.iter().map(|endpoint| endpoint.origin().clone()).collect();
+        let access = Access { endpoints: origins, prefix, ttl, credentials, files, server_name };
         Ok(Self { url, options, shared: Shared::of(access, endpoints) })
     }
 

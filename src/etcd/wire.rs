@@ -115,11 +115,13 @@ pub(super) enum Op {
     Put(PutRequest),
     #[prost(message, tag = "3")]
     Delete(DeleteRangeRequest),
+    #[prost(message, tag = "4")]
+    Txn(TxnRequest),
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RequestOp {
-    #[prost(oneof = "Op", tags = "1, 2, 3")]
+    #[prost(oneof = "Op", tags = "1, 2, 3, 4")]
     pub(super) op: Option<Op>,
 }
 
@@ -137,11 +139,13 @@ pub(super) enum OpResponse {
     Put(PutResponse),
     #[prost(message, tag = "3")]
     Delete(DeleteRangeResponse),
+    #[prost(message, tag = "4")]
+    Txn(TxnResponse),
 }
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ResponseOp {
-    #[prost(oneof = "OpResponse", tags = "1, 2, 3")]
+    #[prost(oneof = "OpResponse", tags = "1, 2, 3, 4")]
     pub(super) response: Option<OpResponse>,
 }
 
