@@ -162,6 +162,7 @@ impl Acquisition {
         let read: Result<RangeResponse, _> =
             session.call(RANGE, &lowest, ANSWER_LIMIT, &mut false).await;
         if let Ok(RangeResponse { kvs, .. }) = read {
+            self.foreign(kvs.first())?;
             self.hear(kvs.first());
         }
         self.heard.get_or_insert(Busy::new(None));

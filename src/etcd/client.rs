@@ -360,8 +360,17 @@ impl Client {
             Ok(Ok(response)) => self.judge(&response.into_inner())?,
             Ok(Err(status)) => {
                 let failure = Failure::read(&status);
+                if let Some((outlook, message)) = connection.tls_failure() {
+                    return Err(Failure::unsent(outlook, message));
+                }
                 if let Some(foreign) = connection.foreign() {
                     return Err(Failure::new(Kind::Foreign, foreign));
+                }
+                // As etcd's port does that speaks TLS.
+                if !connection.is_heard() && endpoint.tls().is_none() {
+                    let text = "it closed the connection without a word: if it speaks TLS, the \
+                                URL begins with etcd+tls:// or https://";
+                    return Err(Failure::new(Kind::Passing, text));
                 }
                 // A member that shows its status to some users alone is used all the same.
                 if !matches!(failure.kind, Kind::Forbidden | Kind::Stale) {

@@ -17,7 +17,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tower_service::Service;
 
-use crate::lease::{Socket, Tls};
+use crate::lease::{Outlook, Socket, Tls, TlsError, explained};
+use crate::sys::mutex::Mutex;
 
 /// A member that is silent for so long is asked for a sign of life. etcd closes connections
 /// that ask more often than each 5 s. If larger, a dead one is noticed later.
@@ -34,14 +35,20 @@ pub(super) struct Connection {
 }
 
 struct Shared {
-    first: FirstBytes,
+    heard: Arc<Heard>,
     /// The client goes on with another member.
     left: CancellationToken,
     _driver: AbortOnDropHandle<()>,
 }
 
-/// The first two bytes that the other side sent.
-type FirstBytes = Arc<AtomicU16>;
+/// What the stream below HTTP/2 tells, and HTTP/2 keeps to itself.
+#[derive(Default)]
+struct Heard {
+    /// The first two bytes that the other side sent.
+    first: AtomicU16,
+    /// What TLS said when it broke off.
+    tls: Mutex<Option<(Outlook, String)>>,
+}
 
 impl Connection {
     pub(super) async fn open(host: &str, port: u16, tls: Option<&Tls>) -> io::Result<Self> {
@@ -56,8 +63,8 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let first = FirstBytes::default();
-        let stream = Overheard { stream, first: Arc::clone(&first) };
+        let heard = Arc::new(Heard::default());
+        let stream = Overheard { stream, heard: Arc::clone(&heard) };
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PONG);
         let handshake = builder.handshake(TokioIo::new(stream)).await;
@@ -69,7 +76,7 @@ impl Connection {
         };
         let driver = AbortOnDropHandle::new(tokio::spawn(drive));
         let left = CancellationToken::new();
-        Ok(Self { sender, shared: Arc::new(Shared { first, left, _driver: driver }) })
+        Ok(Self { sender, shared: Arc::new(Shared { heard, left, _driver: driver }) })
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -89,9 +96,20 @@ impl Connection {
         self.shared.left.clone().cancelled_owned()
     }
 
+    /// What TLS said when the connection ended, as of a certificate that the member does
+    /// not take: that comes after the handshake.
+    pub(super) fn tls_failure(&self) -> Option<(Outlook, String)> {
+        self.shared.heard.tls.lock().clone()
+    }
+
+    /// Whether the other side sent anything.
+    pub(super) fn is_heard(&self) -> bool {
+        self.shared.heard.first.load(Ordering::Relaxed) != 0
+    }
+
     /// What the other side speaks, if that is not HTTP/2.
     pub(super) fn foreign(&self) -> Option<&'static str> {
-        match self.shared.first.load(Ordering::Relaxed).to_be_bytes() {
+        match self.shared.heard.first.load(Ordering::Relaxed).to_be_bytes() {
             // An alert of TLS: RFC 8446, 5.1.
             [0x15, 0x03] => Some("it speaks TLS: the URL begins with etcd+tls:// or https://"),
             [b'H', b'T'] => Some("it speaks HTTP/1, as no etcd does at its client port"),
@@ -114,10 +132,20 @@ impl Service<http::Request<Body>> for Connection {
     }
 }
 
-/// Keeps the first bytes that are read.
 struct Overheard<S> {
     stream: S,
-    first: FirstBytes,
+    heard: Arc<Heard>,
+}
+
+impl Heard {
+    fn note(&self, error: io::Error) -> io::Error {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+        if let Some(tls) = tls.cloned() {
+            let (outlook, error) = explained(io::Error::new(error.kind(), tls), "etcd://");
+            self.tls.lock().get_or_insert((outlook, error.to_string()));
+        }
+        error
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Overheard<S> {
@@ -127,23 +155,29 @@ impl<S: AsyncRead + Unpin> AsyncRead for Overheard<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        if self.first.load(Ordering::Relaxed) == 0 {
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        read.map_err(|error| self.heard.note(error))?;
+        if self.heard.first.load(Ordering::Relaxed) == 0 {
             if let Some([one, two]) = buffer.filled().get(before..before + 2) {
-                self.first.store(u16::from_be_bytes([*one, *two]).max(1), Ordering::Relaxed);
+                self.heard.first.store(u16::from_be_bytes([*one, *two]).max(1), Ordering::Relaxed);
             }
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Overheard<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Overheard<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
+        if written.is_err() {
+            // Its last words may be there still, and say why.
+            let _ = self.as_mut().poll_read(context, &mut ReadBuf::new(&mut [0; 2]));
+        }
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

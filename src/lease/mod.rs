@@ -30,5 +30,7 @@ pub(crate) use per_process::PerProcess;
 pub(crate) use renewal::{LeaseState, Over, RENEWED_AFTER, Renewal};
 pub(crate) use retry::{Exhausted, Patience};
 pub(crate) use socket::Socket;
+#[cfg(feature = "etcd")]
+pub(crate) use tls::TlsError;
 pub(crate) use tls::{Outlook, Tls, explained};
 pub(crate) use watch::{End, Latest, Watched, Watcher};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+pub(crate) use tokio_rustls::rustls::Error as TlsError;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
@@ -14,8 +15,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore,
-    SignatureScheme, crypto,
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, crypto,
 };
 
 use super::socket::Socket;
@@ -205,11 +205,14 @@ fn is_authority(error: &TlsError) -> bool {
 /// What would become of another try, and the error with what can be done. `plain`: how
 /// a URL without TLS begins.
 pub(crate) fn explained(error: io::Error, plain: &str) -> (Outlook, io::Error) {
+    let without = format!("without TLS the URL begins with {plain}");
     let Some(found) = error.get_ref().and_then(|error| error.downcast_ref::<TlsError>()) else {
+        let is_cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
+        let shown = format!("{error}: {without}");
+        let error = if is_cut_off { io::Error::new(error.kind(), shown) } else { error };
         return (Outlook::Open, error);
     };
-    let without =
-        format!("what answers there speaks no TLS: without it the URL begins with {plain}");
+    let without = format!("what answers there speaks no TLS: {without}");
     let (outlook, remedy) = match found {
         TlsError::InvalidMessage(_) => (Outlook::Foreign, without.as_str()),
         TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => (
