@@ -266,9 +266,12 @@ impl LockTable {
     /// own any more, or cannot be written safely. (I7)
     pub(crate) async fn failed(&self) -> String {
         let mut failed = self.0.failed.subscribe();
-        match failed.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(why)) => why.clone(),
-            _ => std::future::pending().await,
+        // The reference into the channel ends here: it may not cross an `await`, or the
+        // server could not be spawned.
+        let why = failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
+            None => std::future::pending().await,
         }
     }
 
