@@ -47,10 +47,12 @@ fn play((role, path): (String, PathBuf)) {
     match role.as_str() {
         "hold" => hold(&lock(&path)),
         "contend" => contend(&lock(&path)),
+        "hold, not compatible" => hold(&AsyncFileLock::new(&path)),
         "try" => match lock(&path).blocking_acquire() {
             Err(Error::InvisibleToOpenlock { name, .. }) => support::tell(&name),
             other => support::tell(&format!("{other:?}")),
         },
+        "be refused" => support::tell(&lock(&path).blocking_acquire().unwrap_err().to_string()),
         _ => panic!("no role {role:?}"),
     }
 }
@@ -207,6 +209,59 @@ fn a_holder_that_openlock_could_not_see_is_refused() {
     command.arg0("lockkeeper-worker");
     Process::start(command).expect("lockkeeper-worker");
     assert!(support::names_in(directory.path()).is_empty());
+}
+
+/// The refusal says how to be started, and openlock sees a holder that was started so.
+#[test]
+fn the_remedy_that_the_refusal_names_is_one() {
+    const TEST: &str = "the_remedy_that_the_refusal_names_is_one";
+    if let Some(role) = support::role() {
+        return play(role);
+    }
+    for version in ["1.1.1", "1.2.1"] {
+        let directory = support::on_tmpfs();
+        let path = directory.path().join("a.lock");
+        let mut command = support::player(TEST, "be refused", &path);
+        command.arg0("importer");
+        let refusal = Process::start(command).next();
+        let (_, remedy) = refusal.split_once("`exec -a ").expect(&refusal);
+        let name = remedy.split(' ').next().expect("a name");
+        assert!(refusal.contains(&format!("`ExecStart=@PROGRAM {name}`")), "{refusal}");
+        let ours = Process::start(exec_as(name, &support::player(TEST, "hold", &path)));
+        ours.expect("held");
+        openlock(version, "who", &path).expect(&ours.id().to_string());
+        openlock(version, "hold", &path).expect_quiet();
+    }
+}
+
+/// As a shell starts a program under a name.
+fn exec_as(name: &str, program: &Command) -> Command {
+    let mut shell = Command::new("bash");
+    shell.args(["-c", r#"exec -a "$0" "$@""#, name]);
+    shell.arg(program.get_program()).args(program.get_args());
+    let variables = program.get_envs();
+    shell.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    shell
+}
+
+/// Nothing is asserted of what openlock does: this is what users are warned of.
+#[test]
+fn openlock_takes_the_lock_of_a_holder_that_it_does_not_see() {
+    const TEST: &str = "openlock_takes_the_lock_of_a_holder_that_it_does_not_see";
+    const TRIES: usize = 10;
+    if let Some(role) = support::role() {
+        return play(role);
+    }
+    let took = (0..TRIES).filter(|_| {
+        let directory = support::on_tmpfs();
+        let path = directory.path().join("a.lock");
+        let mut command = support::player(TEST, "hold, not compatible", &path);
+        command.arg0("importer");
+        let ours = Process::start(command);
+        ours.expect("held");
+        openlock("1.2.1", "once", &path).next() == "held"
+    });
+    println!("openlock 1.2.1 took the lock of a living holder {} of {TRIES} times", took.count());
 }
 
 /// Nothing is asserted of what openlock does: it is a race, which needs a slow

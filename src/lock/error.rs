@@ -145,11 +145,15 @@ pub enum Error {
         race_delay: Duration,
     },
 
-    /// With `openlock_compat`: Python openlock would not see this process as
-    /// alive and would take its lock away. Start it with an `argv[0]` that
-    /// contains "python".
+    /// With `openlock_compat`: Python openlock would not see this process as alive, and
+    /// would take its lock away.
+    ///
+    /// Start the process under a name with "python" in it. In a shell that is
+    /// `exec -a python-worker PROGRAM`, in a unit of systemd
+    /// `ExecStart=@PROGRAM python-worker`.
     #[error(
-        "{} cannot be shared with openlock: it sees a holder only if \"python\" and {name:?} are in its command line, and ours is {command_line:?}",
+        "{} cannot be shared with openlock: it sees a holder only if \"python\" and {name:?} are in its command line, and ours is {command_line:?}: \
+         start this program as `exec -a python-{name} PROGRAM`, or with systemd by `ExecStart=@PROGRAM python-{name}`",
         lock
     )]
     InvisibleToOpenlock {

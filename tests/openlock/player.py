@@ -6,6 +6,7 @@ player.py contend PATH   acquire and release until told to stop; say when first,
                          as well
 player.py slow PATH      the same on a system a tenth of race_delay slow at each
                          step: shows within seconds what takes openlock minutes
+player.py once PATH      try once, and say "held" or "busy"
 player.py who PATH       say who holds it, by openlock's own look
 """
 
@@ -82,10 +83,19 @@ def slow(lock):
     contend(lock, first=lambda: None)
 
 
+def once(lock):
+    try:
+        lock.acquire(timeout=0)
+    except openlock.Timeout:
+        return tell("busy")
+    tell("held")
+
+
 def who(lock):
     tell(lock.getpid())
 
 
 openlock.set_defaults(retry_period=0.001)
 role, path = sys.argv[1:]
-{"hold": hold, "contend": contend, "slow": slow, "who": who}[role](openlock.FileLock(path))
+roles = {"hold": hold, "contend": contend, "once": once, "slow": slow, "who": who}
+roles[role](openlock.FileLock(path))
