@@ -21,7 +21,7 @@
 //! the check must fail, or it checks nothing.
 //!
 //! With `--front` the daemon speaks TLS, and half of the clients come through nginx, as
-//! `lockkeeper::lockd::behind_a_proxy` sets it up. Each ten seconds the daemon gets a new
+//! `lockkeeper::_docs::behind_a_proxy` sets it up. Each ten seconds the daemon gets a new
 //! certificate and a SIGHUP, and half of its ends are orderly (SIGTERM). It needs
 //! `openssl` and `nginx`.
 
@@ -323,7 +323,7 @@ impl Authority {
 
 /// nginx in front of the daemon, and its address.
 fn start_nginx(home: &Path, daemon: &str) -> (Child, String) {
-    let document = include_str!("../src/lockd/behind_a_proxy.md");
+    let document = include_str!("../src/docs/behind_a_proxy.md");
     let (_, rest) = document.split_once("```nginx\n").expect("a configuration");
     let (location, _) = rest.split_once("```").expect("its end");
     let location = location.replace("http://127.0.0.1:8000", &format!("https://{daemon}"));

@@ -13,7 +13,7 @@ use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
 
 /// From the lowest floor to the highest.
-const FLOORS: [&[&str]; 10] = [
+const FLOORS: [&[&str]; 11] = [
     &["lock", "wire"],
     &["sys"],
     &["local"],
@@ -21,6 +21,7 @@ const FLOORS: [&[&str]; 10] = [
     &["file", "kernel", "remote", "etcd", "postgres"],
     &["any"],
     &["lib"],
+    &["docs"],
     &["lockd"],
     &["cli"],
     &["bin"],

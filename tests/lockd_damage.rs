@@ -337,7 +337,7 @@ fn tokens_go_on_above_what_was_asked_for_and_stay_there() {
     );
 }
 
-const DOCUMENT: &str = include_str!("../src/lockd/backup_and_restore.md");
+const DOCUMENT: &str = include_str!("../src/docs/backup_and_restore.md");
 
 /// The commands of the documentation, for these places and this daemon.
 fn documented(home: &Path, address: SocketAddr, last: u64) -> Vec<String> {

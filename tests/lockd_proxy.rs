@@ -11,7 +11,7 @@ use lockd_support::{Answer, Client, Daemon, NIL, call};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const DOCUMENT: &str = include_str!("../src/lockd/behind_a_proxy.md");
+const DOCUMENT: &str = include_str!("../src/docs/behind_a_proxy.md");
 
 fn start(test: &str, settings: &str) -> (TempDir, Daemon) {
     let directory = on_tmpfs();

@@ -35,17 +35,9 @@
 //! * An idle or slow connection holds up no other, and a client that is gone holds and
 //!   waits for nothing.
 //!
-//! How it is run is in [`operating`], how it stands behind nginx or HAProxy in
-//! [`behind_a_proxy`], and how its directory is copied and restored in
-//! [`backup_and_restore`].
-
-#[doc = include_str!("backup_and_restore.md")]
-pub mod backup_and_restore {}
-#[doc = include_str!("behind_a_proxy.md")]
-pub mod behind_a_proxy {}
-
-#[doc = include_str!("operating.md")]
-pub mod operating {}
+//! How it is run is in [`daemon`](crate::_docs::daemon), how it stands behind nginx or
+//! HAProxy in [`behind_a_proxy`](crate::_docs::behind_a_proxy), and how its directory is
+//! copied and restored in [`backup_and_restore`](crate::_docs::backup_and_restore).
 
 mod histogram;
 pub(crate) mod http;

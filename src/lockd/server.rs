@@ -101,7 +101,7 @@ impl ServerOptions {
 
     /// Give no fencing token up to this one. A directory that is a copy needs it, if
     /// locks were given elsewhere since: see
-    /// [`backup_and_restore`](super::backup_and_restore). It is synced before the first
+    /// [`backup_and_restore`](crate::_docs::backup_and_restore). It is synced before the first
     /// grant, and takes no token back at a later start. It is for one start all the same:
     /// where the counter is lost later, it stands in for it. Below the greatest token in
     /// the journal it does not: that is [`OpenError::Damaged`]. At most half of what a

@@ -9,7 +9,7 @@ use super::permits::PeerGroup;
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// What a proxy adds to the requests that it passes on. nginx adds none of these
-/// unless it is told to (see `lockd::behind_a_proxy`).
+/// unless it is told to (see `_docs::behind_a_proxy`).
 const TRACES: [HeaderName; 6] = [
     header::FORWARDED,
     header::VIA,

@@ -1,5 +1,5 @@
 //! One line for each lock that is given, ended or refused, for the target
-//! `lockkeeper::audit`. The fields are described in `operating.md`; their names stay.
+//! `lockkeeper::audit`. The fields are described in `src/docs/daemon.md`; their names stay.
 
 use std::borrow::Cow;
 use std::fmt;
