@@ -36,7 +36,9 @@ const SECRETS: [&str; 5] = ["token", "bearer_token", "password", "secret", "key"
 #[cfg(feature = "lockd-client")]
 const TOKEN_FILE: &str = "LOCKKEEPER_TOKEN_FILE";
 
-/// The place where locks are kept. No lock is looked at, and no connection is made, until
+/// The place where locks are kept, as a URL names it.
+///
+/// No lock is looked at, and no connection is made, until
 /// a lock is acquired or asked for its status. Files that the URL names are read at once.
 ///
 /// | URL | kind | a lock's name is | keys |
@@ -93,6 +95,14 @@ enum Kind {
 ///
 /// # Errors
 /// [`Error::InvalidOption`]: what is wrong with the URL, and what to write.
+///
+/// # Examples
+/// ```
+/// let locks = lockkeeper::open("flock:///run/lock?timeout=30s")?;
+/// let lock = locks.lock("import")?; // no I/O yet
+/// assert!(lockkeeper::open("redis://locks").is_err());
+/// # Ok::<(), lockkeeper::Error>(())
+/// ```
 pub fn open(url: impl AsRef<str>) -> Result<Locks, Error> {
     let url = url.as_ref();
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -160,6 +170,15 @@ impl Locks {
     ///
     /// # Errors
     /// [`Error::InvalidOption`]: why there is no lock of this name.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::Lock;
+    ///
+    /// let lock = lockkeeper::open("/run/lock")?.lock("import")?;
+    /// assert_eq!(lock.name().to_string(), "/run/lock/import.lock");
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn lock(&self, name: impl AsRef<str>) -> Result<AnyLock, Error> {
         self.kind.lock(name.as_ref())
     }

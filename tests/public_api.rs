@@ -4,12 +4,14 @@
 //! Listed are the items that `src/lib.rs` names, their fields, variants and methods, and
 //! the traits that they implement, as the source has them.
 
+mod api_support;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use quote::ToTokens;
-use syn::{Attribute, Fields, ImplItem, Item, TraitItem, UseTree, Visibility};
+use api_support::{exported, feature, files, is_hidden, is_public, text};
+use syn::{Attribute, Fields, ImplItem, Item, TraitItem};
 
 const LIST: &str = "tests/public_api.txt";
 
@@ -71,51 +73,8 @@ fn listing(source: &Path) -> String {
     lines.into_iter().map(|line| line + "\n").collect()
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-    found
-}
-
-fn is_public(visibility: &Visibility) -> bool {
-    matches!(visibility, Visibility::Public(_))
-}
-
-fn is_hidden(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| text(attribute).contains("doc (hidden)"))
-}
-
 fn is_for_tests(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| text(attribute) == "# [cfg (test)]")
-}
-
-/// ` (feature …)`, if the item is there with a feature alone.
-fn feature(attributes: &[Attribute]) -> String {
-    let names = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
-    let names = names.filter_map(|cfg| Some(text(cfg).split('"').nth(1)?.to_owned()));
-    names.map(|name| format!(" (feature {name})")).collect()
-}
-
-fn exported(tree: &UseTree, feature: &str, found: &mut BTreeMap<String, String>) {
-    match tree {
-        UseTree::Path(path) => exported(&path.tree, feature, found),
-        UseTree::Name(name) => drop(found.insert(name.ident.to_string(), feature.to_owned())),
-        UseTree::Group(group) => {
-            group.items.iter().for_each(|tree| exported(tree, feature, found));
-        }
-        UseTree::Rename(_) | UseTree::Glob(_) => panic!("lib.rs names each item as it is"),
-    }
-}
-
-fn text(tokens: impl ToTokens) -> String {
-    tokens.to_token_stream().to_string()
 }
 
 fn list(item: &Item, names: &BTreeMap<String, String>, lines: &mut BTreeSet<String>) {

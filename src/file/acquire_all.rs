@@ -40,6 +40,7 @@ use crate::lock::error::Error;
 /// guards.release().await
 /// # }
 /// ```
+#[doc(alias("deadlock", "lock_many"))]
 #[track_caller]
 pub fn acquire_all<'a, L>(
     locks: L,
@@ -59,6 +60,18 @@ where
 ///
 /// # Errors
 /// As [`acquire_all`].
+///
+/// # Examples
+/// ```no_run
+/// # async fn example() -> Result<(), lockkeeper::Error> {
+/// use std::time::Duration;
+/// use lockkeeper::{AsyncFileLock, acquire_all_timeout};
+///
+/// let (from, to) = (AsyncFileLock::new("from.lock"), AsyncFileLock::new("to.lock"));
+/// let guards = acquire_all_timeout([&from, &to], Duration::from_secs(5)).await?;
+/// guards.release().await
+/// # }
+/// ```
 #[track_caller]
 pub fn acquire_all_timeout<'a, L>(
     locks: L,
@@ -126,8 +139,9 @@ async fn order(locks: &[&AsyncFileLock]) -> Result<Vec<usize>, Error> {
     }
 }
 
-/// Several held locks, in the order they were asked for. Dropping them gives
-/// them back, the last first.
+/// Several locks that are held, in the order in which they were asked for.
+///
+/// Dropping them releases them, the last first.
 #[derive(Debug)]
 #[must_use = "the locks are given back as soon as the guards are dropped"]
 pub struct LockGuards(Vec<Option<FileGuard>>);
@@ -135,9 +149,24 @@ pub struct LockGuards(Vec<Option<FileGuard>>);
 impl LockGuards {
     /// Give all of them back, the last first.
     ///
+    /// # Cancel safety
+    /// Dropping the future gives back what is left, as dropping the guards does.
+    ///
     /// # Errors
     /// That of the first that had one, as [`FileGuard::release`] gives it; all
     /// of them have ended.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example() -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{AsyncFileLock, acquire_all};
+    ///
+    /// let (from, to) = (AsyncFileLock::new("from.lock"), AsyncFileLock::new("to.lock"));
+    /// let guards = acquire_all([&from, &to]).await?;
+    /// assert_eq!(guards.iter().count(), 2);
+    /// guards.release().await
+    /// # }
+    /// ```
     pub async fn release(mut self) -> Result<(), Error> {
         let mut outcome = Ok(());
         while let Some(guard) = self.0.pop() {

@@ -23,7 +23,7 @@ use crate::sys::inotify::Subscription;
 use crate::sys::mutex::Mutex;
 use crate::sys::wait_pipe::Presence;
 
-/// A held lock. Dropping it gives the lock back.
+/// A lock file that is held. Dropping the guard releases the lock.
 ///
 /// The drop schedules the deletion of the lock file: on a local file system it
 /// is done on the spot (microseconds), elsewhere by a thread of this crate,
@@ -35,6 +35,7 @@ use crate::sys::wait_pipe::Presence;
 /// once (`sched_yield(2)`): the next holder was as a rule woken on the same
 /// processor. Where that takes longer than a millisecond, because others want the
 /// processor, the next ones are left out.
+///
 /// # Panics of the holder
 /// A guard that is dropped by a panic releases the lock as any other drop does, and
 /// the next holder is not told: there is no poison, as for the locks of Tokio. The drop
@@ -75,16 +76,32 @@ impl FileGuard {
         Self { hold, recovered_from, retry_period, watch, presence }
     }
 
-    /// Give the lock back and say how that went.
+    /// Release the lock and report how that went.
     ///
     /// The hold ends whatever the answer is, and it ends even if the future is
     /// dropped after its first poll.
+    ///
+    /// # Cancel safety
+    /// The hold ends also if the future is dropped after its first poll. One that is never
+    /// polled releases the lock as a dropped guard does.
     ///
     /// # Errors
     /// [`Error::Lost`] if the file was gone or another's; it was not
     /// deleted then, and another process may have been inside. [`Error::NotRemoved`] if it
     /// could not be deleted; it is marked as released, so that the next holder
     /// is not told of a recovery. [`Error::Forked`] in a forked child.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.acquire().await?;
+    /// if let Err(error) = guard.release().await {
+    ///     println!("another process may have been inside: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "unlock")]
     pub async fn release(self) -> Result<(), Error> {
         let Self { hold, presence, .. } = self;
         let outcome = hold.end().await;
@@ -92,8 +109,9 @@ impl FileGuard {
         outcome
     }
 
-    /// Resolves when the lock is, or should be, no longer ours: its file was
-    /// removed or replaced, or a process asked for it with
+    /// Resolves when the lock is, or should be, no longer held by this guard.
+    ///
+    /// Its file was removed or replaced then, or a process asked for it with
     /// [`revoke`](crate::AsyncFileLock::revoke). Else it never resolves.
     ///
     /// It looks at once, at each event, and each
@@ -141,6 +159,19 @@ impl FileGuard {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.acquire().await?;
+    /// let lost = guard.lost_token();
+    /// let work = tokio::spawn(lost.clone().run_until_cancelled_owned(async { /* the work */ }));
+    /// if work.await.is_ok_and(|done| done.is_none()) {
+    ///     println!("the lock was lost, and the work is stopped");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn lost_token(&self) -> CancellationToken {
         let mut watch = self.watch.lock();
@@ -212,12 +243,25 @@ impl FileGuard {
         self.hold.give_back().await
     }
 
-    /// The previous holder, if it died holding the lock: what the lock guards
-    /// may be half written. An acquisition that was cancelled before it could
-    /// tell leaves that to the next.
+    /// The previous holder, if it died holding the lock.
+    ///
+    /// What the lock guards may be half written then. An acquisition that was cancelled
+    /// before it could tell leaves that to the next.
     ///
     /// An empty file at the path counts too, as a holder of which nothing is
     /// known: it is what a power failure leaves, though `touch` makes one as well.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.acquire().await?;
+    /// if let Some(dead) = guard.recovered_from() {
+    ///     println!("{dead} died holding the lock: its work may be half done");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("poison", "is_poisoned"))]
     #[must_use]
     pub fn recovered_from(&self) -> Option<&Holder> {
         self.recovered_from.as_deref()
@@ -238,9 +282,10 @@ impl FileGuard {
         self.hold.lock_file().record().hold_id.to_string()
     }
 
-    /// The descriptor that carries the kernel lock, for a child process that is
-    /// to inherit it: the lock then lasts until the guard is released *or* this
-    /// process and every such child are gone. `None` if the lock is portable.
+    /// The descriptor that carries the kernel lock, for a child process to inherit.
+    ///
+    /// The lock then lasts until the guard is released, *or* until this process and every
+    /// such child are gone. `None` with [`Proof::Process`](crate::Proof::Process).
     ///
     /// Duplicate it for the child; never unlock it.
     #[must_use]

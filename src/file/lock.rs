@@ -59,6 +59,7 @@ use crate::lock::holder::{Evidence, Holder, Status};
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias("lockfile", "FileLock", "Mutex", "pidfile", "single instance"))]
 #[derive(Clone)]
 pub struct AsyncFileLock {
     spec: Arc<LockSpec>,
@@ -101,9 +102,18 @@ impl fmt::Debug for AsyncFileLock {
 }
 
 impl AsyncFileLock {
-    /// A lock with [`FileOptions::default`]. What is wrong with the path is said
-    /// when it is acquired. A relative path is taken from the working directory
-    /// of this moment.
+    /// A lock with [`FileOptions::process_default`].
+    ///
+    /// What is wrong with the path is reported when the lock is acquired. A relative path
+    /// is taken from the working directory of this moment.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::AsyncFileLock;
+    ///
+    /// let lock = AsyncFileLock::new("import.lock");
+    /// assert!(lock.path().is_absolute());
+    /// ```
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self::with_checked(path.as_ref(), FileOptions::process_default())
@@ -113,6 +123,16 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use lockkeeper::{AsyncFileLock, FileOptions};
+    ///
+    /// let options = FileOptions::default().timeout(Duration::from_secs(30)).note("nightly import");
+    /// let lock = AsyncFileLock::with_options("/run/lock/import.lock", options)?;
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn with_options(path: impl AsRef<Path>, options: FileOptions) -> Result<Self, Error> {
         options.check()?;
         Ok(Self::with_checked(path.as_ref(), options))
@@ -180,14 +200,16 @@ impl AsyncFileLock {
     /// # Errors
     /// [`Error::Timeout`], or what is wrong with the path, the file or the system.
     /// [`Error::MayNotWrite`] at once where the wait would be in vain.
+    #[doc(alias("lock", "lock_owned"))]
     #[track_caller]
     pub fn acquire(&self) -> impl Future<Output = Result<FileGuard, Error>> + Send + use<> {
         let (lock, limit) = (Arc::clone(&self.spec), self.spec.options().wait.timeout);
         acquire::acquire(lock, limit, Location::caller())
     }
 
-    /// Wait for the lock, at most this long. There is always one last try at
-    /// the deadline; `Duration::ZERO` is one try, as in
+    /// Wait for the lock, at most this long.
+    ///
+    /// There is always one last try at the deadline; `Duration::ZERO` is one try, as in
     /// [`try_acquire`](Self::try_acquire). The last try can last longer: where
     /// another program's file has to be watched for two seconds, where a lock
     /// file has to be watched for `race_delay`, and by a second where a network
@@ -201,6 +223,20 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// use std::time::Duration;
+    ///
+    /// match lock.acquire_timeout(Duration::from_secs(5)).await {
+    ///     Ok(guard) => guard.release().await?,
+    ///     Err(error) if error.is_timeout() => println!("later then: {error}"), // names the holder
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     pub fn acquire_timeout(
         &self,
@@ -217,6 +253,22 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::Error;
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// let shutdown = CancellationToken::new(); // cancelled where the service is told to stop
+    /// match lock.acquire_with(&shutdown).await {
+    ///     Ok(guard) => guard.release().await?,
+    ///     Err(Error::Cancelled { .. }) => return Ok(()),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     pub fn acquire_with(
         &self,
@@ -225,8 +277,9 @@ impl AsyncFileLock {
         acquire::acquire_with(Arc::clone(&self.spec), token.clone(), Location::caller())
     }
 
-    /// One try; `None` if the lock is held, or another task is first in this
-    /// process. The first look is made at once. If all that is in the way is a
+    /// Try once; `None` if the lock is held, or another task of this process is first.
+    ///
+    /// The first look is made at once. If all that is in the way is a
     /// foreign file (openlock's, a bare process id, an empty one) whose process
     /// is gone, the try lasts the two seconds for which such a file is watched.
     ///
@@ -235,6 +288,19 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// let Some(guard) = lock.try_acquire().await? else {
+    ///     println!("another process does it");
+    ///     return Ok(());
+    /// };
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("try_lock", "try_lock_owned"))]
     #[track_caller]
     pub fn try_acquire(
         &self,
@@ -251,6 +317,19 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::AsyncFileLock;
+    ///
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("job.lock");
+    /// let lock = AsyncFileLock::new(path);
+    /// let guard = lock.blocking_acquire()?;
+    /// drop(guard);
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
+    #[doc(alias = "blocking_lock")]
     #[track_caller]
     pub fn blocking_acquire(&self) -> Result<FileGuard, Error> {
         acquire::blocking_acquire(&self.spec, Location::caller())
@@ -258,8 +337,22 @@ impl AsyncFileLock {
 
     /// The holder, `None` if the lock is free. Nothing is changed.
     ///
+    /// # Cancel safety
+    /// Dropping the future ends the look. Nothing is changed in any case.
+    ///
     /// # Errors
     /// What is wrong with the path or the file.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// if let Some(holder) = lock.holder().await? {
+    ///     println!("held by {holder}: {}", holder.evidence);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("owner", "getpid"))]
     pub fn holder(&self) -> impl Future<Output = Result<Option<Holder>, Error>> + Send + use<> {
         let lock = Arc::clone(&self.spec);
         async move { lock.holder().await }
@@ -267,8 +360,19 @@ impl AsyncFileLock {
 
     /// Whether the lock is held, or that cannot be ruled out.
     ///
+    /// # Cancel safety
+    /// Dropping the future ends the look. Nothing is changed in any case.
+    ///
     /// # Errors
     /// As [`holder`](Self::holder).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// assert!(!lock.is_locked().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_locked(&self) -> impl Future<Output = Result<bool, Error>> + Send + use<> {
         let holder = self.holder();
         async move { Ok(holder.await?.is_some()) }
@@ -276,17 +380,33 @@ impl AsyncFileLock {
 
     /// What is at the path: nothing, a holder's file, or a stale one.
     ///
+    /// # Cancel safety
+    /// Dropping the future ends the look. Nothing is changed in any case.
+    ///
     /// # Errors
     /// As [`holder`](Self::holder).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::Status;
+    ///
+    /// match lock.status().await? {
+    ///     Status::Held(holder) => println!("held by {holder}"),
+    ///     Status::Stale(holder) => println!("free, and {holder} died holding it"),
+    ///     _ => println!("free"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + use<> {
         let lock = Arc::clone(&self.spec);
         async move { lock.status().await }
     }
 
-    /// The lock's status now, and then each time that it changes: its holder,
-    /// that it is free, or stale. A stream, for programs that show locks.
+    /// The lock's status now, and then each time that it changes, as a stream.
     ///
-    /// The first item comes at once. Each one differs from the one before. A reader that
+    /// It is for programs that show locks. The first item comes at once. Each one differs from the one before. A reader that
     /// is slow, and changes within a hundredth of a second, give the last state
     /// only. An error is an item as well, and the stream goes on; it ends only after
     /// [`Error::BadPath`] where the path can never name a lock.
@@ -335,16 +455,30 @@ impl AsyncFileLock {
         StatusChanges::of(Watcher::new(Arc::clone(&self.spec)))
     }
 
-    /// Remove the file a dead holder left, and what killed contenders left
-    /// beside it; whose file it was, `None` if there was none. It is an
-    /// acquisition and a release, by the protocol the file names, so it can
-    /// take nothing from a living holder.
+    /// Remove the file of a dead holder, and what killed contenders left beside it.
+    ///
+    /// The result is that holder, `None` if there was none. This is an acquisition and a
+    /// release, by the protocol that the file names, so it can take nothing from a living
+    /// holder.
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
     /// [`Error::Timeout`] with the holder and the evidence that it lives.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// match lock.break_stale().await {
+    ///     Ok(Some(dead)) => println!("removed what {dead} left"),
+    ///     Ok(None) => println!("nothing was stale"),
+    ///     Err(error) => println!("refused: {error}"), // its holder lives
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "force_unlock")]
     pub async fn break_stale(&self) -> Result<Option<Holder>, Error> {
         let options = self.spec.options();
         let contender = self.spec.contender().await?;
@@ -370,8 +504,9 @@ impl AsyncFileLock {
         })
     }
 
-    /// Ask the holder to release the lock: its [`lost`](FileGuard::lost) fires. The
-    /// holder that was asked, `None` if the lock is free. It may have released the lock by
+    /// Ask the holder to release the lock: its [`lost`](FileGuard::lost) resolves.
+    ///
+    /// The result is the holder that was asked, `None` if the lock is free. It may have released the lock by
     /// the time this returns. The lock file is not touched, and nothing makes a deaf
     /// holder listen.
     ///
@@ -386,6 +521,17 @@ impl AsyncFileLock {
     ///
     /// # Errors
     /// [`Error::CannotAsk`] for a holder that is not of this crate.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+    /// if let Some(holder) = lock.revoke().await? {
+    ///     println!("asked {holder}");
+    /// }
+    /// let guard = lock.acquire().await?; // waits until that holder has released it
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn revoke(&self) -> Result<Option<Holder>, Error> {
         revoke(&self.spec).await
     }

@@ -29,9 +29,10 @@ pub enum Proof {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AtExit {
-    /// The file stays; the kernel frees the lock once *all* threads are gone,
-    /// and the next contender takes over with
-    /// [`recovered_from`](crate::FileGuard::recovered_from). The default.
+    /// The file stays, and the next contender takes it over. The default.
+    ///
+    /// The kernel frees the lock once *all* threads are gone. The next holder has
+    /// [`recovered_from`](crate::FileGuard::recovered_from).
     #[default]
     Leave,
     /// An exit handler removes the file, as openlock does. Other threads of
@@ -103,20 +104,22 @@ impl FileOptions {
         self
     }
 
-    /// Time between two looks at a busy lock where there are no events (network
-    /// file systems, no inotify to be had), varied by a quarter either way so
-    /// that contenders do not march in step. With events a release or a death
-    /// is seen at once. It is also the time between two looks of
-    /// [`lost`](crate::FileGuard::lost). Default: 0.3 s.
+    /// Time between two looks at a busy lock where there are no events. Default: 0.3 s.
+    ///
+    /// That is on network file systems, and where no inotify can be made. The time varies
+    /// by a quarter either way, so that contenders do not march in step. With events a
+    /// release or a death is seen at once. It is also the time between two looks of
+    /// [`lost`](crate::FileGuard::lost).
     #[must_use]
     pub fn retry_period(mut self, period: Duration) -> Self {
         self.wait.retry_period = period;
         self
     }
 
-    /// Time between two looks at a busy lock all the same: the safety net for
-    /// what gives no event, such as a renamed ancestor directory or a holder of
-    /// another program that lives in another container. Default: thirty times
+    /// Time between two looks at a busy lock where there are events too.
+    ///
+    /// It is the safety net for what gives no event, such as a renamed ancestor directory,
+    /// or a holder of another program in another container. Default: thirty times
     /// [`retry_period`](Self::retry_period) with events, once without.
     #[must_use]
     pub fn fallback_period(mut self, period: impl Into<Option<Duration>>) -> Self {
@@ -124,19 +127,21 @@ impl FileOptions {
         self
     }
 
-    /// How long a lock file is watched before it counts as ours, where a
-    /// process that does not know our protocol may be replacing it: after
-    /// taking over a foreign file, and always with
-    /// [`openlock_compat`](Self::openlock_compat). Default: 0.2 s.
+    /// How long a lock file that openlock may replace is watched. Default: 0.2 s.
+    ///
+    /// Only then does it count as acquired. That is so where a process that does not know
+    /// our protocol may be replacing it: after a foreign file was taken over, and always
+    /// with [`openlock_compat`](Self::openlock_compat).
     #[must_use]
     pub fn race_delay(mut self, delay: Duration) -> Self {
         self.race_delay = delay;
         self
     }
 
-    /// How often an acquisition that must be watched for
-    /// [`race_delay`](Self::race_delay) may end with no valid file at the path
-    /// before it fails with [`Error::InvalidLockFile`]. Default: 2.
+    /// How often an acquisition that is watched may find its file gone. Default: 2.
+    ///
+    /// That is one that must be watched for [`race_delay`](Self::race_delay). With no valid
+    /// file at the path after so many tries it fails with [`Error::InvalidLockFile`].
     #[must_use]
     pub fn tries(mut self, tries: u32) -> Self {
         self.tries = tries;
@@ -193,9 +198,10 @@ impl FileOptions {
         self
     }
 
-    /// For how long the tasks of this process may hold the lock one after the other while
-    /// other processes wait for it. Meanwhile the held file itself is handed off from task
-    /// to task, which saves most of a release and an acquisition.
+    /// How long tasks of this process may take turns while other processes wait.
+    ///
+    /// Meanwhile the held file itself is handed off from task to task, which saves most of
+    /// a release and an acquisition.
     ///
     /// Each hand-off is a new hold: one write gives the file the next task's hold id and
     /// time, and a request to release the last hold ends with it. Before each it is seen
@@ -222,9 +228,17 @@ impl FileOptions {
         self
     }
 
-    /// What [`AsyncFileLock::new`](crate::AsyncFileLock::new) uses in this process:
-    /// [`FileOptions::default`], or what [`set_process_default`](Self::set_process_default)
-    /// put in its place.
+    /// What [`AsyncFileLock::new`](crate::AsyncFileLock::new) uses in this process.
+    ///
+    /// That is [`FileOptions::default`], or what
+    /// [`set_process_default`](Self::set_process_default) put in its place.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::FileOptions;
+    ///
+    /// assert_eq!(FileOptions::process_default(), FileOptions::default());
+    /// ```
     #[must_use]
     pub fn process_default() -> Self {
         PROCESS_DEFAULT.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -234,6 +248,15 @@ impl FileOptions {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for impossible values; nothing changes then.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use lockkeeper::FileOptions;
+    ///
+    /// FileOptions::set_process_default(FileOptions::default().timeout(Duration::from_secs(60)))?;
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn set_process_default(options: FileOptions) -> Result<(), Error> {
         options.check()?;
         *PROCESS_DEFAULT.write().unwrap_or_else(PoisonError::into_inner) = options;

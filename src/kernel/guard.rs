@@ -18,7 +18,9 @@ use super::syscalls::Sharing;
 use crate::local::executor::Executor;
 use crate::lock::error::{Error, Lost};
 
-/// A held kernel lock with its open file. Dropping it gives the lock back: on a
+/// A kernel lock that is held, with its open file. Dropping the guard releases the lock.
+///
+/// That is done on a
 /// local file system on the spot, elsewhere by a thread of this crate
 /// ([`flush`](crate::flush) waits for that). If it had to be waited for, the
 /// thread that ends the hold gives way once, as for a [`FileGuard`](crate::FileGuard).
@@ -56,17 +58,34 @@ impl KernelGuard {
         self.hold.as_deref().expect("BUG: a guard was used after its end")
     }
 
-    /// Give the lock back and say how that went.
+    /// Release the lock and report how that went.
     ///
     /// The hold ends whatever the answer is, and it ends even if the future is
     /// dropped after its first poll. Without
     /// [`delete_on_release`](crate::KernelOptions::delete_on_release) the path
     /// is not looked at: [`lost`](Self::lost) does that.
     ///
+    /// # Cancel safety
+    /// The hold ends also if the future is dropped after its first poll. One that is never
+    /// polled releases the lock as a dropped guard does.
+    ///
     /// # Errors
     /// With `delete_on_release`, [`Error::Lost`] if the file was gone or
     /// replaced and [`Error::NotRemoved`] if it could not be removed.
     /// [`Error::Forked`] in a forked child.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// use std::io::Write;
+    ///
+    /// let guard = lock.acquire().await?;
+    /// guard.file().write_all(b"42").unwrap();
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "unlock")]
     pub async fn release(mut self) -> Result<(), Error> {
         let hold = self.end_watch().expect("BUG: a guard was released twice");
         match hold.executor() {
@@ -75,9 +94,10 @@ impl KernelGuard {
         }
     }
 
-    /// Make an exclusive lock shared, with no holder in between: one call of the
-    /// kernel, which lets in those that wait to share it. A guard that is shared
-    /// already stays as it is.
+    /// Make an exclusive lock shared, with no holder in between.
+    ///
+    /// It is one call of the kernel, which lets in those that wait to share the lock. A
+    /// guard that is shared already stays as it is.
     ///
     /// For [`Primitive::Ofd`](crate::Primitive::Ofd) the kernel promises that
     /// this is one step. For [`Primitive::Flock`](crate::Primitive::Flock) flock(2) does not, though
@@ -93,6 +113,16 @@ impl KernelGuard {
     ///
     /// # Errors
     /// [`Error::Io`]: the lock is given back then.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// let writer = lock.acquire().await?;
+    /// let reader = writer.downgrade().await?; // no writer gets in between
+    /// assert!(lock.try_acquire_shared().await?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn downgrade(mut self) -> Result<Self, Error> {
         let mut hold = self.end_watch().expect("BUG: a released guard was used");
         let executor = hold.executor();
@@ -113,13 +143,27 @@ impl KernelGuard {
         Self { hold: Some(hold) }
     }
 
-    /// Resolves when the path does not name the locked file any more: it was
-    /// removed or replaced, and another holder may be inside. Else it never
+    /// Resolves when the path does not name the locked file any more.
+    ///
+    /// It was removed or replaced then, and another holder may be inside. Else it never
     /// resolves. It looks at once, at each event, and each
     /// [`retry_period`](crate::KernelOptions::retry_period).
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// # async fn work() {}
+    /// let guard = lock.acquire().await?;
+    /// tokio::select! {
+    ///     () = work() => {}
+    ///     lost = guard.lost() => return Err(lost.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lost(&self) -> Lost {
         self.loss().await
     }

@@ -116,6 +116,7 @@ use crate::lock::wait::Wait;
 /// A directory can be locked by `flock`, shared or not. Its release is no event for
 /// other processes. They hear only of the end of the process that has it, where
 /// `/proc/locks` shows which that is; else they notice it by looking.
+#[doc(alias("flock", "fcntl", "lockf", "RwLock", "fd-lock", "fs4"))]
 #[derive(Clone)]
 pub struct AsyncKernelLock {
     named: Named,
@@ -151,9 +152,18 @@ impl UnwindSafe for AsyncKernelLock {}
 impl RefUnwindSafe for AsyncKernelLock {}
 
 impl AsyncKernelLock {
-    /// A `flock` of the file at `path`, which is made if it is not there. What
-    /// is wrong with the path is said when it is acquired. A relative path is
-    /// taken from the working directory of this moment.
+    /// A `flock` of the file at `path`, which is made if it is not there.
+    ///
+    /// What is wrong with the path is reported when the lock is acquired. A relative path
+    /// is taken from the working directory of this moment.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::AsyncKernelLock;
+    ///
+    /// let lock = AsyncKernelLock::new("table.db");
+    /// assert!(lock.path().is_absolute());
+    /// ```
     #[must_use]
     pub fn new(path: impl AsRef<Path>) -> Self {
         Self::with_checked(path.as_ref(), KernelOptions::default())
@@ -163,6 +173,16 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::{AsyncKernelLock, KernelOptions, Primitive};
+    ///
+    /// // As apt takes it.
+    /// let options = KernelOptions::default().primitive(Primitive::Ofd);
+    /// let lock = AsyncKernelLock::with_options("/var/lib/dpkg/lock-frontend", options)?;
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn with_options(path: impl AsRef<Path>, options: KernelOptions) -> Result<Self, Error> {
         options.check()?;
         Ok(Self::with_checked(path.as_ref(), options))
@@ -178,8 +198,10 @@ impl AsyncKernelLock {
         self.named.path()
     }
 
-    /// Wait for the lock, exclusively, at most for
-    /// [`KernelOptions::timeout`], for ever without it. A wait outlasts a shortage of
+    /// Wait for the lock, to hold it alone.
+    ///
+    /// The wait lasts at most for [`KernelOptions::timeout`], for ever without it. It
+    /// outlasts a shortage of
     /// descriptors and a directory that is away, as
     /// [`AsyncFileLock::acquire`](crate::AsyncFileLock::acquire) does.
     ///
@@ -220,6 +242,7 @@ impl AsyncKernelLock {
     /// [`Error::Timeout`], or what is wrong with the path, the file or the system.
     /// [`Error::MayNotOpen`] at once if this process may not open the file: the kernel
     /// locks open files, so there is nothing that could be waited for.
+    #[doc(alias("lock", "lock_owned", "write", "lock_exclusive"))]
     #[track_caller]
     pub fn acquire(
         &self,
@@ -240,6 +263,16 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// let (one, other) = (lock.acquire_shared().await?, lock.acquire_shared().await?);
+    /// assert!(lock.try_acquire().await?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("read", "lock_shared"))]
     #[track_caller]
     pub fn acquire_shared(
         &self,
@@ -252,8 +285,9 @@ impl AsyncKernelLock {
         )
     }
 
-    /// [`acquire`](Self::acquire), at most this long. There is always one last
-    /// try at the deadline; `Duration::ZERO` is one try. It lasts up to a
+    /// [`acquire`](Self::acquire), at most this long.
+    ///
+    /// There is always one last try at the deadline; `Duration::ZERO` is one try. It lasts up to a
     /// second longer where a network file system does not answer.
     ///
     /// # Panics
@@ -264,6 +298,20 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// use std::time::Duration;
+    ///
+    /// match lock.acquire_timeout(Duration::from_secs(5)).await {
+    ///     Ok(guard) => guard.release().await?,
+    ///     Err(error) if error.is_timeout() => println!("later then: {error}"),
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     pub fn acquire_timeout<L: Into<Option<Duration>>>(
         &self,
@@ -287,6 +335,17 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// use std::time::Duration;
+    ///
+    /// let reader = lock.acquire_shared_timeout(Duration::from_secs(5)).await?;
+    /// assert!(reader.is_shared());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     pub fn acquire_shared_timeout<L: Into<Option<Duration>>>(
         &self,
@@ -308,6 +367,17 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// let shutdown = CancellationToken::new(); // cancelled where the service is told to stop
+    /// let guard = lock.acquire_with(&shutdown).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     pub fn acquire_with(
         &self,
@@ -323,6 +393,17 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// let shutdown = CancellationToken::new(); // cancelled where the service is told to stop
+    /// let reader = lock.acquire_shared_with(&shutdown).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     pub fn acquire_shared_with(
         &self,
@@ -331,14 +412,27 @@ impl AsyncKernelLock {
         until(token.clone(), self.named.clone(), self.acquire_shared())
     }
 
-    /// One try; `None` if another holder has the lock, in this process too, or a task of
-    /// this process comes first.
+    /// Try once; `None` if the lock is held, in this process too.
+    ///
+    /// So it is if a task of this process comes first.
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// let Some(guard) = lock.try_acquire().await? else {
+    ///     println!("another program uses the file");
+    ///     return Ok(());
+    /// };
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("try_lock", "try_write", "try_lock_exclusive"))]
     #[track_caller]
     pub fn try_acquire(
         &self,
@@ -346,14 +440,26 @@ impl AsyncKernelLock {
         acquire::try_once(self.named.clone(), Sharing::Exclusive, Location::caller())
     }
 
-    /// One try to share the lock; `None` if it is held exclusively, or is held while a
-    /// writer waits.
+    /// Try once to share the lock; `None` if a writer holds it.
+    ///
+    /// So it is if readers hold it and a writer waits.
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
     /// As [`try_acquire`](Self::try_acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// if let Some(reader) = lock.try_acquire_shared().await? {
+    ///     println!("{} bytes", reader.file().metadata().unwrap().len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("try_read", "try_lock_shared"))]
     #[track_caller]
     pub fn try_acquire_shared(
         &self,
@@ -368,6 +474,19 @@ impl AsyncKernelLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::AsyncKernelLock;
+    ///
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let path = directory.path().join("table");
+    /// let lock = AsyncKernelLock::new(path);
+    /// let guard = lock.blocking_acquire()?;
+    /// drop(guard);
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
+    #[doc(alias = "blocking_lock")]
     #[track_caller]
     pub fn blocking_acquire(&self) -> Result<KernelGuard, Error> {
         let deadline = self.limit().and_then(Deadline::after);
@@ -377,15 +496,31 @@ impl AsyncKernelLock {
         runtime.block_on(acquire::acquire(named, Sharing::Exclusive, || deadline, asked_at))
     }
 
-    /// The holder, `None` if the lock is free. It has a process for `flock` and for POSIX
+    /// The holder, `None` if the lock is free.
+    ///
+    /// It has a process for `flock` and for POSIX
     /// locks of other programs, where that can be seen from here. Of several readers one is
     /// named. Where `/proc/locks` does not show the holder of a `flock`, the file is
     /// locked and unlocked at once to see whether it is free, which another program's try
     /// can meet. The kernel takes some ten milliseconds to show that list, which a thread
     /// of this crate waits out.
     ///
+    /// # Cancel safety
+    /// Dropping the future ends the look and leaves no lock.
+    ///
     /// # Errors
     /// What is wrong with the path or the file.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// if let Some(holder) = lock.holder().await? {
+    ///     println!("locked by process {:?}", holder.pid);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("owner", "getpid"))]
     pub async fn holder(&self) -> Result<Option<Holder>, Error> {
         consume_budget().await;
         holder::holder(&self.named.clone().lock()?).await
@@ -393,16 +528,43 @@ impl AsyncKernelLock {
 
     /// Whether the lock is held, shared or not.
     ///
+    /// # Cancel safety
+    /// Dropping the future ends the look and leaves no lock.
+    ///
     /// # Errors
     /// As [`holder`](Self::holder).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// assert!(!lock.is_locked().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn is_locked(&self) -> Result<bool, Error> {
         Ok(self.holder().await?.is_some())
     }
 
     /// [`Status::Free`] or [`Status::Held`]: a kernel lock is never stale.
     ///
+    /// # Cancel safety
+    /// Dropping the future ends the look and leaves no lock.
+    ///
     /// # Errors
     /// As [`holder`](Self::holder).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncKernelLock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::Status;
+    ///
+    /// match lock.status().await? {
+    ///     Status::Held(holder) => println!("held by {holder}"),
+    ///     _ => println!("free"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn status(&self) -> Result<Status, Error> {
         consume_budget().await;
         holder::status(&self.named.clone().lock()?).await

@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::local::options::{Offload, WaitOptions, check_mode};
 use crate::lock::error::Error;
 
-/// Which of the kernel's locks is taken. Programs exclude each other only if
+/// Which of the kernel's locks is taken.
+///
+/// Programs exclude each other only if
 /// they use the same: on a local file system `flock` and the locks of `fcntl(2)`
 /// do not see each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -84,19 +86,22 @@ impl KernelOptions {
         self
     }
 
-    /// Remove the file at release, as lockmgr does. An exclusive holder
+    /// Remove the file at release. Default: off.
+    ///
+    /// An exclusive holder
     /// removes it before it unlocks, and waiters look whether the file
     /// they locked is still the one at the path. So none gets in beside a
     /// holder. A shared holder removes it only if it is the last. Programs that
-    /// do not look, such as flock(1), must not share such a lock. Default: off.
+    /// do not look, such as flock(1), must not share such a lock.
     #[must_use]
     pub fn delete_on_release(mut self, on: bool) -> Self {
         self.delete_on_release = on;
         self
     }
 
-    /// Keep the file open between acquisitions: two system calls and a look at
-    /// the path instead of five and a look, for a path that is locked often.
+    /// Keep the file open between acquisitions, for a path that is locked often.
+    ///
+    /// Each takes two system calls and a look at the path then, instead of five and a look.
     /// At release the file is closed all the same if a waiter of this crate
     /// is there, since the close is what wakes it. A directory that may not be read
     /// hides waiters, so nothing is kept open there. Copies of the guard's file
@@ -154,9 +159,10 @@ impl KernelOptions {
         self
     }
 
-    /// For how long the locked file may pass from task to task of this process,
-    /// which saves most of a release and an acquisition. Meanwhile no other process
-    /// finds the lock free. It passes only to a task that wants the same of the same path,
+    /// For how long the locked file may pass from task to task of this process.
+    ///
+    /// That saves most of a release and an acquisition. Meanwhile no other process finds
+    /// the lock free. It passes only to a task that wants the same of the same path,
     /// on local file systems, if the last holder did not use the file. If it is not taken when it may be, as nothing
     /// polls the task whose turn it is, it is unlocked after 10 ms. More than
     /// 1 ms counts as that, since the path is not looked at meanwhile. Zero: it is

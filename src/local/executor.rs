@@ -411,6 +411,15 @@ fn carry_out(job: Job) {
 ///
 /// # Cancel safety
 /// Dropping the future stops only the waiting.
+///
+/// # Examples
+/// ```no_run
+/// # async fn example(lock: lockkeeper::AsyncFileLock) -> Result<(), lockkeeper::Error> {
+/// drop(lock.acquire().await?);
+/// lockkeeper::flush().await; // on a network file system too, the file is gone now
+/// # Ok(())
+/// # }
+/// ```
 pub async fn flush() {
     let process = this_process();
     let workers: Vec<Arc<Worker>> = WORKERS

@@ -12,8 +12,9 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Offload {
-    /// On the calling thread for local file systems (microseconds), on a
-    /// thread of this crate's own for network and unknown ones. The default.
+    /// On the calling thread for local file systems, else on a thread of this crate.
+    ///
+    /// The default. On a local file system a call takes microseconds.
     ///
     /// Beside a process that writes and syncs as hard as it can on the same ext4,
     /// an acquisition with its release kept the calling thread for a median of
@@ -24,8 +25,9 @@ pub enum Offload {
     Auto,
     /// Always on the calling thread. A hung network server then hangs it.
     Never,
-    /// Always on a thread of this crate's own (one for each file system,
-    /// ended when idle), never on Tokio's blocking pool. A waiter then hears of
+    /// Always on a thread of this crate, never on Tokio's blocking pool.
+    ///
+    /// There is one for each file system, which ends when idle. A waiter then hears of
     /// nothing and looks each [`retry_period`](crate::FileOptions::retry_period), and others do
     /// not see it in the line.
     Always,

@@ -25,6 +25,7 @@ type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// [`AnyLock::new`] from a lock.
 ///
 /// An acquisition costs some allocations more than that of the lock itself.
+#[doc(alias("dyn", "Box"))]
 #[derive(Clone)]
 pub struct AnyLock(Arc<dyn DynLock>);
 
@@ -34,6 +35,16 @@ pub struct AnyGuard(Box<dyn DynGuard>);
 
 impl AnyLock {
     /// This lock.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::{AnyLock, AsyncFileLock, AsyncKernelLock};
+    ///
+    /// let locks = [
+    ///     AnyLock::new(AsyncFileLock::new("import.lock")),
+    ///     AnyLock::new(AsyncKernelLock::new("table")),
+    /// ];
+    /// ```
     pub fn new(lock: impl Lock) -> Self {
         Self(Arc::new(lock))
     }

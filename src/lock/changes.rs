@@ -11,8 +11,10 @@ use tokio_util::sync::ReusableBoxFuture;
 use super::error::Error;
 use super::holder::Status;
 
-/// The status of a lock now, and then each time that it changes: a stream made by
-/// [`AsyncFileLock::watch`](crate::AsyncFileLock::watch), or by that of a daemon's lock.
+/// A stream of the status of a lock: now, and then each time that it changes.
+///
+/// It is made by [`AsyncFileLock::watch`](crate::AsyncFileLock::watch), or by `watch` of a
+/// daemon's lock.
 ///
 /// Dropping it leaves nothing behind.
 #[must_use = "a stream does nothing unless it is polled"]

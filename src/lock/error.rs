@@ -63,9 +63,10 @@ pub enum Error {
         lock: LockName,
     },
 
-    /// This process could not acquire the lock even if it were free: it may neither
-    /// make a file in the directory nor write the lock file. Found when it would have
-    /// to wait. Let it write there, or run it as a user that may.
+    /// This process could not acquire the lock even if it were free.
+    ///
+    /// It may neither make a file in the directory nor write the lock file. That is found
+    /// when it would have to wait. Let it write there, or run it as a user that may.
     #[error(
         "{} cannot be acquired by this process, now or when it is free: it may neither write that file nor make one in {} \
          (owned by user id {owner}, mode {mode:04o}): let it write there, or run it as a user who may",
@@ -83,8 +84,10 @@ pub enum Error {
         mode: u32,
     },
 
-    /// This process may not open the file of a kernel lock, without which it can
-    /// neither lock it nor wait for it. Make it readable for this process.
+    /// This process may not open the file of a kernel lock.
+    ///
+    /// Without that it can neither lock the file nor wait for it. Make it readable for
+    /// this process.
     #[error(
         "{} may not be opened by this process, and so not be locked (owned by user id {owner}, mode {mode:04o}): \
          make it readable for this process, or let its user make it with another mode",
@@ -118,10 +121,11 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// A lock file that must be watched for `race_delay` was removed, or replaced
-    /// by something that is no lock file, `tries` times over. Only programs that do not
-    /// keep to the protocol do that, so it happens only after taking over a
-    /// foreign file or with `openlock_compat`.
+    /// A lock file was removed or replaced while it was being acquired, `tries` times over.
+    ///
+    /// Only programs that do not keep to the protocol do that, while the file is watched
+    /// for `race_delay`. So it happens only after a foreign file was taken over, or with
+    /// `openlock_compat`.
     #[error(
         "{} was removed or replaced {tries} times while it was being acquired: some program does not respect the lock",
         lock
@@ -145,10 +149,9 @@ pub enum Error {
         race_delay: Duration,
     },
 
-    /// With `openlock_compat`: Python openlock would not see this process as alive, and
-    /// would take its lock away.
+    /// With `openlock_compat`: Python openlock would take this process for dead.
     ///
-    /// Start the process under a name with "python" in it. In a shell that is
+    /// It would take the lock away. Start the process under a name with "python" in it. In a shell that is
     /// `exec -a python-worker PROGRAM`, in a unit of systemd
     /// `ExecStart=@PROGRAM python-worker`.
     #[error(
@@ -175,9 +178,10 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// The file system has neither hard links nor a rename that does not replace, or
-    /// takes a file under a second name for another file. Use another directory, or a
-    /// kernel lock ([`AsyncKernelLock`](crate::AsyncKernelLock)), which needs neither.
+    /// The file system can hold no lock file.
+    ///
+    /// It has neither hard links nor a rename that does not replace, or it takes a file
+    /// under a second name for another file. Use another directory, or a kernel lock ([`AsyncKernelLock`](crate::AsyncKernelLock)), which needs neither.
     #[error(
         "{} cannot be used as a lock file: its file system has no hard links that keep a file what it is, nor a rename that does not replace; a kernel lock works there (AsyncKernelLock, `lockkeeper run --kernel flock`)",
         lock
@@ -203,8 +207,9 @@ pub enum Error {
     #[error(transparent)]
     Lost(#[from] Lost),
 
-    /// The lock is given up, and the next contender can have it, but its file
-    /// could not be removed.
+    /// The lock is released, but its file could not be removed.
+    ///
+    /// The next contender can acquire it all the same.
     #[error("the lock {} is released, but its file could not be removed{}", lock, way_out(source))]
     NotRemoved {
         /// The lock.
@@ -230,8 +235,9 @@ pub enum Error {
         lock: LockName,
     },
 
-    /// The holder is another program's, or its file cannot be read, so it cannot be
-    /// asked to let go. End that program, or wait.
+    /// The holder cannot be asked to release the lock. End that program, or wait.
+    ///
+    /// It is of another program, or its file cannot be read.
     #[error("{} is held by {holder}, which cannot be asked to release it ({evidence}): end it, or wait", lock, evidence = holder.evidence)]
     CannotAsk {
         /// The lock.
@@ -253,8 +259,10 @@ pub enum Error {
         source: io::Error,
     },
 
-    /// The server did not answer for as long as the options say (`reconnect`), or up to
-    /// the limit of the wait: nothing is known of the lock. Start the server, or correct the URL.
+    /// The server did not answer: nothing is known of the lock.
+    ///
+    /// That was so for as long as the options say (`reconnect`), or up to the limit of the
+    /// wait. Start the server, or correct the URL.
     #[error("{doing} {lock}: the server could not be reached for {}", rounded(*tried))]
     Unreachable {
         /// The lock.
@@ -303,8 +311,9 @@ pub enum Error {
         message: String,
     },
 
-    /// What answered is no server of this kind, or speaks TLS where the URL says that it
-    /// does not, or the other way round. Correct the URL.
+    /// What answered is no server of this kind. Correct the URL.
+    ///
+    /// Or it speaks TLS where the URL says that it does not, or the other way round.
     #[error("{doing} {lock}: what answers there is no lock server: {found}")]
     NotAServer {
         /// The lock.
@@ -494,11 +503,15 @@ pub enum LostReason {
     /// The release was asked for with [`revoke`](crate::AsyncFileLock::revoke).
     /// It is still held; stop and release it.
     Revoked,
-    /// The lease could not be renewed in time: the server was out of reach, or this
-    /// process was stopped. The server may give the lock to another now.
+    /// The lease was not renewed in time.
+    ///
+    /// The server was out of reach, or this process was stopped. The server may give the
+    /// lock to another now.
     Expired,
-    /// The server says that the lock is not held any more: an administrator ended the
-    /// hold, its record was removed, or its lease had run out there.
+    /// The server says that the lock is not held any more.
+    ///
+    /// An administrator ended the hold, its record was removed, or its lease had run out
+    /// there.
     Ended,
     /// The lock is held by the process from which this one was forked, and only there.
     Forked,

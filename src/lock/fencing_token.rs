@@ -4,13 +4,16 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-/// A number that grows with each acquisition, for the storage that the holder writes to:
-/// storage that has seen a greater number refuses the smaller one.
+/// A number that grows with each hold, by which storage refuses a late holder.
+///
+/// The holder gives the number to the storage with each write. Storage that has seen a
+/// greater number refuses the smaller one.
 ///
 /// Numbers compare within their domain, the server or cluster that counts them, as its URL
 /// was written. Those of different domains do not compare: `partial_cmp` gives `None`, and
 /// both `<` and `>=` are false. Storage asks [`is_older_than`](Self::is_older_than), which
 /// is true wherever it is not known better.
+#[doc(alias("fence", "epoch"))]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct FencingToken {
     number: u64,
@@ -19,6 +22,14 @@ pub struct FencingToken {
 
 impl FencingToken {
     /// A number of this domain. Locks make their own; this is for tests of a storage.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::FencingToken;
+    ///
+    /// let token = FencingToken::new(7, "http://locks:8000");
+    /// assert_eq!((token.number(), token.domain()), (7, "http://locks:8000"));
+    /// ```
     #[must_use]
     pub fn new(number: u64, domain: &str) -> Self {
         Self { number, domain: domain.into() }
@@ -30,8 +41,20 @@ impl FencingToken {
         self.number
     }
 
-    /// Whether storage that has seen the other one is to refuse this: it is smaller, or
-    /// cannot be compared.
+    /// Whether storage that has seen the other one must refuse this one.
+    ///
+    /// That is so if this one is smaller, or cannot be compared.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::FencingToken;
+    ///
+    /// let first = FencingToken::new(7, "http://locks:8000");
+    /// let second = FencingToken::new(8, "http://locks:8000");
+    /// assert!(first.is_older_than(&second) && !second.is_older_than(&first));
+    /// // What cannot be compared is refused.
+    /// assert!(second.is_older_than(&FencingToken::new(1, "http://others:8000")));
+    /// ```
     #[must_use]
     pub fn is_older_than(&self, seen: &Self) -> bool {
         !matches!(self.partial_cmp(seen), Some(Ordering::Equal | Ordering::Greater))

@@ -16,30 +16,49 @@ pub trait Guard: Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Guard, Lock};
+    ///
+    /// # async fn work() {}
+    /// let guard = lock.acquire().await?;
+    /// tokio::select! {
+    ///     () = work() => {}
+    ///     lost = guard.lost() => return Err(lost.into()),
+    /// }
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     fn lost(&self) -> impl Future<Output = Lost> + Send;
 
     /// Whether the lock is known at this moment to be lost.
     fn is_lost(&self) -> bool;
 
-    /// A token that is cancelled when [`lost`](Self::lost) would resolve. Cancelling it
+    /// A token that is cancelled when [`lost`](Self::lost) would resolve.
+    ///
+    /// Cancelling it
     /// affects no other code, and the release of the guard does not cancel it.
     ///
     /// # Panics
     /// Outside a Tokio runtime, for locks of one machine.
     fn lost_token(&self) -> CancellationToken;
 
-    /// The number of this hold, if the kind of lock counts them.
+    /// The number of this hold, if the kind of lock counts holds.
     fn fencing_token(&self) -> Option<FencingToken> {
         None
     }
 
-    /// What names this hold, if the kind of lock names them.
+    /// What names this hold, if the kind of lock names holds.
     fn hold_id(&self) -> Option<String> {
         None
     }
 
-    /// The holder before, if it died while it held the lock: what the lock guards may be
-    /// half done.
+    /// The previous holder, if it died while it held the lock.
+    ///
+    /// What the lock guards may be half done then. Only lock files tell.
     fn recovered_from(&self) -> Option<&Holder> {
         None
     }
@@ -51,11 +70,29 @@ pub trait Guard: Debug + Send + Sync + 'static + sealed::Sealed {
         None
     }
 
-    /// Release the lock and say how that went.
+    /// Release the lock and report how that went.
+    ///
+    /// # Cancel safety
+    /// Dropping the future releases the lock all the same, in the background where that takes
+    /// time.
     ///
     /// # Errors
     /// [`Error::Lost`] if the lock was lost before; else why the release may not be seen
     /// by others yet.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Guard, Lock};
+    ///
+    /// let guard = lock.acquire().await?;
+    /// if let Err(error) = guard.release().await {
+    ///     println!("another may have been inside: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "unlock")]
     fn release(self) -> impl Future<Output = Result<(), Error>> + Send + 'static
     where
         Self: Sized;

@@ -49,13 +49,15 @@ pub struct Holder {
 pub enum Evidence {
     /// The kernel says that the file is kept locked: alive.
     KernelLock,
-    /// The file is locked, but the process it names is gone: a child that
-    /// inherited the lock keeps it. Alive.
+    /// The file is locked, but the process that it names is gone. Alive.
+    ///
+    /// A child that inherited the lock keeps it.
     Inherited,
     /// The recorded process runs: alive.
     ProcessRuns,
-    /// Not one of our files, and it changed less than two seconds ago: it
-    /// counts as alive while we watch it.
+    /// A file of another program that changed less than two seconds ago.
+    ///
+    /// It counts as alive while it is watched.
     Young,
     /// It cannot be known from here, for the reason given; it counts as alive.
     Unknown(String),

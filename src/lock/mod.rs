@@ -54,6 +54,7 @@ use wait::{Acquired, Wait};
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "Mutex")]
 pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     /// What a user has while holding the lock.
     type Guard: Guard;
@@ -71,6 +72,20 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Errors
     /// What keeps the lock from being acquired, but that another holds it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use std::time::Duration;
+    /// use lockkeeper::{Acquired, Guard, Lock, Wait};
+    ///
+    /// match lock.acquire_within(Wait::at_most(Duration::from_secs(5))).await? {
+    ///     Acquired::Held(guard) => guard.release().await?,
+    ///     Acquired::Busy(busy) => println!("held by {:?}", busy.holder),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     fn acquire_within(
         &self,
@@ -79,14 +94,40 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
 
     /// Whether the lock is free or held, and its holder.
     ///
+    /// # Cancel safety
+    /// Dropping the future ends the question.
+    ///
     /// # Errors
     /// Why that cannot be found out.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Lock, Status};
+    ///
+    /// if let Status::Held(holder) = lock.status().await? {
+    ///     println!("{} is held by {holder}", lock.name());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + 'static;
 
     /// Wait until the releases that dropped guards have scheduled so far are done.
     ///
     /// # Cancel safety
     /// Dropping the future stops only the waiting.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::Lock;
+    ///
+    /// drop(lock.acquire().await?);
+    /// lock.flush().await; // the next contender finds it free
+    /// # Ok(())
+    /// # }
+    /// ```
     fn flush(&self) -> impl Future<Output = ()> + Send + 'static;
 
     /// Acquire the lock, and wait for that as long as its options say.
@@ -96,18 +137,43 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Errors
     /// [`Error::Timeout`], else as [`acquire_within`](Self::acquire_within).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Guard, Lock};
+    ///
+    /// let guard = lock.acquire().await?;
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("lock", "lock_owned"))]
     #[track_caller]
     fn acquire(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send + 'static {
         in_time(self.name(), self.acquire_within(self.default_wait()))
     }
 
-    /// One try; `None` if another holds the lock.
+    /// Try once; `None` if another holds the lock.
     ///
     /// # Cancel safety
     /// As [`acquire_within`](Self::acquire_within).
     ///
     /// # Errors
     /// As [`acquire_within`](Self::acquire_within).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Guard, Lock};
+    ///
+    /// if let Some(guard) = lock.try_acquire().await? {
+    ///     guard.release().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("try_lock", "try_lock_owned"))]
     #[track_caller]
     fn try_acquire(
         &self,
@@ -116,13 +182,27 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
         async move { Ok(trying.await?.held()) }
     }
 
-    /// Acquire the lock, and wait for that at most this long. `Duration::ZERO` is one try.
+    /// Acquire the lock, and wait for that at most this long.
+    ///
+    /// `Duration::ZERO` is one try.
     ///
     /// # Cancel safety
     /// As [`acquire_within`](Self::acquire_within).
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use std::time::Duration;
+    /// use lockkeeper::{Guard, Lock};
+    ///
+    /// let guard = lock.acquire_timeout(Duration::from_secs(5)).await?;
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     fn acquire_timeout(
         &self,
@@ -131,14 +211,28 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
         in_time(self.name(), self.acquire_within(Wait::at_most(limit)))
     }
 
-    /// Acquire the lock, and wait for that until `token` is cancelled. The token covers
-    /// the wait alone.
+    /// Acquire the lock, and wait for that until `token` is cancelled.
+    ///
+    /// The token covers the wait alone.
     ///
     /// # Cancel safety
     /// As [`acquire_within`](Self::acquire_within).
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Guard, Lock};
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// let shutdown = CancellationToken::new(); // cancelled where the service is told to stop
+    /// let guard = lock.acquire_with(&shutdown).await?;
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     fn acquire_with(
         &self,
@@ -156,8 +250,23 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
 
     /// The holder, `None` if the lock is free.
     ///
+    /// # Cancel safety
+    /// Dropping the future ends the question.
+    ///
     /// # Errors
     /// As [`status`](Self::status).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::Lock;
+    ///
+    /// if let Some(holder) = lock.holder().await? {
+    ///     println!("held by {holder}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     fn holder(&self) -> impl Future<Output = Result<Option<Holder>, Error>> + Send + 'static {
         let asking = self.status();
         async move {
@@ -170,15 +279,29 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
 
     /// Whether the lock is held.
     ///
+    /// # Cancel safety
+    /// Dropping the future ends the question.
+    ///
     /// # Errors
     /// As [`status`](Self::status).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::Lock;
+    ///
+    /// assert!(!lock.is_locked().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     fn is_locked(&self) -> impl Future<Output = Result<bool, Error>> + Send + 'static {
         let asking = self.holder();
         async move { Ok(asking.await?.is_some()) }
     }
 
-    /// Acquire the lock, run `work` under it, and release the lock. Work that is not done
-    /// when the lock is lost is dropped; the answer says which it was.
+    /// Acquire the lock, run `work` under it, and release the lock.
+    ///
+    /// Work that is not done when the lock is lost is dropped. The result says which it was.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -201,6 +324,7 @@ pub trait Lock: Clone + Debug + Send + Sync + 'static + sealed::Sealed {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire). The work has not begun then.
+    #[doc(alias("with_lock", "critical section"))]
     #[track_caller]
     fn run<F>(&self, work: F) -> impl Future<Output = Result<Ran<F::Output>, Error>> + Send
     where

@@ -21,6 +21,14 @@ struct AtServer {
 
 impl LockName {
     /// A lock that a server keeps.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::LockName;
+    ///
+    /// let name = LockName::at("import", "http://locks:8000");
+    /// assert_eq!(name.to_string(), "\"import\" at http://locks:8000");
+    /// ```
     #[must_use]
     pub fn at(name: &str, server: &str) -> Self {
         let (name, server) = (name.to_owned(), server.to_owned());

@@ -12,8 +12,9 @@ use super::guard::Guard;
 pub enum Ran<T> {
     /// The work is done, and the lock was held all the while.
     Done(T),
-    /// The work is done, and the release said that the lock may not have been held all
-    /// the while, or may still be.
+    /// The work is done, but the lock may have been lost meanwhile.
+    ///
+    /// The error is what the release reported. It may also be that the lock is still held.
     Doubtful(T, Error),
     /// The lock was lost before the work was done, and the work was dropped.
     Lost(Lost),
@@ -24,6 +25,23 @@ impl<T> Ran<T> {
     ///
     /// # Errors
     /// [`Error::Lost`], or what the release said. What the work gave is dropped.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Lock, Ran};
+    ///
+    /// let sum = lock.run(async { 1 + 2 }).await?.in_safety()?;
+    /// // Or case by case:
+    /// match lock.run(async { 1 + 2 }).await? {
+    ///     Ran::Done(sum) => println!("{sum}"),
+    ///     Ran::Doubtful(sum, why) => println!("{sum}, but {why}"),
+    ///     Ran::Lost(lost) => println!("stopped: {lost}"),
+    ///     _ => {}
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn in_safety(self) -> Result<T, Error> {
         match self {
             Ran::Done(output) => Ok(output),

@@ -10,8 +10,11 @@ use super::sealed::Sealed;
 use super::wait::{Acquired, Wait};
 use super::{Lock, in_time};
 
-/// A lock that can be held shared: by any number of holders that want it so, while none
-/// holds it exclusively.
+/// A lock that readers can share while no writer holds it.
+///
+/// Any number of holders that want it shared hold it at once, while none holds it
+/// exclusively.
+#[doc(alias = "RwLock")]
 pub trait SharedLock: Lock {
     /// Acquire the lock shared, and wait for that as long as `wait` says.
     ///
@@ -20,6 +23,17 @@ pub trait SharedLock: Lock {
     ///
     /// # Errors
     /// As [`acquire_within`](Lock::acquire_within).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::SharedLock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{SharedLock, Wait};
+    ///
+    /// let acquired = lock.acquire_shared_within(Wait::No).await?;
+    /// println!("free for readers: {}", acquired.held().is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     fn acquire_shared_within(
         &self,
@@ -33,18 +47,41 @@ pub trait SharedLock: Lock {
     ///
     /// # Errors
     /// As [`acquire`](Lock::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::SharedLock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::SharedLock;
+    ///
+    /// let (one, other) = (lock.acquire_shared().await?, lock.acquire_shared().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("read", "lock_shared"))]
     #[track_caller]
     fn acquire_shared(&self) -> impl Future<Output = Result<Self::Guard, Error>> + Send + 'static {
         in_time(self.name(), self.acquire_shared_within(self.default_wait()))
     }
 
-    /// One try to acquire the lock shared; `None` if another holds it exclusively.
+    /// Try once to acquire the lock shared; `None` if another holds it exclusively.
     ///
     /// # Cancel safety
     /// As [`acquire_within`](Lock::acquire_within).
     ///
     /// # Errors
     /// As [`acquire_within`](Lock::acquire_within).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::SharedLock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::SharedLock;
+    ///
+    /// if lock.try_acquire_shared().await?.is_none() {
+    ///     println!("a writer is inside");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     fn try_acquire_shared(
         &self,
@@ -61,6 +98,17 @@ pub trait SharedLock: Lock {
     ///
     /// # Errors
     /// As [`acquire`](Lock::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::SharedLock) -> Result<(), lockkeeper::Error> {
+    /// use std::time::Duration;
+    /// use lockkeeper::SharedLock;
+    ///
+    /// let guard = lock.acquire_shared_timeout(Duration::from_secs(5)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     fn acquire_shared_timeout(
         &self,
@@ -70,6 +118,20 @@ pub trait SharedLock: Lock {
     }
 
     /// The same lock for a reader: to acquire it is to acquire it shared.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::SharedLock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Lock, SharedLock};
+    ///
+    /// async fn read(lock: &impl Lock) -> Result<(), lockkeeper::Error> {
+    ///     lock.run(async { /* read the file */ }).await?.in_safety()
+    /// }
+    ///
+    /// read(&lock.shared()).await?; // beside other readers
+    /// # Ok(())
+    /// # }
+    /// ```
     fn shared(&self) -> Shared<Self> {
         Shared(self.clone())
     }

@@ -22,8 +22,19 @@ pub enum Wait {
 }
 
 impl Wait {
-    /// From now on at most this long; without a limit, or with one that no clock can show,
-    /// for as long as it takes.
+    /// From now on at most this long; without a limit, for as long as it takes.
+    ///
+    /// A limit that no clock can show is none.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use lockkeeper::Wait;
+    ///
+    /// assert_eq!(Wait::at_most(Duration::ZERO), Wait::No);
+    /// assert_eq!(Wait::at_most(None), Wait::Forever);
+    /// assert!(matches!(Wait::at_most(Duration::from_secs(5)), Wait::Until(_)));
+    /// ```
     pub fn at_most(limit: impl Into<Option<Duration>>) -> Self {
         match limit.into() {
             Some(Duration::ZERO) => Wait::No,
@@ -33,6 +44,15 @@ impl Wait {
     }
 
     /// The time that is left; `None` if there is no limit.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use lockkeeper::Wait;
+    ///
+    /// assert_eq!(Wait::No.left(), Some(Duration::ZERO));
+    /// assert_eq!(Wait::Forever.left(), None);
+    /// ```
     #[must_use]
     pub fn left(self) -> Option<Duration> {
         match self {
@@ -55,6 +75,18 @@ pub enum Acquired<G> {
 
 impl<G> Acquired<G> {
     /// The guard, if the lock was acquired.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Lock, Wait};
+    ///
+    /// if let Some(guard) = lock.acquire_within(Wait::No).await?.held() {
+    ///     drop(guard);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn held(self) -> Option<G> {
         match self {
             Acquired::Held(guard) => Some(guard),
@@ -63,6 +95,18 @@ impl<G> Acquired<G> {
     }
 
     /// The same with another guard.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: impl lockkeeper::Lock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::{Lock, Wait};
+    ///
+    /// // With the time at which it was acquired.
+    /// let acquired = lock.acquire_within(Wait::No).await?;
+    /// let acquired = acquired.map(|guard| (guard, std::time::Instant::now()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn map<H>(self, change: impl FnOnce(G) -> H) -> Acquired<H> {
         match self {
             Acquired::Held(guard) => Acquired::Held(change(guard)),

@@ -49,6 +49,13 @@ pub struct ServerOptions {
 
 impl ServerOptions {
     /// Options for the locks in this directory, which must be there.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::lockd::ServerOptions;
+    ///
+    /// let options = ServerOptions::new("/var/lib/lockkeeper").tokens("/etc/lockkeeper/tokens.json");
+    /// ```
     pub fn new(directory: impl AsRef<Path>) -> Self {
         Self {
             directory: directory.as_ref().to_owned(),
@@ -135,9 +142,10 @@ impl ServerOptions {
         self
     }
 
-    /// How many connections there may be at a time; the one that is idle
-    /// longest makes room for a new one. Never more than the process may have
-    /// files open, less 128. Default: 16 384.
+    /// How many connections there may be at a time. Default: 16 384.
+    ///
+    /// The one that is idle longest makes room for a new one. Never more than the process may have
+    /// files open, less 128.
     #[must_use]
     pub fn connections(mut self, connections: usize) -> Self {
         self.limits.connections = connections;
@@ -152,8 +160,9 @@ impl ServerOptions {
         self
     }
 
-    /// The file of the tokens, of which every request needs one; it is read
-    /// when the server is bound and by a [`Reloader`]. It is JSON:
+    /// The file of the tokens, of which every request needs one.
+    ///
+    /// It is read when the server is bound and by a [`Reloader`]. It is JSON:
     ///
     /// ```json
     /// {"tokens": [
@@ -175,8 +184,9 @@ impl ServerOptions {
         self
     }
 
-    /// Speak TLS, with these PEM files: the certificate with those that vouch
-    /// for it, and its private key. They are read when the server is bound and by
+    /// Speak TLS, with a certificate and its private key in PEM files.
+    ///
+    /// Those that vouch for the certificate follow it in its file. The files are read when the server is bound and by
     /// a [`Reloader`]. A key that its group or others can write is refused; of one that
     /// all users can read the log warns. Default: none.
     #[must_use]
@@ -195,8 +205,9 @@ impl ServerOptions {
         self
     }
 
-    /// A further name by which clients call this server, in the `Host` of their requests;
-    /// without a port. Other names are refused, so that no page can have a name of its own
+    /// A further name by which clients call this server, without a port.
+    ///
+    /// It is what stands in the `Host` of their requests. Other names are refused, so that no page can have a name of its own
     /// lead a browser here. Known without this: `localhost`, addresses (at loopback only
     /// those of loopback) and, at other addresses, the machine's own name. One that no
     /// `Host` can have, as with a port, a scheme or a star, is refused when the server is
@@ -217,8 +228,9 @@ impl ServerOptions {
         self
     }
 
-    /// How many requests may wait for a lock at a time, and how many of one address: IPv4,
-    /// or an IPv6 network of 64 bits. Where tokens are needed, each has its own count, so
+    /// How many requests may wait for a lock at a time, and how many of one address.
+    ///
+    /// An address is an IPv4 address, or an IPv6 network of 64 bits. Where tokens are needed, each has its own count, so
     /// that machines behind one address share only what they share a token for. A request
     /// that a proxy on this machine passed on counts for the address that the proxy says
     /// (`X-Forwarded-For`, `Forwarded`). This machine's own requests count for the first
@@ -232,16 +244,18 @@ impl ServerOptions {
         self
     }
 
-    /// A count of lines that the log of this process has dropped, for its metrics
-    /// (`lockkeeper_log_lines_dropped_total`). Default: none, and no such figure.
+    /// A count of lines that the log of this process has dropped, for its metrics.
+    ///
+    /// There it is `lockkeeper_log_lines_dropped_total`. Default: none, and no such figure.
     #[must_use]
     pub fn log_lines_dropped(mut self, count: Arc<AtomicU64>) -> Self {
         self.counts.log_lines_dropped = Some(count);
         self
     }
 
-    /// How many locks one client, by its name, may hold at a time; all that it holds
-    /// count, also from before a restart. A request beyond is refused with the code
+    /// How many locks one client, by its name, may hold at a time.
+    ///
+    /// All that it holds count, also from before a restart. A request beyond is refused with the code
     /// `locks_per_client`; one that waits is refused when its turn comes. Default:
     /// any number.
     #[must_use]
@@ -379,6 +393,7 @@ const VIEWERS: usize = 128;
 const VIEWERS_PER_PEER: usize = 16;
 
 /// Reads the files of tokens, certificates and keys again while a server runs.
+///
 /// Clones are the same.
 #[derive(Clone)]
 pub struct Reloader {
@@ -407,6 +422,27 @@ impl Reloader {
     ///
     /// # Errors
     /// [`ServerError::File`]: what is wrong with the first that was refused.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use lockkeeper::lockd::{Server, ServerOptions};
+    /// use tokio::signal::unix::{SignalKind, signal};
+    ///
+    /// let options = ServerOptions::new("/var/lib/lockkeeper").tokens("/etc/lockkeeper/tokens.json");
+    /// let server = Server::bind(options).await?;
+    /// let reloader = server.reloader();
+    /// tokio::spawn(async move {
+    ///     let mut hangups = signal(SignalKind::hangup()).expect("a handler");
+    ///     while hangups.recv().await.is_some() {
+    ///         if let Err(error) = reloader.reload() {
+    ///             eprintln!("{error}");
+    ///         }
+    ///     }
+    /// });
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reload(&self) -> Result<(), ServerError> {
         let _reading = self.reading.lock();
         let tokens = self.tokens.as_ref().map_or(Ok(()), reload_tokens);
@@ -448,8 +484,23 @@ pub struct Server {
 impl Server {
     /// Take the directory over, with the locks that are held in it, and listen.
     ///
+    /// # Cancel safety
+    /// None: a thread that reads the directory goes on for a moment, while the directory is
+    /// given back. Await the future, or end the process.
+    ///
     /// # Errors
     /// [`ServerError`] says what to do.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use lockkeeper::lockd::{Server, ServerOptions};
+    ///
+    /// let server = Server::bind(ServerOptions::new("/var/lib/lockkeeper")).await?;
+    /// println!("http://{}", server.address());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn bind(options: ServerOptions) -> Result<Self, ServerError> {
         let (gate, reloader) = options.security()?;
         let not_there = |source| ServerError::Listen { address: options.listen, source };
@@ -457,11 +508,28 @@ impl Server {
         Self::open(options, gate, reloader, listener).await
     }
 
-    /// Take the directory over, and serve at a socket that listens already, as one
-    /// that systemd passed. [`ServerOptions::listen`] does not count.
+    /// Take the directory over, and serve at a socket that listens already.
+    ///
+    /// Such is one that systemd passed. [`ServerOptions::listen`] does not count.
+    ///
+    /// # Cancel safety
+    /// None: a thread that reads the directory goes on for a moment, while the directory is
+    /// given back. Await the future, or end the process.
     ///
     /// # Errors
     /// As [`bind`](Self::bind).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use lockkeeper::lockd::{Server, ServerOptions};
+    ///
+    /// let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    /// let options = ServerOptions::new("/var/lib/lockkeeper");
+    /// let server = Server::with_listener(options, listener).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn with_listener(
         mut options: ServerOptions,
         listener: std::net::TcpListener,
@@ -511,8 +579,28 @@ impl Server {
 
     /// Serve until `stop` is cancelled, and then end what is being answered.
     ///
+    /// # Cancel safety
+    /// None: connections that are open are served on, and the directory stays taken until
+    /// they end. Cancel `stop` instead.
+    ///
     /// # Errors
     /// [`ServerError::Failed`] if it could not go on.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use lockkeeper::lockd::{Server, ServerOptions};
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// let server = Server::bind(ServerOptions::new("/var/lib/lockkeeper")).await?;
+    /// let stop = CancellationToken::new();
+    /// let serving = tokio::spawn(server.serve(stop.clone()));
+    /// tokio::signal::ctrl_c().await?;
+    /// stop.cancel();
+    /// serving.await??;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn serve(self, stop: CancellationToken) -> Result<(), ServerError> {
         let Self { locks, listener, options, gate, reloader, .. } = self;
         let stop = stop.child_token();

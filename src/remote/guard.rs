@@ -37,8 +37,9 @@ impl RemoteGuard {
         Self { hold }
     }
 
-    /// Release the lock and say how that went. While the daemon cannot be
-    /// reached it is tried again, for as long as
+    /// Release the lock and report how that went.
+    ///
+    /// While the daemon cannot be reached it is tried again, for as long as
     /// [`reconnect`](crate::RemoteOptions::reconnect) says.
     ///
     /// # Cancel safety
@@ -48,12 +49,26 @@ impl RemoteGuard {
     /// [`Error::Lost`] if the lock was lost before: another client may have
     /// been inside. [`Error::Unreachable`] if the daemon could not be
     /// told: the lock is held there until its lease ends.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.acquire().await?;
+    /// if let Err(error) = guard.release().await {
+    ///     println!("another client may have been inside: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "unlock")]
     pub async fn release(self) -> Result<(), Error> {
         self.hold.release().await
     }
 
-    /// Resolves when the lock is lost: its lease could not be renewed in time,
-    /// or the daemon says that it is not held any more. Else it never resolves.
+    /// Resolves when the lock is lost.
+    ///
+    /// Its lease could not be renewed in time then, or the daemon says that it is not held
+    /// any more. Else it never resolves.
     ///
     /// A lease of the length T may be relied on for T × 10/11 − 0.25 s, counted from
     /// before the last request was sent that was answered, on a clock that runs while
@@ -64,6 +79,19 @@ impl RemoteGuard {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// # async fn work() {}
+    /// let guard = lock.acquire().await?;
+    /// tokio::select! {
+    ///     () = work() => {}
+    ///     lost = guard.lost() => return Err(lost.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lost(&self) -> Lost {
         self.hold.lease.lost().await
     }
@@ -82,8 +110,9 @@ impl RemoteGuard {
         self.hold.lease.state.lost_token()
     }
 
-    /// The fencing token: greater than that of every earlier grant of this
-    /// daemon's directory, whatever was locked.
+    /// The fencing token: greater than that of every earlier hold.
+    ///
+    /// That counts for all grants of the daemon's directory, whatever was locked.
     #[must_use]
     pub fn fencing_token(&self) -> FencingToken {
         FencingToken::new(self.hold.lease.token.0, self.server())

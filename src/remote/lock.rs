@@ -21,8 +21,9 @@ use crate::lock::changes::StatusChanges;
 use crate::lock::error::Error;
 use crate::lock::holder::{Holder, Status};
 
-/// A lock that a lock daemon (`lockkeeper serve`) keeps, for every machine that
-/// can reach it.
+/// A lock that a lock daemon keeps, for every machine that can reach it.
+///
+/// The daemon is `lockkeeper serve`.
 ///
 /// Clones are the same lock and share its connections. The daemon grants the lock to one
 /// hold at a time, also among clones and for one client.
@@ -48,6 +49,7 @@ use crate::lock::holder::{Holder, Status};
 /// guard.release().await
 /// # }
 /// ```
+#[doc(alias("distributed", "Redlock", "lease"))]
 #[derive(Clone)]
 pub struct AsyncRemoteLock {
     target: Arc<Target>,
@@ -65,13 +67,23 @@ impl fmt::Debug for AsyncRemoteLock {
 }
 
 impl AsyncRemoteLock {
-    /// A lock with [`RemoteOptions::default`]: of this resource at the daemon
-    /// at this URL, as in `http://127.0.0.1:8000` or `https://locks.example`,
-    /// for a client of this name. The name is shown to people as the holder's; it
+    /// A lock of this resource at the daemon at this URL, for a client of this name.
+    ///
+    /// The URL is as in `http://127.0.0.1:8000` or `https://locks.example`. The options are
+    /// [`RemoteOptions::default`]. The client's name is shown to people as the holder's; it
     /// should tell this process from others.
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::AsyncRemoteLock;
+    ///
+    /// let lock = AsyncRemoteLock::new("http://127.0.0.1:8000", "nightly import", "web-1")?;
+    /// assert_eq!(lock.resource(), "nightly import");
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn new(
         server_url: impl AsRef<str>,
         resource: impl Into<String>,
@@ -85,6 +97,16 @@ impl AsyncRemoteLock {
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use lockkeeper::{AsyncRemoteLock, RemoteOptions};
+    ///
+    /// let options = RemoteOptions::default().lease(Duration::from_secs(10));
+    /// let lock = AsyncRemoteLock::with_options("http://127.0.0.1:8000", "import", "web-1", options)?;
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn with_options(
         server_url: impl AsRef<str>,
         resource: impl Into<String>,
@@ -130,8 +152,9 @@ impl AsyncRemoteLock {
         Contender::new(Arc::clone(&self.target))
     }
 
-    /// Wait for the lock, at most for [`RemoteOptions::timeout`], for ever
-    /// without it. Waiters are served in the order in which the daemon heard
+    /// Wait for the lock, at most for [`RemoteOptions::timeout`], for ever without it.
+    ///
+    /// Waiters are served in the order in which the daemon heard
     /// of them. While the daemon cannot be reached it is tried again, for as long
     /// as [`RemoteOptions::reconnect`] says since its last answer, and not longer
     /// than up to the limit.
@@ -151,18 +174,45 @@ impl AsyncRemoteLock {
     /// [`Error::Unreachable`] if it said nothing; [`Error::Forbidden`] if the daemon wants
     /// a token and this one is not for this client, as a viewer's is not;
     /// [`Error::Untrusted`], [`Error::NotAServer`], [`Error::Refused`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.acquire().await?;
+    /// println!("held, with fencing token {}", guard.fencing_token());
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("lock", "lock_owned"))]
     pub fn acquire(&self) -> impl Future<Output = Result<RemoteGuard, Error>> + Send + use<> {
         self.contender().acquire(self.limit())
     }
 
-    /// Wait for the lock, at most this long; the daemon's word that it was not
-    /// free may come up to a second later. `Duration::ZERO` is one try.
+    /// Wait for the lock, at most this long.
+    ///
+    /// The daemon's word that it was not free may come up to a second later.
+    /// `Duration::ZERO` is one try.
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// use std::time::Duration;
+    ///
+    /// match lock.acquire_timeout(Duration::from_secs(5)).await {
+    ///     Ok(guard) => guard.release().await?,
+    ///     Err(error) if error.is_timeout() => println!("later then: {error}"), // names the holder
+    ///     Err(error) => return Err(error), // as when the daemon cannot be reached
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn acquire_timeout<L: Into<Option<Duration>>>(
         &self,
         limit: L,
@@ -178,6 +228,17 @@ impl AsyncRemoteLock {
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// let shutdown = CancellationToken::new(); // cancelled where the service is told to stop
+    /// let guard = lock.acquire_with(&shutdown).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn acquire_with(
         &self,
         token: &CancellationToken,
@@ -192,7 +253,9 @@ impl AsyncRemoteLock {
         }
     }
 
-    /// One try; `None` if the lock is held. A daemon that cannot be reached is
+    /// Try once; `None` if the lock is held.
+    ///
+    /// A daemon that cannot be reached is
     /// tried again as by [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
@@ -200,6 +263,18 @@ impl AsyncRemoteLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// let Some(guard) = lock.try_acquire().await? else {
+    ///     println!("another client does it");
+    ///     return Ok(());
+    /// };
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("try_lock", "try_lock_owned"))]
     pub fn try_acquire(
         &self,
     ) -> impl Future<Output = Result<Option<RemoteGuard>, Error>> + Send + use<> {
@@ -214,13 +289,25 @@ impl AsyncRemoteLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.blocking_acquire()?;
+    /// drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "blocking_lock")]
     pub fn blocking_acquire(&self) -> Result<RemoteGuard, Error> {
         let runtime = Builder::new_current_thread().enable_time().build();
         let failed = |error| self.target.unreachable("locking", Duration::ZERO, error);
         runtime.map_err(failed)?.block_on(self.acquire())
     }
 
-    /// Whether the lock is held, by which client and since when. A daemon that cannot be
+    /// Whether the lock is held, by which client and since when.
+    ///
+    /// A daemon that cannot be
     /// reached is tried again for as long as [`RemoteOptions::reconnect`] says.
     ///
     /// The holder's [`hold_id`](Holder::hold_id) is the number of its
@@ -234,14 +321,41 @@ impl AsyncRemoteLock {
     /// # Errors
     /// [`Error::Forbidden`] if the daemon wants a token that it knows, else as
     /// [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::Status;
+    ///
+    /// match lock.status().await? {
+    ///     Status::Held(holder) => println!("held by {holder}"),
+    ///     _ => println!("free"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + use<> {
         status::ask(Arc::clone(&self.target))
     }
 
     /// The holder, `None` if the lock is free.
     ///
+    /// # Cancel safety
+    /// As [`status`](Self::status).
+    ///
     /// # Errors
     /// As [`status`](Self::status).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// if let Some(holder) = lock.holder().await? {
+    ///     println!("held by {holder}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("owner", "getpid"))]
     pub fn holder(&self) -> impl Future<Output = Result<Option<Holder>, Error>> + Send + use<> {
         let asking = self.status();
         async move {
@@ -254,8 +368,19 @@ impl AsyncRemoteLock {
 
     /// Whether the lock is held.
     ///
+    /// # Cancel safety
+    /// As [`status`](Self::status).
+    ///
     /// # Errors
     /// As [`status`](Self::status).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// assert!(!lock.is_locked().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_locked(&self) -> impl Future<Output = Result<bool, Error>> + Send + use<> {
         let asking = self.holder();
         async move { Ok(asking.await?.is_some()) }
@@ -298,6 +423,15 @@ impl AsyncRemoteLock {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncRemoteLock) -> Result<(), lockkeeper::Error> {
+    /// drop(lock.acquire().await?);
+    /// lock.flush().await; // the daemon knows now that the lock is free
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush(&self) -> impl Future<Output = ()> + Send + use<> {
         let target = Arc::clone(&self.target);
         async move {

@@ -69,6 +69,7 @@ impl RemoteOptions {
     /// somewhat earlier than it ends: see [`RemoteGuard::lost`](crate::RemoteGuard::lost).
     /// At least 100 ms. With `None` the lock is held until
     /// it is released, also if this process dies. Default: 30 s.
+    #[doc(alias("ttl", "expiry"))]
     #[must_use]
     pub fn lease(mut self, lease: impl Into<Option<Duration>>) -> Self {
         self.lease = lease.into();
@@ -93,8 +94,9 @@ impl RemoteOptions {
         self
     }
 
-    /// A file with certificates in PEM: the daemon's must be one of them, or signed
-    /// by one of them. Default: those the system trusts.
+    /// A file with the certificates to trust, in PEM. Default: those the system trusts.
+    ///
+    /// The daemon's certificate must be one of them, or signed by one of them.
     #[must_use]
     pub fn ca_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(file.into());
