@@ -39,7 +39,9 @@ impl EtcdGuard {
         Self { hold }
     }
 
-    /// Release the lock and say how that went. While no member answers it is tried again,
+    /// Release the lock and report how that went.
+    ///
+    /// While no member answers it is tried again,
     /// for as long as [`reconnect`](crate::EtcdOptions::reconnect) says, and then in the
     /// background up to the end of the lease.
     ///
@@ -49,12 +51,26 @@ impl EtcdGuard {
     /// # Errors
     /// [`Error::Lost`] if the lock was lost before: another may have been inside.
     /// [`Error::Unreachable`] if no member could be told.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.acquire().await?;
+    /// if let Err(error) = guard.release().await {
+    ///     println!("another may have been inside: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "unlock")]
     pub async fn release(self) -> Result<(), Error> {
         self.hold.release().await
     }
 
-    /// Resolves when the lock is lost: its lease could not be renewed in time, or its key
-    /// is gone. Else it never resolves.
+    /// Resolves when the lock is lost.
+    ///
+    /// Its lease could not be renewed in time then, or its key is gone. Else it never
+    /// resolves.
     ///
     /// A lease of the length T may be relied on for T × 10/11 − 0.25 s, counted from before
     /// the last request was sent that was answered, on a clock that runs while the machine
@@ -64,6 +80,19 @@ impl EtcdGuard {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// # async fn work() {}
+    /// let guard = lock.acquire().await?;
+    /// tokio::select! {
+    ///     () = work() => {}
+    ///     lost = guard.lost() => return Err(lost.into()),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lost(&self) -> Lost {
         self.hold.state.lost().await
     }
@@ -102,8 +131,9 @@ impl EtcdGuard {
         }
     }
 
-    /// The fencing token: the cluster's revision at which the lock was acquired. It is
-    /// greater than that of every earlier hold, those of etcdctl and Go included. Its
+    /// The fencing token: the cluster's revision at which the lock was acquired.
+    ///
+    /// It is greater than that of every earlier hold, those of etcdctl and Go included. Its
     /// domain is `etcd:` and the cluster's id. It goes back only if an older state of the
     /// cluster is restored under the same id.
     #[must_use]
@@ -118,8 +148,9 @@ impl EtcdGuard {
         &self.hold.key
     }
 
-    /// The holder before this one, if its lease ended while this one waited: its work may
-    /// be half done. `None` also where that cannot be told: of a holder that died before
+    /// The previous holder, if its lease ended while this one waited.
+    ///
+    /// Its work may be half done. `None` also where that cannot be told: of a holder that died before
     /// the wait began or in its first second, and of other programs' holders.
     #[must_use]
     pub fn recovered_from(&self) -> Option<&Holder> {

@@ -10,8 +10,9 @@ const OWN: &str = ".lockkeeper";
 /// A longer name is some mistake; etcd itself takes 1.5 MiB.
 const NAME_MAX_BYTES: usize = 1024;
 
-/// The key by which a lock is held, for transactions of the holder's own: with
-/// `create_revision(key) = create_revision` as a comparison, they change nothing once the
+/// The key by which a lock is held, for transactions of the holder's own.
+///
+/// With `create_revision(key) = create_revision` as a comparison, they change nothing once the
 /// lock is lost. No other fence is as good where the data is in etcd itself.
 ///
 /// ```

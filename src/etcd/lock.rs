@@ -52,6 +52,7 @@ use crate::lock::holder::{Holder, Status};
 /// guard.release().await
 /// # }
 /// ```
+#[doc(alias("distributed", "lease", "Mutex"))]
 #[derive(Clone)]
 pub struct AsyncEtcdLock {
     target: Arc<Target>,
@@ -68,12 +69,23 @@ impl fmt::Debug for AsyncEtcdLock {
 }
 
 impl AsyncEtcdLock {
-    /// A lock with [`EtcdOptions::default`]: of this name, at the cluster with these
-    /// endpoints, as in `h1:2379,h2:2379`. Locks of the same endpoints and the same way in
-    /// (prefix, TTL, user, files) share a session.
+    /// A lock of this name, at the cluster with these endpoints.
+    ///
+    /// Endpoints are as in `h1:2379,h2:2379`. The options are [`EtcdOptions::default`].
+    /// Locks of the same endpoints and the same way in (prefix, TTL, user, files) share a
+    /// session.
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::AsyncEtcdLock;
+    ///
+    /// let lock = AsyncEtcdLock::new("h1:2379,h2:2379,h3:2379", "import")?;
+    /// assert_eq!(lock.resource(), "import");
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn new(endpoints: impl AsRef<str>, name: impl AsRef<str>) -> Result<Self, Error> {
         Self::with_options(endpoints, name, EtcdOptions::default())
     }
@@ -82,6 +94,16 @@ impl AsyncEtcdLock {
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// use std::time::Duration;
+    /// use lockkeeper::{AsyncEtcdLock, EtcdOptions};
+    ///
+    /// let options = EtcdOptions::default().prefix("jobs").ttl(Duration::from_secs(10));
+    /// let lock = AsyncEtcdLock::with_options("h1:2379,h2:2379,h3:2379", "import", options)?;
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn with_options(
         endpoints: impl AsRef<str>,
         name: impl AsRef<str>,
@@ -116,8 +138,9 @@ impl AsyncEtcdLock {
         Contender::new(Arc::clone(&self.target))
     }
 
-    /// Wait for the lock, at most for [`EtcdOptions::timeout`], for ever without it. While
-    /// no member of the cluster answers they are asked again, for as long as
+    /// Wait for the lock, at most for [`EtcdOptions::timeout`], for ever without it.
+    ///
+    /// While no member of the cluster answers they are asked again, for as long as
     /// [`EtcdOptions::reconnect`] says since the last answer, and not longer than up to the
     /// limit.
     ///
@@ -134,18 +157,45 @@ impl AsyncEtcdLock {
     /// the cluster answered; [`Error::Foreign`] if a key stands first that no release will
     /// remove; [`Error::Forbidden`], [`Error::Untrusted`], [`Error::NotAServer`],
     /// [`Error::Refused`], with the code `no_space` if the database is full.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.acquire().await?;
+    /// println!("held, with fencing token {}", guard.fencing_token());
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("lock", "lock_owned"))]
     pub fn acquire(&self) -> impl Future<Output = Result<EtcdGuard, Error>> + Send + use<> {
         self.contender().acquire(self.limit())
     }
 
-    /// Wait for the lock, at most this long; the word that it was not free may come some
-    /// moments later. `Duration::ZERO` is one try.
+    /// Wait for the lock, at most this long.
+    ///
+    /// The word that it was not free may come some moments later. `Duration::ZERO` is one
+    /// try.
     ///
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// use std::time::Duration;
+    ///
+    /// match lock.acquire_timeout(Duration::from_secs(5)).await {
+    ///     Ok(guard) => guard.release().await?,
+    ///     Err(error) if error.is_timeout() => println!("later then: {error}"), // names the holder
+    ///     Err(error) => return Err(error), // as when no member can be reached
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn acquire_timeout<L: Into<Option<Duration>>>(
         &self,
         limit: L,
@@ -161,6 +211,17 @@ impl AsyncEtcdLock {
     ///
     /// # Errors
     /// [`Error::Cancelled`], else as [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// use tokio_util::sync::CancellationToken;
+    ///
+    /// let shutdown = CancellationToken::new(); // cancelled where the service is told to stop
+    /// let guard = lock.acquire_with(&shutdown).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn acquire_with(
         &self,
         token: &CancellationToken,
@@ -175,7 +236,9 @@ impl AsyncEtcdLock {
         }
     }
 
-    /// One try; `None` if the lock is held. A cluster that cannot be reached is asked again
+    /// Try once; `None` if the lock is held.
+    ///
+    /// A cluster that cannot be reached is asked again
     /// as by [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
@@ -183,6 +246,18 @@ impl AsyncEtcdLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire), without [`Error::Timeout`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// let Some(guard) = lock.try_acquire().await? else {
+    ///     println!("another machine does it");
+    ///     return Ok(());
+    /// };
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("try_lock", "try_lock_owned"))]
     pub fn try_acquire(
         &self,
     ) -> impl Future<Output = Result<Option<EtcdGuard>, Error>> + Send + use<> {
@@ -197,14 +272,24 @@ impl AsyncEtcdLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// let guard = lock.blocking_acquire()?;
+    /// drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn blocking_acquire(&self) -> Result<EtcdGuard, Error> {
         let runtime = Builder::new_current_thread().enable_time().build();
         let failed = |error| self.target.unreachable("locking", Duration::ZERO, error);
         runtime.map_err(failed)?.block_on(self.acquire())
     }
 
-    /// Whether the lock is held, and its holder: of etcdctl and Go only the lease is known.
-    /// A key that stands first and that no release will remove is a holder with
+    /// Whether the lock is held, and its holder.
+    ///
+    /// Of etcdctl and Go only the lease is known. A key that stands first and that no release will remove is a holder with
     /// [`Evidence::Unknown`](crate::Evidence::Unknown).
     ///
     /// # Cancel safety
@@ -212,37 +297,97 @@ impl AsyncEtcdLock {
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// use lockkeeper::Status;
+    ///
+    /// match lock.status().await? {
+    ///     Status::Held(holder) => println!("held by {holder}"),
+    ///     _ => println!("free"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send + use<> {
         status::ask(Arc::clone(&self.target))
     }
 
-    /// The contenders behind the holder, in their order; at most 255 of them. Of the tasks
-    /// of one process only the first is known.
+    /// The contenders behind the holder, in their order; at most 255 of them.
+    ///
+    /// Of the tasks of one process only the first is known.
+    ///
+    /// # Cancel safety
+    /// As [`status`](Self::status).
     ///
     /// # Errors
     /// As [`status`](Self::status).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// for waiter in lock.waiters().await? {
+    ///     println!("{waiter} waits");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn waiters(&self) -> impl Future<Output = Result<Vec<Holder>, Error>> + Send + use<> {
         status::waiters(Arc::clone(&self.target))
     }
 
-    /// Ask the holder to release: its guard is told [`LostReason::Revoked`], and holds on
-    /// until it is dropped. Gives the holder, `None` if there is none.
+    /// Ask the holder to release the lock.
+    ///
+    /// Its guard is told [`LostReason::Revoked`], and holds on until it is dropped. The
+    /// result is the holder, `None` if there is none.
     ///
     /// [`LostReason::Revoked`]: crate::LostReason::Revoked
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the request, which the holder may have seen.
     ///
     /// # Errors
     /// [`Error::CannotAsk`] for a holder of another program, else as
     /// [`status`](Self::status).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// if let Some(holder) = lock.revoke().await? {
+    ///     println!("asked {holder}");
+    /// }
+    /// let guard = lock.acquire().await?; // waits until that holder has released it
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn revoke(&self) -> impl Future<Output = Result<Option<Holder>, Error>> + Send + use<> {
         status::revoke(Arc::clone(&self.target))
     }
 
-    /// End the hold of this lease, whatever its holder does: its key is deleted, and the
-    /// next contender enters at once, though the holder may still be inside. A guard of this
-    /// crate is told. Gives the holder, `None` if the lease is not the holder's.
+    /// End the hold of this lease, whatever its holder does.
+    ///
+    /// Its key is deleted, and the next contender enters at once, though the holder may
+    /// still be inside. A guard of this crate is told. The result is the holder, `None` if
+    /// the lease is not the holder's.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the request, which the cluster may have carried out.
     ///
     /// # Errors
     /// As [`status`](Self::status).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// if let Some(holder) = lock.holder().await? {
+    ///     println!("{holder} does not answer");
+    ///     let lease = 0x694d; // as `lockkeeper status` or etcdctl shows it
+    ///     lock.force_release(lease).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn force_release(
         &self,
         lease: i64,
@@ -252,8 +397,22 @@ impl AsyncEtcdLock {
 
     /// The holder, `None` if the lock is free.
     ///
+    /// # Cancel safety
+    /// As [`status`](Self::status).
+    ///
     /// # Errors
     /// As [`status`](Self::status).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// if let Some(holder) = lock.holder().await? {
+    ///     println!("held by {holder}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "owner")]
     pub fn holder(&self) -> impl Future<Output = Result<Option<Holder>, Error>> + Send + use<> {
         let asking = self.status();
         async move {
@@ -266,15 +425,27 @@ impl AsyncEtcdLock {
 
     /// Whether the lock is held.
     ///
+    /// # Cancel safety
+    /// As [`status`](Self::status).
+    ///
     /// # Errors
     /// As [`status`](Self::status).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// assert!(!lock.is_locked().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn is_locked(&self) -> impl Future<Output = Result<bool, Error>> + Send + use<> {
         let asking = self.holder();
         async move { Ok(asking.await?.is_some()) }
     }
 
-    /// The [`status`](Self::status) now, and then each time that it changes. Each item
-    /// differs from the one before. While the reader is busy, only the last state is an item.
+    /// The [`status`](Self::status) now, and then each time that it changes.
+    ///
+    /// Each item differs from the one before. While the reader is busy, only the last state is an item.
     ///
     /// Trouble is ridden out as by [`acquire`](Self::acquire). If no member answers for
     /// [`EtcdOptions::reconnect`], one item is [`Error::Unreachable`], and the stream goes
@@ -303,11 +474,21 @@ impl AsyncEtcdLock {
         StatusChanges::of(Watcher::new(Arc::clone(&self.target)))
     }
 
-    /// Wait until the keys are deleted of guards and acquisitions of this lock that were
-    /// dropped. If no member can be reached, until their lease is over.
+    /// Wait until the keys of guards and acquisitions that were dropped are deleted.
+    ///
+    /// If no member can be reached, until their lease is over.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example(lock: lockkeeper::AsyncEtcdLock) -> Result<(), lockkeeper::Error> {
+    /// drop(lock.acquire().await?);
+    /// lock.flush().await; // the cluster knows now that the lock is free
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush(&self) -> impl Future<Output = ()> + Send + use<> {
         let target = Arc::clone(&self.target);
         async move {

@@ -9,8 +9,10 @@ use super::options::EtcdOptions;
 use super::target::Target;
 use crate::lock::error::Error;
 
-/// The locks of one cluster: they share connections and a session, which is one lease for
-/// all that this process holds and waits for. Clones are the same.
+/// The locks of one cluster, which share connections and a session.
+///
+/// A session is one lease for all that this process holds and waits for. Clones are the
+/// same.
 ///
 /// ```no_run
 /// use lockkeeper::{EtcdLocks, EtcdOptions};
@@ -28,11 +30,20 @@ pub struct EtcdLocks {
 }
 
 impl EtcdLocks {
-    /// The cluster with these endpoints, as in `h1:2379,h2:2379`, with
-    /// [`EtcdOptions::default`].
+    /// The cluster with these endpoints, as in `h1:2379,h2:2379`.
+    ///
+    /// The options are [`EtcdOptions::default`].
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::EtcdLocks;
+    ///
+    /// let locks = EtcdLocks::new("h1:2379,h2:2379,h3:2379")?;
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn new(endpoints: impl AsRef<str>) -> Result<Self, Error> {
         Self::with_options(endpoints, EtcdOptions::default())
     }
@@ -41,6 +52,15 @@ impl EtcdLocks {
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::{EtcdLocks, EtcdOptions};
+    ///
+    /// let options = EtcdOptions::default().prefix("jobs");
+    /// let locks = EtcdLocks::with_options("h1:2379,h2:2379,h3:2379", options)?;
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn with_options(endpoints: impl AsRef<str>, options: EtcdOptions) -> Result<Self, Error> {
         let cluster = Arc::new(Cluster::new(endpoints.as_ref(), options)?);
         Ok(Self { cluster })
@@ -51,6 +71,15 @@ impl EtcdLocks {
     /// # Errors
     /// [`Error::InvalidOption`]: a name is not empty and has no `/` in it, nor control
     /// characters.
+    ///
+    /// # Examples
+    /// ```
+    /// use lockkeeper::EtcdLocks;
+    ///
+    /// let lock = EtcdLocks::new("h1:2379,h2:2379,h3:2379")?.lock("import")?;
+    /// assert_eq!(lock.resource(), "import");
+    /// # Ok::<(), lockkeeper::Error>(())
+    /// ```
     pub fn lock(&self, name: impl AsRef<str>) -> Result<AsyncEtcdLock, Error> {
         let target = Target::new(Arc::clone(&self.cluster), name.as_ref())?;
         Ok(AsyncEtcdLock::of(Arc::new(target)))

@@ -79,9 +79,10 @@ impl fmt::Debug for EtcdOptions {
 }
 
 impl EtcdOptions {
-    /// What the keys of locks begin with: the key of the lock `import` is `jobs/import/…`
-    /// with the prefix `jobs`, and so it is with `/jobs/`. All programs that share a lock
-    /// give the same one. Default: none.
+    /// What the keys of locks begin with. Default: none.
+    ///
+    /// The key of the lock `import` is `jobs/import/…` with the prefix `jobs`, and so it is
+    /// with `/jobs/`. All programs that share a lock give the same one.
     #[must_use]
     pub fn prefix(mut self, prefix: impl AsRef<str>) -> Self {
         let prefix = prefix.as_ref().trim_matches('/');
@@ -89,11 +90,13 @@ impl EtcdOptions {
         self
     }
 
-    /// How long the lock is held without a sign of life from this process, in whole
-    /// seconds; at least two. The lease is renewed each third of this. After a crash
+    /// How long the lock is held without a sign of life from this process.
+    ///
+    /// In whole seconds, at least two. The lease is renewed each third of this. After a crash
     /// the next contender waits for this long, and longer if the cluster elects a leader
     /// meanwhile. Below 5 s such an election may cost a living holder the lock.
     /// Default: 15 s.
+    #[doc(alias = "lease")]
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
@@ -132,8 +135,9 @@ impl EtcdOptions {
         self
     }
 
-    /// A file with certificates in PEM: those of the members must be signed by one of
-    /// them, or be one of them. Default: those the system trusts.
+    /// A file with the certificates to trust, in PEM. Default: those the system trusts.
+    ///
+    /// Those of the members must be one of them, or signed by one of them.
     #[must_use]
     pub fn ca_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(file.into());
@@ -155,9 +159,10 @@ impl EtcdOptions {
         self
     }
 
-    /// The key below which contenders queue, whatever the prefix and the name: to take
-    /// turns with a program that has its own rule. It has no `/` at its end.
-    /// Default: prefix and name.
+    /// The key below which contenders queue. Default: prefix and name.
+    ///
+    /// With it a lock takes turns with a program that names keys by a rule of its own. It
+    /// has no `/` at its end.
     #[must_use]
     pub fn raw_key(mut self, key: impl Into<String>) -> Self {
         self.raw_key = Some(key.into());

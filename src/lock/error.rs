@@ -324,8 +324,9 @@ pub enum Error {
         found: String,
     },
 
-    /// Among the keys of the lock is one that no holder made and no release removes:
-    /// it would be waited for for ever. Remove it, or name the lock otherwise.
+    /// A key of another program stands first, and no release removes it.
+    ///
+    /// It would be waited for without end. Remove it, or name the lock otherwise.
     #[error(
         "{lock} cannot be acquired: the key {key:?} stands first ({why}): remove it if it belongs to no program, or choose another name"
     )]

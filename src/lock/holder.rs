@@ -69,8 +69,9 @@ pub enum Evidence {
     Released,
     /// The file names no holder, and no process keeps it locked.
     NobodyNamed,
-    /// The server has ended the holder's lease: it died, or could not reach the server for
-    /// as long as the lease lasted.
+    /// The server has ended the holder's lease: dead, or out of reach.
+    ///
+    /// The holder died, or could not reach the server for as long as the lease lasted.
     LeaseOver,
     /// The server that keeps the lock says that it is held: alive, as far as its lease goes.
     Server,
