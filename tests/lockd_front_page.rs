@@ -468,7 +468,7 @@ fn a_lock_is_ended_by_force_with_the_keyboard() {
     browser.eval("document.querySelectorAll('button.force')[1].click()");
     browser.eval("Object.defineProperty(asked, 'token', { value: '999' })");
     browser.eval("document.querySelector('#force').click()");
-    browser.wait_for("document.querySelector('#said').innerText.includes('somebody else')");
+    browser.wait_for("document.querySelector('#said').innerText.includes('another client')");
 }
 
 #[test]
@@ -724,9 +724,9 @@ fn everything_on_the_page_is_reached_with_the_keyboard() {
         let parts = "'#table, #table :is(thead, tbody, tr, th, td)'";
         let all = format!("[...document.querySelectorAll({parts})].every(it => it.role)");
         assert_eq!(browser.eval(&all), true);
-        assert_eq!(with_role("table"), ["Who holds which lock, and who waits for it"]);
+        assert_eq!(with_role("table"), ["Locks, their holders and their waiters"]);
         assert_eq!(with_role("rowheader"), ["one", "two"]);
-        assert_eq!(with_role("progressbar"), ["What is left of the lease"]);
+        assert_eq!(with_role("progressbar"), ["Time left of the lease"]);
         assert_eq!(with_role("searchbox"), ["Search resources and clients"]);
         // Where it is drawn as cards, what there is none of is left out.
         let cells = with_role("cell").len();

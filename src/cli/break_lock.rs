@@ -25,8 +25,8 @@ fn remove(lock: &AsyncFileLock) -> Result<String, Failure> {
 fn ask(lock: &AsyncFileLock) -> Result<String, Failure> {
     let path = lock.path().display();
     Ok(match runtime()?.block_on(lock.revoke()).map_err(refusal)? {
-        Some(holder) => format!("{path}: asked {holder} to let go"),
-        None => format!("{path}: nobody holds it"),
+        Some(holder) => format!("{path}: asked {holder} to release it"),
+        None => format!("{path}: not held"),
     })
 }
 
@@ -55,6 +55,6 @@ mod tests {
         let waited = Duration::from_millis(6);
         let refusal = refusal(Error::Timeout { lock: "a.lock".into(), waited, holder: None });
         assert_eq!(refusal.code, exit::HELD);
-        assert_eq!(refusal.message, "refused: a.lock is held by somebody");
+        assert_eq!(refusal.message, "refused: a.lock is held by another process");
     }
 }

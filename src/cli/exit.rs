@@ -27,17 +27,17 @@ pub(super) const NOT_FOUND: u8 = 127;
 /// For `--help`.
 pub(super) const TABLE: &str = "\
 Exit codes:
-  run     that of CMD as it is; 128+n if signal n killed CMD or ended the wait;
+  run     that of CMD; 128+n if signal n killed CMD or ended the wait;
            64  bad usage
            65  what is at LOCK is not a lock file; it was not touched
            69  the system refused something, such as a file in that directory, or
                the daemon could not be reached: nothing is known of the lock
-           73  the lock was not had in time (--timeout, --try)
+           73  the lock was not free in time (--timeout, --try)
            74  the lock was lost while CMD ran
           126  CMD is there, but could not be started
-          127  there is no CMD
-  status  0 nobody holds any of the locks, 1 somebody does; 64, 65, 69
-  break   0 removed, asked, or nothing to do, 1 refused: the holder lives;
+          127  CMD was not found
+  status  0 none of the locks is held, 1 one is held; 64, 65, 69
+  break   0 removed, asked, or nothing to do, 1 refused: the holder is alive;
           64, 65, 69";
 
 /// The code for a signal that ended something, as in the shells.
@@ -83,7 +83,7 @@ fn code_of(error: &Error) -> u8 {
 /// The error and its causes, in one line.
 pub(super) fn message_of(error: &Error) -> String {
     if let Error::Timeout { lock, waited, holder } = error {
-        let holder = holder.as_ref().map_or("somebody".to_owned(), |holder| {
+        let holder = holder.as_ref().map_or("another process".to_owned(), |holder| {
             format!("{holder} ({evidence})", evidence = holder.evidence)
         });
         return match waited.as_millis() {

@@ -26,7 +26,7 @@ Exit codes:
 /// The longest word of a daemon.
 const WORD_BYTES: usize = 64;
 
-/// Ask a lock daemon whether locks can be had there
+/// Ask a lock daemon whether locks can be acquired there
 #[derive(Debug, Args)]
 #[command(after_help = super::sections(&[EXAMPLES, CODES, super::LOG_HELP]))]
 pub(super) struct Health {
@@ -34,13 +34,13 @@ pub(super) struct Health {
     #[arg(long, value_name = "URL")]
     server: String,
 
-    /// A file with certificates in PEM: the daemon's must be one of them, or signed by
+    /// A file with the certificates to trust, in PEM: the daemon's is one of them, or signed by
     /// one [default: those the system trusts]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
-    /// Ask only whether it is alive: one that can give no lock, as on a full disk, is, and still
-    /// takes locks back. For what starts it anew if it is not well
+    /// Ask only whether it is alive. A daemon on a full disk is: it can grant no lock, but still
+    /// releases them. For systems that restart a container that is not well
     #[arg(long)]
     alive: bool,
 }

@@ -9,9 +9,9 @@ use crate::{KernelOptions, Primitive};
 /// A lock of the kernel's instead of a lock file
 #[derive(Debug, Args)]
 pub(super) struct Kernel {
-    /// Take a lock of the kernel's on the file LOCK, and exclude the programs that use the same:
+    /// Take a kernel lock on the file LOCK, which excludes the programs that use the same kind:
     /// flock (flock(1), cargo, systemd) or ofd (apt, dpkg, SQLite, Python's lockf). The file is
-    /// made if it is not there, stays, and is not written to
+    /// made if it is not there, and stays; nothing is written to it
     #[arg(long, value_name = "KIND", conflicts_with_all = [
         "race_delay", "tries", "openlock_compat", "pin", "note",
     ])]
@@ -21,7 +21,7 @@ pub(super) struct Kernel {
     #[arg(long, short, requires = "kernel")]
     pub(super) shared: bool,
 
-    /// With --kernel: end with this if the lock was not had in time [default: 73; flock(1) has 1]
+    /// With --kernel: exit with this if the lock was not free in time [default: 73; flock(1) has 1]
     #[arg(long, short = 'E', value_name = "N", requires = "kernel")]
     pub(super) conflict_exit_code: Option<u8>,
 }

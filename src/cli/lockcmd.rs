@@ -59,7 +59,7 @@ pub(super) struct Call {
     #[arg(value_name = "RESOURCE")]
     resource: String,
 
-    /// The client that holds the lock or is to hold it. No other can unlock it
+    /// The client that holds the lock or is to hold it; no other can unlock it
     #[arg(value_name = "CLIENT")]
     client: String,
 }

@@ -59,9 +59,9 @@ Examples:
 
 CMD:
   It is found and started as by a shell: a script without #! is run by /bin/sh.
-  While it runs, the lock file shows its name, and lockkeeper's process id: who
-  signals that, signals CMD. Arguments are not shown, as passwords may be among
-  them; write what is to be seen into --note.
+  While it runs, the lock file shows its name and lockkeeper's process id; a
+  signal to that process reaches CMD. Arguments are not shown, as passwords may
+  be among them; --note adds what should be seen.
   The lock ends with CMD. What CMD left running in the background does not keep
   it, unless lockkeeper was killed. With --kernel flock or ofd it does keep it, as
   under flock(1), until it ends or closes the file; --close turns that off.
@@ -74,15 +74,15 @@ In the environment of CMD:
                              for a daemon's lock, instead of the path. If
                              lockkeeper is killed, CMD runs on and the lock ends
                              with its lease
-  LOCKKEEPER_RECOVERED_FROM  who died holding the lock just before: what it
-                             guards may be half done. Else not there
-  LOCKKEEPER_RECOVERED_PID   that one's process id, where it is known
+  LOCKKEEPER_RECOVERED_FROM  the previous holder, if it died holding the lock: its
+                             work may be half done. Not there otherwise
+  LOCKKEEPER_RECOVERED_PID   that holder's process id, where it is known
 
 Signals:
   SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 that a process sends
   to lockkeeper are passed on to CMD; during the wait they end lockkeeper.
-  CMD stays in the foreground of the terminal: it has a Ctrl-C of its own and
-  gets no second one. What is sent to the whole group, CMD gets from both.
+  CMD stays in the foreground of the terminal: Ctrl-C reaches it once. A signal
+  to the whole process group reaches CMD twice.
   Any other deadly signal ends lockkeeper and leaves the file to be taken over;
   CMD keeps the lock until it is gone too (but see --close and --pin never).
   What was ignored when lockkeeper started (nohup, trap '' PIPE) stays ignored,
@@ -90,9 +90,9 @@ Signals:
   orphans, so that no zombies stay.";
 
 const RUN_CODES: &str = "\
-CMD may end with these numbers too; ours from 64 to 127 always come with a line
-on standard error, 73 not with --quiet. With --on-lost ignore the status is CMD's
-all the same.";
+CMD may exit with these codes too. With those of lockkeeper, from 64 to 127,
+there is always a line on standard error; not with 73 and --quiet. With --on-lost
+ignore the exit code is CMD's even if the lock is lost.";
 
 const BREAK_EXAMPLES: &str = "\
 Examples:
@@ -107,21 +107,21 @@ Examples:
 JSON: an array with one object for each LOCK. Its keys: path (absolute), or
 server and resource;
 state (free, held, stale, not-a-lock-file, error); foreign (whether another
-program wrote the file); pid, name, host, since, note, hold_id; evidence (how we know); error.
-What is not known is null.
+program wrote the file); pid, name, host, since, note, hold_id; evidence (how
+that is known); error. What is not known is null.
 
-Exit code: 0 if nobody holds any of them, 1 if somebody does. What could not
-be found out comes first: 69, then 64, then 65. With --watch: 0 once a signal
-(SIGINT, SIGTERM, SIGHUP …) or the end of its reader ends it; 64 if no LOCK can
-be the path of a lock. What cannot be found out is shown, and watched on.";
+Exit code: 0 if none of the locks is held, 1 if one is. A lock of which that is
+not known comes first: 69, then 64, then 65. With --watch: 0 once a signal
+(SIGINT, SIGTERM, SIGHUP …) comes or the reader is gone; 64 if no LOCK can be
+the path of a lock. A lock of which nothing is known is shown, and watched on.";
 
 const LOG_HELP: &str = "\
 LOCKKEEPER_LOG in the environment sets what is logged on standard error: off,
 error, warn (the default, also for an unknown value), info, debug or trace.
-debug shows who is waited for, and how long. Without it RUST_LOG counts, as in
-RUST_LOG=lockkeeper=debug.";
+debug shows which holder is waited for, and how long. Without it RUST_LOG counts,
+as in RUST_LOG=lockkeeper=debug.";
 
-/// Run a command while a lock is held, show its holder, clear a dead one away
+/// Locks between processes: run a command under one, show its holder, remove that of a dead one
 #[derive(Debug, Parser)]
 #[command(name = "lockkeeper", version, max_term_width = 100)]
 #[command(after_help = sections(&[EXAMPLES, exit::TABLE, LOG_HELP]))]
@@ -137,7 +137,7 @@ enum Verb {
     Break(Break),
     #[cfg(feature = "lockd")]
     Serve(serve::Serve),
-    /// Lock a resource of a lock daemon, without waiting, until it is unlocked
+    /// Lock a resource of a lock daemon without waiting, until it is unlocked
     #[cfg(feature = "lockd-client")]
     Lock(lockcmd::Call),
     /// Unlock a resource of a lock daemon
@@ -147,74 +147,75 @@ enum Verb {
     Health(health::Health),
 }
 
-/// Wait for a lock, run a command, release the lock, end as the command ended
+/// Wait for a lock, run a command, release the lock, and exit as the command did
 #[derive(Debug, Args)]
 #[command(after_help = sections(&[RUN_EXAMPLES, exit::TABLE, RUN_CODES, LOG_HELP]))]
 struct Run {
-    /// Wait at most this long, as in 300ms, 30s, 5m, 1h30m; a bare number is seconds [default: for
-    /// ever]. A file that another program left is watched for two seconds first, so such a wait can
-    /// last that long
+    /// Wait at most this long, as in 300ms, 30s, 5m, 1h30m; a bare number is seconds. A file that
+    /// another program left is watched for two seconds first, so a wait for it can last that long
+    /// [default: for ever]
     #[arg(long, short = 'w', value_name = "TIME", value_parser = duration::parse)]
     timeout: Option<Duration>,
 
-    /// Do not wait: if the lock is held, end at once with 73. A file that another program left is
-    /// watched for two seconds first, so such a try can last that long
+    /// Do not wait: if the lock is held, exit at once with 73. A file that another program left is
+    /// watched for two seconds first, so a try can last that long
     #[arg(long = "try", short = 'n', conflicts_with = "timeout")]
     only_try: bool,
 
-    /// Time between two looks where the file system gives no events (network file systems);
-    /// elsewhere a release or a death wakes us at once, and there is a look every 30 periods all the
-    /// same [default: 300ms]
+    /// Time between two looks where the file system gives no events (network file systems).
+    /// Elsewhere a release or a death ends the wait at once, and lockkeeper looks every 30 periods
+    /// as well [default: 300ms]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     retry_period: Option<Duration>,
 
-    /// How long a lock file is watched before it counts as ours, where a program that does not know
-    /// our protocol may replace it [default: 200ms]
+    /// How long a lock file is watched before it counts as acquired, where openlock or another
+    /// program may replace it [default: 200ms]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     race_delay: Option<Duration>,
 
-    /// How often such a program may spoil the lock file before we give up [default: 2]
+    /// How often such a program may replace the lock file before lockkeeper gives up [default: 2]
     #[arg(long, value_name = "N")]
     tries: Option<u32>,
 
-    /// Share the lock with one Python openlock process at a time. lockkeeper then shows itself in ps
-    /// as python-lockkeeper, or openlock would take it for dead
+    /// Share the lock with one Python openlock process at a time. lockkeeper is then called
+    /// python-lockkeeper in ps, as openlock would take it for dead otherwise
     #[arg(long)]
     openlock_compat: bool,
 
-    /// How it is proved that we live: by a kernel lock on the file where the file system has such
-    /// locks (auto), by one or not at all (required), or by process id only (never). All that share
-    /// a lock should choose the same. With never CMD does not keep the lock if lockkeeper is killed
+    /// How others see that lockkeeper is alive: by a kernel lock on the file where the file system
+    /// has such locks (auto), by one in any case (required), or by its process id (never). All that
+    /// share a lock should choose the same. With never CMD does not keep the lock if lockkeeper is
+    /// killed
     #[arg(long, value_enum, default_value_t = PinChoice::Auto)]
     pin: PinChoice,
 
-    /// Print nothing while the lock is waited for, nor if it is not had in time: that shows in the
-    /// exit code. For cron, which mails what is printed
+    /// Print nothing while waiting, nor if the lock was not free in time: the exit code shows that.
+    /// For cron, which mails what is printed
     #[arg(long, short)]
     quiet: bool,
 
-    /// A line that is shown to waiters, at most 128 bytes; '' for none [default: CMD as it is
-    /// given, without arguments, where that is more than its name]
+    /// A line that waiters are shown, at most 128 bytes; '' for none [default: CMD as it is given,
+    /// without arguments, where that is more than its name]
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
 
-    /// Do not let CMD inherit the lock. It ends with lockkeeper then, also when that is killed with
-    /// SIGKILL and CMD is still running. Without --close it lasts until CMD is gone too, unless CMD
+    /// Do not let CMD inherit the lock. The lock then ends with lockkeeper, even if that is killed
+    /// with SIGKILL and CMD still runs. Without --close it lasts until CMD is gone too, unless CMD
     /// closes what it inherits, as sudo and daemons do
     #[arg(long, short = 'o')]
     close: bool,
 
     /// When the lock is lost (its file was removed or replaced, or its release was asked for with break
-    /// --revoke): send CMD a SIGTERM and after 5 s a SIGKILL, and end with 74 (term), or only say so
-    /// (ignore). The signals go to CMD alone. Its children stay in the terminal's foreground with it
+    /// --revoke): send CMD a SIGTERM and after 5 s a SIGKILL, and exit with 74 (term), or only say
+    /// so (ignore). The signals go to CMD alone. Its children stay in the terminal's foreground with it
     /// and get none, unless CMD passes it on: let CMD be the program that does the work, by exec
     #[arg(long, value_enum, default_value_t = OnLost::Term)]
     on_lost: OnLost,
 
-    /// LOCK is a name at this URL, and no path: a directory, file:///run/lock, flock:///run/lock,
-    /// ofd:///run/lock, lockd+http://host:8000 or lockd+https://host. Options stand in the URL, as
-    /// in ?lease=10s&client=web-1. Without --at, --server and --kernel LOCKKEEPER_AT in the
-    /// environment counts
+    /// LOCK is a name at this URL instead of a path: a directory, file:///run/lock,
+    /// flock:///run/lock, ofd:///run/lock, lockd+http://host:8000 or lockd+https://host. Options
+    /// stand in the URL, as in ?lease=10s&client=web-1 [default without --server and --kernel:
+    /// LOCKKEEPER_AT in the environment]
     #[arg(long, value_name = "URL", conflicts_with_all = [
         "retry_period", "race_delay", "tries", "openlock_compat", "pin", "kernel",
     ])]
@@ -236,7 +237,7 @@ struct Run {
     command: Vec<OsString>,
 }
 
-/// Say of each lock whether it is free, held (its holder, since when, how that is known) or stale
+/// Show for each lock whether it is free, held or stale, its holder, and how that is known
 #[derive(Debug, Args)]
 #[command(after_help = sections(&[STATUS_EXAMPLES, LOG_HELP]))]
 struct Show {
@@ -245,17 +246,17 @@ struct Show {
     json: bool,
 
     /// Print a line for each lock now, and one each time that its status changes, until a signal
-    /// ends that or its reader is gone. Each line is written at once. A slow reader gets
-    /// the last of several changes
+    /// comes or the reader is gone. Each line is written at once. A slow reader sees only the last of
+    /// several changes
     #[arg(long, short = 'f', conflicts_with = "kernel")]
     watch: bool,
 
-    /// The LOCKs are names at this URL, and no paths (see run --at). Without it LOCKKEEPER_AT in
-    /// the environment counts
+    /// The LOCKs are names at this URL instead of paths (see run --at) [default: LOCKKEEPER_AT in
+    /// the environment]
     #[arg(long, value_name = "URL", conflicts_with_all = ["kernel", "watch"])]
     at: Option<String>,
 
-    /// Ask for locks of the kernel's of this kind, flock or ofd, instead of lock files
+    /// Look at kernel locks of this kind, flock or ofd, instead of lock files
     #[arg(long, value_name = "KIND")]
     kernel: Option<kernel::Kind>,
 
@@ -264,12 +265,12 @@ struct Show {
     locks: Vec<PathBuf>,
 }
 
-/// Remove the lock file of a dead holder; refuse, with the evidence, if the holder lives
+/// Remove the lock file of a dead holder, or ask a living one to release its lock
 #[derive(Debug, Args)]
 #[command(after_help = sections(&[BREAK_EXAMPLES, LOG_HELP]))]
 struct Break {
-    /// Ask a living holder to let go instead. Its file is not touched and nothing makes it listen;
-    /// lockkeeper run listens (see run --on-lost)
+    /// Ask a living holder to release the lock instead. Its file is not touched, and nothing makes
+    /// the holder listen; lockkeeper run does (see run --on-lost)
     #[arg(long)]
     revoke: bool,
 

@@ -16,19 +16,19 @@ use crate::{AsyncRemoteLock, RemoteOptions};
 /// Where the lock is kept, if not in a file
 #[derive(Debug, Args)]
 pub(super) struct Remote {
-    /// LOCK is a resource of the lock daemon at this URL, and no file
+    /// LOCK is a resource of the lock daemon at this URL instead of a file
     #[arg(long, value_name = "URL", group = "daemon", conflicts_with_all = [
         "retry_period", "race_delay", "tries", "openlock_compat", "pin", "note", "close", "kernel", "at",
     ])]
     pub(super) server: Option<String>,
 
     /// With --server: the holder's name, for people and for the daemon's tokens
-    /// [default: this machine's name and our process id]
+    /// [default: this machine's name and the process id]
     #[arg(long, value_name = "NAME", requires = "server")]
     client: Option<String>,
 
-    /// With --server: how long the lock is held without a sign of life from us;
-    /// it is renewed each third of that, and counts as lost a little before its end
+    /// With --server: how long the lock is held without a sign of life from lockkeeper, which
+    /// renews it each third of that. It counts as lost a little before its end
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "server",
         default_value = "30s")]
     lease: Duration,
@@ -40,18 +40,18 @@ pub(super) struct Remote {
 /// How a daemon is talked to
 #[derive(Debug, Args)]
 pub(super) struct Credentials {
-    /// A file with the secret that the daemon knows this client by
+    /// A file with the token by which the daemon knows this client
     #[arg(long, value_name = "FILE", requires = "daemon")]
     token_file: Option<PathBuf>,
 
-    /// A file with certificates in PEM: the daemon's must be one of them, or signed by
+    /// A file with the certificates to trust, in PEM: the daemon's is one of them, or signed by
     /// one [default: those the system trusts]
     #[arg(long, value_name = "FILE", requires = "daemon")]
     ca: Option<PathBuf>,
 
-    /// How long a daemon that cannot be reached is tried again. A wait begins that time
-    /// anew with each answer, so it outlives any number of restarts [default: 30s; with
-    /// --try, and for lock and unlock: one try]
+    /// How long to go on trying while the daemon cannot be reached. In a wait that time begins anew
+    /// with each answer, so a wait outlives any number of restarts [default: 30s; with --try, and
+    /// for lock and unlock: one try]
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "daemon")]
     pub(super) reconnect: Option<Duration>,
 }

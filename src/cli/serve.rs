@@ -29,31 +29,31 @@ Examples:
   lockkeeper serve --dir /var/lib/lockkeeper --listen 10.0.0.5:8000 \\
       --tokens tokens.json --tls-cert cert.pem --tls-key key.pem
 
-The first line on standard output is the URL that it serves at. SIGTERM,
-SIGINT and SIGQUIT end it: who waits is told, locks stay held. A second one
-ends it at once. SIGHUP has it read --tokens, --tls-cert and --tls-key again:
-new connections get the new certificate, and a token that is gone is refused at
-once, also where it waits. Files that cannot be used change nothing, and the log
-says so. Every grant and release is a line of the log at info, which
-is the default here.";
+The first line on standard output is the URL at which it serves. SIGTERM,
+SIGINT and SIGQUIT end it: waiters are refused, locks stay held. A second one
+ends it at once. On SIGHUP it reads --tokens, --tls-cert and --tls-key again:
+new connections have the new certificate, and a token that is gone is refused
+at once, also where it waits. Files that cannot be used change nothing, and the
+log says so. Every grant and release is a line of the log at info, which is the
+default here.";
 
 pub(super) const CODES: &str = "\
 Exit codes:
-    0  it was told to stop
+    0  it was asked to stop
    64  bad usage
    69  the directory, the address or a file of the options cannot be used
    73  another daemon serves the directory";
 
-/// Keep locks in a directory, for all clients that can reach this address
+/// Serve locks to all machines that can reach this one: the lock daemon
 #[derive(Debug, Args)]
 #[command(after_help = super::sections(&[EXAMPLES, CODES, super::LOG_HELP]))]
 pub(super) struct Serve {
-    /// The directory of the locks; it must exist. It may be one of gocept.lockd,
-    /// with locks held in it
+    /// The directory of the locks; it must exist. It may be that of a gocept.lockd, with locks held
+    /// in it
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
 
-    /// The address to listen at; port 0 is any that is free [default: 127.0.0.1:8000, or the socket
+    /// The address to listen at; port 0 is any free one [default: 127.0.0.1:8000, or the socket
     /// that systemd passes]
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
@@ -63,7 +63,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 
-    /// Speak TLS with this certificate, in PEM, those that vouch for it behind it
+    /// Speak TLS with this certificate, in PEM, followed by those that vouch for it
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
@@ -75,50 +75,49 @@ pub(super) struct Serve {
     #[arg(long)]
     insecure: bool,
 
-    /// A further name by which clients call this daemon, without scheme and port; may be given
-    /// again
+    /// A further name by which clients call this daemon, without scheme and port; can be repeated
     #[arg(long, value_name = "NAME")]
     host: Vec<String>,
 
-    /// Where browsers and clients find this daemon behind a proxy: a URL, with a path if it has one.
-    /// Without --tokens there is no force then, since every request may come from elsewhere
+    /// The URL at which browsers and clients find this daemon behind a proxy, with a path if it has
+    /// one. Without --tokens no client can unlock by force then, as every request may come from
+    /// elsewhere
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
 
     /// How many requests of one address may wait for a lock at a time; with --tokens, of one token
-    /// at one address. More are told to try again later
+    /// at one address. Further ones are asked to try again later
     #[arg(long, value_name = "N", default_value_t = 512)]
     waiters_per_address: usize,
 
-    /// How many locks one client, by its name, may hold at a time. More are refused [default: any
-    /// number]
+    /// How many locks one client, by its name, may hold at a time; further ones are refused
+    /// [default: any number]
     #[arg(long, value_name = "N")]
     locks_per_client: Option<NonZeroUsize>,
 
-    /// How many requests of one client, by its name, may wait at a time. More are refused [default:
-    /// any number]
+    /// How many requests of one client, by its name, may wait at a time; further ones are refused
+    /// [default: any number]
     #[arg(long, value_name = "N")]
     waiters_per_client: Option<NonZeroUsize>,
 
-    /// Do not wait for the disk. kill -9 loses nothing all the same, a power cut
-    /// the last moments
+    /// Do not wait for the disk. kill -9 still loses nothing; a power cut loses the last moments
     #[arg(long)]
     no_sync: bool,
 
-    /// Start though the journal is damaged, and go on without what is lost. Not for a
-    /// unit file: what is damaged is told only without it
+    /// Start although the journal is damaged, and go on without what is lost. Not for a unit file:
+    /// only without it is damage reported
     #[arg(long)]
     accept_damage: bool,
 
-    /// Give no fencing token up to N: for a directory that was restored from a copy
-    /// that is older than what was given since
+    /// Give only fencing tokens above N: for a directory that was restored from an older copy
     #[arg(long, value_name = "N")]
     tokens_above: Option<u64>,
-    /// How lines of the log are written; json is one object a line. Each has its time
+
+    /// How the log is written: lines of text, or one JSON object a line
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 
-    /// How XML-RPC faults name their type: as a server on Python 2 or on Python 3
+    /// How XML-RPC faults name their type: as a server on Python 2 does, or on Python 3
     #[arg(long, value_enum, default_value_t = Style::Py3)]
     fault_style: Style,
 }

@@ -143,7 +143,7 @@ async fn order(locks: &[&AsyncFileLock]) -> Result<Vec<usize>, Error> {
 ///
 /// Dropping them releases them, the last first.
 #[derive(Debug)]
-#[must_use = "the locks are given back as soon as the guards are dropped"]
+#[must_use = "the locks are released as soon as the guards are dropped"]
 pub struct LockGuards(Vec<Option<FileGuard>>);
 
 impl LockGuards {

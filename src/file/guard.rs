@@ -46,7 +46,7 @@ use crate::sys::wait_pipe::Presence;
 /// (`panic = "abort"`): then [`recovered_from`](FileGuard::recovered_from) tells of it,
 /// as of every dead holder. Or write into the data that work has begun, and remove that
 /// before the release.
-#[must_use = "the lock is given back as soon as the guard is dropped"]
+#[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct FileGuard {
     hold: Hold,
     recovered_from: Option<Box<Holder>>,

@@ -79,7 +79,7 @@ pub(crate) fn judge(contents: &Contents, local: bool) -> Verdict {
         // NFS keeps what a machine writes from the others for a while: theirs
         // may look empty here.
         _ if !local => Verdict::Unknown("it may run on another machine".to_owned()),
-        Contents::Empty => Verdict::Dead("the file names nobody".to_owned()),
+        Contents::Empty => Verdict::Dead("the file names no holder".to_owned()),
         Contents::Torn { pid, name } | Contents::OpenLock { pid, name } => {
             judge_foreign(*pid, name)
         }

@@ -47,7 +47,7 @@ use crate::lock::error::{Error, Lost};
 /// guard.release().await;
 /// # }
 /// ```
-#[must_use = "the lock is given back as soon as the guard is dropped"]
+#[must_use = "the lock is released as soon as the guard is dropped"]
 pub struct KernelGuard {
     /// On the heap: it goes through many hands, and from task to task.
     hold: Option<Box<Hold>>,

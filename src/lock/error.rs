@@ -523,7 +523,7 @@ impl fmt::Display for LostReason {
         out.write_str(match self {
             LostReason::Removed => "its file was removed",
             LostReason::Replaced => "another file is at its path",
-            LostReason::Revoked => "somebody asked for it to be released",
+            LostReason::Revoked => "its release was asked for",
             LostReason::Expired => "its lease was not renewed in time",
             LostReason::Ended => "the server has ended it",
             LostReason::Forked => "it is that of the process from which this one was forked",

@@ -134,7 +134,7 @@ impl fmt::Display for Holder {
                 out.write_str(")")?;
             }
             (Some(name), None) => out.write_str(name)?,
-            (None, None) => return out.write_str("somebody unnamed"),
+            (None, None) => return out.write_str("an unnamed holder"),
         }
         if let Some(since) = self.shown_since() {
             write!(out, " since {since}")?;
@@ -157,10 +157,10 @@ impl fmt::Display for Evidence {
             Evidence::ProcessRuns => "its process runs",
             Evidence::Young => "the file changed a moment ago",
             Evidence::Unknown(why) => return write!(out, "cannot be known from here: {why}"),
-            Evidence::KernelLockFree => "nobody keeps the file locked",
+            Evidence::KernelLockFree => "no process keeps the file locked",
             Evidence::ProcessGone(why) => return write!(out, "its process is gone: {why}"),
             Evidence::Released => "it was released, but the file could not be removed",
-            Evidence::NobodyNamed => "the file names nobody, and nobody keeps it locked",
+            Evidence::NobodyNamed => "the file names no holder, and no process keeps it locked",
             Evidence::LeaseOver => "its lease has ended",
             Evidence::Server => "its server says so",
         })

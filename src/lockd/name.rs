@@ -116,7 +116,7 @@ pub(crate) fn client(contents: Vec<u8>) -> Result<String, &'static str> {
     }
     let client = String::from_utf8(contents).map_err(|_| "what it contains is not UTF-8")?;
     if stripped(&client).is_empty() {
-        return Err("it is empty, so nobody knows who has the lock");
+        return Err("it is empty, so it does not name the holder");
     }
     Ok(client)
 }

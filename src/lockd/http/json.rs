@@ -43,7 +43,7 @@ pub(super) fn routes() -> Routes<Arc<AppState>> {
     let routes = routes
         .at(Operation::get("/v1/", "Say what answers here").answers::<About>("The program."), about)
         .at(
-            Operation::get("/v1/locks", "List the locks that are held, and who waits")
+            Operation::get("/v1/locks", "List the locks that are held, and their waiters")
                 .query::<Search>()
                 .answers::<List>("The locks, by name.")
                 .refuses(&[Code::Invalid]),
@@ -108,7 +108,7 @@ fn releases(path: &'static str) -> Operation {
 }
 
 fn forces(path: &'static str) -> Operation {
-    Operation::post(path, "End a lock by force, or remove a file that says nobody's name")
+    Operation::post(path, "End a lock by force, or remove a file that names no client")
         .details("The holder is not asked and may still be at work.")
         .access(RequiredAccess::Administrator)
         .takes::<ForceRelease>()
@@ -229,7 +229,7 @@ impl AppState {
         let Some(holder) = holder.filter(|_| refusal == Refusal::WrongToken) else {
             return refusal.into();
         };
-        let text = "somebody else has it by now";
+        let text = "another client has it by now";
         ErrorResponse::new(Code::WrongToken, text).held_by(Holder { client: holder, hold: None })
     }
 

@@ -64,7 +64,7 @@ pub(super) fn routes(calls: &Router) -> Routes<MetricsState> {
         )
         .at_service(rpc::operation("/healthz"), calls.clone())
         .at(
-            Operation::get("/readyz", "Say whether locks can be had here")
+            Operation::get("/readyz", "Say whether locks can be acquired here")
                 .details(
                     "`stopping`: the daemon ends; soon it takes no connection. `storage`: the disk \
                      is full, or has refused a lock within 30 s and given none since, but not for \
@@ -130,7 +130,7 @@ fn exposition(watched: &MetricsState) -> String {
     let foreign = "Requests for another host, or from a page of one.";
     out.counter("foreign_requests", foreign, watched.gate.foreign_requests());
     if let Some(lines) = &watched.counts.log_lines_dropped {
-        let dropped = "Lines of the log that were dropped because nobody read it.";
+        let dropped = "Lines of the log that were dropped because no reader took them.";
         out.counter("log_lines_dropped", dropped, lines.load(Ordering::Relaxed));
     }
     let waits = "How long requests waited for the locks that they were given.";

@@ -342,6 +342,6 @@ pub enum OpenError {
         remedy: String,
     },
     /// The directory's own lock could not be acquired.
-    #[error("the directory's own lock could not be had")]
+    #[error("the directory's own lock could not be acquired")]
     Lock(#[from] crate::Error),
 }

@@ -23,8 +23,8 @@ pub(super) async fn take_directory(path: &Path) -> Result<FileGuard, OpenError> 
     match lock.acquire_timeout(PREDECESSOR).await {
         Ok(guard) => Ok(guard),
         Err(Error::Timeout { holder, .. }) => {
-            let holder =
-                holder.map_or_else(|| "it does not say who".to_owned(), |it| it.to_string());
+            let holder = holder
+                .map_or_else(|| "it does not name its holder".to_owned(), |it| it.to_string());
             Err(OpenError::InUse { directory: path.to_owned(), holder })
         }
         Err(error) => Err(error.into()),

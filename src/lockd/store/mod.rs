@@ -500,7 +500,7 @@ impl DiskError {
             Errno::ROFS => "the file system is read-only: find out why, and remount it",
             Errno::ACCESS | Errno::PERM => "let the daemon's user write there",
             Errno::MFILE | Errno::NFILE => "too many files are open: raise the limit",
-            Errno::AGAIN => "somebody else works in the directory: try again",
+            Errno::AGAIN => "another program works in the directory: try again",
             Errno::ISDIR | Errno::LOOP | Errno::SPIPE | Errno::NXIO => {
                 "it is no file: move it away, and start again"
             }
