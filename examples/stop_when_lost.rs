@@ -24,7 +24,7 @@ async fn main() -> Result<(), Error> {
     let options = FileOptions::default().retry_period(Duration::from_millis(50));
     let lock = AsyncFileLock::with_options(&path, options)?;
 
-    // Somebody asks for the lock. It is still ours: stop, then release.
+    // Another process asks for the lock. It is still held: stop, then release.
     let guard = lock.acquire().await?;
     let asker = tokio::spawn({
         let lock = lock.clone();
@@ -34,7 +34,7 @@ async fn main() -> Result<(), Error> {
     asker.await.expect("it ran")?;
     guard.release().await?;
 
-    // Somebody removes the file. From now on another may be inside.
+    // A person removes the file. From now on another holder may be inside.
     let guard = lock.acquire().await?;
     let remover = tokio::spawn(async move { tokio::fs::remove_file(path).await });
     let lost = guard.lost().await;

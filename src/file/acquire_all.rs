@@ -23,7 +23,7 @@ use crate::lock::error::Error;
 /// The guards are in the order of the locks.
 ///
 /// # Cancel safety
-/// Dropping the future gives back what it had, as
+/// Dropping the future releases what it holds, as
 /// [`AsyncFileLock::acquire`] does.
 ///
 /// # Errors
@@ -147,10 +147,10 @@ async fn order(locks: &[&AsyncFileLock]) -> Result<Vec<usize>, Error> {
 pub struct LockGuards(Vec<Option<FileGuard>>);
 
 impl LockGuards {
-    /// Give all of them back, the last first.
+    /// Release all of them, the last first.
     ///
     /// # Cancel safety
-    /// Dropping the future gives back what is left, as dropping the guards does.
+    /// Dropping the future releases what is left, as dropping the guards does.
     ///
     /// # Errors
     /// That of the first that had one, as [`FileGuard::release`] gives it; all

@@ -23,16 +23,17 @@ use crate::lock::holder::{Evidence, Holder, Status};
 /// A lock between processes that is a file: the process that made it holds the lock.
 ///
 /// Cheap to clone; clones are the same lock. The futures of its methods own what they
-/// need, so they can be spawned and outlive it. Not re-entrant: a task that asks
-/// twice waits for itself, as with `tokio::sync::Mutex`. Tasks of one process
-/// are served first in, first out. A task that waits for a lock which it, or a
-/// task that waits for it, holds shows itself: [`holder`](Self::holder) and
-/// [`Error::Timeout`] say where in this program the lock was asked for, and the
-/// `tracing` span `acquire` (level debug) of each waiter says so too.
+/// need, so they can be spawned and outlive it. Tasks of one process are served first in,
+/// first out.
+///
+/// Not re-entrant: a task that asks twice waits for itself, as with `tokio::sync::Mutex`.
+/// Such a deadlock can be found. [`holder`](Self::holder) and [`Error::Timeout`] name the
+/// line of this program that asked for the lock, and so does the `tracing` span `acquire`
+/// (level debug) of each waiter.
 ///
 /// For logs there are `tracing` events of level debug under the target `lockkeeper`, each
 /// once for an acquisition: `acquiring`, `waiting` (with the holder, if the lock was not
-/// had at once), `acquired` (and how long that took) or `not acquired` (and why), and
+/// free at once), `acquired` (and how long that took) or `not acquired` (and why), and
 /// `released`. A waiter looks once more for the holder then, beside its wait.
 ///
 /// The methods that wait, have a limit or talk to a holder need a runtime that

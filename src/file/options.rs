@@ -48,7 +48,7 @@ pub enum SlowSystem {
     /// A `tracing` warning; the acquisition goes on. The default.
     #[default]
     Warn,
-    /// [`Error::SlowSystem`]; the lock is given back.
+    /// [`Error::SlowSystem`]; the lock is released.
     Error,
 }
 

@@ -109,10 +109,10 @@ impl KernelGuard {
     /// was there. Release, and acquire again.
     ///
     /// # Cancel safety
-    /// Once it was polled, dropping the future gives the lock back.
+    /// Once it was polled, dropping the future releases the lock.
     ///
     /// # Errors
-    /// [`Error::Io`]: the lock is given back then.
+    /// [`Error::Io`]: the lock is released then.
     ///
     /// # Examples
     /// ```no_run
