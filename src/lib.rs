@@ -30,7 +30,7 @@
 //!
 //! | | for |
 //! |---|---|
-//! | [`AsyncFileLock`] | a job that one process of a machine at a time may run: the holder is shown, told when the lock is lost, and told when its predecessor died |
+//! | [`AsyncFileLock`] | a job that one process of a machine at a time may run: the holder is shown, and notified when the lock is lost or its predecessor died |
 //! | [`AsyncKernelLock`] | a file that other programs lock with the kernel (`flock`, `fcntl`), and readers beside a writer |
 //! | `AsyncRemoteLock` (feature `lockd-client`) | many machines, by the lock daemon of feature `lockd` |
 //!

@@ -116,9 +116,9 @@ fn draw(samples: &[Sample; 5]) {
     };
     let lines = Kind::ALL.iter().zip(samples).map(line).collect();
     let chart = Chart {
-        title: "Hand-over between two processes after 40 to 90 ms, tmpfs",
-        across: "µs from just before the release to the acquisition",
-        up: "% of the hand-overs that took at most so long",
+        title: "How soon the next process holds the lock (further left is sooner)",
+        across: "time from the release to the next acquisition, µs; waits of 40 to 90 ms, tmpfs",
+        up: "% of hand-overs that took at most that long",
         is_up_logarithmic: false,
         lines,
     };

@@ -286,9 +286,9 @@ fn draw() {
         Line { name: subject.name().to_owned(), points }
     };
     let chart = Chart {
-        title: "One lock, many tasks of one process, tmpfs",
-        across: "tasks",
-        up: "acquisitions a second",
+        title: "How often tasks of one process acquire a lock (higher is better)",
+        across: "number of tasks",
+        up: "acquisitions per second, all tasks together, tmpfs",
         is_up_logarithmic: true,
         lines: Subject::ALL.map(line).into(),
     };
