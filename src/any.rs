@@ -5,6 +5,7 @@
 //! | a path, `file:///run/lock` | [`AsyncFileLock`] | file `<name>.lock` in the directory |
 //! | `flock:///run/lock`, `ofd:///run/lock` | [`AsyncKernelLock`] | file `<name>` in the directory |
 //! | `lockd+http://host:8000`, `lockd+https://…` | `AsyncRemoteLock` (feature `lockd-client`) | resource |
+//! | `etcd://h1:2379,h2:2379/prefix`, `etcd+tls://…` | `AsyncEtcdLock` (feature `etcd`) | key below the prefix |
 //!
 //! Options are keys of the query, as in `?timeout=30s&note=import`. A key that is not
 //! known, a value that is none, and a secret are refused.
@@ -18,6 +19,8 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+#[cfg(feature = "etcd")]
+use crate::etcd::{EtcdLocks, url::UrlKeys};
 use crate::file::options::{AtExit, FileOptions, Proof};
 use crate::kernel::{KernelOptions, Primitive};
 use crate::lock::any_lock::AnyLock;
@@ -27,7 +30,8 @@ use crate::lock::error::Error;
 use crate::remote::{AsyncRemoteLock, RemoteOptions};
 use crate::{AsyncFileLock, AsyncKernelLock};
 
-const SCHEMES: [&str; 5] = ["file", "flock", "ofd", "lockd+http", "lockd+https"];
+const SCHEMES: [&str; 7] =
+    ["file", "flock", "ofd", "lockd+http", "lockd+https", "etcd", "etcd+tls"];
 
 /// Keys that would carry a secret.
 const SECRETS: [&str; 5] = ["token", "bearer_token", "password", "secret", "key"];
@@ -46,12 +50,27 @@ const TOKEN_FILE: &str = "LOCKKEEPER_TOKEN_FILE";
 /// | a path without keys, or `file:///run/lock` | [`AsyncFileLock`] | the file `<name>.lock` in that directory | `timeout` `retry_period` `fallback_period` `local_handoff` `race_delay` `tries` `mode` `proof` (`auto`, `kernel_lock`, `process`) `openlock_compat` `at_exit` (`leave`, `remove`) `note` |
 /// | `flock:///run/lock`, `ofd:///run/lock` | [`AsyncKernelLock`] | the file in that directory | `timeout` `retry_period` `fallback_period` `local_handoff` `mode` `keep_open` `delete_on_release` |
 /// | `lockd+http://host:8000`, `lockd+https://host` | `AsyncRemoteLock`, with feature `lockd-client` | the resource | `client` (default: host name and process id) `timeout` `lease` `reconnect` `ca_file` `token_file` |
+/// | `etcd://h1:2379,h2:2379/prefix`, `etcd+tls://…` | `AsyncEtcdLock`, with feature `etcd` | what follows the prefix in the key | `ttl` `timeout` `reconnect` `note` `user` `password_file` `ca_file` `cert_file` `key_file` `server_name` |
 ///
 /// Times are written as in `300ms`, `30s`, `1h30m`; a bare number is seconds.
 /// `true` and `false` are the values of the rest. A secret never stands in a URL, which
 /// process lists and logs show: `token_file` names the file that has it, as
-/// `LOCKKEEPER_TOKEN_FILE` in the environment does.
+/// `LOCKKEEPER_TOKEN_FILE` in the environment does, and `password_file` that of an etcd
+/// user's password.
 ///
+/// # etcd
+///
+/// The locks of one `Locks` share connections and one lease. `/jobs`, `/jobs/` and no
+/// slash at all are one prefix. A port that is left out is 2379. `ttl` is in whole seconds.
+/// `etcd+tls` speaks TLS. So does `etcd` where a file of certificates or `server_name` is
+/// given. A `raw_key` is that of one lock, so it is an option of `AsyncEtcdLock` alone.
+///
+/// What the URL leaves out, the environment of etcdctl says: `ETCDCTL_USER`
+/// (`name:password`, or a name), `ETCDCTL_PASSWORD`, `ETCDCTL_CACERT`, `ETCDCTL_CERT`,
+/// `ETCDCTL_KEY`, and `ETCDCTL_ENDPOINTS` for a URL without a host, as in `etcd:///jobs`. A
+/// password of `ETCDCTL_USER` is not that of another `user` in the URL.
+///
+/// # Examples
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), lockkeeper::Error> {
@@ -89,6 +108,8 @@ enum Kind {
         client: String,
         options: RemoteOptions,
     },
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdLocks),
 }
 
 /// Open the place that a URL or a path names; see [`Locks`].
@@ -119,7 +140,7 @@ pub fn open(url: impl AsRef<str>) -> Result<Locks, Error> {
         let kind = Kind::File { directory: url.into(), options: FileOptions::process_default() };
         return Ok(Locks { url: url.to_owned(), kind });
     };
-    let parts = Parts::of(rest)?;
+    let parts = Parts::of(scheme, rest)?;
     let kind = match scheme {
         "file" => {
             Kind::File { directory: parts.directory(scheme)?, options: parts.file_options()? }
@@ -130,13 +151,17 @@ pub fn open(url: impl AsRef<str>) -> Result<Locks, Error> {
             Kind::Kernel { directory: parts.directory(scheme)?, options }
         }
         "lockd+http" | "lockd+https" => remote(scheme, &parts)?,
+        "etcd" | "etcd+tls" => etcd(scheme, &parts)?,
         "http" | "https" => {
-            return Err(wrong(format!("a lock daemon's URL begins with lockd+{scheme}://")));
+            return Err(wrong(format!(
+                "a lock daemon's URL begins with lockd+{scheme}://, and that of etcd with \
+                 etcd:// or etcd+tls://"
+            )));
         }
         _ => {
             return Err(wrong(format!(
-                "no kind of lock is called {scheme:?}: there are file, flock, ofd, lockd+http \
-                 and lockd+https"
+                "no kind of lock is called {scheme:?}: there are file, flock, ofd, lockd+http, \
+                 lockd+https, etcd and etcd+tls"
             )));
         }
     };
@@ -165,6 +190,21 @@ fn remote(scheme: &str, _: &Parts<'_>) -> Result<Kind, Error> {
     )))
 }
 
+#[cfg(feature = "etcd")]
+fn etcd(scheme: &str, parts: &Parts<'_>) -> Result<Kind, Error> {
+    let is_tls = scheme == "etcd+tls";
+    let locks = parts.etcd_keys()?.open(is_tls, parts.authority, parts.path)?;
+    Ok(Kind::Etcd(locks))
+}
+
+#[cfg(not(feature = "etcd"))]
+fn etcd(scheme: &str, _: &Parts<'_>) -> Result<Kind, Error> {
+    Err(wrong(format!(
+        "{scheme} needs the feature etcd of lockkeeper, which this program was built without: \
+         cargo add lockkeeper --features etcd"
+    )))
+}
+
 impl Locks {
     /// The lock of this name.
     ///
@@ -183,13 +223,18 @@ impl Locks {
         self.kind.lock(name.as_ref())
     }
 
-    /// The same place for a command of this name: a lock file shows it, with the note,
-    /// unless the URL has another.
+    /// The same place for a command of this name: lock files and etcd show it, with the
+    /// note, unless the URL has another.
     #[cfg(feature = "cli")]
     pub(crate) fn of_command(mut self, name: &str, note: Option<String>) -> Self {
-        if let Kind::File { options, .. } = &mut self.kind {
-            options.name = Some(name.into());
-            options.note = options.note.take().or(note);
+        match &mut self.kind {
+            Kind::File { options, .. } => {
+                options.name = Some(name.into());
+                options.note = options.note.take().or(note);
+            }
+            #[cfg(feature = "etcd")]
+            Kind::Etcd(locks) => *locks = locks.of_command(name, note),
+            _ => {}
         }
         self
     }
@@ -245,6 +290,8 @@ impl Kind {
                 AsyncRemoteLock::with_options(server, name, client, options.clone())
                     .map(AnyLock::new)
             }
+            #[cfg(feature = "etcd")]
+            Kind::Etcd(locks) => locks.lock(name).map(AnyLock::new),
         }
     }
 }
@@ -274,28 +321,34 @@ fn wrong(why: impl Into<String>) -> Error {
     Error::InvalidOption { option: "url", why: why.into() }
 }
 
-/// A URL behind its scheme.
+/// A URL and its parts.
 struct Parts<'a> {
+    /// How a secret reaches this kind of lock.
+    secret_way: &'static str,
     authority: &'a str,
     path: &'a str,
     query: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
 impl<'a> Parts<'a> {
-    fn of(rest: &'a str) -> Result<Self, Error> {
+    fn of(scheme: &str, rest: &'a str) -> Result<Self, Error> {
+        let secret_way = match scheme {
+            "etcd" | "etcd+tls" => "?user= and ?password_file=",
+            _ => "?token_file=",
+        };
         if rest.contains('#') {
             return Err(wrong("it has a #: write %23 where that belongs to a name"));
         }
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = place.split_at(place.find('/').unwrap_or(place.len()));
         if authority.contains('@') {
-            return Err(wrong(
+            return Err(wrong(format!(
                 "it has a user or a password in it, which process lists and logs would show: \
-                 write the secret into a file and name that with ?token_file=",
-            ));
+                 write the secret into a file and name that with {secret_way}"
+            )));
         }
         let query = form_urlencoded::parse(query.as_bytes()).collect();
-        Ok(Self { authority, path, query })
+        Ok(Self { secret_way, authority, path, query })
     }
 
     fn directory(&self, scheme: &str) -> Result<PathBuf, Error> {
@@ -328,7 +381,8 @@ impl<'a> Parts<'a> {
             if SECRETS.contains(&&**key) {
                 return Err(wrong(format!(
                     "{key} would be a secret that process lists and logs show: write it into \
-                     a file and name that with ?token_file="
+                     a file and name that with {}",
+                    self.secret_way
                 )));
             }
             if seen.contains(&&**key) {
@@ -426,6 +480,38 @@ impl<'a> Parts<'a> {
             options = options.bearer_token(token.trim());
         }
         Ok((client.unwrap_or_else(own_name), options))
+    }
+
+    #[cfg(feature = "etcd")]
+    fn etcd_keys(&self) -> Result<UrlKeys, Error> {
+        let known = "ttl, timeout, reconnect, note, user, password_file, ca_file, cert_file, \
+                     key_file and server_name";
+        self.options(known, UrlKeys::default(), |mut keys, key, value| {
+            if value.is_empty() && key != "note" {
+                return Err(wrong(format!("{key} has no value")));
+            }
+            match key {
+                "ttl" => keys.options = keys.options.ttl(time(key, value)?),
+                "timeout" => keys.options = keys.options.timeout(time(key, value)?),
+                "reconnect" => keys.options = keys.options.reconnect(time(key, value)?),
+                "note" => keys.options = keys.options.note(value),
+                "server_name" => keys.options = keys.options.server_name(value),
+                "user" if value.contains(':') => {
+                    return Err(wrong(format!(
+                        "user is a name without a password: write that into a file and name \
+                         it with {}",
+                        self.secret_way
+                    )));
+                }
+                "user" => keys.user = Some(value.to_owned()),
+                "password_file" => keys.password_file = Some(value.into()),
+                "ca_file" => keys.ca_file = Some(value.into()),
+                "cert_file" => keys.cert_file = Some(value.into()),
+                "key_file" => keys.key_file = Some(value.into()),
+                _ => return Ok(None),
+            }
+            Ok(Some(keys))
+        })
     }
 }
 

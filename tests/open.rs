@@ -1,5 +1,7 @@
 //! Locks by URL.
 
+#[cfg(feature = "etcd")]
+mod etcd_support;
 mod support;
 
 use std::time::Duration;
@@ -62,8 +64,9 @@ fn what_is_wrong_with_a_url_is_said_with_what_to_write() {
         ("file:/run/lock", &["file://"]),
         ("lockd+http:/host", &["lockd+http://"]),
         ("/run/lock?timeout=3s", &["file://"]),
-        ("zookeeper://host/jobs", &["zookeeper", "file", "lockd+http"]),
-        ("http://host:8000", &["lockd+http://"]),
+        ("zookeeper://host/jobs", &["zookeeper", "file", "lockd+http", "etcd+tls"]),
+        ("etcd:h1:2379/jobs", &["etcd://"]),
+        ("http://host:8000", &["lockd+http://", "etcd+tls://"]),
         ("file://run/lock", &["host", "file:///run/lock"]),
         ("file://", &["names no directory"]),
         ("flock:///run/lock#1", &["%23"]),
@@ -105,6 +108,156 @@ fn no_secret_is_taken_from_a_url_or_shown() {
         let is_off = cfg!(not(feature = "lockd-client")) && text.contains("feature");
         assert!(text.contains("token_file") || is_off, "{text}");
         assert!(!text.contains("hunter2"), "{text}");
+    }
+    for url in [
+        "etcd://me:hunter2@h1:2379/jobs",
+        "etcd+tls://h1,me:hunter2@h2/jobs",
+        "etcd://h1/jobs?user=me:hunter2",
+        "etcd://h1/jobs?user=me%3Ahunter2",
+        "etcd://h1/jobs?password=hunter2",
+        "etcd://h1/jobs?user=me&key=hunter2",
+    ] {
+        let text = refused(url, "a");
+        let is_off = cfg!(not(feature = "etcd")) && text.contains("feature");
+        assert!(text.contains("password_file") || is_off, "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+/// What a lock of this URL is made of, as its `Debug` shows it.
+#[cfg(feature = "etcd")]
+fn shown(url: &str) -> String {
+    format!("{:?}", open(url).expect(url).lock("a").expect(url))
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn a_url_of_etcd_names_hosts_and_a_prefix() {
+    for (url, name) in [
+        ("etcd://h1:1,h2,[::1]:3/jobs", "\"a\" at etcd://h1:1,h2:2379,[::1]:3/jobs/"),
+        ("etcd://h1//jobs/", "\"a\" at etcd://h1:2379/jobs/"),
+        ("etcd://h1/a%20b/c", "\"a\" at etcd://h1:2379/a b/c/"),
+        // Decoded once.
+        ("etcd://h1/%252e", "\"a\" at etcd://h1:2379/%2e/"),
+        ("etcd://h1", "\"a\" at etcd://h1:2379/"),
+        ("etcd+tls://h1,h2/jobs", "\"a\" at etcd+tls://h1:2379,h2:2379/jobs/"),
+    ] {
+        assert_eq!(open(url).unwrap().lock("a").unwrap().name().to_string(), name, "{url}");
+    }
+}
+
+#[cfg(feature = "etcd")]
+#[tokio::test]
+async fn the_locks_of_one_url_of_etcd_share_a_lease() {
+    use etcd_support::{Cluster, Version, is_there};
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let locks = open(format!("etcd://{}/jobs?ttl=10s&note=both", cluster.endpoints())).unwrap();
+    let [one, other] = ["a", "b"].map(|name| locks.clone().lock(name).unwrap());
+    let (one, other) = (one.acquire().await.unwrap(), other.acquire().await.unwrap());
+    let keys = cluster.keys("jobs/");
+    let places = keys.iter().filter(|entry| entry.value.contains("\"note\":\"both\""));
+    assert_eq!(places.count(), 2, "{keys:?}");
+    assert_eq!(keys.iter().filter(|entry| entry.key.starts_with("jobs/.lockkeeper/")).count(), 1);
+    assert!(keys.iter().all(|entry| entry.lease == keys[0].lease), "{keys:?}");
+    let lease = format!("{:x}", keys[0].lease);
+    let shown = cluster.etcdctl(&["lease", "timetolive", &lease]);
+    assert!(shown.contains("granted with TTL(10s)"), "{shown}");
+    one.release().await.unwrap();
+    other.release().await.unwrap();
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn each_key_of_a_url_of_etcd_is_an_option() {
+    let directory = support::on_tmpfs();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let file = file.display();
+    for (query, option) in [
+        ("ttl=10s", "ttl: 10s"),
+        ("ttl=1m", "ttl: 60s"),
+        ("timeout=1500ms", "timeout: Some(1.5s)"),
+        ("reconnect=0", "reconnect: 0ns"),
+        ("note=by+night%21", "note: Some(\"by night!\")"),
+        ("server_name=etcd.example", "server_name: Some(\"etcd.example\")"),
+        (&format!("user=me&password_file={file}"), "user: Some(\"me\")"),
+    ] {
+        let text = shown(&format!("etcd://h1/jobs?{query}"));
+        assert!(text.contains(option) && !text.contains("hunter2"), "{query}: {text}");
+    }
+    // Which certificates are meant shows in what is wrong with them.
+    for (query, option) in [
+        ("ca_file=/none/ca.pem", "/none/ca.pem"),
+        ("cert_file=/none/cert.pem&key_file=/none/key.pem", "/none/key.pem"),
+    ] {
+        let text = refused(&format!("etcd+tls://h1/jobs?{query}"), "a");
+        assert!(text.contains(option), "{query}: {text}");
+    }
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn what_is_wrong_with_a_url_of_etcd_is_said_with_what_to_write() {
+    let directory = support::on_tmpfs();
+    let at = directory.path().display();
+    for (name, text) in [("empty", "\n"), ("lines", "one\ntwo\n"), ("good", "hunter2")] {
+        std::fs::write(directory.path().join(name), text).unwrap();
+    }
+    for (url, words) in [
+        ("etcd:///jobs", &["no host", "etcd://h1:2379", "ETCDCTL_ENDPOINTS"][..]),
+        ("etcd://?ttl=5s", &["no host"]),
+        ("etcd://h1,,h2/jobs", &["empty host"]),
+        ("etcd://h1,/jobs", &["empty host"]),
+        ("etcd://:2379/jobs", &["no host"]),
+        ("etcd://h1:x/jobs", &["\"x\" is no port"]),
+        ("etcd://h1:0/jobs", &["no port"]),
+        ("etcd://::1/jobs", &["in [ ]"]),
+        ("etcd://[::1,h2]/jobs", &["within [ ]"]),
+        ("etcd://h1%2Ch2/jobs", &["no %"]),
+        ("etcd://h1, h2/jobs", &["white space"]),
+        ("etcd://http://h1:2379,http://h2:2379", &["scheme", "etcd+tls://"]),
+        ("etcd://h1/jobs/../x", &["prefix", ".."]),
+        ("etcd://h1/jobs/%2e%2E/x", &["prefix", ".."]),
+        ("etcd://h1/a%00b", &["prefix", "control character"]),
+        ("etcd://h1/a%ffb", &["prefix", "UTF-8"]),
+        ("etcd://h1/jobs#1", &["%23"]),
+        ("etcd://h1/jobs?ttl=2500ms", &["ttl", "2.5s", "whole seconds"]),
+        ("etcd://h1/jobs?ttl=1s", &["ttl", "at least 2 s"]),
+        ("etcd://h1/jobs?ttl=soon", &["ttl", "soon", "30s"]),
+        ("etcd://h1/jobs?ttl=", &["ttl", "no value"]),
+        ("etcd://h1/jobs?ttl=5s&ttl=6s", &["ttl", "twice"]),
+        ("etcd://h1/jobs?lease=5s", &["\"lease\"", "ttl", "server_name"]),
+        ("etcd://h1/jobs?raw_key=a", &["\"raw_key\"", "ttl"]),
+        ("etcd://h1/jobs?user=me", &["\"me\" has no password", "password_file"]),
+        ("etcd://h1/jobs?user=", &["user", "no value"]),
+        (&format!("etcd://h1/jobs?password_file={at}/good"), &["no user", "ETCDCTL_USER"]),
+        (&format!("etcd://h1/jobs?user=me&password_file={at}/none"), &["/none", "read"]),
+        (&format!("etcd://h1/jobs?user=me&password_file={at}/empty"), &["/empty", "empty"]),
+        (&format!("etcd://h1/jobs?user=me&password_file={at}/lines"), &["one line"]),
+        ("etcd://h1/jobs?cert_file=/none/cert.pem", &["cert_file", "key_file", "ETCDCTL_KEY"]),
+        ("etcd://h1/jobs?key_file=/none/key.pem", &["cert_file", "key_file"]),
+    ] {
+        let text = refused(url, "a");
+        for word in words {
+            assert!(text.contains(word), "{url}: {text} lacks {word}");
+        }
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    for name in ["", " ", "a/b", "..", "a\nb"] {
+        let text = refused("etcd://h1/jobs", name);
+        assert!(text.contains("name") && text.contains(&format!("{name:?}")), "{text}");
+    }
+}
+
+#[cfg(not(feature = "etcd"))]
+#[test]
+fn etcd_that_is_not_built_in_says_which_feature_it_needs() {
+    for scheme in ["etcd", "etcd+tls"] {
+        let text = refused(&format!("{scheme}://h1:2379/jobs"), "a");
+        assert!(text.contains("feature etcd") && text.contains("cargo add"), "{text}");
     }
 }
 

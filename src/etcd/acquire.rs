@@ -180,7 +180,9 @@ impl Acquisition {
         let mut place = self.place(session, turn)?;
         // A contender that does not wait puts its key only if it has the lock by that.
         let only_if_free = matches!(self.end, WaitEnd::Now);
-        let value = Record::of_this_process(self.target.options().note.as_deref()).to_bytes();
+        let options = self.target.options();
+        let value = Record::of_this_process(options.name.as_deref(), options.note.as_deref());
+        let value = value.to_bytes();
         loop {
             if place.parts().session.epoch() == 0 {
                 // S was deleted, as under NOSPACE.

@@ -91,6 +91,15 @@ impl Cluster {
         Ok(Self { url, options, shared: Shared::of(access, endpoints) })
     }
 
+    /// The same for a command of this name.
+    #[cfg(feature = "cli")]
+    pub(super) fn of_command(&self, name: &str, note: Option<String>) -> Self {
+        let mut options = self.options.clone();
+        options.name = Some(name.to_owned());
+        options.note = options.note.or(note);
+        Self { url: self.url.clone(), options, shared: Arc::clone(&self.shared) }
+    }
+
     /// # Errors
     /// What the system refused.
     pub(super) fn live(&self) -> io::Result<&Arc<Live>> {

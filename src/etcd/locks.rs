@@ -85,6 +85,12 @@ impl EtcdLocks {
         Ok(AsyncEtcdLock::of(Arc::new(target)))
     }
 
+    /// The same for a command of this name, with this note unless it has one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn of_command(&self, name: &str, note: Option<String>) -> Self {
+        Self { cluster: Arc::new(self.cluster.of_command(name, note)) }
+    }
+
     /// The cluster as a URL, without anything secret.
     #[must_use]
     pub fn url(&self) -> &str {

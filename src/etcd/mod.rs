@@ -50,6 +50,7 @@ mod record;
 mod session;
 mod status;
 mod target;
+pub(crate) mod url;
 mod watch;
 mod wire;
 

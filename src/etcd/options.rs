@@ -37,6 +37,8 @@ pub struct EtcdOptions {
     pub(super) server_name: Option<String>,
     pub(super) raw_key: Option<String>,
     pub(super) note: Option<String>,
+    /// What is shown instead of this program's name: `lockkeeper run` names its command.
+    pub(super) name: Option<String>,
 }
 
 impl Default for EtcdOptions {
@@ -54,6 +56,7 @@ impl Default for EtcdOptions {
             server_name: None,
             raw_key: None,
             note: None,
+            name: None,
         }
     }
 }
@@ -196,8 +199,10 @@ impl EtcdOptions {
         if self.cert_file.is_some() != self.key_file.is_some() {
             return wrong("key_file", "a certificate and its key go together".to_owned());
         }
-        if self.prefix.split('/').any(|part| part == "..") || self.prefix.contains('\0') {
-            return wrong("prefix", format!("{:?} has .. or a NUL in it", self.prefix));
+        let is_folder_above = self.prefix.split('/').any(|part| part == "..");
+        if is_folder_above || self.prefix.chars().any(char::is_control) {
+            let why = format!("{:?} has .. or a control character in it", self.prefix);
+            return wrong("prefix", why);
         }
         match &self.raw_key {
             Some(key) if key.is_empty() || key.ends_with('/') || key.contains('\0') => {

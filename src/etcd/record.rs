@@ -31,11 +31,11 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn of_this_process(note: Option<&str>) -> Self {
+    pub(super) fn of_this_process(name: Option<&str>, note: Option<&str>) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         Self {
-            name: process::my_name(),
+            name: name.map_or_else(process::my_name, process::program_name),
             pid: std::process::id(),
             host: process::host_name(&host),
             since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
@@ -114,9 +114,10 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let record = Record::of_this_process(Some("two\nlines"));
+        let record = Record::of_this_process(Some("wo\nrk"), Some("two\nlines"));
         let found = holder(&key(&record.to_bytes()), "a/");
         assert_eq!(found.pid, Some(std::process::id()));
+        assert_eq!(found.name.as_deref(), Some("work"));
         assert_eq!(
             (found.note.as_deref(), found.hold_id.as_deref()),
             (Some("twolines"), Some("7-1"))

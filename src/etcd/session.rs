@@ -118,7 +118,7 @@ impl Session {
 
     /// The put of S.
     pub(super) fn putting(&self) -> Op {
-        let value = Record::of_this_process(None).to_bytes();
+        let value = Record::of_this_process(None, None).to_bytes();
         Op::Put(PutRequest { key: self.key.clone().into(), value, lease: self.lease })
     }
 
