@@ -259,6 +259,15 @@ impl Locks {
         }
     }
 
+    /// `None` if etcd does not keep these.
+    #[cfg(all(feature = "cli", feature = "etcd"))]
+    pub(crate) fn etcd_lock(&self, name: &str) -> Result<Option<crate::AsyncEtcdLock>, Error> {
+        match &self.kind {
+            Kind::Etcd(locks) => locks.lock(name).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// What was opened.
     #[must_use]
     pub fn url(&self) -> &str {

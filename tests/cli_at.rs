@@ -148,3 +148,34 @@ fn a_kernel_lock_that_deletes_its_file_does_so_after_the_command() {
     );
     assert!(!directory.path().join("job").exists());
 }
+
+/// All are asked before one is answered. A server that is away costs the time of one wait.
+#[cfg(feature = "lockd-client")]
+#[test]
+fn status_asks_for_all_names_together() {
+    use std::io::{ErrorKind, Read};
+    use std::net::TcpListener;
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("lockd+http://{}?reconnect=0", listener.local_addr().unwrap());
+    let asked = std::thread::spawn(move || {
+        let asked: Vec<_> = (0..3).map(|_| listener.accept().unwrap().0).collect();
+        // One that was given up would be closed by now.
+        for mut connection in &asked {
+            connection.set_nonblocking(true).unwrap();
+            loop {
+                match connection.read(&mut [0; 4096]) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    read => assert!(read.unwrap() > 0, "one was asked after the other"),
+                }
+            }
+        }
+    });
+    let mut command = lockkeeper();
+    let shown = output(command.args(["status", "--json", "--at", &url, "c", "a", "b"]));
+    asked.join().unwrap();
+    assert_eq!(shown.status.code(), Some(69), "{shown:?}");
+    let shown: serde_json::Value = serde_json::from_str(&stdout(&shown)).unwrap();
+    let names: Vec<_> = shown.as_array().unwrap().iter().map(|one| &one["resource"]).collect();
+    assert_eq!(names, ["c", "a", "b"]);
+}

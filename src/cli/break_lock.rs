@@ -2,15 +2,23 @@
 
 use std::time::Duration;
 
-use super::exit::{self, Failure, message_of};
+use super::exit::Failure;
+use super::named::{self, Breakable, usage};
 use super::text::{print, printable};
-use super::{Break, named, runtime};
+use super::{Break, runtime};
 use crate::{AsyncFileLock, Error};
 
 pub(super) fn break_lock(arguments: &Break) -> Result<u8, Failure> {
-    let lock = named::lock_file(&arguments.lock)?;
-    let verb = if arguments.revoke { ask(&lock) } else { remove(&lock) };
-    print(printable(verb?));
+    let done = match named::of_break(arguments)? {
+        Breakable::LockFile(_) if arguments.has_lease() => {
+            Err(usage("--force names a lease, and only the locks of etcd have one".to_owned()))
+        }
+        Breakable::LockFile(lock) if arguments.revoke => ask(&lock),
+        Breakable::LockFile(lock) => remove(&lock),
+        #[cfg(feature = "etcd")]
+        Breakable::Etcd(lock) => super::etcd::break_lock(arguments, &lock),
+    };
+    print(printable(done?));
     Ok(0)
 }
 
@@ -35,19 +43,16 @@ fn refusal(error: Error) -> Failure {
     match error {
         // There was no wait, so how long the try took says nothing.
         Error::Timeout { lock, holder, .. } => {
-            refused(&Error::Timeout { lock, waited: Duration::ZERO, holder })
+            Failure::refused(&Error::Timeout { lock, waited: Duration::ZERO, holder })
         }
-        Error::CannotAsk { .. } => refused(&error),
+        Error::CannotAsk { .. } => Failure::refused(&error),
         error => error.into(),
     }
 }
 
-fn refused(why: &Error) -> Failure {
-    Failure { code: exit::HELD, message: format!("refused: {}", message_of(why)) }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::exit;
     use super::*;
 
     #[test]

@@ -31,14 +31,15 @@ Exit codes:
            64  bad usage
            65  what is at LOCK is not a lock file; it was not touched
            69  the system refused something, such as a file in that directory, or
-               the daemon could not be reached: nothing is known of the lock
+               the daemon or etcd could not be reached: nothing is known of the
+               lock
            73  the lock was not free in time (--timeout, --try)
            74  the lock was lost while CMD ran
           126  CMD is there, but could not be started
           127  CMD was not found
   status  0 none of the locks is held, 1 one is held; 64, 65, 69
-  break   0 removed, asked, or nothing to do, 1 refused: the holder is alive;
-          64, 65, 69";
+  break   0 removed, asked, ended, or nothing to do, 1 refused: the holder is
+          alive, cannot be asked, or has another lease; 64, 65, 69";
 
 /// The code for a signal that ended something, as in the shells.
 pub(super) fn by_signal(number: i32) -> u8 {
@@ -55,6 +56,11 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn system(doing: &str, error: &io::Error) -> Self {
         Self { code: SYSTEM, message: format!("{doing}: {error}") }
+    }
+
+    /// `break`: the holder lives.
+    pub(super) fn refused(why: &Error) -> Self {
+        Self { code: HELD, message: format!("refused: {}", message_of(why)) }
     }
 
     /// `command` could not be started.

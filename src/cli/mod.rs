@@ -3,6 +3,8 @@
 
 mod break_lock;
 mod command;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod exit;
 #[cfg(feature = "lockd-client")]
 mod health;
@@ -71,9 +73,9 @@ In the environment of CMD:
   LOCKKEEPER_HOLD_ID         what names this hold, where the kind of lock has that
   LOCKKEEPER_FENCING_TOKEN   where there is one: a number that grows with each hold
   LOCKKEEPER_SERVER, LOCKKEEPER_RESOURCE
-                             for a daemon's lock, instead of the path. If
-                             lockkeeper is killed, CMD runs on and the lock ends
-                             with its lease
+                             for a lock of a daemon or of etcd, instead of the
+                             path. If lockkeeper is killed, CMD runs on and the
+                             lock ends with its lease
   LOCKKEEPER_RECOVERED_FROM  the previous holder, if it died holding the lock: its
                              work may be half done. Not there otherwise
   LOCKKEEPER_RECOVERED_PID   that holder's process id, where it is known
@@ -97,18 +99,26 @@ ignore the exit code is CMD's even if the lock is lost.";
 const BREAK_EXAMPLES: &str = "\
 Examples:
   lockkeeper break import.lock
-  lockkeeper break --revoke import.lock";
+  lockkeeper break --revoke import.lock
+  lockkeeper break --at etcd://h1:2379,h2:2379/jobs --revoke import
+  lockkeeper break --at etcd://h1:2379,h2:2379/jobs --force 694d9a0b1c2d3e4f import
+
+For locks of etcd: --revoke asks a holder that is lockkeeper or uses its library. --force
+deletes the holder's key: the next waiter enters at once, though the holder may still be
+inside. lockkeeper's is told. The lease is named so that no later holder is hit.";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
   lockkeeper status --json a.lock b.lock
   lockkeeper status --watch /run/lock/*.lock
+  lockkeeper status --at etcd://h1:2379,h2:2379/jobs import export
 
 JSON: an array with one object for each LOCK. Its keys: path (absolute), or
 server and resource;
 state (free, held, stale, not-a-lock-file, error); foreign (whether another
 program wrote the file); pid, name, host, since, note, hold_id; evidence (how
-that is known); error. What is not known is null.
+that is known); error; for etcd lease (the holder's) and waiters (in their
+order, at most 255; keys as of the holder). What is not known is null.
 
 Exit code: 0 if none of the locks is held, 1 if one is. A lock of which that is
 not known comes first: 69, then 64, then 65. With --watch: 0 once a signal
@@ -213,9 +223,10 @@ struct Run {
     on_lost: OnLost,
 
     /// LOCK is a name at this URL instead of a path: a directory, file:///run/lock,
-    /// flock:///run/lock, ofd:///run/lock, lockd+http://host:8000 or lockd+https://host. Options
-    /// stand in the URL, as in ?lease=10s&client=web-1 [default without --server and --kernel:
-    /// LOCKKEEPER_AT in the environment]
+    /// flock:///run/lock, ofd:///run/lock, lockd+http://host:8000, lockd+https://host,
+    /// etcd://h1:2379,h2:2379/prefix or etcd+tls://h1,h2/prefix. Options stand in the URL, as in
+    /// ?lease=10s&client=web-1 or ?ttl=10s; what the URL of etcd leaves out, ETCDCTL_* in the
+    /// environment says [default without --server and --kernel: LOCKKEEPER_AT in the environment]
     #[arg(long, value_name = "URL", conflicts_with_all = [
         "retry_period", "race_delay", "tries", "openlock_compat", "pin", "kernel",
     ])]
@@ -274,9 +285,29 @@ struct Break {
     #[arg(long)]
     revoke: bool,
 
+    /// End the hold of this lease instead, in hexadecimal as status and etcdctl show it: for locks
+    /// of etcd
+    #[cfg(feature = "etcd")]
+    #[arg(long, value_name = "LEASE", value_parser = etcd::lease, conflicts_with = "revoke")]
+    force: Option<i64>,
+
+    /// LOCK is a name at this URL, and no path (see run --at). Without it LOCKKEEPER_AT in the
+    /// environment counts
+    #[arg(long, value_name = "URL")]
+    at: Option<String>,
+
     /// The lock file
     #[arg(value_name = "LOCK")]
     lock: PathBuf,
+}
+
+impl Break {
+    fn has_lease(&self) -> bool {
+        #[cfg(feature = "etcd")]
+        return self.force.is_some();
+        #[cfg(not(feature = "etcd"))]
+        return false;
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

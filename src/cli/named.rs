@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::exit::{self, Failure};
-use super::{PinChoice, Run, Show, command};
+use super::{Break, PinChoice, Run, Show, command};
+#[cfg(feature = "etcd")]
+use crate::AsyncEtcdLock;
 use crate::lock::any_lock::AnyLock;
 use crate::lock::shared::SharedLock;
 use crate::lock::wait::Wait;
@@ -56,17 +58,62 @@ pub(super) fn of_run(arguments: &Run) -> Result<Named, Failure> {
     Ok(named(AnyLock::new(lock)))
 }
 
-/// The locks that `status` looks at, and whether each is a lock file.
-pub(super) fn of_status(arguments: &Show) -> Result<Vec<(AnyLock, bool)>, Failure> {
+/// A lock that `status` looks at.
+pub(super) enum Shown {
+    LockFile(AnyLock),
+    #[cfg(feature = "etcd")]
+    Etcd(AsyncEtcdLock),
+    Other(AnyLock),
+}
+
+/// The locks that `status` looks at.
+pub(super) fn of_status(arguments: &Show) -> Result<Vec<Shown>, Failure> {
     let names = arguments.locks.iter();
     if let Some(kind) = arguments.kernel {
         let lock = |path| AsyncKernelLock::with_options(path, kind.options());
-        return names.map(|path| Ok((AnyLock::new(lock(path)?), false))).collect();
+        return names.map(|path| Ok(Shown::Other(AnyLock::new(lock(path)?)))).collect();
     }
     let Some(locks) = locks(arguments.at.as_deref())? else {
-        return Ok(names.map(|path| (AnyLock::new(AsyncFileLock::new(path)), true)).collect());
+        let lock = |path| Shown::LockFile(AnyLock::new(AsyncFileLock::new(path)));
+        return Ok(names.map(lock).collect());
     };
-    names.map(|name| Ok((locks.lock(utf8(name)?)?, locks.are_lock_files()))).collect()
+    names.map(|name| shown(&locks, utf8(name)?)).collect()
+}
+
+fn shown(locks: &Locks, name: &str) -> Result<Shown, Failure> {
+    #[cfg(feature = "etcd")]
+    if let Some(lock) = locks.etcd_lock(name)? {
+        return Ok(Shown::Etcd(lock));
+    }
+    let lock = locks.lock(name)?;
+    Ok(if locks.are_lock_files() { Shown::LockFile(lock) } else { Shown::Other(lock) })
+}
+
+/// A lock that `break` can break.
+pub(super) enum Breakable {
+    LockFile(AsyncFileLock),
+    #[cfg(feature = "etcd")]
+    Etcd(AsyncEtcdLock),
+}
+
+/// The lock that `break` is to break.
+pub(super) fn of_break(arguments: &Break) -> Result<Breakable, Failure> {
+    let Some(locks) = locks(arguments.at.as_deref())? else {
+        return Ok(Breakable::LockFile(AsyncFileLock::new(&arguments.lock)));
+    };
+    let name = utf8(&arguments.lock)?;
+    #[cfg(feature = "etcd")]
+    if let Some(lock) = locks.etcd_lock(name)? {
+        return Ok(Breakable::Etcd(lock));
+    }
+    let lock = locks.lock_file(name)?;
+    lock.map(Breakable::LockFile).ok_or_else(|| {
+        usage(
+            "only lock files and the locks of etcd can be broken: end the holder, or have a lock \
+             daemon unlock by force on its page"
+                .to_owned(),
+        )
+    })
 }
 
 /// The lock file of this name, for what only lock files can do.
@@ -107,7 +154,7 @@ fn refuse_options_of_lock_files(arguments: &Run) -> Result<(), Failure> {
     Ok(())
 }
 
-fn usage(message: String) -> Failure {
+pub(super) fn usage(message: String) -> Failure {
     Failure { code: exit::USAGE, message }
 }
 

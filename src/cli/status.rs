@@ -4,34 +4,32 @@ use std::future::poll_fn;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::thread;
 
 use futures_core::Stream;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use super::exit::{self, Failure, message_of};
+use super::named::{self, Shown};
 use super::signals::Signals;
 use super::text::{print, printable, tell};
-use super::{Show, named, runtime};
-use crate::lock::any_lock::AnyLock;
+use super::{Show, runtime};
 use crate::lock::name::LockName;
 use crate::{AsyncFileLock, Error, Holder, Lock, Status};
+
+/// So many locks are asked at a time. If larger, a long list opens more connections.
+const AT_A_TIME: usize = 32;
 
 pub(super) fn status(arguments: &Show) -> Result<u8, Failure> {
     if arguments.watch {
         return watch(arguments);
     }
-    let runtime = runtime()?;
-    let look = |named: (AnyLock, bool)| {
-        let (lock, is_lock_file) = named;
-        let answer = runtime.block_on(lock.status());
-        Report { name: lock.name(), answer, is_lock_file }
-    };
-    let reports: Vec<Report> = named::of_status(arguments)?.into_iter().map(look).collect();
+    let reports = runtime()?.block_on(ask_all(named::of_status(arguments)?));
     if arguments.json {
         let objects = reports.iter().map(Report::json).collect();
         print(Value::Array(objects));
@@ -39,6 +37,26 @@ pub(super) fn status(arguments: &Show) -> Result<u8, Failure> {
         reports.iter().for_each(Report::print);
     }
     Ok(worst(&reports))
+}
+
+/// Together: a server that does not answer is waited for once, and not once for each.
+async fn ask_all(locks: Vec<Shown>) -> Vec<Report> {
+    let turns = Arc::new(Semaphore::new(AT_A_TIME));
+    let asked: Vec<_> = locks
+        .into_iter()
+        .map(|lock| {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move {
+                let _turn = turns.acquire().await.expect("BUG: the semaphore was closed");
+                Report::of(lock).await
+            })
+        })
+        .collect();
+    let mut reports = Vec::with_capacity(asked.len());
+    for report in asked {
+        reports.push(report.await.expect("BUG: a look at a lock panicked"));
+    }
+    reports
 }
 
 /// An answer that could not be had outweighs every answer that was.
@@ -91,7 +109,7 @@ fn print_changes(locks: Vec<AsyncFileLock>, is_json: bool) -> Result<u8, Failure
 async fn print_changes_of(lock: AsyncFileLock, is_json: bool) -> io::Result<()> {
     let mut changes = lock.watch();
     while let Some(answer) = poll_fn(|context| Pin::new(&mut changes).poll_next(context)).await {
-        let report = Report { name: lock.path().into(), answer, is_lock_file: true };
+        let report = Report::new(lock.path().into(), answer, true);
         let line = if is_json { Ok(report.json().to_string()) } else { report.line() };
         match line {
             Ok(line) => writeln!(io::stdout(), "{line}")?,
@@ -119,9 +137,33 @@ struct Report {
     answer: Result<Status, Error>,
     /// And not a file with a lock of the kernel's, which says nothing itself.
     is_lock_file: bool,
+    /// The holder's, where etcd keeps the lock.
+    lease: Option<i64>,
+    /// In their order, where they are known.
+    waiters: Option<Vec<Holder>>,
 }
 
 impl Report {
+    fn new(name: LockName, answer: Result<Status, Error>, is_lock_file: bool) -> Self {
+        Self { name, answer, is_lock_file, lease: None, waiters: None }
+    }
+
+    async fn of(lock: Shown) -> Self {
+        match lock {
+            Shown::LockFile(lock) => Self::new(lock.name(), lock.status().await, true),
+            Shown::Other(lock) => Self::new(lock.name(), lock.status().await, false),
+            #[cfg(feature = "etcd")]
+            Shown::Etcd(lock) => match lock.queue().await {
+                Ok(queue) => Self {
+                    lease: queue.lease,
+                    waiters: Some(queue.waiters),
+                    ..Self::new(lock.name(), Ok(queue.status), false)
+                },
+                Err(error) => Self::new(lock.name(), Err(error), false),
+            },
+        }
+    }
+
     fn code(&self) -> u8 {
         match &self.answer {
             Ok(Status::Held(_)) => exit::HELD,
@@ -136,6 +178,9 @@ impl Report {
         match self.line() {
             Ok(line) => print(line),
             Err(message) => tell(message),
+        }
+        for waiter in self.waiters.iter().flatten() {
+            print(printable(format!("  then {waiter}")));
         }
     }
 
@@ -157,21 +202,24 @@ impl Report {
             Ok(Status::Held(holder) | Status::Stale(holder)) => Some(holder),
             _ => None,
         };
-        json!({
+        let mut shown = described(holder);
+        let of_lock = json!({
             "path": self.name.path().map(|path| path.to_string_lossy()),
             "server": self.name.server(),
             "resource": self.name.name(),
             "state": self.state(),
             "foreign": holder.filter(|_| self.is_lock_file).map(Holder::is_foreign),
-            "pid": holder.and_then(|holder| holder.pid),
-            "name": holder.and_then(|holder| holder.name.as_deref()),
-            "host": holder.and_then(|holder| holder.host.as_deref()),
-            "since": holder.and_then(Holder::shown_since),
-            "note": holder.and_then(|holder| holder.note.as_deref()),
-            "hold_id": holder.and_then(|holder| holder.hold_id.as_deref()),
             "evidence": holder.map(|holder| holder.evidence.to_string()),
+            "lease": self.lease.map(|lease| format!("{lease:x}")),
+            "waiters": self.waiters.as_ref().map(|waiters| {
+                waiters.iter().map(|waiter| Value::Object(described(Some(waiter)))).collect::<Vec<_>>()
+            }),
             "error": self.answer.as_ref().err().map(message_of),
-        })
+        });
+        if let Value::Object(mut of_lock) = of_lock {
+            shown.append(&mut of_lock);
+        }
+        Value::Object(shown)
     }
 
     fn state(&self) -> &'static str {
@@ -187,6 +235,20 @@ impl Report {
     fn known(&self, holder: &Holder) -> String {
         let is_foreign = self.is_lock_file && holder.is_foreign();
         let origin = if is_foreign { "foreign file; " } else { "" };
-        format!("{holder} ({origin}{})", holder.evidence)
+        let lease = self.lease.map_or(String::new(), |lease| format!("; lease {lease:x}"));
+        format!("{holder} ({origin}{}{lease})", holder.evidence)
     }
+}
+
+/// A holder or a waiter for programs.
+fn described(holder: Option<&Holder>) -> Map<String, Value> {
+    let values = [
+        ("pid", json!(holder.and_then(|holder| holder.pid))),
+        ("name", json!(holder.and_then(|holder| holder.name.as_deref()))),
+        ("host", json!(holder.and_then(|holder| holder.host.as_deref()))),
+        ("since", json!(holder.and_then(Holder::shown_since))),
+        ("note", json!(holder.and_then(|holder| holder.note.as_deref()))),
+        ("hold_id", json!(holder.and_then(|holder| holder.hold_id.as_deref()))),
+    ];
+    values.map(|(key, value)| (key.to_owned(), value)).into_iter().collect()
 }

@@ -14,6 +14,8 @@ use super::cluster::Cluster;
 use super::guard::EtcdGuard;
 use super::options::EtcdOptions;
 use super::status;
+#[cfg(feature = "cli")]
+use super::status::Queue;
 use super::target::Target;
 use crate::lease::{Contender, RESPONSE_LIMIT, Watcher};
 use crate::local::timer::Standing;
@@ -335,6 +337,12 @@ impl AsyncEtcdLock {
     /// ```
     pub fn waiters(&self) -> impl Future<Output = Result<Vec<Holder>, Error>> + Send + use<> {
         status::waiters(Arc::clone(&self.target))
+    }
+
+    /// [`status`](Self::status) and [`waiters`](Self::waiters) of one moment.
+    #[cfg(feature = "cli")]
+    pub(crate) fn queue(&self) -> impl Future<Output = Result<Queue, Error>> + Send + use<> {
+        status::queue(Arc::clone(&self.target))
     }
 
     /// Ask the holder to release the lock.

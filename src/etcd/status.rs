@@ -55,7 +55,32 @@ pub(super) async fn ask(target: Arc<Target>) -> Result<Status, Error> {
 pub(super) async fn waiters(target: Arc<Target>) -> Result<Vec<Holder>, Error> {
     let asking = Arc::clone(&target);
     let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
-    Ok(keys.iter().skip(1).map(|kv| record::holder(kv, &target.queue)).collect())
+    Ok(behind(&target, &keys))
+}
+
+/// A lock's queue, as one look shows it.
+#[cfg(feature = "cli")]
+pub(crate) struct Queue {
+    pub(crate) status: Status,
+    /// The lease of the holder.
+    pub(crate) lease: Option<i64>,
+    /// In their order.
+    pub(crate) waiters: Vec<Holder>,
+}
+
+#[cfg(feature = "cli")]
+pub(super) async fn queue(target: Arc<Target>) -> Result<Queue, Error> {
+    let asking = Arc::clone(&target);
+    let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
+    Ok(Queue {
+        status: status(&target, &keys),
+        lease: keys.first().map(|kv| kv.lease).filter(|&lease| lease != 0),
+        waiters: behind(&target, &keys),
+    })
+}
+
+fn behind(target: &Target, keys: &[KeyValue]) -> Vec<Holder> {
+    keys.iter().skip(1).map(|kv| record::holder(kv, &target.queue)).collect()
 }
 
 pub(super) fn status(target: &Target, keys: &[KeyValue]) -> Status {

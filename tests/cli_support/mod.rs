@@ -13,7 +13,7 @@ use crate::support::{Process, eventually};
 pub fn lockkeeper() -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal", env!("CARGO_BIN_EXE_lockkeeper")]);
-    for name in ["PATH", "TOKEN", "RECOVERED_FROM", "RECOVERED_PID", "LOG"] {
+    for name in ["AT", "PATH", "TOKEN", "RECOVERED_FROM", "RECOVERED_PID", "LOG"] {
         command.env_remove(format!("LOCKKEEPER_{name}"));
     }
     command.env_remove("RUST_LOG");
