@@ -33,6 +33,7 @@
 //! | [`AsyncFileLock`] | a job that one process of a machine at a time may run: the holder is shown, and notified when the lock is lost or its predecessor died |
 //! | [`AsyncKernelLock`] | a file that other programs lock with the kernel (`flock`, `fcntl`), and readers beside a writer |
 //! | `AsyncRemoteLock` (feature `lockd-client`) | many machines, by the lock daemon of feature `lockd` |
+//! | `AsyncEtcdLock` (feature `etcd`) | many machines, by an etcd cluster |
 //!
 //! All of them implement [`Lock`], and their guards [`Guard`]: a program can be generic
 //! over the kind. [`open`] makes an [`AnyLock`] of a kind that a URL names, as in
@@ -77,6 +78,7 @@
 //! | `cli` | the command `lockkeeper` |
 //! | `lockd` | the lock daemon, `lockd`; with `cli`: `lockkeeper serve` |
 //! | `lockd-client` | `AsyncRemoteLock`; with `cli`: `run --server`, `lock`, `unlock`, `health` |
+//! | `etcd` | `AsyncEtcdLock` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // See clippy.toml: each kind of outside access has its room.
