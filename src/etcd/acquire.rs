@@ -340,6 +340,7 @@ impl Acquisition {
         self.foreign(Some(&lowest))?;
         self.hear(Some(&lowest));
         let Some(predecessor) = predecessor else { return Ok(again(place)) };
+        self.foreign(Some(&predecessor))?;
         let is_lowest = predecessor.key == lowest.key;
         let from = revision + 1;
         Ok(Step::Wait(place, Waiting { create_revision, predecessor, is_lowest, from }))
