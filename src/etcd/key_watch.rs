@@ -136,6 +136,9 @@ async fn follow(client: Arc<Client>, mut orders: UnboundedReceiver<Order>) {
             biased;
             () = open.connection.left() => true,
             answer = open.answers.message() => match answer {
+                // The stream has the auth token with which it was begun: once that is over,
+                // each further watch is refused. (M10)
+                Ok(Some(answer)) if answer.created && answer.canceled => true,
                 Ok(Some(answer)) => {
                     tell(&mut watches, answer);
                     false
@@ -172,7 +175,6 @@ fn begin(create: WatchCreateRequest) -> WatchRequest {
 
 fn tell(watches: &mut Watches, answer: WatchResponse) {
     let id = answer.watch_id;
-    // Refusals of rights come with the answer to the beginning, and are such ends too.
     if answer.canceled || answer.compact_revision > 0 {
         if let Some(tell) = watches.remove(&id) {
             let _ = tell.send(Happened::Broken);
