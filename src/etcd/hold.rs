@@ -172,16 +172,27 @@ async fn watch(live: Arc<Live>, state: Arc<HoldState>, key: EtcdKey) {
         };
         drop(watch);
         // A look now and then, in case that a push was missed. (E7)
-        let request = RangeRequest { key: name.to_vec(), ..RangeRequest::default() };
-        let read: Result<RangeResponse, _> =
-            state.session.call(RANGE, &request, ANSWER_LIMIT, &mut false).await;
-        match read {
-            Ok(found) if found.kvs.is_empty() => return state.end(ENDED),
-            Ok(found) if found.kvs.iter().any(|kv| Record::is_revoked(&kv.value)) => {
-                return state.end(REVOKED);
-            }
-            Ok(_) if !is_broken => {}
-            _ => sleep(BLIND).await,
+        let found = look(&state, name).await;
+        if found.kvs.is_empty() {
+            return state.end(ENDED);
+        }
+        if found.kvs.iter().any(|kv| Record::is_revoked(&kv.value)) {
+            return state.end(REVOKED);
+        }
+        if is_broken {
+            sleep(BLIND).await;
+        }
+    }
+}
+
+/// Until it is answered: a watch that begins well says nothing of an older state that was
+/// restored meanwhile. (M9)
+async fn look(state: &HoldState, name: &[u8]) -> RangeResponse {
+    let request = RangeRequest { key: name.to_vec(), ..RangeRequest::default() };
+    loop {
+        match state.session.call(RANGE, &request, ANSWER_LIMIT, &mut false).await {
+            Ok(found) => return found,
+            Err(_) => sleep(BLIND).await,
         }
     }
 }
