@@ -80,6 +80,12 @@ impl Client {
         self.cluster.load(Ordering::Relaxed)
     }
 
+    /// Take the cluster that answers next, at whatever revision it is.
+    pub(super) fn forget_cluster(&self) {
+        self.cluster.store(0, Ordering::Relaxed);
+        self.revision.store(0, Ordering::Relaxed);
+    }
+
     /// Ask one member after another, each once, until one answers. `is_unclear` becomes
     /// true if the request may be carried out without an answer; it is true meanwhile. (M4)
     pub(super) async fn call<Q, A>(

@@ -145,6 +145,8 @@ impl Live {
             return Ok(Arc::clone(session));
         }
         drop(place.take());
+        // No guard relies on the cluster that was known: it may have been restored as another.
+        self.client.forget_cluster();
         let begun = Session::begin(&self.client, &options.prefix, options.ttl, patience).await?;
         Ok(Arc::clone(place.insert(begun)))
     }

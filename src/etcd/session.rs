@@ -39,6 +39,8 @@ pub(super) struct Session {
     /// S.
     pub(super) key: String,
     epoch: AtomicI64,
+    /// Its id.
+    cluster: u64,
     _renewing: Running<()>,
 }
 
@@ -97,7 +99,8 @@ impl Session {
         };
         let renewing = io().map_err(failed)?.run(keeping);
         let (client, epoch) = (Arc::clone(client), AtomicI64::new(0));
-        Ok(Self { client, state, lease, ttl, key, epoch, _renewing: renewing })
+        let cluster = client.cluster();
+        Ok(Self { client, state, lease, ttl, key, epoch, cluster, _renewing: renewing })
     }
 
     /// Put S, which begins an epoch; false if the lease is over.
@@ -128,7 +131,7 @@ impl Session {
 
     /// Which counts revisions.
     pub(super) fn domain(&self) -> String {
-        format!("etcd:{:x}", self.client.cluster())
+        format!("etcd:{:x}", self.cluster)
     }
 
     /// 0: S is not there.
