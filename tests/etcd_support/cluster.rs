@@ -258,6 +258,11 @@ impl Cluster {
         all.collect::<Vec<_>>().join(",")
     }
 
+    /// Where it stores all it has. A process that is killed leaves it there.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+
     /// The files for TLS.
     pub fn certificates(&self) -> &Certificates {
         &self.certificates
@@ -329,6 +334,18 @@ impl Cluster {
             leader.is_some()
         });
         leader.expect("found").0
+    }
+
+    /// Waits until another member than this one leads. One that is cut off leads on for a
+    /// while, in its own eyes.
+    #[track_caller]
+    pub fn next_leader(&self, after: usize) -> usize {
+        let mut leader = after;
+        eventually("another member leads", || {
+            leader = self.leader();
+            leader != after
+        });
+        leader
     }
 
     /// Cuts this member off from its peers: nothing arrives between them, and none is told.
