@@ -2,7 +2,7 @@
 # What other locks in etcd do when a wait is cancelled, when the lease of a waiter is revoked
 # and when the member that it waits at is killed. See the head of etcd/rows.rs.
 #
-#   tests/peers/etcd.sh                 every row (about five minutes)
+#   tests/peers/etcd.sh                 every row (about ten minutes)
 #   tests/peers/etcd.sh etcdctl         the rows of the peers that are called so
 set -eu
 
@@ -25,5 +25,5 @@ for version in 3.4 3.5; do
     PATH=$PATH:$here/../../target/etcd-$version/usr/bin
 done
 export PATH
-exec cargo test --release --quiet --manifest-path "$here/etcd/Cargo.toml" \
+exec cargo test --quiet --manifest-path "$here/etcd/Cargo.toml" \
     --target-dir "$root/etcd" -- "$@"
