@@ -8,6 +8,7 @@
 //! | [`command`] | `lockkeeper run`, `status` and `break` |
 //! | [`daemon`] | the lock daemon, for its operators |
 //! | [`behind_a_proxy`], [`backup_and_restore`] | more of that |
+//! | [`etcd`] | locks that an etcd cluster keeps: a quick start, fencing, restores, rights |
 //! | [`coming_from`] | flock(1), openlock, lockmgr, gocept.lockd, fd-lock, fs4, Tokio, Redlock |
 //! | [`faq`] | what goes wrong, and why |
 //! | [`performance`], [`proof`] | figures, and the commands that print them |
@@ -28,6 +29,8 @@ pub mod coming_from {}
 pub mod command {}
 #[doc = include_str!("daemon.md")]
 pub mod daemon {}
+#[doc = include_str!("etcd.md")]
+pub mod etcd {}
 #[doc = include_str!("faq.md")]
 pub mod faq {}
 #[doc = include_str!("guarantees.md")]
