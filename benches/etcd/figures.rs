@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-pub(crate) fn p50(times: &mut Vec<Duration>) -> Duration {
+pub(crate) fn p50(times: &mut [Duration]) -> Duration {
     quantile(times, 0.5)
 }
 
-pub(crate) fn quantile(times: &mut Vec<Duration>, part: f64) -> Duration {
+pub(crate) fn quantile(times: &mut [Duration], part: f64) -> Duration {
     times.sort();
     let at = ((times.len() as f64 * part) as usize).min(times.len().saturating_sub(1));
     times.get(at).copied().unwrap_or_default()

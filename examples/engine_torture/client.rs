@@ -31,8 +31,8 @@ pub(crate) fn lock_name(number: u64) -> String {
     format!("lock-{number}")
 }
 
-/// Until the input is closed. Then the tasks end what they do, and the process stays until the
-/// input of the conductor is read: by then nothing may be left of it but its session.
+/// At the first byte of the input the tasks end what they do. The process stays until the input
+/// is closed: of a client that is quiet nothing may be left meanwhile but its session.
 async fn use_them<L: Lock>(job: &Job, locks: &[L]) {
     let record = Arc::new(Record::create(&job.record).expect("a record"));
     let ends = Arc::new(AtomicBool::new(false));

@@ -363,7 +363,7 @@ impl<'a> Conductor<'a> {
         calm
     }
 
-    /// The keys that are left, of lock and of sessions.
+    /// Ends the clients, and gives the keys that are left: of locks, and then of sessions.
     fn end(&mut self) -> Vec<String> {
         self.note("the tasks end");
         let (tell, told) = mpsc::channel();
