@@ -1,6 +1,6 @@
 //! What clients wrote, and whether that can be. Nothing here knows of locks but this.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -54,22 +54,30 @@ impl Record {
     }
 }
 
-/// Whether the last that this client wrote is of a hold.
+/// Whether this client is in a hold, by the end of what it wrote.
 pub(crate) fn ends_in_a_hold(record: &Path) -> bool {
     let read = || -> io::Result<Vec<u8>> {
         let (mut file, mut end) = (File::open(record)?, Vec::new());
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(LINE_MAX)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(LOOKED_AT)))?;
         file.read_to_end(&mut end)?;
         Ok(end)
     };
-    let end = read().unwrap_or_default();
-    let last = String::from_utf8_lossy(&end);
-    last.lines().last().is_some_and(|line| line.starts_with(['G', 'H']))
+    let end = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
+    let mut open = HashSet::new();
+    for line in end.lines() {
+        let parts: Vec<&str> = line.split(' ').collect();
+        match parts[..] {
+            ["G" | "H", lock, token, _] => _ = open.insert((lock, token)),
+            ["E", lock, token, _] => _ = open.remove(&(lock, token)),
+            _ => {}
+        }
+    }
+    !open.is_empty()
 }
 
-/// No line of a record is longer.
-const LINE_MAX: u64 = 200;
+/// Some twenty lines. If less, holds of a busy client are not seen.
+const LOOKED_AT: u64 = 600;
 
 /// An interval in which a guard said that it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
