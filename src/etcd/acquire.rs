@@ -1,6 +1,6 @@
 //! One acquisition, from its place in the process's queue to a hold.
 
-use std::future::{Future, pending};
+use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use super::wire::{
     Compare, CompareTarget, CompareWith, KeyValue, Op, OpResponse, PutRequest, RANGE, RangeRequest,
     RangeResponse, ResponseOp, SortOrder, SortTarget, TXN, TxnRequest, TxnResponse,
 };
-use crate::lease::{self, Background, Gone, Patience, WaitEnd};
+use crate::lease::{self, Acquiring, Background, Gone, Patience, WaitEnd};
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder};
 use crate::lock::name::LockName;
@@ -62,10 +62,10 @@ impl lease::Target for Target {
         end: WaitEnd,
         outcome: oneshot::Sender<Decided>,
         gone: Gone,
-    ) -> Result<impl Future<Output = ()> + Send + 'static, Error> {
+    ) -> Result<Acquiring, Error> {
         let live = self.cluster.live().map_err(|error| lease::Target::failed(&**self, error))?;
         let (target, live) = (Arc::clone(self), Arc::clone(live));
-        Ok(Acquisition { target, live, end, heard: None }.run(outcome, gone))
+        Ok(Box::pin(Acquisition { target, live, end, heard: None }.run(outcome, gone)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whether the lock is held, its waiters, and ending a hold from outside.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ pub(super) async fn keys(target: &Target) -> Result<Vec<KeyValue>, Error> {
     Ok(read.map_err(|given_up| target.given_up(DOING, given_up))?.kvs)
 }
 
+/// Boxed where it is made: a program that uses the crate has nothing of it to compile.
+pub(super) type Work<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
 /// Run this on the thread of `lease::io`. (M0) It is boxed, so that a caller's future stays
 /// small.
 async fn there<T, F>(target: &Target, work: F) -> Result<T, Error>
@@ -45,17 +49,21 @@ where
     done.unwrap_or_else(|error| Err(failed(error)))
 }
 
-pub(super) async fn ask(target: Arc<Target>) -> Result<Status, Error> {
-    let asking = Arc::clone(&target);
-    let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
-    Ok(status(&target, &keys))
+pub(super) fn ask(target: Arc<Target>) -> Work<Status> {
+    Box::pin(async move {
+        let asking = Arc::clone(&target);
+        let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
+        Ok(status(&target, &keys))
+    })
 }
 
 /// The contenders behind the holder, in their order.
-pub(super) async fn waiters(target: Arc<Target>) -> Result<Vec<Holder>, Error> {
-    let asking = Arc::clone(&target);
-    let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
-    Ok(behind(&target, &keys))
+pub(super) fn waiters(target: Arc<Target>) -> Work<Vec<Holder>> {
+    Box::pin(async move {
+        let asking = Arc::clone(&target);
+        let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
+        Ok(behind(&target, &keys))
+    })
 }
 
 /// A lock's queue, as one look shows it.
@@ -69,13 +77,15 @@ pub(crate) struct Queue {
 }
 
 #[cfg(feature = "cli")]
-pub(super) async fn queue(target: Arc<Target>) -> Result<Queue, Error> {
-    let asking = Arc::clone(&target);
-    let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
-    Ok(Queue {
-        status: status(&target, &keys),
-        lease: keys.first().map(|kv| kv.lease).filter(|&lease| lease != 0),
-        waiters: behind(&target, &keys),
+pub(super) fn queue(target: Arc<Target>) -> Work<Queue> {
+    Box::pin(async move {
+        let asking = Arc::clone(&target);
+        let keys = there(&target, Box::pin(async move { keys(&asking).await })).await?;
+        Ok(Queue {
+            status: status(&target, &keys),
+            lease: keys.first().map(|kv| kv.lease).filter(|&lease| lease != 0),
+            waiters: behind(&target, &keys),
+        })
     })
 }
 
@@ -95,9 +105,11 @@ pub(super) fn status(target: &Target, keys: &[KeyValue]) -> Status {
 }
 
 /// Ask the holder to release. `None`: there is none.
-pub(super) async fn revoke(target: Arc<Target>) -> Result<Option<Holder>, Error> {
-    let asking = Arc::clone(&target);
-    there(&target, Box::pin(async move { revoke_there(&asking).await })).await
+pub(super) fn revoke(target: Arc<Target>) -> Work<Option<Holder>> {
+    Box::pin(async move {
+        let asking = Arc::clone(&target);
+        there(&target, Box::pin(async move { revoke_there(&asking).await })).await
+    })
 }
 
 async fn revoke_there(target: &Target) -> Result<Option<Holder>, Error> {
@@ -119,9 +131,11 @@ async fn revoke_there(target: &Target) -> Result<Option<Holder>, Error> {
 
 /// End the hold of this lease by deleting its key; its holder is told. `None`: it is not
 /// the holder's.
-pub(super) async fn end(target: Arc<Target>, lease: i64) -> Result<Option<Holder>, Error> {
-    let asking = Arc::clone(&target);
-    there(&target, Box::pin(async move { end_there(&asking, lease).await })).await
+pub(super) fn end(target: Arc<Target>, lease: i64) -> Work<Option<Holder>> {
+    Box::pin(async move {
+        let asking = Arc::clone(&target);
+        there(&target, Box::pin(async move { end_there(&asking, lease).await })).await
+    })
 }
 
 async fn end_there(target: &Target, lease: i64) -> Result<Option<Holder>, Error> {

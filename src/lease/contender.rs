@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::mem;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
@@ -14,7 +14,7 @@ use super::background::{Background, Scheduled};
 use super::io::io;
 use crate::local::timer::{Standing, is_paused};
 use crate::lock::error::Error;
-use crate::lock::events::{self, Acquiring};
+use crate::lock::events::{self, Acquiring as Shown};
 use crate::lock::name::LockName;
 use crate::lock::wait::{Acquired, Busy};
 use crate::sys::process_key::{ProcessKey, this_process};
@@ -43,6 +43,10 @@ pub(crate) type Decided<G> = Result<Acquired<G>, Error>;
 /// Sent when the caller has dropped its future; what it leaves behind is scheduled by this.
 pub(crate) type Gone = oneshot::Receiver<Scheduled>;
 
+/// What acquires, boxed where it is made: a program that uses the crate has nothing of it
+/// to compile.
+pub(crate) type Acquiring = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A lock of a server, which acquires on the thread of (L1).
 pub(crate) trait Target: Send + Sync + 'static {
     type Guard: Send + 'static;
@@ -64,7 +68,7 @@ pub(crate) trait Target: Send + Sync + 'static {
         end: WaitEnd,
         outcome: oneshot::Sender<Decided<Self::Guard>>,
         gone: Gone,
-    ) -> Result<impl Future<Output = ()> + Send + 'static, Error>;
+    ) -> Result<Acquiring, Error>;
 }
 
 /// One acquisition.
@@ -92,7 +96,7 @@ impl<T: Target> Contender<T> {
     /// One try.
     pub(crate) async fn try_acquire(self) -> Result<Option<T::Guard>, Error> {
         let name = self.target.name();
-        let shown = Acquiring::begin(&name);
+        let shown = Shown::begin(&name);
         let acquired = self.try_once().await.map(Acquired::held);
         if let Some(shown) = shown {
             shown.tried(&name, &acquired);

@@ -22,7 +22,7 @@ mod tls;
 mod watch;
 
 pub(crate) use background::Background;
-pub(crate) use contender::{Contender, Decided, Gone, RESPONSE_LIMIT, Target, WaitEnd};
+pub(crate) use contender::{Acquiring, Contender, Decided, Gone, RESPONSE_LIMIT, Target, WaitEnd};
 #[cfg(feature = "etcd")]
 pub(crate) use io::Running;
 pub(crate) use io::io;

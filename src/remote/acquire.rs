@@ -1,6 +1,5 @@
 //! One request for a lock, sent again under the same id until it is answered.
 
-use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,7 +15,9 @@ use super::hold::{Hold, Lease};
 use super::no_response::NoResponse;
 use super::response::{self, Response};
 use super::target::Target;
-use crate::lease::{self, Background, Exhausted, Gone, Patience, RESPONSE_LIMIT, Renewal, WaitEnd};
+use crate::lease::{
+    self, Acquiring, Background, Exhausted, Gone, Patience, RESPONSE_LIMIT, Renewal, WaitEnd,
+};
 use crate::lock::error::Error;
 use crate::lock::name::LockName;
 use crate::lock::wait::{Acquired, Busy};
@@ -57,8 +58,8 @@ impl lease::Target for Target {
         end: WaitEnd,
         outcome: oneshot::Sender<Decided>,
         gone: Gone,
-    ) -> Result<impl Future<Output = ()> + Send + 'static, Error> {
-        Ok(Acquisition::new(self, end)?.run(outcome, gone))
+    ) -> Result<Acquiring, Error> {
+        Ok(Box::pin(Acquisition::new(self, end)?.run(outcome, gone)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 
 use super::hang_up::HangUp;
@@ -101,6 +101,12 @@ impl Lease {
         tokio::spawn(keeping).abort_handle()
     }
 
+    /// [`give_back`](Self::give_back) on the thread of `lease::io`.
+    fn start_giving_back(self: &Arc<Self>) -> io::Result<JoinHandle<Result<(), Error>>> {
+        let giving = Arc::clone(self);
+        self.target.background.start(async move { giving.give_back().await })
+    }
+
     /// Release the lock, by as many requests as it takes. (R4)
     async fn give_back(&self) -> Result<(), Error> {
         const DOING: &str = "unlocking";
@@ -182,8 +188,7 @@ impl Hold {
         self.stop_renewing();
         lease.target.background.hand_over.begin();
         let _standing = Standing::at_most(RESPONSE_LIMIT);
-        let giving = Arc::clone(&lease);
-        match lease.target.background.start(async move { giving.give_back().await }) {
+        match lease.start_giving_back() {
             Ok(given) => {
                 self.is_given_back = true;
                 given.await.unwrap_or_else(|error| failed(io::Error::other(error)))?;

@@ -1,6 +1,8 @@
 //! Whether the lock is held, as the daemon says.
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -18,12 +20,17 @@ use crate::wire::ShownLock;
 const DOING: &str = "looking at";
 
 /// Ask on the thread of `lease::io`. (R6)
-pub(super) async fn ask(target: Arc<Target>) -> Result<Status, Error> {
-    let _standing = Standing::at_most(RESPONSE_LIMIT);
-    let failed = |error| target.unreachable(DOING, Duration::ZERO, error);
-    let asking = ask_until_answered(Arc::clone(&target));
-    let answered = io().map_err(failed)?.run(asking).await;
-    answered.unwrap_or_else(|error| Err(failed(error)))
+pub(super) fn ask(
+    target: Arc<Target>,
+) -> Pin<Box<dyn Future<Output = Result<Status, Error>> + Send>> {
+    // Boxed here: a program that uses the crate has nothing of it to compile.
+    Box::pin(async move {
+        let _standing = Standing::at_most(RESPONSE_LIMIT);
+        let failed = |error| target.unreachable(DOING, Duration::ZERO, error);
+        let asking = ask_until_answered(Arc::clone(&target));
+        let answered = io().map_err(failed)?.run(asking).await;
+        answered.unwrap_or_else(|error| Err(failed(error)))
+    })
 }
 
 async fn ask_until_answered(target: Arc<Target>) -> Result<Status, Error> {
