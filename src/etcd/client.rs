@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -49,12 +49,16 @@ pub(super) struct Client {
     token: Mutex<Option<MetadataValue<Ascii>>>,
     /// Of the first answer; 0 before that.
     cluster: AtomicU64,
+    /// No guard relies on that cluster: its members may say that it is another one now.
+    is_loose: AtomicBool,
     /// The highest revision that a linearizable answer had. (M9)
     revision: AtomicI64,
 }
 
 struct Member {
     endpoint: Endpoint,
+    /// Of its last answer that was taken; 0 before that.
+    cluster: AtomicU64,
     /// As long as the mutex is locked, one is being opened.
     connection: Mutex<Option<Connection>>,
 }
@@ -63,6 +67,7 @@ impl Client {
     pub(super) fn new(endpoints: &[Endpoint], credentials: Option<Credentials>) -> Self {
         let member = |endpoint: &Endpoint| Member {
             endpoint: endpoint.clone(),
+            cluster: AtomicU64::new(0),
             connection: Mutex::new(None),
         };
         Self {
@@ -71,6 +76,7 @@ impl Client {
             current: AtomicUsize::new(0),
             token: Mutex::new(None),
             cluster: AtomicU64::new(0),
+            is_loose: AtomicBool::new(false),
             revision: AtomicI64::new(0),
         }
     }
@@ -80,9 +86,10 @@ impl Client {
         self.cluster.load(Ordering::Relaxed)
     }
 
-    /// Take the cluster that answers next, at whatever revision it is.
-    pub(super) fn forget_cluster(&self) {
-        self.cluster.store(0, Ordering::Relaxed);
+    /// Take whatever revision comes next. A member of the cluster may then say that it is of
+    /// another one, as after a restore; any other member may not, as it never was of this one.
+    pub(super) fn loosen(&self) {
+        self.is_loose.store(true, Ordering::Relaxed);
         self.revision.store(0, Ordering::Relaxed);
     }
 
@@ -225,7 +232,7 @@ impl Client {
             let asked = timeout(limit, asking).await.unwrap_or_else(|_| Err(Failure::silence()));
             match asked {
                 Ok(answer) => {
-                    self.check(answer.header(), None)?;
+                    self.check(index, answer.header(), None)?;
                     return Ok(answer);
                 }
                 Err(failure) if failure.is_of_the_endpoint() => {
@@ -272,7 +279,7 @@ impl Client {
             Kind::Stale => Failure { kind: Kind::Forbidden, ..failure },
             _ => failure,
         })?;
-        self.check(answer.header(), floor)?;
+        self.check(index, answer.header(), floor)?;
         Ok(answer)
     }
 
@@ -363,7 +370,7 @@ impl Client {
         let asking =
             grpc.unary(Request::new(StatusRequest {}), PathAndQuery::from_static(STATUS), codec);
         match timeout(ANSWER_LIMIT, asking).await {
-            Ok(Ok(response)) => self.judge(&response.into_inner())?,
+            Ok(Ok(response)) => self.judge(index, &response.into_inner())?,
             Ok(Err(status)) => {
                 let failure = Failure::read(&status);
                 if let Some((outlook, message)) = connection.tls_failure() {
@@ -388,7 +395,7 @@ impl Client {
         Ok(connection)
     }
 
-    fn judge(&self, status: &StatusResponse) -> Result<(), Failure> {
+    fn judge(&self, index: usize, status: &StatusResponse) -> Result<(), Failure> {
         let mut numbers = status.version.split('.').map(|number| number.parse::<u32>().ok());
         let version = numbers.next().flatten().zip(numbers.next().flatten());
         match version {
@@ -404,28 +411,29 @@ impl Client {
             let text = "this member is a learner, which answers no client: name the voters";
             return Err(Failure::new(Kind::Passing, text));
         }
-        self.check(status.header.as_ref(), None)
+        self.check(index, status.header.as_ref(), None)
     }
 
     /// M9.
     fn check(
         &self,
+        index: usize,
         header: Option<&super::wire::Header>,
         floor: Option<i64>,
     ) -> Result<(), Failure> {
         let Some(header) = header else {
             return Err(Failure::new(Kind::Foreign, "an answer without a header"));
         };
-        let first = self.cluster.compare_exchange(
-            0,
-            header.cluster_id,
-            Ordering::Relaxed,
-            Ordering::Relaxed,
-        );
-        if first.is_err_and(|known| known != header.cluster_id) {
+        let (id, known) = (header.cluster_id, self.cluster());
+        let was_of_it = self.members[index].cluster.load(Ordering::Relaxed) == known;
+        let is_restored = self.is_loose.load(Ordering::Relaxed) && was_of_it;
+        if ![0, id].contains(&known) && !is_restored {
             let text = "it belongs to another cluster than the first member that answered";
             return Err(Failure::new(Kind::Foreign, text));
         }
+        self.is_loose.store(false, Ordering::Relaxed);
+        self.cluster.store(id, Ordering::Relaxed);
+        self.members[index].cluster.store(id, Ordering::Relaxed);
         let Some(floor) = floor else { return Ok(()) };
         if header.revision < floor {
             self.revision.store(header.revision, Ordering::Relaxed);

@@ -146,7 +146,7 @@ impl Live {
         }
         drop(place.take());
         // No guard relies on the cluster that was known: it may have been restored as another.
-        self.client.forget_cluster();
+        self.client.loosen();
         let begun = Session::begin(&self.client, &options.prefix, options.ttl, patience).await?;
         Ok(Arc::clone(place.insert(begun)))
     }
