@@ -35,6 +35,8 @@ macro_rules! kinds {
             any_of_ofd: AnyOf<Ofd>,
             #[cfg(all(feature = "cli", feature = "lockd", feature = "lockd-client"))]
             any_of_remote: AnyOf<Remote>,
+            #[cfg(feature = "etcd")]
+            any_of_etcd: AnyOf<EtcdOne>,
         }
     };
 }
