@@ -297,3 +297,33 @@ fn a_provider_is_used_from_several_runtimes() {
     }
     assert_eq!(queue(&cluster), []);
 }
+
+/// Else a long hold on a cluster that is compacted would ask all the time.
+#[test]
+fn a_hold_is_watched_again_though_its_first_revisions_are_compacted() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    // Longer than between two looks without a watch.
+    const QUIET: Duration = Duration::from_secs(2);
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    let guard = acquire(&lock(&proxy.endpoint(), LONG));
+    let watches = || begun(&cluster, 0, "Watch");
+    eventually("it is watched", || watches() > 0.0);
+    for value in ["one", "two"] {
+        cluster.etcdctl(&["put", "another", value]);
+    }
+    let revision = cluster.status(0).expect("a status").revision;
+    cluster.etcdctl(&["compact", &revision.to_string()]);
+    let before = watches();
+    proxy.drop_all();
+    eventually("it is watched again", || watches() > before);
+    eventually("it is not asked for any more", || {
+        let before = begun(&cluster, 0, "Range");
+        std::thread::sleep(QUIET);
+        begun(&cluster, 0, "Range") == before
+    });
+    cluster.etcdctl(&["del", "--prefix", "jobs/"]);
+    assert_eq!(lost(&guard).reason, LostReason::Ended);
+}

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::client::ANSWER_LIMIT;
@@ -150,27 +150,22 @@ impl Drop for Hold {
 async fn watch(live: Arc<Live>, state: Arc<HoldState>, key: EtcdKey) {
     sleep(UNWATCHED).await;
     let name = key.name.as_bytes();
+    let begin = |from| {
+        let (key, range_end) = (name.to_vec(), just_behind(name));
+        live.watches.watch(Watched { key, range_end, from, with_puts: true })
+    };
+    let mut watch = begin(key.create_revision + 1);
+    let mut looks_at = Instant::now() + state.session.ttl;
     loop {
-        let mut watch = live.watches.watch(Watched {
-            key: name.to_vec(),
-            range_end: just_behind(name),
-            from: key.create_revision + 1,
-            with_puts: true,
-        });
-        let looks_at = Instant::now() + state.session.ttl;
-        let is_broken = loop {
-            let happened = tokio::select! {
-                happened = watch.next() => happened,
-                () = tokio::time::sleep_until(looks_at) => break false,
-            };
-            match happened {
+        let is_broken = tokio::select! {
+            happened = watch.next() => match happened {
                 Happened::Deleted { .. } => return state.end(ENDED),
                 Happened::Put(kv) if Record::is_revoked(&kv.value) => return state.end(REVOKED),
-                Happened::Put(_) => {}
-                Happened::Broken => break true,
-            }
+                Happened::Put(_) => continue,
+                Happened::Broken => true,
+            },
+            () = sleep_until(looks_at) => false,
         };
-        drop(watch);
         // A look now and then, in case that a push was missed. (E7)
         let found = look(&state, name).await;
         if found.kvs.is_empty() {
@@ -181,7 +176,10 @@ async fn watch(live: Arc<Live>, state: Arc<HoldState>, key: EtcdKey) {
         }
         if is_broken {
             sleep(BLIND).await;
+            // Not from an older revision: what was before it may be compacted by now.
+            watch = begin(found.header.map_or(0, |header| header.revision) + 1);
         }
+        looks_at = Instant::now() + state.session.ttl;
     }
 }
 
