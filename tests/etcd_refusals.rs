@@ -63,6 +63,26 @@ fn a_limit_that_no_member_answered_in_is_no_timeout() {
     assert!(matches!(status, Err(Error::Unreachable { .. })), "{status:?}");
 }
 
+/// As many as would take a minute, each in its turn.
+#[test]
+fn a_limit_is_kept_though_no_member_answers() {
+    let members: Vec<_> = (0..30)
+        .map(|host| std::net::TcpListener::bind(format!("127.0.7.{}:0", host + 1)).expect("a port"))
+        .collect();
+    let addresses = members.iter().map(|member| member.local_addr().expect("one").to_string());
+    let endpoints = addresses.collect::<Vec<_>>().join(",");
+    let lock = AsyncEtcdLock::with_options(endpoints, "import", patient()).expect("options");
+    block_on(async {
+        let patient = tokio::spawn(lock.acquire().into_future());
+        tokio::task::yield_now().await;
+        let limited = lock.acquire_timeout(Duration::from_millis(50));
+        let limited = tokio::time::timeout(Duration::from_secs(30), limited).await;
+        let limited = limited.expect("it ends soon after its limit");
+        assert!(matches!(limited, Err(Error::Unreachable { .. })), "{limited:?}");
+        patient.abort();
+    });
+}
+
 #[test]
 fn one_of_three_is_enough() {
     if !is_there(Version::V3_4) {

@@ -10,7 +10,7 @@ use futures_core::Stream;
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Status, Streaming};
@@ -129,6 +129,25 @@ impl Client {
         Err(failures.all())
     }
 
+    /// [`call`](Self::call) for at most as long as one member may take after the caller's limit.
+    pub(super) async fn call_within<Q, A>(
+        &self,
+        path: &'static str,
+        request: &Q,
+        patience: &Patience,
+        is_unclear: &mut bool,
+    ) -> Result<A, Failure>
+    where
+        Q: Message + Clone + 'static,
+        A: Answer,
+    {
+        let asking = self.call(path, request, ANSWER_LIMIT, is_unclear);
+        match patience.end_of(ANSWER_LIMIT) {
+            None => asking.await,
+            Some(end) => timeout_at(end, asking).await.unwrap_or_else(|_| Err(Failure::silence())),
+        }
+    }
+
     /// [`call`](Self::call) until there is an answer, or a failure that would stay.
     pub(super) async fn persist<Q, A>(
         &self,
@@ -143,7 +162,7 @@ impl Client {
     {
         loop {
             let begun = Instant::now();
-            match self.call(path, request, ANSWER_LIMIT, is_unclear).await {
+            match self.call_within(path, request, patience, is_unclear).await {
                 Ok(answer) => {
                     patience.renew(begun.elapsed());
                     return Ok(answer);

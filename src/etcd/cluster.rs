@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use http::Uri;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
-use super::client::{Client, Credentials, GivenUp};
+use super::client::{ANSWER_LIMIT, Client, Credentials, GivenUp};
 use super::endpoint::Endpoint;
 use super::key_watch::KeyWatches;
 use super::options::EtcdOptions;
 use super::session::Session;
-use crate::lease::{Patience, PerProcess, Tls};
+use crate::lease::{Exhausted, Patience, PerProcess, Tls};
 use crate::lock::error::Error;
 use crate::sys::mutex::Mutex;
 
@@ -140,7 +141,15 @@ impl Live {
         options: &EtcdOptions,
         patience: &mut Patience,
     ) -> Result<Arc<Session>, GivenUp> {
-        let mut place = self.session.lock().await;
+        let begun = Instant::now();
+        let mut place = match patience.end_of(ANSWER_LIMIT) {
+            None => self.session.lock().await,
+            // Another task may be more patient with members that do not answer.
+            Some(end) => timeout_at(end, self.session.lock()).await.map_err(|_| {
+                let error = io::Error::other("another task waits for a session meanwhile");
+                GivenUp::Exhausted(Exhausted { tried: begun.elapsed(), error })
+            })?,
+        };
         if let Some(session) = place.as_ref().filter(|session| session.state.over().is_none()) {
             return Ok(Arc::clone(session));
         }

@@ -58,7 +58,7 @@ impl Session {
             let request =
                 LeaseGrantRequest { ttl: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX) };
             let granted: Result<LeaseGrantResponse, _> =
-                client.call(LEASE_GRANT, &request, ANSWER_LIMIT, &mut false).await;
+                client.call_within(LEASE_GRANT, &request, patience, &mut false).await;
             let granted = match granted {
                 Ok(granted) => granted,
                 Err(failure) => {

@@ -22,15 +22,19 @@ const DOING: &str = "looking at";
 /// So many of a queue are read. If larger, a long queue costs more memory.
 const SHOWN: i64 = 256;
 
+async fn keys(target: &Target) -> Result<Vec<KeyValue>, Error> {
+    Ok(read(target).await?.kvs)
+}
+
 /// The keys of the queue, the holder's first.
-pub(super) async fn keys(target: &Target) -> Result<Vec<KeyValue>, Error> {
+pub(super) async fn read(target: &Target) -> Result<RangeResponse, Error> {
     let failed = |error| target.unreachable(DOING, Duration::ZERO, error);
     let client = Arc::clone(&target.cluster.live().map_err(failed)?.client);
     let request = RangeRequest { limit: SHOWN, ..in_order(&target.queue) };
     let mut patience = target.patience();
     let read: Result<RangeResponse, _> =
         client.persist(RANGE, &request, &mut patience, &mut false).await;
-    Ok(read.map_err(|given_up| target.given_up(DOING, given_up))?.kvs)
+    read.map_err(|given_up| target.given_up(DOING, given_up))
 }
 
 /// Boxed where it is made: a program that uses the crate has nothing of it to compile.

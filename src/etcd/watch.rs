@@ -30,22 +30,23 @@ async fn follow(target: &Target, latest: &Latest) -> End {
         Ok(live) => live,
         Err(error) => return End::Broken { error, was_there: false },
     };
-    let mut watch = live.watches.watch(WatchedKeys {
-        key: target.queue.clone().into_bytes(),
-        range_end: key::range_end(&target.queue),
-        // From now on.
-        from: 0,
-        with_puts: true,
-    });
-    let mut was_there = false;
+    let begin = |from| {
+        let key = target.queue.clone().into_bytes();
+        let range_end = key::range_end(&target.queue);
+        live.watches.watch(WatchedKeys { key, range_end, from, with_puts: true })
+    };
+    let (mut watch, mut was_there) = (None, false);
     loop {
-        match status::keys(target).await {
-            Ok(keys) => latest.put(Ok(status::status(target, &keys))),
+        let read = match status::read(target).await {
+            Ok(read) => read,
             Err(Error::Unreachable { source, .. }) => {
                 return End::Broken { error: source, was_there };
             }
             Err(error) => return End::Hopeless(error),
-        }
+        };
+        latest.put(Ok(status::status(target, &read.kvs)));
+        let revision = read.header.map_or(0, |header| header.revision);
+        let watch = watch.get_or_insert_with(|| begin(revision + 1));
         was_there = true;
         if let Happened::Broken = watch.next().await {
             let error = io::Error::other("the watch of its keys broke off");

@@ -40,6 +40,12 @@ impl Patience {
         self
     }
 
+    /// When a request is given up that outlasts the caller's limit by this much.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn end_of(&self, last_request: Duration) -> Option<Instant> {
+        self.deadline.and_then(|deadline| deadline.checked_add(last_request))
+    }
+
     /// The server was there, or a proxy before it, as a request shows that lasted so long.
     /// A server that fails at once is asked again at growing intervals all the same.
     pub(crate) fn renew(&mut self, lasted: Duration) {
