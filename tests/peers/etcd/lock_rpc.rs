@@ -1,22 +1,16 @@
 //! The Lock RPC of etcd through the `etcd-client` crate, with a lease that a task keeps alive,
 //! as a process has that uses several locks. The wait is cancelled by dropping its future.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use etcd_client::{Client, LockOptions};
-use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::etcd_support::Cluster;
-use super::{Contender, Peer, State, TTL};
+use super::{Contender, Peer, State, TTL, runtime};
 
 pub struct LockRpc;
-
-fn runtime() -> &'static Runtime {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"))
-}
 
 impl Peer for LockRpc {
     fn name(&self) -> &'static str {

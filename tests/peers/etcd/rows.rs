@@ -19,14 +19,17 @@ mod support;
 
 mod etcdctl;
 mod lock_rpc;
+mod ours;
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Formatter};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use etcd_support::{Cluster, Entry, Version, is_there};
 use support::eventually;
+use tokio::runtime::Runtime;
 
 /// A way to lock that is compared.
 trait Peer {
@@ -39,9 +42,14 @@ trait Peer {
     fn ask(&self, cluster: &Cluster, lock: &str) -> Box<dyn Contender>;
 }
 
-/// Each is run in all situations. The place for one more.
-fn peers() -> [Box<dyn Peer>; 2] {
-    [Box::new(lock_rpc::LockRpc), Box::new(etcdctl::EtcdCtl)]
+/// Each is run in all situations.
+fn peers() -> [Box<dyn Peer>; 3] {
+    [Box::new(ours::Ours), Box::new(lock_rpc::LockRpc), Box::new(etcdctl::EtcdCtl)]
+}
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().expect("a runtime"))
 }
 
 trait Contender {
