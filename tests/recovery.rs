@@ -209,13 +209,16 @@ async fn a_lock_that_is_released_all_the_time_never_looks_stale() {
     let holder = Process::play(TEST, "holder", &path);
     holder.expect("held");
     let lock = lock(&path, FileOptions::default());
-    let mut held = 0;
-    for _ in 0..20_000 {
+    let (mut looks, mut held) = (0, 0);
+    let end = Instant::now() + support::VERY_LONG;
+    // The holder may not run while this does.
+    while looks < 20_000 || held == 0 {
+        assert!(Instant::now() < end, "it was never seen held");
+        looks += 1;
         match lock.status().await.unwrap() {
             Status::Stale(holder) => panic!("{holder} looks dead: {}", holder.evidence),
             Status::Held(_) => held += 1,
             _ => {}
         }
     }
-    assert!(held > 0, "it was never seen held");
 }
