@@ -6,6 +6,7 @@ mod command;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod exit;
+mod generate;
 #[cfg(feature = "lockd-client")]
 mod health;
 mod inherited;
@@ -155,6 +156,15 @@ enum Verb {
     Unlock(lockcmd::Call),
     #[cfg(feature = "lockd-client")]
     Health(health::Health),
+    #[command(hide = true)]
+    Generate(Generate),
+}
+
+/// Write the manual pages, and completions for bash, zsh and fish: for those who make packages
+#[derive(Debug, Args)]
+struct Generate {
+    /// Where to; it is made if it is not there
+    directory: PathBuf,
 }
 
 /// Wait for a lock, run a command, release the lock, and exit as the command did
@@ -384,6 +394,7 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Unlock(arguments) => lockcmd::call("unlock", arguments),
         #[cfg(feature = "lockd-client")]
         Verb::Health(arguments) => health::health(arguments),
+        Verb::Generate(arguments) => generate::generate(arguments),
     }
 }
 
