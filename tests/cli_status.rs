@@ -256,3 +256,33 @@ fn a_reader_that_goes_away_is_no_failure() {
     command.stdout(writer.try_clone().unwrap()).stderr(writer).stdin(Stdio::null());
     assert_eq!(command.status().unwrap().code(), Some(0));
 }
+
+#[test]
+fn states_of_several_locks_stand_below_one_another() {
+    let directory = on_tmpfs();
+    let [short, long] = ["a.lock", "much-longer.lock"].map(|name| directory.path().join(name));
+    let _holder = holder(&[], &long);
+    let shown = stdout(&output(&mut status(&[&short, &long])));
+    let places: Vec<_> =
+        shown.lines().map(|line| line.find(" free").or(line.find(" held"))).collect();
+    assert!(places.len() == 2 && places[0].is_some() && places[0] == places[1], "{shown}");
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let directory = on_tmpfs();
+    let lock = directory.path().join("a.lock");
+    let program = env!("CARGO_BIN_EXE_lockkeeper");
+    let shown = |set: &[(&str, &str)]| {
+        // A terminal of its own.
+        let mut script = Command::new("script");
+        let command = format!("{program} status {}", lock.display());
+        script.args(["-qec", &command, "/dev/null"]).env_remove("NO_COLOR").env("TERM", "xterm");
+        stdout(&output(script.envs(set.iter().copied())))
+    };
+    assert!(shown(&[]).contains("\u{1b}[32mfree\u{1b}[0m"), "{:?}", shown(&[]));
+    for set in [("NO_COLOR", "1"), ("TERM", "dumb")] {
+        assert!(!shown(&[set]).contains('\u{1b}'), "{set:?}");
+    }
+    assert!(!stdout(&output(&mut status(&[&lock]))).contains('\u{1b}'), "to a pipe");
+}

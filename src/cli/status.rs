@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::exit::{self, Failure, message_of};
 use super::named::{self, Shown};
 use super::signals::Signals;
-use super::text::{print, printable, tell};
+use super::text::{Colour, has_colours, painted, print, printable, tell};
 use super::{Show, runtime};
 use crate::lock::name::LockName;
 use crate::{AsyncFileLock, Error, Holder, Lock, Status};
@@ -34,9 +34,19 @@ pub(super) fn status(arguments: &Show) -> Result<u8, Failure> {
         let objects = reports.iter().map(Report::json).collect();
         print(Value::Array(objects));
     } else {
-        reports.iter().for_each(Report::print);
+        let names = reports.iter().map(|report| report.label().chars().count());
+        let look = Look { width: names.max().unwrap_or(0), has_colours: has_colours() };
+        reports.iter().for_each(|report| report.print(look));
     }
     Ok(worst(&reports))
+}
+
+/// How a line is laid out.
+#[derive(Clone, Copy)]
+struct Look {
+    /// Of the longest name, so that states stand below one another.
+    width: usize,
+    has_colours: bool,
 }
 
 /// Together: a server that does not answer is waited for once, and not once for each.
@@ -108,9 +118,10 @@ fn print_changes(locks: Vec<AsyncFileLock>, is_json: bool) -> Result<u8, Failure
 /// Until its path turns out to be none of a lock. An error is one of writing.
 async fn print_changes_of(lock: AsyncFileLock, is_json: bool) -> io::Result<()> {
     let mut changes = lock.watch();
+    let look = Look { width: 0, has_colours: has_colours() };
     while let Some(answer) = poll_fn(|context| Pin::new(&mut changes).poll_next(context)).await {
         let report = Report::new(lock.path().into(), answer, true);
-        let line = if is_json { Ok(report.json().to_string()) } else { report.line() };
+        let line = if is_json { Ok(report.json().to_string()) } else { report.line(look) };
         match line {
             Ok(line) => writeln!(io::stdout(), "{line}")?,
             Err(message) => tell(message),
@@ -174,8 +185,12 @@ impl Report {
         }
     }
 
-    fn print(&self) {
-        match self.line() {
+    fn label(&self) -> String {
+        printable(format!("{}:", self.name))
+    }
+
+    fn print(&self, look: Look) {
+        match self.line(look) {
             Ok(line) => print(line),
             Err(message) => tell(message),
         }
@@ -185,16 +200,23 @@ impl Report {
     }
 
     /// An error is for standard error.
-    fn line(&self) -> Result<String, String> {
-        let name = &self.name;
-        let line = match &self.answer {
-            Ok(Status::Free) => format!("{name}: free"),
-            Ok(Status::Held(holder)) => format!("{name}: held by {}", self.known(holder)),
-            Ok(Status::Stale(holder)) => format!("{name}: stale, left by {}", self.known(holder)),
-            Err(Error::NotALockFile { found, .. }) => format!("{name}: not a lock file: {found}"),
+    fn line(&self, look: Look) -> Result<String, String> {
+        let (state, colour, rest) = match &self.answer {
+            Ok(Status::Free) => ("free", Colour::Green, String::new()),
+            Ok(Status::Held(holder)) => {
+                ("held", Colour::Yellow, format!(" by {}", self.known(holder)))
+            }
+            Ok(Status::Stale(holder)) => {
+                ("stale", Colour::Red, format!(", left by {}", self.known(holder)))
+            }
+            Err(Error::NotALockFile { found, .. }) => {
+                ("not a lock file", Colour::Red, format!(": {found}"))
+            }
             Err(error) => return Err(message_of(error)),
         };
-        Ok(printable(line))
+        let (label, width) = (self.label(), look.width);
+        let state = painted(state, look.has_colours.then_some(colour));
+        Ok(format!("{label:width$} {state}{}", printable(rest)))
     }
 
     fn json(&self) -> Value {

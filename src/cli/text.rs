@@ -2,7 +2,7 @@
 //! have written, so nothing that could steer a terminal passes.
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// `text` on one line, with what could steer a terminal or turn its text
 /// around written as an escape.
@@ -16,6 +16,32 @@ pub(super) fn printable(text: impl Display) -> String {
         }
     }
     line
+}
+
+/// What makes a state stand out.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Colour {
+    Green,
+    Yellow,
+    Red,
+}
+
+/// Whether standard output shows colours: a terminal that can, and no NO_COLOR
+/// (<https://no-color.org>).
+pub(super) fn has_colours() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb");
+    std::io::stdout().is_terminal() && !is_set("NO_COLOR") && !is_dumb
+}
+
+pub(super) fn painted(text: &str, colour: Option<Colour>) -> String {
+    let number = match colour {
+        None => return text.to_owned(),
+        Some(Colour::Green) => 32,
+        Some(Colour::Yellow) => 33,
+        Some(Colour::Red) => 31,
+    };
+    format!("\u{1b}[{number}m{text}\u{1b}[0m")
 }
 
 /// Line separators and Unicode's direction controls.
