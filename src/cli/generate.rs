@@ -1,5 +1,7 @@
 //! `lockkeeper generate`, for packages: what the command line has is written once, here.
 
+#![expect(clippy::disallowed_methods, reason = "no file of a lock is written")]
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
