@@ -61,6 +61,88 @@ fn a_lease_is_relied_on_from_before_it_was_asked_for() {
     release(guard);
 }
 
+/// Here from when it was renewed.
+#[test]
+fn a_lease_is_relied_on_from_before_its_renewal_was_asked_for() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    const TTL: u64 = 9;
+    /// Twice that, and with it the answer to a new connection, is less than a renewal of
+    /// this lease may take.
+    const DELAY: Duration = Duration::from_millis(300);
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    proxy.delay(To::Client, DELAY);
+    let guard = acquire(&lock(&proxy.endpoint(), TTL));
+    let (first, mut renewals) = (guard.valid_until(), Vec::new());
+    eventually("it is renewed twice", || {
+        let (until, now) = (guard.valid_until(), Instant::now());
+        let left = until.saturating_duration_since(now);
+        assert!(left <= relied_on(TTL) - DELAY, "{:?} less", relied_on(TTL) - left);
+        assert!(!guard.is_lost(), "{:?}", lost(&guard));
+        // By more than two clocks differ that are read one after the other.
+        if until > *renewals.last().unwrap_or(&first) + DELAY {
+            renewals.push(until);
+        }
+        renewals.len() >= 2
+    });
+    release(guard);
+}
+
+/// Answers carry no number: a late one, taken for that to a later request, would have the
+/// lease counted from when that was sent.
+#[test]
+fn an_answer_to_an_earlier_renewal_renews_from_no_later_one() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    const TTL: u64 = 6;
+    /// More than a renewal of this lease may take, and than is kept back of it.
+    const LATE: Duration = Duration::from_millis(2500);
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    let guard = acquire(&lock(&proxy.endpoint(), TTL));
+    let label = "grpc_method=\"LeaseKeepAlive\"";
+    let asked = || cluster.metric(0, "grpc_server_msg_received_total", label);
+    let before = asked();
+    proxy.delay(To::Client, LATE);
+    // One request at a time: so many only over a stream that goes on without an answer.
+    eventually("it is lost, or asked for", || guard.is_lost() || asked() >= before + 3.0);
+    // Answers arrive, and no more requests.
+    proxy.stall_to(To::Server);
+    let next = acquire(&lock(&cluster.endpoint(0), LONG));
+    assert!(guard.is_lost(), "two hold it");
+    release(next);
+}
+
+#[test]
+fn an_answer_that_comes_after_the_lease_is_over_is_no_hold() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    const TTL: u64 = 2;
+    /// Longer than this lease is relied on, and less than an answer may take.
+    const LATE: Duration = Duration::from_millis(1800);
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    let lock = lock(&proxy.endpoint(), TTL);
+    let guard = acquire(&lock);
+    let lease = guard.key().lease();
+    release(guard);
+    proxy.delay(To::Client, LATE);
+    let waiter = Waiter::of(&lock);
+    stand(&cluster, 1);
+    // The answer is on its way, and no renewal arrives any more.
+    proxy.stall_to(To::Server);
+    stand(&cluster, 0);
+    proxy.delay(To::Client, Duration::ZERO);
+    proxy.go_on();
+    let guard = waiter.guard();
+    assert_ne!(guard.key().lease(), lease, "a hold by a lease that is over");
+    drop(guard);
+}
+
 /// No runtime runs here: the thread of the crate tells it.
 #[test]
 fn a_holder_whose_runtime_does_not_run_is_told_while_the_member_is_stopped() {
@@ -78,6 +160,24 @@ fn a_holder_whose_runtime_does_not_run_is_told_while_the_member_is_stopped() {
     assert!(next.fencing_token() > guard.fencing_token());
 }
 
+/// A renewal goes to each endpoint in turn: so many that it takes longer than the lease.
+#[test]
+fn a_renewal_that_hangs_delays_no_word_of_the_loss() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    let endpoints = vec![proxy.endpoint(); 12].join(",");
+    let guard = acquire(&lock(&endpoints, 10));
+    let token = guard.lost_token();
+    proxy.stall();
+    let next = acquire(&lock(&cluster.endpoint(0), LONG));
+    // Not by the clock, which the guard itself would read.
+    assert!(token.is_cancelled(), "another holds it, and it was not told");
+    release(next);
+}
+
 #[test]
 fn a_holder_whose_key_an_operator_deletes_is_told() {
     if !is_there(Version::V3_4) {
@@ -87,6 +187,26 @@ fn a_holder_whose_key_an_operator_deletes_is_told() {
     let guard = acquire(&lock(&cluster.endpoint(0), LONG));
     cluster.etcdctl(&["del", guard.key().name()]);
     assert_eq!(lost(&guard).reason, LostReason::Ended);
+    let released = block_on(guard.release());
+    assert!(released.is_err_and(|error| error.to_string().contains("lost")));
+}
+
+/// Nothing but the answer to the release tells it: the watch broke off, and is begun again
+/// after a moment.
+#[test]
+fn a_holder_that_releases_before_it_is_told_of_the_loss_hears_of_it() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    let guard = acquire(&lock(&proxy.endpoint(), LONG));
+    eventually("it is watched", || begun(&cluster, 0, "Watch") > 0.0);
+    let looks = begun(&cluster, 0, "Range");
+    proxy.drop_all();
+    // etcdctl's own is no look.
+    eventually("it looks", || begun(&cluster, 0, "Range") > looks);
+    cluster.etcdctl(&["del", guard.key().name()]);
     let released = block_on(guard.release());
     assert!(released.is_err_and(|error| error.to_string().contains("lost")));
 }
@@ -236,6 +356,13 @@ fn a_forked_child_has_lost_the_lock_and_leaves_its_parents() {
                     block_on(lock.flush());
                 }
                 "releases" => support::tell(&format!("{}", block_on(guard.release()).is_err())),
+                "acquires" => {
+                    let locks = locks(endpoints.to_str().expect("endpoints"), LONG);
+                    let own = acquire(&locks.lock("b").expect("a name"));
+                    let is_apart = own.key().lease() != guard.key().lease();
+                    support::tell(&format!("a session of its own: {is_apart}"));
+                    release(own);
+                }
                 _ => std::mem::forget(guard),
             }
         });
@@ -244,11 +371,13 @@ fn a_forked_child_has_lost_the_lock_and_leaves_its_parents() {
         return;
     }
     let cluster = Cluster::start(1);
-    for role in ["drops", "releases", "exits"] {
+    for role in ["drops", "releases", "acquires", "exits"] {
         let mut parent = Process::play(TEST, role, Path::new(&cluster.endpoint(0)));
         parent.expect("lost in the child: true Forked");
-        if role == "releases" {
-            parent.expect("true");
+        match role {
+            "releases" => parent.expect("true"),
+            "acquires" => parent.expect("a session of its own: true"),
+            _ => {}
         }
         parent.expect("lost here: false");
         assert_eq!(queue(&cluster).len(), 1, "its key, after the child {role}");

@@ -7,9 +7,11 @@ mod support;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use etcd_locks::{LONG, Waiter, acquire, begun, lock, options, queue, release, stand, warm};
+use etcd_locks::{
+    LONG, Waiter, acquire, begun, lock, options, queue, release, served, stand, warm,
+};
 use etcd_support::{Cluster, To, Version, is_there};
 use lockkeeper::{AsyncEtcdLock, Error, EtcdGuard};
 use nix::sys::signal::Signal;
@@ -67,21 +69,54 @@ fn a_waiter_whose_lease_was_revoked_does_not_enter_without_a_key() {
         return;
     }
     let cluster = Cluster::start(1);
-    let proxy = cluster.proxy(0);
-    let lock = lock(&proxy.endpoint(), LONG);
+    // Told by its watch, and found when it looks as that broke off.
+    for breaks in [false, true] {
+        let proxy = cluster.proxy(0);
+        let lock = lock(&proxy.endpoint(), LONG);
+        let holder = acquire(&direct(&cluster));
+        let waiter = Waiter::of(&lock);
+        stand(&cluster, 2);
+        let lease = queue(&cluster)[1].lease;
+        proxy.stall_to(To::Client);
+        cluster.etcdctl(&["lease", "revoke", &format!("{lease:x}")]);
+        release(holder);
+        if breaks {
+            let connections = proxy.accepted();
+            proxy.drop_all();
+            eventually("it connects again", || proxy.accepted() > connections);
+        }
+        proxy.go_on();
+        let guard = waiter.guard();
+        let keys: Vec<String> = queue(&cluster).into_iter().map(|entry| entry.key).collect();
+        assert_eq!(keys, [guard.key().name()], "it holds the lock without a key");
+        assert_ne!(guard.key().lease(), lease);
+        release(guard);
+    }
+}
+
+/// The next lower key is that of a waiter, so its delete is no grant.
+#[test]
+fn a_waiter_behind_one_that_leaves_waits_for_the_holder() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    let cluster = Cluster::start(1);
     let holder = acquire(&direct(&cluster));
-    let waiter = Waiter::of(&lock);
-    stand(&cluster, 2);
-    let lease = queue(&cluster)[1].lease;
-    proxy.stall_to(To::Client);
-    cluster.etcdctl(&["lease", "revoke", &format!("{lease:x}")]);
+    let lease = Lease::grant(&cluster);
+    let between = format!("jobs/a/{}", lease.0);
+    cluster.etcdctl(&["put", &format!("--lease={}", lease.0), &between, ""]);
+    let waiter = Waiter::of(&lock(&cluster.endpoint(0), LONG + 1));
+    stand(&cluster, 3);
+    eventually("it watches", || begun(&cluster, 0, "Watch") >= 2.0);
+    let looks = served(&cluster, 0, "Txn");
+    cluster.etcdctl(&["del", &between]);
+    eventually("it has looked", || {
+        waiter.expect_waiting();
+        served(&cluster, 0, "Txn") > looks
+    });
+    assert!(!holder.is_lost());
     release(holder);
-    proxy.go_on();
-    let guard = waiter.guard();
-    let keys: Vec<String> = queue(&cluster).into_iter().map(|entry| entry.key).collect();
-    assert_eq!(keys, [guard.key().name()], "it holds the lock without a key");
-    assert_ne!(guard.key().lease(), lease);
-    release(guard);
+    release(waiter.guard());
 }
 
 #[test]
@@ -162,6 +197,61 @@ fn a_holders_key_that_loses_its_lease_is_told_to_those_who_ask() {
     waiter.expect_waiting();
     cluster.etcdctl(&["del", first]);
     release(waiter.guard());
+}
+
+/// The release comes before the limit, and word of it after that.
+#[test]
+fn a_waiter_looks_once_more_at_its_limit() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    const LIMIT: Duration = Duration::from_secs(3);
+    /// Less than an answer may take.
+    const LATE: Duration = Duration::from_secs(1);
+    /// From the release to the limit: less than that.
+    const LEFT: Duration = Duration::from_millis(600);
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    let (direct, late) = (direct(&cluster), lock(&proxy.endpoint(), LONG));
+    warm(&late);
+    proxy.delay(To::Client, LATE);
+    // A busy machine may release too late, or get the answer too late.
+    eventually("the last look finds it free", || {
+        let holder = acquire(&direct);
+        let begun = Instant::now();
+        let waiting = late.acquire_timeout(LIMIT);
+        let waiting = std::thread::spawn(move || block_on(waiting));
+        std::thread::sleep((LIMIT - LEFT).saturating_sub(begun.elapsed()));
+        release(holder);
+        match waiting.join().expect("no panic") {
+            Ok(guard) => {
+                release(guard);
+                true
+            }
+            Err(error) => {
+                assert!(error.is_timeout(), "{error}");
+                block_on(late.flush());
+                false
+            }
+        }
+    });
+}
+
+/// Of a put, which no watch of a waiter tells, it comes to know by its look, which is due
+/// once in a lease.
+#[test]
+fn a_waiter_looks_now_and_then_though_nothing_is_told() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let lease = Lease::grant(&cluster);
+    let (first, with_lease) = ("jobs/a/first", format!("--lease={}", lease.0));
+    cluster.etcdctl(&["put", &with_lease, first, ""]);
+    let waiter = Waiter::of(&lock(&cluster.endpoint(0), 5));
+    stand(&cluster, 2);
+    cluster.etcdctl(&["put", "--ignore-value", first]);
+    expect_foreign(waiter.outcome(), first);
 }
 
 /// A lease for a key as another program puts it.
