@@ -191,6 +191,22 @@ fn a_holder_whose_key_an_operator_deletes_is_told() {
     assert!(released.is_err_and(|error| error.to_string().contains("lost")));
 }
 
+/// The cluster has its key still, for as much as is kept back of the lease.
+#[test]
+fn a_release_behind_the_deadline_says_that_it_was_lost() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    let guard = acquire(&lock(&proxy.endpoint(), 6));
+    proxy.stall();
+    eventually("it is lost", || guard.is_lost());
+    proxy.go_on();
+    let released = block_on(guard.release());
+    assert!(released.is_err_and(|error| error.to_string().contains("lost")));
+}
+
 /// Nothing but the answer to the release tells it: the watch broke off, and is begun again
 /// after a moment.
 #[test]

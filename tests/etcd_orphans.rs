@@ -5,6 +5,7 @@ mod etcd_locks;
 mod etcd_support;
 mod support;
 
+use std::pin::pin;
 use std::time::Duration;
 
 use etcd_locks::{LONG, Waiter, acquire, lock, queue, release, served, stand, warm};
@@ -71,6 +72,28 @@ fn a_put_that_arrives_after_its_wait_was_dropped_leaves_no_key() {
 /// The put waits in the leader's socket while that is stopped.
 #[test]
 fn a_put_that_a_stopped_leader_carries_out_later_leaves_no_key() {
+    leave_a_put_to_a_stopped_leader(|lock, is_sent| {
+        let acquiring = Waiter::of(lock);
+        is_sent();
+        release(acquiring.guard());
+    });
+}
+
+/// It is given up before it is known that it failed.
+#[test]
+fn a_put_that_is_under_way_when_its_future_is_dropped_leaves_no_key() {
+    leave_a_put_to_a_stopped_leader(|lock, is_sent| {
+        block_on(async {
+            let mut acquiring = pin!(lock.acquire());
+            assert!(futures::poll!(&mut acquiring).is_pending());
+            is_sent();
+        });
+        block_on(lock.flush());
+    });
+}
+
+/// `act` acquires, says that the put is sent, and leaves nothing behind.
+fn leave_a_put_to_a_stopped_leader(act: impl FnOnce(&AsyncEtcdLock, &dyn Fn())) {
     if !is_there(Version::V3_4) {
         return;
     }
@@ -83,15 +106,36 @@ fn a_put_that_a_stopped_leader_carries_out_later_leaves_no_key() {
     warm(&lock);
     let sent = proxy.bytes(To::Server);
     cluster.stop(leader);
-    let acquiring = Waiter::of(&lock);
-    eventually("the put is sent", || proxy.bytes(To::Server) > sent + 200);
-    // What says that it was given up does not arrive.
-    proxy.stall_to(To::Server);
-    release(acquiring.guard());
+    act(&lock, &|| {
+        eventually("the put is sent", || proxy.bytes(To::Server) > sent + 200);
+        // What says that it was given up does not arrive.
+        proxy.stall_to(To::Server);
+    });
     let received = proxy.bytes(To::Client);
     cluster.resume(leader);
     eventually("the put is answered", || proxy.bytes(To::Client) > received);
     assert_eq!(queue(&cluster), [], "the late put was carried out");
+}
+
+/// Until then its key may be there, and the next would wait behind that.
+#[test]
+fn the_next_task_puts_no_key_before_the_delete_of_the_last_is_confirmed() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    const QUIET: Duration = Duration::from_secs(1);
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    let lock = lock(&proxy.endpoint(), LONG);
+    let guard = acquire(&lock);
+    proxy.stall_to(To::Client);
+    drop(guard);
+    stand(&cluster, 0);
+    let next = Waiter::of(&lock);
+    std::thread::sleep(QUIET);
+    assert_eq!(queue(&cluster), []);
+    proxy.go_on();
+    release(next.guard());
 }
 
 #[test]

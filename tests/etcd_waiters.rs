@@ -94,6 +94,35 @@ fn a_waiter_whose_lease_was_revoked_does_not_enter_without_a_key() {
     }
 }
 
+/// The answer to its put was lost, and another stands behind it by now.
+#[test]
+fn a_waiter_that_asks_again_keeps_its_place() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let proxy = cluster.proxy(0);
+    let first = lock(&proxy.endpoint(), LONG);
+    warm(&first);
+    let holder = acquire(&direct(&cluster));
+    proxy.stall_to(To::Client);
+    let waiter = Waiter::of(&first);
+    stand(&cluster, 2);
+    let behind = Waiter::of(&lock(&cluster.endpoint(0), LONG + 1));
+    stand(&cluster, 3);
+    let (asked, connections) = (served(&cluster, 0, "Txn"), proxy.accepted());
+    proxy.drop_all();
+    eventually("it connects again", || proxy.accepted() > connections);
+    proxy.go_on();
+    eventually("it has asked again", || served(&cluster, 0, "Txn") > asked);
+    release(holder);
+    let guard = waiter.guard();
+    behind.expect_waiting();
+    assert_eq!(guard.key().create_revision(), queue(&cluster)[0].create_revision);
+    release(guard);
+    release(behind.guard());
+}
+
 /// The next lower key is that of a waiter, so its delete is no grant.
 #[test]
 fn a_waiter_behind_one_that_leaves_waits_for_the_holder() {
