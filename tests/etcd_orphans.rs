@@ -176,7 +176,7 @@ fn a_delete_that_arrives_late_leaves_the_next_hold_alone() {
 
 #[track_caller]
 fn expect_no_space(lock: &AsyncEtcdLock) {
-    match block_on(lock.acquire()) {
+    match Waiter::of(lock).outcome() {
         Err(Error::Refused { code, message, .. }) => {
             assert_eq!(code, "no_space");
             assert!(message.contains("defragment"), "{message}");

@@ -25,7 +25,8 @@ fn patient() -> EtcdOptions {
 #[track_caller]
 fn refused(endpoints: impl AsRef<str>, options: EtcdOptions) -> Error {
     let lock = AsyncEtcdLock::with_options(endpoints, "import", options).expect("options");
-    let error = block_on(lock.acquire()).expect_err("it is refused");
+    let acquired = block_on(async { tokio::time::timeout(VERY_LONG, lock.acquire()).await });
+    let error = acquired.expect("it is told in time").expect_err("it is refused");
     let text = format!("{} {error:?}", chain(&error));
     assert_eq!(error.lock(), Some(&lock.name()), "{text}");
     assert!(text.contains("import") && !text.contains(SECRET), "{text}");
