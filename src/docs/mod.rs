@@ -34,6 +34,11 @@ pub mod etcd {}
 #[doc = include_str!("faq.md")]
 pub mod faq {}
 #[doc = include_str!("guarantees.md")]
+/// # How a lock passes
+///
+/// As a run of `examples/how_a_lock_passes.rs` drew it:
+///
+#[doc = include_str!("how_a_lock_passes.svg")]
 pub mod guarantees {}
 #[doc = include_str!("performance.md")]
 pub mod performance {}
