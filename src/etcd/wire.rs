@@ -66,8 +66,6 @@ pub(super) struct RangeRequest {
     pub(super) sort_order: i32,
     #[prost(enumeration = "SortTarget", tag = "6")]
     pub(super) sort_target: i32,
-    #[prost(bool, tag = "8")]
-    pub(super) keys_only: bool,
     #[prost(int64, tag = "13")]
     pub(super) max_create_revision: i64,
 }
@@ -78,8 +76,6 @@ pub(super) struct RangeResponse {
     pub(super) header: Option<Header>,
     #[prost(message, repeated, tag = "2")]
     pub(super) kvs: Vec<KeyValue>,
-    #[prost(int64, tag = "4")]
-    pub(super) count: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -243,7 +239,6 @@ pub(super) struct LeaseKeepAliveResponse {
 #[repr(i32)]
 pub(super) enum Filter {
     NoPut = 0,
-    NoDelete = 1,
 }
 
 #[derive(Clone, PartialEq, Message)]
