@@ -100,7 +100,11 @@ mod etcd;
 mod explorer;
 mod file;
 mod kernel;
-#[cfg(any(feature = "etcd", feature = "lockd-client"))]
+#[cfg(any(feature = "etcd", feature = "lockd-client", feature = "postgres"))]
+#[cfg_attr(
+    not(any(feature = "etcd", feature = "lockd-client")),
+    allow(dead_code, unused_imports, reason = "no lock in PostgreSQL uses it yet")
+)]
 mod lease;
 mod local;
 mod lock;

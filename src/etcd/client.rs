@@ -16,7 +16,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::connection::Connection;
+use super::connection::{Connection, REMEDIES};
 use super::endpoint::Endpoint;
 use super::failure::{Failure, Kind};
 use super::wire::{
@@ -376,7 +376,7 @@ impl Client {
         let connection = match opened {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => {
-                let (outlook, error) = explained(error, "etcd:// or http://");
+                let (outlook, error) = explained(error, &REMEDIES);
                 return Err(Failure::unsent(outlook, error.to_string()));
             }
             Err(_) => return Err(Failure::new(Kind::Passing, "no connection was made in time")),

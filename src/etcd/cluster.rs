@@ -16,7 +16,7 @@ use super::endpoint::Endpoint;
 use super::key_watch::KeyWatches;
 use super::options::EtcdOptions;
 use super::session::Session;
-use crate::lease::{Exhausted, Patience, PerProcess, Tls};
+use crate::lease::{Exhausted, OptionNames, Patience, PerProcess, Tls, Trust};
 use crate::lock::error::Error;
 use crate::sys::mutex::Mutex;
 
@@ -77,9 +77,10 @@ impl Cluster {
     pub(super) fn new(endpoints: &str, options: EtcdOptions) -> Result<Self, Error> {
         options.check()?;
         let identity = options.cert_file.as_deref().zip(options.key_file.as_deref());
+        let trust = options.ca_file.as_deref().map_or(Trust::System, Trust::File);
         let tls = |host: &str| {
             let host = options.server_name.as_deref().unwrap_or(host);
-            Tls::new(host, options.ca_file.as_deref(), identity).map(Tls::for_http2)
+            Tls::new(host, trust, identity, OptionNames::USUAL).map(Tls::for_http2)
         };
         let endpoints = Endpoint::parse_all(endpoints, options.has_tls(), &tls)?;
         let scheme = if endpoints[0].tls().is_some() { "etcd+tls" } else { "etcd" };

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tower_service::Service;
 
-use crate::lease::{Outlook, Socket, Tls, TlsError, explained};
+use crate::lease::{Outlook, Remedies, Socket, Tls, TlsError, explained};
 use crate::sys::mutex::Mutex;
 
 /// A member that is silent for so long is asked for a sign of life. etcd closes connections
@@ -26,6 +26,10 @@ const PING: Duration = Duration::from_secs(10);
 
 /// How long that sign may take. If larger, the same.
 const PONG: Duration = Duration::from_secs(5);
+
+/// What a user of etcd can do about TLS.
+pub(super) const REMEDIES: Remedies =
+    Remedies { plain: "without TLS the URL begins with etcd:// or http://", ca: "--ca, ca_file" };
 
 /// Clones share it. It is closed when the last one is dropped.
 #[derive(Clone)]
@@ -141,7 +145,7 @@ impl Heard {
     fn note(&self, error: io::Error) -> io::Error {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
         if let Some(tls) = tls.cloned() {
-            let (outlook, error) = explained(io::Error::new(error.kind(), tls), "etcd://");
+            let (outlook, error) = explained(io::Error::new(error.kind(), tls), &REMEDIES);
             self.tls.lock().get_or_insert((outlook, error.to_string()));
         }
         error

@@ -17,6 +17,8 @@ mod io;
 mod per_process;
 mod renewal;
 mod retry;
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+mod shown;
 mod socket;
 mod tls;
 mod watch;
@@ -29,8 +31,10 @@ pub(crate) use io::io;
 pub(crate) use per_process::PerProcess;
 pub(crate) use renewal::{LeaseState, Over, RENEWED_AFTER, Renewal};
 pub(crate) use retry::{Exhausted, Patience};
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+pub(crate) use shown::shown;
 pub(crate) use socket::Socket;
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) use tls::TlsError;
-pub(crate) use tls::{Outlook, Tls, explained};
+pub(crate) use tls::{OptionNames, Outlook, Remedies, Tls, Trust, explained};
 pub(crate) use watch::{End, Latest, Watched, Watcher};

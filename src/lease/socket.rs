@@ -50,6 +50,12 @@ impl Socket {
         Ok(Self(Arc::new(tcp)))
     }
 
+    /// The address that answered, of those that the host has.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        self.0.peer_addr()
+    }
+
     /// Nothing more is written.
     pub(crate) fn end_writing(&self) {
         // The peer may have closed it already.

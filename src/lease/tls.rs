@@ -10,7 +10,8 @@ pub(crate) use tokio_rustls::rustls::Error as TlsError;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
-use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
+use tokio_rustls::rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use tokio_rustls::rustls::crypto::WebPkiSupportedAlgorithms;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
@@ -32,6 +33,33 @@ pub(crate) enum Outlook {
     Foreign,
 }
 
+/// Which certificates of a server are good.
+#[derive(Clone, Copy)]
+pub(crate) enum Trust<'a> {
+    /// Of the server's name, by an authority that the system trusts.
+    System,
+    /// Of the server's name, in this file or signed by what is in it.
+    File(&'a Path),
+    /// In this file or signed by what is in it, whatever their name.
+    #[cfg(feature = "postgres")]
+    FileForAnyName(&'a Path),
+    /// All: no third party can listen, and any can answer instead of the server.
+    #[cfg(feature = "postgres")]
+    All,
+}
+
+/// What the options are called that name files.
+#[derive(Clone, Copy)]
+pub(crate) struct OptionNames {
+    pub(crate) ca: &'static str,
+    pub(crate) cert: &'static str,
+    pub(crate) key: &'static str,
+}
+
+impl OptionNames {
+    pub(crate) const USUAL: Self = Self { ca: "ca_file", cert: "cert_file", key: "key_file" };
+}
+
 #[derive(Clone)]
 pub(crate) struct Tls {
     connector: TlsConnector,
@@ -39,39 +67,52 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
+    /// With an `identity` this side shows a certificate as well.
+    ///
     /// # Errors
     /// [`Error::InvalidOption`].
-    /// With an `identity` this side shows a certificate as well.
     pub(crate) fn new(
         host: &str,
-        ca_file: Option<&Path>,
+        trust: Trust<'_>,
         identity: Option<(&Path, &Path)>,
+        options: OptionNames,
     ) -> Result<Self, Error> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| invalid("server", format!("{host:?}: {error}")))?;
         let provider = Arc::new(crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        let supported = provider.signature_verification_algorithms;
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("BUG: ring has no protocol version");
-        let config = match ca_file {
-            Some(file) => {
-                let verifier = NamedCertificates::new(certificates_in("ca_file", file)?, provider)
-                    .map_err(|why| invalid("ca_file", format!("{}: {why}", file.display())))?;
-                config.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
-            }
-            None => config.with_root_certificates(roots_of_the_system()),
+        let named = |file: &Path| {
+            let named = Named::new(certificates_in(options.ca, file)?);
+            named.map_err(|why| invalid(options.ca, format!("{}: {why}", file.display())))
+        };
+        let (named, checks_name) = match trust {
+            Trust::System => (None, true),
+            Trust::File(file) => (Some(named(file)?), true),
+            #[cfg(feature = "postgres")]
+            Trust::FileForAnyName(file) => (Some(named(file)?), false),
+            #[cfg(feature = "postgres")]
+            Trust::All => (None, false),
+        };
+        let config = if matches!(trust, Trust::System) {
+            config.with_root_certificates(roots_of_the_system())
+        } else {
+            let checks = Checks { named, checks_name, supported };
+            config.dangerous().with_custom_certificate_verifier(Arc::new(checks))
         };
         let config = match identity {
             None => config.with_no_client_auth(),
             Some((certificates, key)) => {
                 let key_file = key;
                 let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
-                    invalid("key_file", format!("{}: {error}", key_file.display()))
+                    invalid(options.key, format!("{}: {error}", key_file.display()))
                 })?;
-                let chain = certificates_in("cert_file", certificates)?;
+                let chain = certificates_in(options.cert, certificates)?;
                 let wrong = |error| {
                     let files = (certificates.display(), key_file.display());
-                    invalid("key_file", format!("{} with {}: {error}", files.0, files.1))
+                    invalid(options.key, format!("{} with {}: {error}", files.0, files.1))
                 };
                 config.with_client_auth_cert(chain, key).map_err(wrong)?
             }
@@ -120,56 +161,73 @@ fn roots_of_the_system() -> RootCertStore {
     roots
 }
 
-/// Trusts the certificates that the user named: what they signed, and what is one of
-/// them. The second needs no signature, so a certificate that could sign others
-/// (`CA:TRUE`, as `openssl req -x509` makes them) may be the daemon's own.
+/// The certificates that a user named, and what they signed.
 #[derive(Debug)]
-struct NamedCertificates {
-    usual: Arc<WebPkiServerVerifier>,
-    named: Vec<CertificateDer<'static>>,
+struct Named {
+    roots: RootCertStore,
+    certificates: Vec<CertificateDer<'static>>,
 }
 
-impl NamedCertificates {
+impl Named {
     /// # Errors
     /// What is wrong with one of them.
-    fn new(
-        named: Vec<CertificateDer<'static>>,
-        provider: Arc<crypto::CryptoProvider>,
-    ) -> Result<Self, String> {
+    fn new(certificates: Vec<CertificateDer<'static>>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
-        for certificate in &named {
+        for certificate in &certificates {
             roots.add(certificate.clone()).map_err(|error| error.to_string())?;
         }
-        let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
-        let usual = usual.build().map_err(|error| error.to_string())?;
-        Ok(Self { usual, named })
+        Ok(Self { roots, certificates })
+    }
+
+    /// Whether the certificate is one of them, or one of them signed it. The first needs
+    /// no signature, so a certificate that could sign others (`CA:TRUE`, as `openssl req
+    /// -x509` makes them) may be the server's own.
+    fn check(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        supported: WebPkiSupportedAlgorithms,
+    ) -> Result<(), TlsError> {
+        let chain = verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(certificate)?,
+            &self.roots,
+            intermediates,
+            now,
+            supported.all,
+        );
+        match chain {
+            // Its dates were checked before this refusal.
+            Err(error) if is_authority(&error) && self.certificates.contains(certificate) => Ok(()),
+            chain => chain,
+        }
     }
 }
 
-impl ServerCertVerifier for NamedCertificates {
+/// What is checked of a server's certificate, besides that the server has its key.
+#[derive(Debug)]
+struct Checks {
+    named: Option<Named>,
+    checks_name: bool,
+    supported: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Checks {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        let verified = self.usual.verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
-        match verified {
-            // Its dates were checked before this refusal.
-            Err(error) if is_authority(&error) && self.named.contains(end_entity) => {
-                verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
-                Ok(ServerCertVerified::assertion())
-            }
-            verified => verified,
+        if let Some(named) = &self.named {
+            named.check(end_entity, intermediates, now, self.supported)?;
         }
+        if self.checks_name {
+            verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -178,7 +236,7 @@ impl ServerCertVerifier for NamedCertificates {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.usual.verify_tls12_signature(message, certificate, signed)
+        crypto::verify_tls12_signature(message, certificate, signed, &self.supported)
     }
 
     fn verify_tls13_signature(
@@ -187,11 +245,11 @@ impl ServerCertVerifier for NamedCertificates {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, TlsError> {
-        self.usual.verify_tls13_signature(message, certificate, signed)
+        crypto::verify_tls13_signature(message, certificate, signed, &self.supported)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.usual.supported_verify_schemes()
+        self.supported.supported_schemes()
     }
 }
 
@@ -202,34 +260,47 @@ fn is_authority(error: &TlsError) -> bool {
         if reason.0.to_string() == "CaUsedAsEndEntity")
 }
 
-/// What would become of another try, and the error with what can be done. `plain`: how
-/// a URL without TLS begins.
-pub(crate) fn explained(error: io::Error, plain: &str) -> (Outlook, io::Error) {
-    let without = format!("without TLS the URL begins with {plain}");
+/// What a user would change, in the words of one kind of lock.
+pub(crate) struct Remedies {
+    /// How it is done without TLS, as a sentence.
+    pub(crate) plain: &'static str,
+    /// What names the certificates to trust.
+    pub(crate) ca: &'static str,
+}
+
+/// What would become of another try, and the error with what can be done.
+pub(crate) fn explained(error: io::Error, remedies: &Remedies) -> (Outlook, io::Error) {
+    let Remedies { plain: without, ca } = remedies;
     let Some(found) = error.get_ref().and_then(|error| error.downcast_ref::<TlsError>()) else {
         let is_cut_off = error.kind() == io::ErrorKind::UnexpectedEof;
         let shown = format!("{error}: {without}");
         let error = if is_cut_off { io::Error::new(error.kind(), shown) } else { error };
         return (Outlook::Open, error);
     };
-    let without = format!("what answers there speaks no TLS: {without}");
     let (outlook, remedy) = match found {
-        TlsError::InvalidMessage(_) => (Outlook::Foreign, without.as_str()),
+        TlsError::InvalidMessage(_) => {
+            (Outlook::Foreign, format!("what answers there speaks no TLS: {without}"))
+        }
         TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => (
             Outlook::Untrusted,
-            "if it has an authority of its own, or vouches for itself, name that certificate \
-             (--ca, ca_file)",
+            format!(
+                "if it has an authority of its own, or vouches for itself, name that \
+                 certificate ({ca})"
+            ),
         ),
         TlsError::InvalidCertificate(CertificateError::NotValidForNameContext { .. }) => (
             Outlook::Untrusted,
-            "make one for this name: openssl req -x509 … -addext subjectAltName=DNS:name (or IP:)",
+            "make one for this name: openssl req -x509 … -addext subjectAltName=DNS:name (or IP:)"
+                .to_owned(),
         ),
         found if is_authority(found) => (
             Outlook::Untrusted,
-            "it is marked as an authority's: name it itself (--ca, ca_file), or make one with \
-             openssl req -x509 … -addext basicConstraints=critical,CA:FALSE",
+            format!(
+                "it is marked as an authority's: name it itself ({ca}), or make one with \
+                 openssl req -x509 … -addext basicConstraints=critical,CA:FALSE"
+            ),
         ),
-        _ => (Outlook::Untrusted, ""),
+        _ => (Outlook::Untrusted, String::new()),
     };
     let text = if remedy.is_empty() { found.to_string() } else { format!("{found}: {remedy}") };
     (outlook, io::Error::new(error.kind(), text))
@@ -258,8 +329,9 @@ AeOlRwEZo7UwEg==
 
     fn verified(name: &'static str, year: u64) -> Result<(), TlsError> {
         let certificate = CertificateDer::from_pem_slice(USUAL.as_bytes()).unwrap();
-        let provider = Arc::new(crypto::ring::default_provider());
-        let verifier = NamedCertificates::new(vec![certificate.clone()], provider).unwrap();
+        let supported = crypto::ring::default_provider().signature_verification_algorithms;
+        let named = Some(Named::new(vec![certificate.clone()]).unwrap());
+        let verifier = Checks { named, checks_name: true, supported };
         let name = ServerName::try_from(name).unwrap();
         let now = Duration::from_secs((year - 1970) * 365 * 24 * 3600);
         let now = UnixTime::since_unix_epoch(now);

@@ -17,7 +17,9 @@ use super::hang_up::HangUp;
 use super::no_response::NoResponse;
 use super::options::{RemoteOptions, invalid};
 use super::response::Response;
-use crate::lease::{Outlook, PerProcess, RESPONSE_LIMIT, Tls, explained};
+use crate::lease::{
+    OptionNames, Outlook, PerProcess, RESPONSE_LIMIT, Remedies, Tls, Trust, explained,
+};
 use crate::lock::error::Error;
 use crate::sys::mutex::Mutex;
 
@@ -68,8 +70,9 @@ impl Endpoint {
             port => port[1..].parse().map_err(|_| wrong("the port is no number"))?,
         };
         let host = host.trim_matches(['[', ']']).to_owned();
-        let tls =
-            is_secret.then(|| Tls::new(&host, options.ca_file.as_deref(), None)).transpose()?;
+        let trust = options.ca_file.as_deref().map_or(Trust::System, Trust::File);
+        let tls = || Tls::new(&host, trust, None, OptionNames::USUAL);
+        let tls = is_secret.then(tls).transpose()?;
         let authorization = options.bearer_token.as_deref().map(bearer).transpose()?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
@@ -209,9 +212,12 @@ fn after(error: io::Error, was_reused: bool) -> NoResponse {
     NoResponse { error, may_have_come: true, outlook, was_reused }
 }
 
+const REMEDIES: Remedies =
+    Remedies { plain: "without TLS the URL begins with http://", ca: "--ca, ca_file" };
+
 /// The request was not sent.
 fn before(error: io::Error) -> NoResponse {
-    let (outlook, error) = explained(error, "http://");
+    let (outlook, error) = explained(error, &REMEDIES);
     NoResponse { error, may_have_come: false, outlook, was_reused: false }
 }
 

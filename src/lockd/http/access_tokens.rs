@@ -223,8 +223,9 @@ mod tests {
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
     fn file(fields: &str, token: &str) -> String {
-        let sha256 = Sha256::digest(token);
-        format!(r#"{{"tokens": [{{"name": "n", "sha256": "{sha256:x}"{fields}}}]}}"#)
+        let sha256: String =
+            Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!(r#"{{"tokens": [{{"name": "n", "sha256": "{sha256}"{fields}}}]}}"#)
     }
 
     fn tokens(fields: &str) -> AccessTokens {

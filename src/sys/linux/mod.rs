@@ -1,6 +1,6 @@
 //! Linux.
 
-#[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client"))]
+#[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
 pub(crate) mod boot_clock;
 pub(crate) mod byte_ranges;
 pub(crate) mod files;
