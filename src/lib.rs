@@ -110,6 +110,9 @@ mod local;
 mod lock;
 #[cfg(feature = "lockd")]
 pub mod lockd;
+#[cfg(feature = "postgres")]
+#[allow(dead_code, reason = "no lock uses it yet")]
+mod postgres;
 #[cfg(feature = "lockd-client")]
 mod remote;
 mod sys;
