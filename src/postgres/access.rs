@@ -22,6 +22,9 @@ const PORT: u16 = 5432;
 /// larger, a host that is silent holds up the next.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What the system takes for the file of a socket, in bytes.
+const LONGEST_SOCKET: usize = 107;
+
 /// More would be a mistake. If larger, a text full of commas makes that many names.
 const MOST_HOSTS: usize = 64;
 
@@ -201,6 +204,18 @@ impl Route {
 }
 
 impl Host {
+    /// # Errors
+    /// [`Error::InvalidOption`].
+    fn check(&self) -> Result<(), Error> {
+        let Place::Directory(directory) = &self.place else { return Ok(()) };
+        let length = self.socket(directory).as_os_str().len();
+        if length <= LONGEST_SOCKET {
+            return Ok(());
+        }
+        let why = format!("the file of its socket has {length} bytes, at most {LONGEST_SOCKET}");
+        Err(invalid("host", why))
+    }
+
     /// The file of its socket.
     pub(super) fn socket(&self, directory: &Path) -> PathBuf {
         directory.join(format!(".s.PGSQL.{}", self.port))
@@ -257,7 +272,9 @@ fn hosts(pairs: &Pairs, environment: Environment<'_>) -> Result<Vec<Host>, Error
     let host = |index| {
         let port = if ports.len() == 1 { ports[0] } else { &at(&ports, index) };
         let (port, place) = (port_of(port)?, (at(&names, index), at(&addresses, index)));
-        Ok(Host { place: place_of(place.0, &place.1, environment)?, port, password: None })
+        let host = Host { place: place_of(place.0, &place.1, environment)?, port, password: None };
+        host.check()?;
+        Ok(host)
     };
     (0..count).map(host).collect()
 }

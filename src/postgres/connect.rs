@@ -195,9 +195,7 @@ impl Driver {
         while let Some(message) = poll_fn(|context| self.connection.poll_message(context)).await {
             match message {
                 Ok(AsyncMessage::Notification(_)) => self.notified.notify_one(),
-                Ok(AsyncMessage::Notice(notice)) => {
-                    tracing::debug!(notice = shown(notice.message()), "the server says");
-                }
+                // A log that is stuck would hold up every renewal, so notices are not logged.
                 Ok(_) => {}
                 Err(error) => {
                     *self.driving.0.why.lock() = Some(Failure::of(&error));

@@ -2,16 +2,28 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-/// The code of the message that asks for TLS.
-const TLS: [u8; 4] = [0x04, 0xd2, 0x16, 0x2f];
+/// So long a client is listened to that should not close its half.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Whether the last client that asked for a cancel closed its half before it was answered.
+pub(super) static CLOSED: AtomicBool = AtomicBool::new(true);
 
 /// Listens for as long as the test program runs; gives the port.
-pub(super) fn listen(serve: impl Fn(TcpStream) + Send + 'static) -> u16 {
+pub(super) fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    thread::spawn(move || listener.incoming().flatten().for_each(serve));
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            thread::spawn(move || serve(stream));
+        }
+    });
     port
 }
 
@@ -26,10 +38,11 @@ fn serve(stream: &mut TcpStream, first: &[u8], then: &[u8]) -> std::io::Result<(
         stream.read_exact(&mut length)?;
         let mut rest = vec![0; u32::from_be_bytes(length) as usize - 4];
         stream.read_exact(&mut rest)?;
-        if rest[..4] != TLS {
-            break;
+        match rest[..4] {
+            [0x04, 0xd2, 0x16, 0x2f] => stream.write_all(b"N")?,
+            [0x04, 0xd2, 0x16, 0x2e] => return cancel(stream),
+            _ => break,
         }
-        stream.write_all(b"N")?;
     }
     stream.write_all(first)?;
     loop {
@@ -39,6 +52,14 @@ fn serve(stream: &mut TcpStream, first: &[u8], then: &[u8]) -> std::io::Result<(
         stream.read_exact(&mut vec![0; length as usize - 4])?;
         stream.write_all(then)?;
     }
+}
+
+/// As PgBouncer, which drops the request of a client that has closed its half.
+fn cancel(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(QUIET))?;
+    let closed = stream.read(&mut [0]).is_ok();
+    CLOSED.store(closed, Ordering::SeqCst);
+    Ok(())
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {

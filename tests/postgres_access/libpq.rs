@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 pub(super) type Said = BTreeMap<String, String>;
 
@@ -11,11 +12,12 @@ pub(super) type Said = BTreeMap<String, String>;
 /// no libpq, which is printed.
 pub(super) fn ask(what: &str, texts: &[&str], set: &[(&str, &str)]) -> Option<Vec<Option<Said>>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/postgres_access/libpq.py");
-    let is_there = Command::new("python3")
-        .args(["-c", "import ctypes; ctypes.CDLL('libpq.so.5')"])
-        .stderr(Stdio::null())
-        .status();
-    if !is_there.is_ok_and(|status| status.success()) {
+    static IS_THERE: LazyLock<bool> = LazyLock::new(|| {
+        let mut python = Command::new("python3");
+        python.args(["-c", "import ctypes; ctypes.CDLL('libpq.so.5')"]).stderr(Stdio::null());
+        python.status().is_ok_and(|status| status.success())
+    });
+    if !*IS_THERE {
         println!("skipped: python3 or libpq.so.5 is not there: run tests/setup.sh");
         return None;
     }

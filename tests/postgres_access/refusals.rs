@@ -1,8 +1,9 @@
 //! What is no server that will do, and what a server may say.
 
 use std::io::{Read, Write};
+use std::sync::atomic::Ordering;
 
-use super::fake::{error, fatal, listen, row, server, welcome};
+use super::fake::{CLOSED, error, fatal, listen, row, server, welcome};
 use super::*;
 
 /// What a server of version 15 says of itself.
@@ -104,4 +105,13 @@ async fn a_refusal_ends_the_search_and_what_may_pass_does_not() {
     let why = refused(&text(ports)).await;
     let parts = ports.map(|port| format!("127.0.0.1:{port}: "));
     assert!(parts.iter().all(|part| why.message.contains(part)), "{why:?}");
+}
+
+/// PgBouncer 1.18 says `client unexpected eof` else, and drops the request.
+#[tokio::test]
+async fn a_cancel_stays_on_the_line_until_it_is_answered() {
+    let port = server(fifteen(), row(&["150004", "5", "42", "f", "off", "f"]));
+    let session = open(&plain(port)).await.unwrap();
+    session.cancel().await.unwrap();
+    assert!(!CLOSED.load(Ordering::SeqCst));
 }

@@ -329,6 +329,8 @@ fn what_is_wrong_behind_a_text_is_said() {
         let error = access_in(text, &set).unwrap_err().to_string();
         assert!(parts.iter().all(|part| error.contains(part)), "{text} {set:?}: {error}");
     }
+    let long = access(&format!("host=/{}", "a".repeat(100))).unwrap_err().to_string();
+    assert!(long.contains("at most 107"), "{long}");
     let many = format!("host={}", ["h"; 65].join(","));
     assert!(access(&many).unwrap_err().to_string().contains("at most 64"));
 }
