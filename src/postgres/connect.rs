@@ -96,8 +96,7 @@ impl Session {
                 Ok(session) => return Ok(session),
                 Err(failure) => failures.push(failure),
             }
-            // What is not a matter of TLS is the same without it.
-            if matches!(failures.last(), Some(it) if it.kind == Kind::Passing) {
+            if failures.last().is_some_and(|failure| !failure.kind.may_be_of_tls()) {
                 break;
             }
         }

@@ -54,6 +54,19 @@ impl Pairs {
     }
 }
 
+impl Parsed {
+    fn add_own(&mut self, key: String, value: &str) -> Result<(), String> {
+        if self.own.iter().any(|(known, _)| *known == key) {
+            return Err(format!("{key} is given twice"));
+        }
+        // As in the URLs of other kinds of locks, a + is a space there.
+        let value = decoded(&value.replace('+', " "));
+        let value = value.map_err(|why| format!("the value of {key} {why}"))?;
+        self.own.push((key, value));
+        Ok(())
+    }
+}
+
 /// How a text is read.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a> {
@@ -101,19 +114,7 @@ impl<'a> Reader<'a> {
             None => (None, rest),
         };
         if let Some(user) = user {
-            let (user, password) = match user.split_once(':') {
-                Some((user, password)) => (user, Some(password)),
-                None => (user, None),
-            };
-            if let Some(password) = password {
-                self.refuse_password()?;
-                set_decoded(&mut parsed.pairs, "password", password)?;
-            }
-            // So that a host with a query and an @ in that is not taken for a user.
-            if user.contains('?') {
-                return Err("its user has a ? in it: write %3F".to_owned());
-            }
-            set_decoded(&mut parsed.pairs, "user", user)?;
+            self.read_user(user, &mut parsed.pairs)?;
         }
         let (place, query) = match rest.split_once('?') {
             Some((place, query)) => (place, Some(query)),
@@ -135,6 +136,23 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// `user[:password]`
+    fn read_user(self, text: &str, pairs: &mut Pairs) -> Result<(), String> {
+        let user = match text.split_once(':') {
+            Some((user, password)) => {
+                self.refuse_password()?;
+                set_decoded(pairs, "password", password)?;
+                user
+            }
+            None => text,
+        };
+        // So that a host with a query and an @ in that is not taken for a user.
+        if user.contains('?') {
+            return Err("its user has a ? in it: write %3F".to_owned());
+        }
+        set_decoded(pairs, "user", user)
+    }
+
     fn read_query_pair(
         self,
         pair: &str,
@@ -148,14 +166,7 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| format!("part {number} behind its ? is not key=value"))?;
         let key = decoded(key).map_err(|why| format!("key {number} behind its ? {why}"))?;
         if self.own.contains(&key.as_str()) {
-            if parsed.own.iter().any(|(known, _)| *known == key) {
-                return Err(format!("{key} is given twice"));
-            }
-            // As in the URLs of other kinds of locks, a + is a space there.
-            let value = decoded(&value.replace('+', " "));
-            let value = value.map_err(|why| format!("the value of {key} {why}"))?;
-            parsed.own.push((key, value));
-            return Ok(());
+            return parsed.add_own(key, value);
         }
         if matches!(key.as_str(), "password" | "sslpassword") {
             self.refuse_password()?;

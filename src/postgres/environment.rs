@@ -11,7 +11,7 @@ use crate::lock::error::Error;
 
 /// Variables of libpq's, and the keys that they stand for. Those that only say how libpq
 /// itself talks (encoding, Kerberos) are left alone.
-const VARIABLES: [(&str, &str); 27] = [
+const VARIABLES: [(&str, &str); 28] = [
     ("PGHOST", "host"),
     ("PGHOSTADDR", "hostaddr"),
     ("PGPORT", "port"),
@@ -37,6 +37,7 @@ const VARIABLES: [(&str, &str); 27] = [
     ("PGSSLCRL", "sslcrl"),
     ("PGSSLCRLDIR", "sslcrldir"),
     ("PGCHANNELBINDING", "channel_binding"),
+    ("PGGSSENCMODE", "gssencmode"),
     ("PGREQUIREPEER", "requirepeer"),
     ("PGREQUIREAUTH", "require_auth"),
 ];

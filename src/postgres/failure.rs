@@ -49,6 +49,12 @@ impl Kind {
         !matches!(self, Kind::Forbidden | Kind::Refused)
     }
 
+    /// Whether the same host may fare better with TLS, or without: a server lets users in by
+    /// that as well.
+    pub(super) fn may_be_of_tls(self) -> bool {
+        matches!(self, Kind::NoTls | Kind::Untrusted | Kind::Forbidden | Kind::Refused)
+    }
+
     fn of_state(state: &str) -> Self {
         match state {
             "42501" => Kind::Forbidden,
@@ -139,8 +145,6 @@ impl Failure {
         let kind = match error.kind() {
             // Of a message that has no sense.
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => Kind::Foreign,
-            // Of the file of a socket.
-            io::ErrorKind::PermissionDenied => Kind::Forbidden,
             _ => Kind::Passing,
         };
         Self::new(kind, shown(&error.to_string()))

@@ -90,7 +90,7 @@ async fn over_tls(mut socket: Socket, tls: &Tls) -> Result<TlsStream<Socket>, Fa
         [b'N'] => Err(Failure::new(
             Kind::NoTls,
             "the server speaks no TLS: turn it on there (ssl = on), or say sslmode=disable where \
-             nobody can listen",
+             no third party can listen",
         )),
         [b'E'] => Err(Failure::new(Kind::Passing, "the server cannot take a session now")),
         _ => Err(Failure::new(Kind::Foreign, ForeignProtocol.to_string())),

@@ -32,7 +32,7 @@ pub(super) fn server(first: Vec<u8>, then: Vec<u8>) -> u16 {
     listen(move |mut stream| drop(serve(&mut stream, &first, &then)))
 }
 
-fn serve(stream: &mut TcpStream, first: &[u8], then: &[u8]) -> std::io::Result<()> {
+pub(super) fn serve(stream: &mut TcpStream, first: &[u8], then: &[u8]) -> std::io::Result<()> {
     loop {
         let mut length = [0; 4];
         stream.read_exact(&mut length)?;

@@ -1,9 +1,10 @@
 //! What is no server that will do, and what a server may say.
 
 use std::io::{Read, Write};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::fake::{CLOSED, error, fatal, listen, row, server, welcome};
+use super::fake::{CLOSED, error, fatal, listen, row, serve, server, welcome};
 use super::*;
 
 /// What a server of version 15 says of itself.
@@ -105,6 +106,20 @@ async fn a_refusal_ends_the_search_and_what_may_pass_does_not() {
     let why = refused(&text(ports)).await;
     let parts = ports.map(|port| format!("127.0.0.1:{port}: "));
     assert!(parts.iter().all(|part| why.message.contains(part)), "{why:?}");
+}
+
+#[tokio::test]
+async fn a_host_is_tried_in_another_way_only_where_that_may_help() {
+    for (first, tries) in [(fatal("57P03", "x"), 1), (fatal("28000", "x"), 2)] {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&seen);
+        let port = listen(move |mut stream| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let _ = serve(&mut stream, &first, &[]);
+        });
+        let why = refused(&plain(port).replace("disable", "allow")).await;
+        assert_eq!(seen.load(Ordering::SeqCst), tries, "{why:?}");
+    }
 }
 
 /// PgBouncer 1.18 says `client unexpected eof` else, and drops the request.

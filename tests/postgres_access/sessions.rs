@@ -146,7 +146,7 @@ async fn a_cancel_hits_the_statement_that_is_under_way_and_no_later_one() {
 }
 
 #[tokio::test]
-async fn a_notification_wakes_who_listens() {
+async fn a_notification_wakes_its_listener() {
     let Some(server) = Server::start() else { return };
     let session = open(&format!("{} user=postgres", server.socket())).await.unwrap();
     session.client.simple_query("LISTEN lockkeeper").await.unwrap();
@@ -173,7 +173,8 @@ async fn a_standby_is_passed_over() {
     let silent = silent.local_addr().unwrap().port();
     let ports = format!("{silent},1,{}", primary.port);
     let text = format!("host=127.0.0.1,127.0.0.1,127.0.0.1 port={ports} user=postgres");
-    open(&format!("{text} connect_timeout=2")).await.unwrap();
+    let text = format!("{text} connect_timeout=2");
+    soon("the third host", open(&text)).await.unwrap();
 }
 
 #[tokio::test]

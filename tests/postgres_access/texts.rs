@@ -9,7 +9,7 @@ use super::libpq::{self, Said};
 use super::*;
 
 /// Texts that both take, or both refuse.
-const TEXTS: [&str; 57] = [
+const TEXTS: [&str; 58] = [
     "",
     "   ",
     "host=a",
@@ -66,6 +66,7 @@ const TEXTS: [&str; 57] = [
     "postgres://h/db?user=a=b",
     "postgres://h/db?&",
     "postgres://h/d%b",
+    "postgres://b%2541b@%2568/%2564",
     "postgres://h/db#part",
 ];
 
@@ -314,6 +315,7 @@ fn what_is_wrong_behind_a_text_is_said() {
         ("service=none", at("HOME", ""), ["service", "there is no [none] in"]),
         ("service=a", at("PGSERVICEFILE", "/no/file"), ["PGSERVICEFILE", "is not there"]),
         ("host=h", at("PGSSLMODE", "always"), ["sslmode", "is none of disable"]),
+        ("host=h", at("PGGSSENCMODE", "require"), ["PGGSSENCMODE", "no GSSAPI here"]),
         ("host=h", at("PGREQUIREAUTH", "scram-sha-256"), ["PGREQUIREAUTH", "verify-full"]),
         ("host=h", at("PGTARGETSESSIONATTRS", "standby"), ["PGTARGETSESSIONATTRS", "can write"]),
         ("host=h", at("PGPORT", "x"), ["port", "no number"]),
