@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -108,8 +109,10 @@ impl Session {
 
     async fn open_with(access: &Access, host: &Host, peer: &Peer) -> Result<Self, Failure> {
         let (stream, peer) = peer.open().await?;
+        let has_begun = stream.has_begun();
         let connected = access.config(host).connect_raw(stream, NoTls).await;
         let (client, connection) = connected.map_err(|error| Failure::of(&error))?;
+        has_begun.store(true, Ordering::Relaxed);
         check_version(&connection)?;
         let (ending, notified) = (Arc::new(Ending::default()), Arc::new(Notify::new()));
         let driver = Driver {

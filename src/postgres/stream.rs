@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -20,6 +22,10 @@ const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// version that it speaks.
 const FIRST: &[u8] = b"RENv";
 
+/// What a server may say before a session begins: many times what one does. If larger, what
+/// is no server fills that much memory.
+const MOST_AT_START: usize = 1024 * 1024;
+
 /// Where a stream leads to.
 #[derive(Clone)]
 pub(super) struct Peer {
@@ -35,7 +41,9 @@ enum At {
 
 pub(super) struct Stream {
     inner: Inner,
-    is_heard: bool,
+    /// So many bytes were read before the session began.
+    heard: usize,
+    has_begun: Arc<AtomicBool>,
 }
 
 enum Inner {
@@ -99,7 +107,23 @@ async fn over_tls(mut socket: Socket, tls: &Tls) -> Result<TlsStream<Socket>, Fa
 
 impl Stream {
     fn over(inner: Inner) -> Self {
-        Self { inner, is_heard: false }
+        Self { inner, heard: 0, has_begun: Arc::default() }
+    }
+
+    /// Set it when the session has begun: then the server may say as much as it likes.
+    pub(super) fn has_begun(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_begun)
+    }
+
+    /// Whether what was read may be the beginning of a session.
+    fn is_sane(&mut self, read: &[u8]) -> bool {
+        if self.has_begun.load(Ordering::Relaxed) {
+            return true;
+        }
+        let is_first = self.heard == 0;
+        self.heard += read.len();
+        let begins_well = read.first().is_none_or(|first| FIRST.contains(first));
+        (begins_well || !is_first) && self.heard <= MOST_AT_START
     }
 
     /// Read until the other side has closed it.
@@ -130,14 +154,8 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(self.inner().poll_read(context, buffer))?;
-        if !self.is_heard {
-            if let Some(first) = buffer.filled().get(before) {
-                if !FIRST.contains(first) {
-                    let error = io::Error::new(io::ErrorKind::InvalidData, ForeignProtocol);
-                    return Poll::Ready(Err(error));
-                }
-                self.is_heard = true;
-            }
+        if !self.is_sane(&buffer.filled()[before..]) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, ForeignProtocol)));
         }
         Poll::Ready(Ok(()))
     }

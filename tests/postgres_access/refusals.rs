@@ -25,6 +25,8 @@ fn tls(port: u16) -> String {
 #[tokio::test]
 async fn a_server_that_does_not_suit_is_refused_with_the_reason() {
     let yes = row(&["150004", "5", "42", "f", "off", "f"]);
+    // Authentication, of two gigabytes.
+    let endless = [b"R\x7f\xff\xff\xff".as_slice(), &vec![0; 4 << 20]].concat();
     let version = |text: &str| welcome(&[("server_version", text)]);
     let crdb = welcome(&[("server_version", "13.0.0"), ("crdb_version", "v23")]);
     for (first, then, kind, part) in [
@@ -46,6 +48,7 @@ async fn a_server_that_does_not_suit_is_refused_with_the_reason() {
         (fatal("3D000", "no database"), vec![], Kind::Refused, "no database (3D000)"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), vec![], Kind::Foreign, "does not speak"),
         (b"-ERR unknown command\r\n".to_vec(), vec![], Kind::Foreign, "does not speak"),
+        (endless, vec![], Kind::Foreign, "does not speak"),
         (b"R\0\0\0\x02".to_vec(), vec![], Kind::Foreign, ""),
     ] {
         let why = refused(&plain(server(first, then))).await;

@@ -51,6 +51,9 @@ async fn what_a_text_says_of_the_session_is_so() {
     let session = open(&text).await.unwrap();
     assert_eq!(value(&session, "SHOW application_name").await, "mine");
     assert_eq!(value(&session, "SHOW lock_timeout").await, "7s");
+    // A session that has begun may say much.
+    let long = value(&session, "SELECT repeat('x', 3 * 1024 * 1024)").await;
+    assert_eq!(long.len(), 3 * 1024 * 1024);
 }
 
 #[tokio::test]
