@@ -2,6 +2,7 @@
 
 mod cli_support;
 mod etcd_support;
+mod server_support;
 mod support;
 
 use std::path::Path;

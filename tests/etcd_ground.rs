@@ -2,6 +2,7 @@
 //! come back, and a network that fails as it is told.
 
 mod etcd_support;
+mod server_support;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};

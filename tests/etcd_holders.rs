@@ -5,6 +5,7 @@
 
 mod etcd_locks;
 mod etcd_support;
+mod server_support;
 mod support;
 
 use std::path::Path;

@@ -3,6 +3,7 @@
 
 mod etcd_locks;
 mod etcd_support;
+mod server_support;
 mod support;
 
 use etcd_locks::{LONG, Waiter, acquire, begun, lock, locks, lost, queue, release, stand, warm};

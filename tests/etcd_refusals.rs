@@ -2,6 +2,7 @@
 //! is wrong, and nothing secret.
 
 mod etcd_support;
+mod server_support;
 mod support;
 
 use std::time::Duration;
@@ -168,7 +169,7 @@ fn tls() {
     assert!(matches!(error, Error::Untrusted { .. }), "{error:?}");
     assert!(chain(&error).contains("ertificate"), "{}", chain(&error));
     let directory = support::on_tmpfs();
-    let other = Certificates::make(directory.path(), std::net::Ipv4Addr::LOCALHOST);
+    let other = Certificates::make(directory.path(), std::net::Ipv4Addr::LOCALHOST, "etcd.test");
     let stranger = hasty().ca_file(&own.ca).identity(&other.client, &other.client_key);
     let error = refused(&secret, stranger);
     assert!(chain(&error).contains("ertificate"), "{}", chain(&error));

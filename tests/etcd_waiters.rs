@@ -3,6 +3,7 @@
 
 mod etcd_locks;
 mod etcd_support;
+mod server_support;
 mod support;
 
 use std::io::Write;

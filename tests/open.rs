@@ -2,6 +2,8 @@
 
 #[cfg(feature = "etcd")]
 mod etcd_support;
+#[cfg(feature = "etcd")]
+mod server_support;
 mod support;
 
 use std::time::Duration;

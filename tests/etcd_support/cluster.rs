@@ -9,11 +9,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::certificates::Certificates;
-use super::claim::Claim;
 use super::member::{Member, killed_with_us};
-use super::proxy::{Proxy, Source};
 use super::{Version, command, directory};
+use crate::server_support::{Certificates, Claim, Proxy, Source};
 use crate::support::{VERY_LONG, eventually, on_tmpfs};
 
 /// How clients speak to a cluster. Its members speak to each other without TLS.
@@ -141,7 +139,9 @@ impl Cluster {
         let (home, claim) = (on_tmpfs(), Claim::new());
         let certificates = match builder.tls {
             Tls::Off => Certificates::paths(home.path()),
-            Tls::Server | Tls::Mutual => Certificates::make(home.path(), claim.address),
+            Tls::Server | Tls::Mutual => {
+                Certificates::make(home.path(), claim.address, "etcd.test")
+            }
         };
         let mut cluster = Self {
             members: Vec::new(),

@@ -5,18 +5,15 @@
 
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
-mod certificates;
-mod claim;
 mod cluster;
 mod member;
-mod proxy;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-pub use certificates::Certificates;
 pub use cluster::{Builder, Cluster, Entry, Status, Tls};
-pub use proxy::{Proxy, To};
+
+pub use crate::server_support::{Certificates, Proxy, To};
 
 /// What `tests/setup.sh` brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,6 +37,9 @@ mod remote_kinds;
 #[cfg(all(feature = "cli", feature = "lockd", feature = "lockd-client"))]
 #[path = "../remote_support/mod.rs"]
 mod remote_support;
+#[cfg(feature = "etcd")]
+#[path = "../server_support/mod.rs"]
+mod server_support;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;

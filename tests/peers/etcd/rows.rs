@@ -14,6 +14,8 @@
 
 #[path = "../../etcd_support/mod.rs"]
 mod etcd_support;
+#[path = "../../server_support/mod.rs"]
+mod server_support;
 #[path = "../../support/mod.rs"]
 mod support;
 

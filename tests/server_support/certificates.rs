@@ -15,15 +15,15 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// The server's is for this address, 127.0.0.1, `localhost` and `etcd.test`; the client's
-    /// for a user called `client`.
-    pub fn make(directory: &Path, address: Ipv4Addr) -> Self {
+    /// The server's is for this address and name, 127.0.0.1 and `localhost`; the client's for
+    /// a user called `client`.
+    pub fn make(directory: &Path, address: Ipv4Addr, name: &str) -> Self {
         let files = Self::paths(directory);
         let key = directory.join("ca.key");
         let authority = (files.ca.as_path(), key.as_path());
         sign(authority, "an authority", &["basicConstraints=critical,CA:TRUE"], None);
-        let names = "DNS:localhost,DNS:etcd.test,IP:127.0.0.1";
-        let names = format!("subjectAltName={names},IP:{address}");
+        let names = format!("DNS:localhost,DNS:{name},IP:127.0.0.1,IP:{address}");
+        let names = format!("subjectAltName={names}");
         let leaf = "basicConstraints=critical,CA:FALSE";
         let server = (files.server.as_path(), files.server_key.as_path());
         sign(server, "a server", &[leaf, &names], Some(authority));
@@ -33,7 +33,7 @@ impl Certificates {
     }
 
     /// Where they are, or would be.
-    pub(super) fn paths(directory: &Path) -> Self {
+    pub fn paths(directory: &Path) -> Self {
         Self {
             ca: directory.join("ca.pem"),
             server: directory.join("server.pem"),

@@ -56,8 +56,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// At an address of its own. The certificate of a cluster is not for that address:
-    /// `Cluster::proxy` is for TLS.
+    /// At an address of its own. The certificate of a server is not for that address:
+    /// `Cluster::proxy` and PostgreSQL's `Server::proxy` are for TLS.
     pub fn to(target: SocketAddr) -> Self {
         let claim = Claim::new();
         let mut proxy = Self::between(claim.at(0), target, Box::new(|_| Some(0)));
@@ -65,7 +65,7 @@ impl Proxy {
         proxy
     }
 
-    pub(super) fn between(address: SocketAddr, target: SocketAddr, source: Source) -> Self {
+    pub fn between(address: SocketAddr, target: SocketAddr, source: Source) -> Self {
         let listener = std::net::TcpListener::bind(address).expect("a free port");
         let (sender, settings) = watch::channel(Settings::default());
         let counts = Arc::new(Counts::default());
@@ -146,11 +146,11 @@ impl Proxy {
     }
 
     /// Connections of these sources stall, both ways, and no others.
-    pub(super) fn cut(&self, sources: BTreeSet<usize>) {
+    pub fn cut(&self, sources: BTreeSet<usize>) {
         self.set(|settings| settings.cut = sources);
     }
 
-    pub(super) fn cut_more(&self, source: usize) {
+    pub fn cut_more(&self, source: usize) {
         self.set(|settings| _ = settings.cut.insert(source));
     }
 

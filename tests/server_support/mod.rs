@@ -1,0 +1,12 @@
+//! What the tests with servers of others share, etcd and PostgreSQL: addresses of their own,
+//! certificates, and a network that fails before them.
+
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+mod certificates;
+mod claim;
+mod proxy;
+
+pub use certificates::Certificates;
+pub use claim::Claim;
+pub use proxy::{Proxy, Source, To};
