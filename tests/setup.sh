@@ -2,7 +2,8 @@
 # Set up what the tests need besides the Rust toolchain: ps, flock, unshare, mkfs.ext4,
 # strace, FUSE, nginx, systemd, Chromium, Node with its xmlrpc package, one Python
 # environment for each version of openlock the tests run against, one with a FUSE library,
-# one with schemathesis and a reader of Prometheus' format, and three versions of etcd.
+# one with schemathesis and a reader of Prometheus' format, three versions of etcd, and
+# PostgreSQL 15 with PgBouncer.
 # Run it as often as you like; when all is there it takes a moment.
 set -eu
 
@@ -118,19 +119,9 @@ else
     npm install --prefix "$node" --no-fund --no-audit --silent --fetch-retries 5 xmlrpc@1.3.2
 fi
 
-# etcd is unpacked and never installed: the package would start a server on this machine
-# and at each boot, and only one version of it could be there. Its programs need libc alone.
-run_etcd() { # PROGRAM, arguments
-    # etcd 3.4 starts on other processors than amd64 only if they are named.
-    ETCD_UNSUPPORTED_ARCH=$(dpkg --print-architecture 2>/dev/null || uname -m) "$@" 2>/dev/null
-}
-has_etcd() { # VERSION: unpacked here, or the one in PATH
-    for etcd in "${home%/python}/etcd-$1/usr/bin/etcd" etcd; do
-        run_etcd "$etcd" --version | grep -q "^etcd Version: $1\." || continue
-        ETCDCTL_API=3 run_etcd "${etcd}ctl" version | grep -q "version: $1\." && return
-    done
-    return 1
-}
+# Servers are unpacked and never installed: their packages would start one on this machine
+# and at each boot, and only one version of it could be there.
+target=${home%/python}
 apt_in() { # FOLDER, arguments: apt-get with a source and lists of its own there
     folder=$1
     shift
@@ -140,33 +131,76 @@ apt_in() { # FOLDER, arguments: apt-get with a source and lists of its own there
         -o APT::Sandbox::User= -o Acquire::Languages=none -o Acquire::Retries=3 \
         -o Acquire::http::Timeout=20 "$@"
 }
-unpack_etcd() { # VERSION DEBIAN_RELEASE MIRROR: apt checks the signature and what it brings
-    apt=${home%/python}/etcd-$1.apt new=${home%/python}/etcd-$1.new
+unpack() { # FOLDER DEBIAN_RELEASE PACKAGES MIRROR: apt checks the signature and what it brings
+    apt=$1.apt new=$1.new
     rm -rf "$apt" "$new"
     mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$new"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $3 $2 main" \
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $4 $2 main" \
         >"$apt/sources.list"
-    apt_in "$apt" update && (cd "$apt" && apt_in "$apt" download etcd-server etcd-client) &&
+    # Split into words on purpose.
+    apt_in "$apt" update && packages=$("$3" "$apt") &&
+        (cd "$apt" && apt_in "$apt" download $packages) &&
         for package in "$apt"/*.deb; do dpkg-deb -x "$package" "$new" || return; done &&
-        rm -rf "${new%.new}" && mv "$new" "${new%.new}" && has_etcd "$1"
+        rm -rf "$1" && mv "$new" "$1"
 }
-bring_etcd() { # VERSION DEBIAN_RELEASE
-    if has_etcd "$1"; then
-        echo "setup: etcd $1 is there"
+bring() { # NAME FOLDER DEBIAN_RELEASE PACKAGES, then a command that succeeds if it is there
+    name=$1 into=$2 release=$3 list=$4
+    shift 4
+    if "$@" >/dev/null 2>&1; then
+        echo "setup: $name is there"
         return
     fi
-    echo "setup: unpacking etcd $1 of Debian's $2 into ${home%/python}/etcd-$1"
+    echo "setup: unpacking $name of Debian's $release into $into"
+    said=
     # A release that is no longer maintained moves to the archive.
     for mirror in http://deb.debian.org/debian http://archive.debian.org/debian; do
-        if said=$(unpack_etcd "$1" "$2" "$mirror" 2>&1); then
-            rm -rf "${home%/python}/etcd-$1.apt"
+        if said="$said$(unpack "$into" "$release" "$list" "$mirror" 2>&1 && "$@" 2>&1)"; then
+            rm -rf "$into.apt"
             return
         fi
     done
-    rm -rf "${home%/python}/etcd-$1.apt" "${home%/python}/etcd-$1.new"
-    echo "setup: etcd $1 cannot be had, so tests with it are skipped: $said" >&2
+    rm -rf "$into.apt" "$into.new"
+    echo "setup: $name cannot be had, so tests with it are skipped: $said" >&2
+}
+
+# The programs of etcd need libc alone.
+run_etcd() { # PROGRAM, arguments
+    # etcd 3.4 starts on other processors than amd64 only if they are named.
+    ETCD_UNSUPPORTED_ARCH=$(dpkg --print-architecture 2>/dev/null || uname -m) "$@" 2>/dev/null
+}
+has_etcd() { # VERSION: unpacked here, or the one in PATH
+    for etcd in "$target/etcd-$1/usr/bin/etcd" etcd; do
+        run_etcd "$etcd" --version | grep -q "^etcd Version: $1\." || continue
+        ETCDCTL_API=3 run_etcd "${etcd}ctl" version | grep -q "version: $1\." && return
+    done
+    return 1
+}
+packages_of_etcd() {
+    echo etcd-server etcd-client
+}
+bring_etcd() { # VERSION DEBIAN_RELEASE
+    bring "etcd $1" "$target/etcd-$1" "$2" packages_of_etcd has_etcd "$1"
 }
 bring_etcd 3.4 bookworm
 bring_etcd 3.5 trixie
 # It is too old for lockkeeper, which has to say so.
 bring_etcd 3.3 bullseye
+
+# PostgreSQL's programs need some fifty libraries, which are unpacked beside them: a machine
+# without a database has few of them. Those of C itself have to be the machine's own.
+packages_of_postgres() { # FOLDER of apt
+    apt_in "$1" install --simulate --no-install-recommends \
+        postgresql-15 postgresql-client-15 pgbouncer | awk '
+        $1 != "Inst" || $2 ~ /^lib(c6|c-bin|c-l10n|perl.*|llvm.*|z3-.*|.*-perl|.*-common|.*-modules.*)$/ { next }
+        $2 ~ /^(lib.*|zlib1g|postgresql-15|postgresql-client-15|pgbouncer)$/ { print $2 }'
+}
+runs_postgres() { # ROOT of the programs and their libraries, or nothing
+    libraries=$(printf '%s:' "$1"/lib/*-linux-gnu* "$1"/usr/lib/*-linux-gnu*)
+    for program in lib/postgresql/15/bin/postgres lib/postgresql/15/bin/psql sbin/pgbouncer; do
+        LD_LIBRARY_PATH=${1:+$libraries} "$1/usr/$program" --version || return
+    done
+}
+has_postgres() { # unpacked here, or installed
+    runs_postgres "$target/postgres" || runs_postgres ""
+}
+bring "PostgreSQL 15" "$target/postgres" bookworm packages_of_postgres has_postgres
