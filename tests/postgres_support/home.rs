@@ -1,0 +1,100 @@
+//! A directory for servers, and the guarantee that nothing of them outlives a test.
+
+use std::fs::DirBuilder;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::programs::{programs, user};
+use crate::support::on_tmpfs;
+
+/// Reads its input to the end of a line, or to its end when the test's process ends. Then it
+/// kills every process below the directory, which finds those as well whose postmaster was
+/// killed, and stopped ones. At last it removes shared memory and the directory.
+/// A signal from the terminal is not for it.
+const GUARD: &str = r#"
+trap '' HUP INT QUIT TERM
+cd /
+read -r _
+below() {
+    find /proc/[0-9]*/cwd -maxdepth 0 -lname "$1/*" 2>/dev/null | cut -d / -f 3
+}
+while pids=$(below "$1") && [ -n "$pids" ]; do
+    kill -KILL $pids 2>/dev/null
+    sleep 0.01
+done
+for pid_file in "$1"/*/postmaster.pid; do
+    [ -e "$pid_file" ] && ipcrm --shmem-id "$(awk 'NR == 7 { print $2 }' "$pid_file")"
+done
+rm -rf "$1"
+"#;
+
+/// A directory of the servers' user on tmpfs. With it ends every process whose working
+/// directory is below it, however the test or its process ends.
+pub struct Home {
+    path: PathBuf,
+    guard: Child,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        let path = on_tmpfs().keep();
+        give(&path);
+        let mut guard = Command::new("sh");
+        guard.args(["-c", GUARD, "guard"]).arg(&path).process_group(0);
+        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { guard: guard.spawn().expect("sh"), path }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A directory in it, and the command that runs a program there.
+    pub fn command(&self, directory: &str, program: &Path) -> Command {
+        let directory = self.path.join(directory);
+        if !directory.exists() {
+            // PostgreSQL takes no data that others may read.
+            DirBuilder::new().mode(0o700).create(&directory).expect("a directory");
+            give(&directory);
+        }
+        let mut command = programs().command(program);
+        command.current_dir(directory).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a program to its end, in `directory`.
+    #[track_caller]
+    pub fn run(&self, directory: &str, program: &str, arguments: &[&str]) {
+        let mut command = self.command(directory, &programs().postgres(program));
+        let output = command.args(arguments).output().expect("a program of PostgreSQL");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    }
+
+    /// A file of the servers' user, which only it may read.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path.join(name);
+        std::fs::write(&path, text).expect("a file");
+        crate::support::chmod(&path, 0o600);
+        give(&path);
+        path
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let told = self.guard.stdin.take().map(|mut input| writeln!(input));
+        debug_assert!(told.is_some_and(|told| told.is_ok()));
+        let _ = self.guard.wait();
+    }
+}
+
+/// Makes it the servers' user's.
+pub fn give(path: &Path) {
+    if let Some(user) = user() {
+        chown(path, Some(user), Some(user)).expect("root may give files");
+    }
+}
