@@ -6,6 +6,7 @@
 //! | `flock:///run/lock`, `ofd:///run/lock` | [`AsyncKernelLock`] | file `<name>` in the directory |
 //! | `lockd+http://host:8000`, `lockd+https://…` | `AsyncRemoteLock` (feature `lockd-client`) | resource |
 //! | `etcd://h1:2379,h2:2379/prefix`, `etcd+tls://…` | `AsyncEtcdLock` (feature `etcd`) | key below the prefix |
+//! | `postgres://user@host/db` | `AsyncPostgresLock` (feature `postgres`) | hashed to a key |
 //!
 //! Options are keys of the query, as in `?timeout=30s&note=import`. A key that is not
 //! known, a value that is none, and a secret are refused.
@@ -26,12 +27,14 @@ use crate::kernel::{KernelOptions, Primitive};
 use crate::lock::any_lock::AnyLock;
 use crate::lock::duration;
 use crate::lock::error::Error;
+#[cfg(feature = "postgres")]
+use crate::postgres::PostgresLocks;
 #[cfg(feature = "lockd-client")]
 use crate::remote::{AsyncRemoteLock, RemoteOptions};
 use crate::{AsyncFileLock, AsyncKernelLock};
 
-const SCHEMES: [&str; 7] =
-    ["file", "flock", "ofd", "lockd+http", "lockd+https", "etcd", "etcd+tls"];
+const SCHEMES: [&str; 8] =
+    ["file", "flock", "ofd", "lockd+http", "lockd+https", "etcd", "etcd+tls", "postgres"];
 
 /// Keys that would carry a secret.
 const SECRETS: [&str; 5] = ["token", "bearer_token", "password", "secret", "key"];
@@ -51,6 +54,7 @@ const TOKEN_FILE: &str = "LOCKKEEPER_TOKEN_FILE";
 /// | `flock:///run/lock`, `ofd:///run/lock` | [`AsyncKernelLock`] | the file in that directory | `timeout` `retry_period` `fallback_period` `local_handoff` `mode` `keep_open` `delete_on_release` |
 /// | `lockd+http://host:8000`, `lockd+https://host` | `AsyncRemoteLock`, with feature `lockd-client` | the resource | `client` (default: host name and process id) `timeout` `lease` `reconnect` `ca_file` `token_file` |
 /// | `etcd://h1:2379,h2:2379/prefix`, `etcd+tls://…` | `AsyncEtcdLock`, with feature `etcd` | what follows the prefix in the key | `ttl` `timeout` `reconnect` `note` `user` `password_file` `ca_file` `cert_file` `key_file` `server_name` |
+/// | `postgres://user@host1,host2/db` | `AsyncPostgresLock`, with feature `postgres` | hashed to the key of an advisory lock | `lease` `takeover` `table` `timeout` `reconnect` `most_locks` `own_session` `note`, and libpq's |
 ///
 /// Times are written as in `300ms`, `30s`, `1h30m`; a bare number is seconds.
 /// `true` and `false` are the values of the rest. A secret never stands in a URL, which
@@ -110,6 +114,8 @@ enum Kind {
     },
     #[cfg(feature = "etcd")]
     Etcd(EtcdLocks),
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresLocks),
 }
 
 /// Open the place that a URL or a path names; see [`Locks`].
@@ -140,18 +146,21 @@ pub fn open(url: impl AsRef<str>) -> Result<Locks, Error> {
         let kind = Kind::File { directory: url.into(), options: FileOptions::process_default() };
         return Ok(Locks { url: url.to_owned(), kind });
     };
-    let parts = Parts::of(scheme, rest)?;
+    let parts = || Parts::of(scheme, rest);
     let kind = match scheme {
         "file" => {
+            let parts = parts()?;
             Kind::File { directory: parts.directory(scheme)?, options: parts.file_options()? }
         }
         "flock" | "ofd" => {
+            let parts = parts()?;
             let primitive = if scheme == "flock" { Primitive::Flock } else { Primitive::Ofd };
             let options = parts.kernel_options(primitive)?;
             Kind::Kernel { directory: parts.directory(scheme)?, options }
         }
-        "lockd+http" | "lockd+https" => remote(scheme, &parts)?,
-        "etcd" | "etcd+tls" => etcd(scheme, &parts)?,
+        "lockd+http" | "lockd+https" => remote(scheme, &parts()?)?,
+        "etcd" | "etcd+tls" => etcd(scheme, &parts()?)?,
+        "postgres" | "postgresql" => postgres(scheme, url)?,
         "http" | "https" => {
             return Err(wrong(format!(
                 "a lock daemon's URL begins with lockd+{scheme}://, and that of etcd with \
@@ -161,7 +170,7 @@ pub fn open(url: impl AsRef<str>) -> Result<Locks, Error> {
         _ => {
             return Err(wrong(format!(
                 "no kind of lock is called {scheme:?}: there are file, flock, ofd, lockd+http, \
-                 lockd+https, etcd and etcd+tls"
+                 lockd+https, etcd, etcd+tls and postgres"
             )));
         }
     };
@@ -195,6 +204,19 @@ fn etcd(scheme: &str, parts: &Parts<'_>) -> Result<Kind, Error> {
     let is_tls = scheme == "etcd+tls";
     let locks = parts.etcd_keys()?.open(is_tls, parts.authority, parts.path)?;
     Ok(Kind::Etcd(locks))
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(_: &str, url: &str) -> Result<Kind, Error> {
+    crate::postgres::url::open(url).map(Kind::Postgres)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(scheme: &str, _: &str) -> Result<Kind, Error> {
+    Err(wrong(format!(
+        "{scheme} needs the feature postgres of lockkeeper, which this program was built \
+         without: cargo add lockkeeper --features postgres"
+    )))
 }
 
 #[cfg(not(feature = "etcd"))]
@@ -234,6 +256,8 @@ impl Locks {
             }
             #[cfg(feature = "etcd")]
             Kind::Etcd(locks) => *locks = locks.of_command(name, note),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(locks) => *locks = locks.of_command(name, note),
             _ => {}
         }
         self
@@ -301,6 +325,8 @@ impl Kind {
             }
             #[cfg(feature = "etcd")]
             Kind::Etcd(locks) => locks.lock(name).map(AnyLock::new),
+            #[cfg(feature = "postgres")]
+            Kind::Postgres(locks) => locks.lock(name).map(AnyLock::new),
         }
     }
 }

@@ -101,17 +101,12 @@ mod explorer;
 mod file;
 mod kernel;
 #[cfg(any(feature = "etcd", feature = "lockd-client", feature = "postgres"))]
-#[cfg_attr(
-    not(any(feature = "etcd", feature = "lockd-client")),
-    allow(dead_code, unused_imports, reason = "no lock in PostgreSQL uses it yet")
-)]
 mod lease;
 mod local;
 mod lock;
 #[cfg(feature = "lockd")]
 pub mod lockd;
 #[cfg(feature = "postgres")]
-#[allow(dead_code, reason = "no lock uses it yet")]
 mod postgres;
 #[cfg(feature = "lockd-client")]
 mod remote;
@@ -143,6 +138,10 @@ pub use lock::name::LockName;
 pub use lock::run::Ran;
 pub use lock::shared::{Shared, SharedLock};
 pub use lock::wait::{Acquired, Busy, Wait};
+#[cfg(feature = "postgres")]
+pub use postgres::{
+    AsyncPostgresLock, LockKey, PostgresGuard, PostgresLocks, PostgresOptions, Table, Takeover,
+};
 #[cfg(feature = "lockd-client")]
 pub use remote::{AsyncRemoteLock, RemoteGuard, RemoteOptions};
 

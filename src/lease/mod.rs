@@ -25,11 +25,13 @@ mod watch;
 
 pub(crate) use background::Background;
 pub(crate) use contender::{Acquiring, Contender, Decided, Gone, RESPONSE_LIMIT, Target, WaitEnd};
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) use io::Running;
 pub(crate) use io::io;
 pub(crate) use per_process::PerProcess;
-pub(crate) use renewal::{LeaseState, Over, RENEWED_AFTER, Renewal};
+#[cfg(any(feature = "etcd", feature = "lockd-client"))]
+pub(crate) use renewal::RENEWED_AFTER;
+pub(crate) use renewal::{LeaseState, Over, Renewal};
 pub(crate) use retry::{Exhausted, Patience};
 #[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) use shown::shown;

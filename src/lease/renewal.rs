@@ -99,7 +99,7 @@ impl LeaseState {
     }
 
     /// How much longer the lease may be relied on as things are.
-    #[cfg(feature = "etcd")]
+    #[cfg(any(feature = "etcd", feature = "postgres"))]
     pub(crate) fn remaining(&self) -> Duration {
         match self.over() {
             Some(_) => Duration::ZERO,

@@ -141,14 +141,6 @@ impl Access {
         self.named.limit
     }
 
-    pub(super) fn user(&self) -> &str {
-        &self.named.user
-    }
-
-    pub(super) fn database(&self) -> &str {
-        &self.named.database
-    }
-
     /// What every session says of itself at its start.
     pub(super) fn config(&self, host: &Host) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();

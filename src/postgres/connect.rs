@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_postgres::tls::NoTlsStream;
-use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -46,7 +45,6 @@ pub(super) struct Session {
     pub(super) pid: i32,
     peer: Peer,
     ending: Arc<Ending>,
-    notified: Arc<Notify>,
     driver: AbortOnDropHandle<()>,
 }
 
@@ -114,15 +112,11 @@ impl Session {
         let (client, connection) = connected.map_err(|error| Failure::of(&error))?;
         has_begun.store(true, Ordering::Relaxed);
         check_version(&connection)?;
-        let (ending, notified) = (Arc::new(Ending::default()), Arc::new(Notify::new()));
-        let driver = Driver {
-            connection,
-            notified: Arc::clone(&notified),
-            driving: Driving(Arc::clone(&ending)),
-        };
+        let ending = Arc::new(Ending::default());
+        let driver = Driver { connection, driving: Driving(Arc::clone(&ending)) };
         let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
         let (server, pid) = Server::ask(&client).await?;
-        Ok(Self { client, server, pid, peer, ending, notified, driver })
+        Ok(Self { client, server, pid, peer, ending, driver })
     }
 
     /// Why it has ended, if it has.
@@ -143,11 +137,6 @@ impl Session {
     /// closed when [`ended`](Self::ended) resolves.
     pub(super) fn end(&self) {
         self.driver.abort();
-    }
-
-    /// Resolves when a notification has come since the last one was taken. One caller.
-    pub(super) async fn notified(&self) {
-        self.notified.notified().await;
     }
 
     /// Cancel the statement that is under way. When this resolves with success the server
@@ -185,7 +174,6 @@ impl Ending {
 struct Driver {
     // It is dropped first, and closes the socket.
     connection: Connection<Stream, NoTlsStream>,
-    notified: Arc<Notify>,
     driving: Driving,
 }
 
@@ -196,7 +184,6 @@ impl Driver {
     async fn run(mut self) {
         while let Some(message) = poll_fn(|context| self.connection.poll_message(context)).await {
             match message {
-                Ok(AsyncMessage::Notification(_)) => self.notified.notify_one(),
                 // A log that is stuck would hold up every renewal, so notices are not logged.
                 Ok(_) => {}
                 Err(error) => {

@@ -1,0 +1,409 @@
+//! One acquisition, from its place in the process's queue to a hold.
+
+use std::future::pending;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_postgres::types::Type;
+
+use super::failure::{Failure, Kind};
+use super::guard::PostgresGuard;
+use super::hold::Hold;
+use super::key::Mode;
+use super::lock_session::LockSession;
+use super::options::Table;
+use super::place::{Place, Turn};
+use super::record;
+use super::server::{Live, permits};
+use super::statements::Row;
+use super::status;
+use super::target::{GivenUp, Target, pause};
+use crate::lease::{self, Acquiring, Background, Gone, Patience, WaitEnd};
+use crate::lock::error::Error;
+use crate::lock::holder::{Evidence, Holder};
+use crate::lock::name::LockName;
+use crate::lock::wait::{Acquired, Busy};
+use crate::sys::boot_clock::BootTime;
+
+const DOING: &str = "locking";
+
+/// Between two tries while the server has no session for a wait. If larger, a waiter is later.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// A token has the timeline above so many bits of the counter. A server that counts one
+/// million a second needs twelve days to fill them: of locks none does.
+const COUNTER_BITS: u32 = 40;
+
+type Decided = lease::Decided<PostgresGuard>;
+
+/// A lock that is wanted in one mode.
+pub(super) struct Wanted {
+    pub(super) target: Arc<Target>,
+    pub(super) mode: Mode,
+}
+
+impl lease::Target for Wanted {
+    type Guard = PostgresGuard;
+
+    fn name(&self) -> LockName {
+        self.target.name()
+    }
+
+    fn background(&self) -> &Background {
+        &self.target.background
+    }
+
+    fn failed(&self, error: io::Error) -> Error {
+        self.target.unreachable(DOING, Duration::ZERO, error)
+    }
+
+    fn acquire(
+        self: &Arc<Self>,
+        end: WaitEnd,
+        outcome: oneshot::Sender<Decided>,
+        gone: Gone,
+    ) -> Result<Acquiring, Error> {
+        let (target, live) = (Arc::clone(&self.target), Arc::clone(self.target.server.live()));
+        let mode = self.mode;
+        Ok(Box::pin(Acquisition { target, live, mode, end }.run(outcome, gone)))
+    }
+}
+
+struct Acquisition {
+    target: Arc<Target>,
+    live: Arc<Live>,
+    mode: Mode,
+    end: WaitEnd,
+}
+
+impl Acquisition {
+    async fn run(mut self, outcome: oneshot::Sender<Decided>, mut gone: Gone) {
+        let (decided, scheduled) = {
+            let mut acquiring = pin!(self.acquire());
+            tokio::select! {
+                biased;
+                decided = &mut acquiring => (Some(decided), None),
+                scheduled = &mut gone => (None, scheduled.ok()),
+            }
+            // The drop of what was under way schedules what has to follow.
+        };
+        if let Some(decided) = decided {
+            // If the caller is gone by now, a guard in it releases the lock. What the
+            // caller scheduled stays in `gone` until that is scheduled too.
+            let _ = outcome.send(decided);
+        }
+        drop(scheduled);
+    }
+
+    async fn acquire(&mut self) -> Decided {
+        let deadline = match self.end {
+            WaitEnd::At(point) => Some(Instant::from_std(point)),
+            _ => None,
+        };
+        let mut patience = self.target.patience().until(deadline);
+        let Some(mut turn) = self.turn().await? else { return self.busy().await };
+        loop {
+            let begun = Instant::now();
+            let failure = match self.try_once(turn, &mut patience).await? {
+                Tried::Held(guard) => return Ok(Acquired::Held(*guard)),
+                Tried::Over => return self.busy().await,
+                Tried::Busy(_) if matches!(self.end, WaitEnd::Now) => return self.busy().await,
+                Tried::Busy(again) => match self.wait(again, &mut patience).await? {
+                    Waited::Held(guard) => return Ok(Acquired::Held(*guard)),
+                    Waited::Over => return self.busy().await,
+                    Waited::Again => {
+                        turn = self.turn().await?.map_or_else(|| Err(self.cut()), Ok)?;
+                        continue;
+                    }
+                },
+                Tried::Failed(failure) => failure,
+            };
+            pause(failure, begun, &mut patience)
+                .await
+                .map_err(|given_up| self.given_up(given_up))?;
+            match self.turn().await? {
+                Some(again) => turn = again,
+                None => return self.busy().await,
+            }
+        }
+    }
+
+    fn cut(&self) -> Error {
+        self.target.unreachable(DOING, Duration::ZERO, io::ErrorKind::TimedOut.into())
+    }
+
+    /// The turn among the tasks of this process; `None` if the wait ends first. (E6)
+    async fn turn(&mut self) -> Result<Option<Turn>, Error> {
+        let queue = self.live.queue(self.target.key);
+        let many = permits(self.mode);
+        let turn = if let Ok(turn) = Arc::clone(&queue).try_acquire_many_owned(many) {
+            turn
+        } else {
+            let mut turn = pin!(queue.acquire_many_owned(many));
+            tokio::select! {
+                biased;
+                turn = &mut turn => turn.expect("BUG: a queue was closed"),
+                () = wait_end(&mut self.end) => return Ok(None),
+            }
+        };
+        let room = self.live.room();
+        let room = room.map_err(|failure| self.given_up(GivenUp::Final(failure)))?;
+        Ok(Some(Turn { _turn: turn, _room: room }))
+    }
+
+    /// In the session of the tries, or in one of its own if the options say so.
+    async fn try_once(&mut self, turn: Turn, patience: &mut Patience) -> Result<Tried, Error> {
+        let is_alone = self.target.options().has_own_session;
+        // Also where another session follows: the pooler is looked for with it. (P7)
+        let keeper = self.live.keeper(patience).await;
+        let keeper = keeper.map_err(|given_up| self.given_up(given_up))?;
+        let session = match is_alone {
+            false => keeper,
+            true => match self.live.waiter().await {
+                Ok(session) => session,
+                Err(failure) => return Ok(Tried::Failed(failure)),
+            },
+        };
+        let mut place = self.place(&session, is_alone, turn)?;
+        match place.try_lock().await {
+            Ok(true) => Ok(match self.enter(place, is_alone, patience).await {
+                Ok(Some(guard)) => Tried::Held(Box::new(guard)),
+                Ok(None) => Tried::Over,
+                Err(failure) => Tried::Failed(failure),
+            }),
+            Ok(false) if is_alone => Ok(Tried::Busy(Again::Place(place))),
+            Ok(false) => Ok(Tried::Busy(Again::Turn(place.forget()))),
+            Err(failure) => Ok(Tried::Failed(failure)),
+        }
+    }
+
+    fn place(
+        &self,
+        session: &Arc<LockSession>,
+        is_alone: bool,
+        turn: Turn,
+    ) -> Result<Place, Error> {
+        let (target, live) = (Arc::clone(&self.target), Arc::clone(&self.live));
+        let made = Place::new(target, live, session.seat(), self.mode, is_alone, turn);
+        made.map_err(|error| self.target.unreachable(DOING, Duration::ZERO, error))
+    }
+
+    /// In the queue of the server, in a session that holds nothing.
+    async fn wait(&mut self, again: Again, patience: &mut Patience) -> Result<Waited, Error> {
+        let mut place = match again {
+            Again::Place(place) => place,
+            Again::Turn(turn) => match self.live.waiter().await {
+                Ok(session) => self.place(&session, true, turn)?,
+                Err(failure) => return self.slowly(failure).await,
+            },
+        };
+        let begun = Instant::now();
+        if let Err(failure) = place.begin_to_wait() {
+            return Err(self.given_up(GivenUp::Final(failure)));
+        }
+        let asked = loop {
+            let slow = sleep(self.target.options().lease);
+            tokio::select! {
+                biased;
+                asked = place.asked() => break asked,
+                () = wait_end(&mut self.end) => return Ok(Waited::Over),
+                () = slow => {}
+            }
+            // A look now and then, in case that its connection is dead and does not say so.
+            if !self.stands(place.session().pid(), patience).await? {
+                return Ok(Waited::Again);
+            }
+        };
+        let failure = match asked {
+            Ok(true) => match self.enter(place, true, patience).await {
+                Ok(Some(guard)) => return Ok(Waited::Held(Box::new(guard))),
+                Ok(None) => return Ok(Waited::Over),
+                Err(failure) => failure,
+            },
+            // It was waited for as long as one statement does. Its session is not used again.
+            Ok(false) => return Ok(Waited::Again),
+            Err(failure) => failure,
+        };
+        if !failure.is("55P03") {
+            pause(failure, begun, patience).await.map_err(|given_up| self.given_up(given_up))?;
+        }
+        Ok(Waited::Again)
+    }
+
+    /// The server has no session for a wait: it is tried in turns.
+    async fn slowly(&mut self, failure: Failure) -> Result<Waited, Error> {
+        if failure.kind != Kind::Passing {
+            return Err(self.given_up(GivenUp::Final(failure)));
+        }
+        tokio::select! {
+            biased;
+            () = wait_end(&mut self.end) => Ok(Waited::Over),
+            () = sleep(SLOW) => Ok(Waited::Again),
+        }
+    }
+
+    /// Whether the server has this session wait, or has just granted it the lock.
+    async fn stands(&self, pid: i32, patience: &mut Patience) -> Result<bool, Error> {
+        let keeper = self.live.keeper(patience).await;
+        let keeper = keeper.map_err(|given_up| self.given_up(given_up))?;
+        let (class, object, sub) = self.target.key.shown();
+        let statement = format!(
+            "SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks WHERE locktype = 'advisory' \
+             AND pid = {pid} AND classid = {class} AND objid = {object} AND objsubid = {sub}"
+        );
+        match keeper.ask_rows(&statement, &[]).await {
+            Ok(rows) => Ok(rows.first().is_some_and(|row| row.get::<_, i64>(0) > 0)),
+            Err(_) => Ok(true),
+        }
+    }
+
+    /// The server has granted it: write who holds it, and wait for one that vanished; `None`
+    /// if the time that was given is over first. (P9, P10)
+    async fn enter(
+        &mut self,
+        mut place: Place,
+        is_alone: bool,
+        patience: &mut Patience,
+    ) -> Result<Option<PostgresGuard>, Failure> {
+        let options = self.target.options();
+        let sent = BootTime::now();
+        let begun = Instant::now();
+        let has_table = options.table == Table::Own;
+        let rows = if has_table {
+            place.set_row(Row::AsBefore);
+            let holder = record::of_this_process(options.name.as_deref(), options.note.as_deref());
+            let lease = i64::try_from(options.lease.as_millis()).unwrap_or(i64::MAX);
+            let statement = place.parts().statements().record();
+            let parameters = [
+                (&holder as &(dyn tokio_postgres::types::ToSql + Sync), Type::TEXT),
+                (&lease as _, Type::INT8),
+            ];
+            place.session().ask_rows(&statement, &parameters).await?
+        } else {
+            let statement = place.parts().statements().number();
+            place.session().ask_rows(&statement, &[]).await?
+        };
+        patience.renew(begun.elapsed());
+        let foreign = || Failure::new(Kind::Foreign, "it does not answer as PostgreSQL does");
+        let row = rows.first().ok_or_else(foreign)?;
+        let token = token(row.get(0), row.get(1)).ok_or_else(foreign)?;
+        let (holder, owner): (Option<String>, Option<String>) = (row.get(2), row.get(3));
+        let left: Option<i64> = row.get(4);
+        let session = Arc::clone(place.session());
+        if is_alone {
+            session.keep(sent).map_err(|error| Failure::of_io(&error))?;
+        }
+        if let Some(left) = left.filter(|&left| left > 0 && options.waits_for_the_lease()) {
+            let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+            let is_out = tokio::select! {
+                biased;
+                _ = session.state.lost() => return Err(ended()),
+                () = sleep(left) => true,
+                () = wait_end(&mut self.end) => false,
+            };
+            if !is_out {
+                return Ok(None);
+            }
+            if let (Mode::Shared, Some(owner)) = (self.mode, &owner) {
+                let is_word = owner.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                if is_word {
+                    let statement = place.parts().statements().is_over(owner);
+                    session.ask_rows(&statement, &[]).await?;
+                }
+            }
+        }
+        if has_table {
+            place.set_row(Row::Clean);
+        }
+        if session.state.over().is_some() {
+            return Err(ended());
+        }
+        let vanished = holder
+            .zip(owner)
+            .and_then(|(holder, owner)| record::holder(&holder, &owner, Evidence::LeaseOver));
+        Ok(Some(PostgresGuard::new(Hold::new(place, token, vanished))))
+    }
+
+    async fn busy(&self) -> Decided {
+        let mut patience = Patience::new(Duration::ZERO);
+        let holder = match status::ask_there(&self.target, &mut patience).await {
+            Ok(queue) => queue.holder.map(Box::<Holder>::new),
+            Err(_) => None,
+        };
+        Ok(Acquired::Busy(Busy::new(holder)))
+    }
+
+    fn given_up(&self, given_up: GivenUp) -> Error {
+        self.target.given_up(DOING, given_up)
+    }
+}
+
+fn ended() -> Failure {
+    Failure::new(Kind::Passing, "its session ended as it was granted")
+}
+
+/// What one try came to.
+enum Tried {
+    Held(Box<PostgresGuard>),
+    /// The time that was given is over.
+    Over,
+    Busy(Again),
+    Failed(Failure),
+}
+
+/// With what a wait goes on.
+enum Again {
+    Turn(Turn),
+    /// Of a session of its own.
+    Place(Place),
+}
+
+/// What a wait came to.
+enum Waited {
+    Held(Box<PostgresGuard>),
+    /// The time that was given is over.
+    Over,
+    Again,
+}
+
+/// The timeline, which grows with each promotion, above the counter.
+fn token(counter: i64, log: &str) -> Option<u64> {
+    let counter = u64::try_from(counter).ok().filter(|it| it >> COUNTER_BITS == 0)?;
+    let timeline = u32::from_str_radix(log.get(..8)?, 16).ok()?;
+    let timeline = u64::from(timeline);
+    (timeline >> (u64::BITS - COUNTER_BITS) == 0).then_some(timeline << COUNTER_BITS | counter)
+}
+
+/// Resolves when the wait is to end.
+async fn wait_end(end: &mut WaitEnd) {
+    match end {
+        WaitEnd::Now => {}
+        WaitEnd::At(point) => sleep_until(Instant::from_std(*point)).await,
+        WaitEnd::Never => pending().await,
+        WaitEnd::WhenTold(told) => {
+            if told.await.is_err() {
+                return pending().await;
+            }
+        }
+    }
+    *end = WaitEnd::Now;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_of_a_later_timeline_is_greater() {
+        let token = |counter, log| token(counter, log).expect("a token");
+        assert_eq!(token(7, "000000010000000000000001"), 1 << 40 | 7);
+        assert!(token(1, "0000000A0000000000000001") > token(1 << 39, "000000090000000000000001"));
+        assert_eq!(super::token(-1, "000000010000000000000001"), None);
+        assert_eq!(super::token(1, "0000"), None);
+        assert_eq!(super::token(1 << 40, "000000010000000000000001"), None);
+    }
+}

@@ -1,0 +1,168 @@
+//! Whether the lock is held, its waiters, and ending a hold from outside.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use super::options::Table;
+use super::record;
+use super::target::{GivenUp, Target, pause};
+use crate::lease::{Patience, RESPONSE_LIMIT, io};
+use crate::local::timer::Standing;
+use crate::lock::error::Error;
+use crate::lock::holder::{Evidence, Holder, Status};
+
+const DOING: &str = "looking at";
+
+/// So many sessions of a lock are read. If larger, a long queue costs more memory.
+const SHOWN: u32 = 256;
+
+/// A lock's sessions, as one look shows them.
+#[derive(Default)]
+pub(crate) struct Queue {
+    /// The first, where several share it.
+    pub(crate) holder: Option<Holder>,
+    /// The server's process of that holder.
+    pub(crate) pid: Option<i32>,
+    /// In their order.
+    pub(crate) waiters: Vec<Holder>,
+    /// One that vanished, where no session holds the lock.
+    pub(crate) vanished: Option<Holder>,
+}
+
+impl Queue {
+    pub(super) fn status(self) -> Status {
+        match (self.holder, self.vanished) {
+            (Some(holder), _) => Status::Held(holder),
+            (None, Some(vanished)) => Status::Stale(vanished),
+            (None, None) => Status::Free,
+        }
+    }
+}
+
+/// Boxed where it is made: a program that uses the crate has nothing of it to compile.
+pub(super) type Work<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
+/// Run this on the thread of `lease::io`. It is boxed, so that a caller's future stays small.
+async fn there<T, F>(target: &Target, work: F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>> + Send + 'static,
+    T: Send + 'static,
+{
+    let _standing = Standing::at_most(RESPONSE_LIMIT);
+    let failed = |error| target.unreachable(DOING, Duration::ZERO, error);
+    let done = io().map_err(failed)?.run(work).await;
+    done.unwrap_or_else(|error| Err(failed(error)))
+}
+
+pub(super) fn queue(target: Arc<Target>) -> Work<Queue> {
+    Box::pin(async move {
+        let asking = Arc::clone(&target);
+        there(
+            &target,
+            Box::pin(async move {
+                let mut patience = asking.patience();
+                ask_there(&asking, &mut patience).await
+            }),
+        )
+        .await
+    })
+}
+
+/// On the thread of `lease::io`.
+pub(super) async fn ask_there(target: &Target, patience: &mut Patience) -> Result<Queue, Error> {
+    let statement = look(target);
+    loop {
+        let given_up = |given_up| target.given_up(DOING, given_up);
+        let keeper = target.server.live().keeper(patience).await.map_err(given_up)?;
+        let begun = Instant::now();
+        match keeper.ask_rows(&statement, &[]).await {
+            Ok(rows) => return Ok(read(&rows)),
+            Err(failure) => pause(failure, begun, patience).await.map_err(given_up)?,
+        }
+    }
+}
+
+/// Sessions that hold the lock or wait for it, holders first, and then a row of one that
+/// vanished.
+fn look(target: &Target) -> String {
+    let (class, object, sub) = target.key.shown();
+    let (form, key) = target.key.row();
+    let of_key = format!("form = {form} AND key = {key}");
+    let rows = match target.options().table {
+        Table::Own => format!(
+            "SELECT pid, owner, holder FROM lockkeeper.lock WHERE {of_key} AND NOT clean \
+             UNION ALL SELECT pid, owner, holder FROM lockkeeper.reader WHERE {of_key}"
+        ),
+        Table::None => "SELECT NULL::pg_catalog.int4 AS pid, NULL::text AS owner, \
+             NULL::text AS holder WHERE false"
+            .to_owned(),
+    };
+    format!(
+        "WITH r AS ({rows}), l AS (SELECT pid, granted, waitstart FROM pg_catalog.pg_locks \
+            WHERE locktype = 'advisory' AND classid = {class} AND objid = {object} \
+            AND objsubid = {sub} AND database = (SELECT oid FROM pg_catalog.pg_database \
+                WHERE datname = pg_catalog.current_database())) \
+        (SELECT l.pid, l.granted, coalesce(a.application_name, ''), \
+            coalesce(a.usename::text, ''), coalesce(pg_catalog.host(a.client_addr), ''), \
+            r.holder, r.owner \
+        FROM l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+        LEFT JOIN r ON r.pid = l.pid AND l.granted \
+        ORDER BY l.granted DESC, l.waitstart NULLS LAST, l.pid LIMIT {SHOWN}) \
+        UNION ALL (SELECT NULL, NULL, '', '', '', r.holder, r.owner FROM r \
+        WHERE NOT EXISTS (SELECT FROM l WHERE l.granted) LIMIT 1)"
+    )
+}
+
+fn read(rows: &[Row]) -> Queue {
+    let mut queue = Queue::default();
+    for row in rows {
+        let (pid, granted): (Option<i32>, Option<bool>) = (row.get(0), row.get(1));
+        let written: (Option<&str>, Option<&str>) = (row.get(5), row.get(6));
+        let of_row = |evidence| {
+            written.0.zip(written.1).and_then(|(text, owner)| record::holder(text, owner, evidence))
+        };
+        let Some(pid) = pid else {
+            queue.vanished = of_row(Evidence::LeaseOver);
+            continue;
+        };
+        let session = || record::session(row.get(2), row.get(3), row.get(4), pid);
+        match granted {
+            Some(true) if queue.holder.is_none() => {
+                queue.holder = Some(of_row(Evidence::Server).unwrap_or_else(session));
+                queue.pid = Some(pid);
+            }
+            Some(true) => {}
+            _ => queue.waiters.push(session()),
+        }
+    }
+    queue
+}
+
+/// End the session of the holder, if it is this one. `None`: it is not.
+pub(super) fn end(target: Arc<Target>, pid: i32) -> Work<Option<Holder>> {
+    Box::pin(async move {
+        let asking = Arc::clone(&target);
+        there(&target, Box::pin(async move { end_there(&asking, pid).await })).await
+    })
+}
+
+async fn end_there(target: &Target, pid: i32) -> Result<Option<Holder>, Error> {
+    const DOING: &str = "ending";
+    let mut patience = target.patience();
+    let found = ask_there(target, &mut patience).await?;
+    if found.pid != Some(pid) {
+        return Ok(None);
+    }
+    let given_up = |given_up| target.given_up(DOING, given_up);
+    let keeper = target.server.live().keeper(&mut patience).await.map_err(given_up)?;
+    let statement = format!("SELECT pg_catalog.pg_terminate_backend({pid})");
+    let ended = keeper.ask_rows(&statement, &[]).await;
+    let rows = ended.map_err(|failure| given_up(GivenUp::Final(failure)))?;
+    let is_ended = rows.first().is_some_and(|row| row.get::<_, bool>(0));
+    Ok(found.holder.filter(|_| is_ended))
+}
