@@ -25,9 +25,9 @@ macro_rules! parts_of_kinds {
 }
 
 macro_rules! readers_of_kinds {
-    (($kind_name:ident $address:ident) $($name:ident: $kind:ty,)*) => {
+    (($kind_name:ident $address:ident) $($(#[$when:meta])* $name:ident: $kind:ty,)*) => {
         match $kind_name {
-            $( stringify!($name) => read::<$kind>($address), )*
+            $( $(#[$when])* stringify!($name) => read::<$kind>($address), )*
             other => panic!("{other} cannot be shared"),
         }
     };

@@ -10,6 +10,8 @@ use tokio::time::timeout;
 #[cfg(feature = "etcd")]
 pub use crate::etcd_kinds::{EtcdOne, EtcdThree};
 pub use crate::local_kinds::{Flock, Ofd, Pinned, Portable};
+#[cfg(feature = "postgres")]
+pub use crate::postgres_kinds::{PostgresBare, PostgresTable};
 #[cfg(all(feature = "cli", feature = "lockd", feature = "lockd-client"))]
 pub use crate::remote_kinds::Remote;
 use crate::support::{VERY_LONG, eventually_async};
@@ -29,6 +31,10 @@ macro_rules! kinds {
             etcd_one: EtcdOne,
             #[cfg(feature = "etcd")]
             etcd_three: EtcdThree,
+            #[cfg(feature = "postgres")]
+            postgres_table: PostgresTable,
+            #[cfg(feature = "postgres")]
+            postgres_bare: PostgresBare,
             any_of_file_pinned: AnyOf<Pinned>,
             any_of_file_portable: AnyOf<Portable>,
             any_of_flock: AnyOf<Flock>,
@@ -44,7 +50,15 @@ macro_rules! kinds {
 /// Those of the list whose locks can be shared.
 macro_rules! shared_kinds {
     ($call:ident $($arguments:tt)*) => {
-        $call! { ($($arguments)*) flock: Flock, ofd: Ofd, }
+        $call! {
+            ($($arguments)*)
+            flock: Flock,
+            ofd: Ofd,
+            #[cfg(feature = "postgres")]
+            postgres_table: PostgresTable,
+            #[cfg(feature = "postgres")]
+            postgres_bare: PostgresBare,
+        }
     };
 }
 

@@ -31,13 +31,18 @@ mod local_kinds;
 mod lost;
 mod order;
 mod paused;
+#[cfg(feature = "postgres")]
+mod postgres_kinds;
+#[cfg(feature = "postgres")]
+#[path = "../postgres_support/mod.rs"]
+mod postgres_support;
 mod readers;
 #[cfg(all(feature = "cli", feature = "lockd", feature = "lockd-client"))]
 mod remote_kinds;
 #[cfg(all(feature = "cli", feature = "lockd", feature = "lockd-client"))]
 #[path = "../remote_support/mod.rs"]
 mod remote_support;
-#[cfg(feature = "etcd")]
+#[cfg(any(feature = "etcd", feature = "postgres"))]
 #[path = "../server_support/mod.rs"]
 mod server_support;
 mod status;

@@ -149,15 +149,6 @@ async fn a_cancel_hits_the_statement_that_is_under_way_and_no_later_one() {
 }
 
 #[tokio::test]
-async fn a_notification_wakes_its_listener() {
-    let Some(server) = Server::start() else { return };
-    let session = open(&format!("{} user=postgres", server.socket())).await.unwrap();
-    session.client.simple_query("LISTEN lockkeeper").await.unwrap();
-    server.sql("NOTIFY lockkeeper");
-    soon("the notification", session.notified()).await;
-}
-
-#[tokio::test]
 async fn a_standby_is_passed_over() {
     let Some(primary) = Server::start() else { return };
     let builder = Builder::new().unwrap();

@@ -229,9 +229,10 @@ fn private(path: impl AsRef<Path>, text: &str) {
 fn resolved(access: &Access) -> Said {
     let host = &access.routes()[0].host;
     let password = host.password.clone().unwrap_or_default();
-    let entries = [("user", access.user()), ("dbname", access.database())];
-    let mut said: Said =
-        entries.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    let config = access.config(host);
+    let of = |text: Option<&str>| text.expect("it is always said").to_owned();
+    let entries = [("user", of(config.get_user())), ("dbname", of(config.get_dbname()))];
+    let mut said: Said = entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     said.insert("password".to_owned(), password);
     said.insert("port".to_owned(), host.port.to_string());
     said

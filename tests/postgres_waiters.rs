@@ -1,0 +1,263 @@
+//! Waiting for PostgreSQL's lock, giving the wait up, and what is refused.
+
+#![cfg(feature = "postgres")]
+
+mod postgres_locks;
+mod postgres_support;
+mod server_support;
+mod support;
+
+use std::time::Duration;
+
+use lockkeeper::{AsyncPostgresLock, Error, PostgresLocks, Table};
+use postgres_locks::{
+    LONG, Waiter, acquire, grant, lock, options, release, server, stand, text, text_of_another,
+};
+use postgres_support::{PgBouncer, Pooling, ROLE, Server, is_there};
+use support::{block_on, eventually};
+
+/// The code and the text of a refusal.
+#[track_caller]
+fn refused(lock: &AsyncPostgresLock) -> (String, String) {
+    let error = block_on(lock.try_acquire()).expect_err("it is refused");
+    assert!(error.to_string().contains("\"a\" at postgres://"), "{error}");
+    let Error::Refused { code, message, .. } = error else { panic!("{error:?}") };
+    (code, message)
+}
+
+#[test]
+fn a_wait_that_is_dropped_leaves_no_session_that_waits_or_holds() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let one = lock(&text(server.address()), options(LONG));
+    let other = lock(&text_of_another(server.address()), options(LONG));
+    let guard = acquire(&one);
+    block_on(async {
+        let mut waiting = std::pin::pin!(other.acquire());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        let limit = tokio::time::timeout(Duration::from_millis(200), &mut waiting).await;
+        assert!(limit.is_err(), "it is held");
+    });
+    block_on(other.flush());
+    stand(&server, &one, 1, 0);
+    release(guard);
+    release(acquire(&one));
+    stand(&server, &one, 0, 0);
+}
+
+/// The cancel and the grant race. No round leaves the lock with a session that nobody has.
+#[test]
+fn a_cancel_that_races_the_grant_leaves_nothing() {
+    const ROUNDS: u32 = 400;
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let one = lock(&text(server.address()), options(LONG));
+    let other = lock(&text_of_another(server.address()), options(LONG));
+    let mut granted = 0;
+    block_on(async {
+        for round in 0..ROUNDS {
+            let guard = one.acquire().await.expect("the lock");
+            let waiting = tokio::spawn(other.acquire());
+            let busy = async {
+                while other.waiters().await.expect("no error").is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            if round % 8 == 0 {
+                busy.await;
+            }
+            let releasing = tokio::spawn(guard.release());
+            tokio::time::sleep(Duration::from_micros(u64::from(round % 40) * 100)).await;
+            waiting.abort();
+            releasing.await.expect("no panic").expect("it was held");
+            if let Ok(Ok(guard)) = waiting.await {
+                granted += 1;
+                guard.release().await.expect("it was held");
+            }
+            other.flush().await;
+            let next = one.try_acquire().await.expect("no error");
+            let next = next.unwrap_or_else(|| panic!("round {round}: the lock is left"));
+            assert_eq!(next.recovered_from(), None, "round {round}: a row is left");
+            next.release().await.expect("it was held");
+        }
+    });
+    println!("{granted} of {ROUNDS} were granted");
+    stand(&server, &one, 0, 0);
+}
+
+#[test]
+fn poolers_of_transactions_and_statements_are_refused_before_a_lock_is_taken() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    for pooling in [Pooling::Transaction, Pooling::Statement] {
+        let pooler = PgBouncer::start(pooling, &server);
+        let through = lock(&text(pooler.address()), options(LONG).reconnect(Duration::ZERO));
+        for _ in 0..2 {
+            let (code, message) = refused(&through);
+            assert!(code == "pooler" && message.contains("pool sessions"), "{code}: {message}");
+        }
+        stand(&server, &through, 0, 0);
+    }
+    let pooler = PgBouncer::start(Pooling::Session, &server);
+    let through = lock(&text(pooler.address()), options(LONG));
+    let guard = acquire(&through);
+    let direct = lock(&text(server.address()), options(LONG));
+    assert!(block_on(direct.try_acquire()).expect("no error").is_none());
+    release(guard);
+    release(acquire(&direct));
+}
+
+/// Without a lock of a session, as in a pool of transactions.
+#[test]
+fn a_transaction_of_another_program_takes_turns_by_the_same_key() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let pooler = PgBouncer::start(Pooling::Transaction, &server);
+    let lock = lock(&text(server.address()), options(LONG));
+    let take = format!("select pg_try_advisory_xact_lock({})", lock.key());
+    let program = postgres_support::Session::open(&pooler.config()).expect("a session");
+    program.query("begin").expect("a transaction");
+    assert_eq!(program.value(&take), "t");
+    assert!(block_on(lock.try_acquire()).expect("no error").is_none(), "the program has it");
+    program.query("commit").expect("its end");
+    let guard = acquire(&lock);
+    assert_eq!(program.value(&take), "f", "the guard has it");
+    release(guard);
+}
+
+#[test]
+fn a_table_that_is_missing_altered_or_anothers_is_refused() {
+    if !is_there() {
+        return;
+    }
+    let server = Server::start();
+    let at = |name: &str| {
+        // Each looks for itself.
+        let text = format!("{} application_name={name}", text(server.address()));
+        lock(&text, options(LONG).reconnect(Duration::ZERO))
+    };
+    let (_, message) = refused(&at("missing"));
+    assert!(message.contains("postgres-schema") && message.contains("table=none"), "{message}");
+    let bare = lock(&text(server.address()), options(LONG).table(Table::None));
+    release(acquire(&bare));
+
+    server.sql(PostgresLocks::SCHEMA);
+    let error = block_on(at("rights").try_acquire()).expect_err("no rights");
+    assert!(matches!(error, Error::Forbidden { .. }), "{error:?}");
+    grant(&server, ROLE);
+    release(acquire(&at("right")));
+
+    server.create_role("eve", "secret");
+    server.sql("alter table lockkeeper.lock owner to eve");
+    let (_, message) = refused(&at("anothers"));
+    assert!(message.contains("belongs to eve"), "{message}");
+    server.sql("alter table lockkeeper.lock owner to postgres");
+
+    server.sql(
+        "create function f() returns trigger language plpgsql as 'begin return null; end'; \
+         create trigger t before update on lockkeeper.lock for each row execute function f()",
+    );
+    let (_, message) = refused(&at("trigger"));
+    assert!(message.contains("a trigger"), "{message}");
+    server.sql("drop trigger t on lockkeeper.lock");
+
+    // PostgreSQL remembers a trigger until the next VACUUM.
+    server.sql("vacuum lockkeeper.lock");
+    server.sql("alter table lockkeeper.lock alter column pid type bigint");
+    let (_, message) = refused(&at("columns"));
+    assert!(message.contains("other columns"), "{message}");
+
+    server.sql("comment on schema lockkeeper is 'lockkeeper 2'");
+    let (_, message) = refused(&at("version"));
+    assert!(message.contains("version 2"), "{message}");
+}
+
+#[test]
+fn more_locks_than_the_options_allow_are_refused() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let options = options(LONG).most_locks(2);
+    let locks = PostgresLocks::with_options(text(server.address()), options).expect("options");
+    let locks = ["a", "b", "c"].map(|name| locks.lock(name).expect("a name"));
+    let guards = [acquire(&locks[0]), acquire(&locks[1])];
+    let error = block_on(locks[2].try_acquire()).expect_err("one too many");
+    let Error::Refused { code, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(code, "too_many_locks");
+    guards.into_iter().for_each(release);
+    release(acquire(&locks[2]));
+}
+
+/// A wait needs a session of its own. Where there is none it goes on all the same.
+#[test]
+fn a_server_without_a_free_session_is_waited_for() {
+    if !is_there() {
+        return;
+    }
+    let server = postgres_locks::with_table(Server::builder().max_connections(10));
+    let one = lock(&text(server.address()), options(LONG));
+    let other = lock(&text_of_another(server.address()), options(LONG));
+    let guard = acquire(&one);
+    // So that it has a session for its tries.
+    assert!(block_on(other.try_acquire()).expect("no error").is_none());
+    let mut taken = Vec::new();
+    while let Ok(session) = postgres_support::Session::open(&server.config()) {
+        taken.push(session);
+    }
+    let waiter = Waiter::of(&other);
+    release(guard);
+    release(waiter.guard());
+}
+
+#[test]
+fn many_locks_share_a_session() {
+    const LOCKS: usize = 300;
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let locks = PostgresLocks::with_options(text(server.address()), options(LONG)).expect("one");
+    let guards: Vec<_> = (0..LOCKS)
+        .map(|number| acquire(&locks.lock(format!("l{number}")).expect("a name")))
+        .collect();
+    // Two that hold, and two for waits.
+    let sessions = server.backends_of(ROLE).len();
+    assert!(sessions <= 4, "{sessions} sessions");
+    guards.into_iter().for_each(release);
+}
+
+#[test]
+fn a_statement_that_blocks_costs_no_other_lock() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let short = Duration::from_secs(4);
+    let locks = PostgresLocks::with_options(text(server.address()), options(short)).expect("one");
+    let [a, b] = ["a", "b"].map(|name| locks.lock(name).expect("a name"));
+    let guard = acquire(&a);
+    release(acquire(&b));
+    let blocker = server.superuser().expect("a session");
+    blocker.query("begin; lock table lockkeeper.lock").expect("the table");
+    let waiter = Waiter::of(&b);
+    let started = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock'";
+    server.wait_for(started, "t");
+    // Longer than the lease: what blocks is ended each second, and probes come between.
+    std::thread::sleep(short * 2);
+    assert!(!guard.is_lost(), "the session of all was held up");
+    blocker.query("commit").expect("its end");
+    release(waiter.guard());
+    release(guard);
+    eventually("nothing is left", || {
+        server.value("select count(*) from pg_locks where locktype = 'advisory'") == "0"
+    });
+}
