@@ -135,10 +135,14 @@ impl<const HAS_TABLE: bool> Kind for Postgres<HAS_TABLE> {
         true
     }
 
-    /// Without a table the server knows sessions alone.
+    /// Without a table the server knows sessions alone: no other process is told by them.
     fn names(holder: &Holder, process: u32) -> bool {
         let session = holder.name.as_deref().is_some_and(|name| name.starts_with("the session "));
-        if HAS_TABLE { holder.pid == Some(process) } else { session }
+        if HAS_TABLE {
+            holder.pid == Some(process)
+        } else {
+            session && process == std::process::id()
+        }
     }
 
     fn is_as_new(place: &Site<'_, Self>) -> bool {
