@@ -41,7 +41,7 @@ impl Patience {
     }
 
     /// When a request is given up that outlasts the caller's limit by this much.
-    #[cfg(feature = "etcd")]
+    #[cfg(any(feature = "etcd", feature = "postgres"))]
     pub(crate) fn end_of(&self, last_request: Duration) -> Option<Instant> {
         self.deadline.and_then(|deadline| deadline.checked_add(last_request))
     }
@@ -56,6 +56,7 @@ impl Patience {
     }
 
     /// Whether the next pause is the second in a row: one alone is not logged.
+    #[cfg(any(feature = "etcd", feature = "lockd-client"))]
     pub(crate) fn is_trouble(&self) -> bool {
         self.pause == PAUSE * 2
     }

@@ -56,6 +56,7 @@ pub(crate) struct OptionNames {
     pub(crate) key: &'static str,
 }
 
+#[cfg(any(feature = "etcd", feature = "lockd-client"))]
 impl OptionNames {
     pub(crate) const USUAL: Self = Self { ca: "ca_file", cert: "cert_file", key: "key_file" };
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::types::Type;
 
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, GivenUp, Kind, pause};
 use super::guard::PostgresGuard;
 use super::hold::Hold;
 use super::key::Mode;
@@ -21,7 +21,7 @@ use super::record;
 use super::server::{Live, permits};
 use super::statements::Row;
 use super::status;
-use super::target::{GivenUp, Target, pause};
+use super::target::Target;
 use crate::lease::{self, Acquiring, Background, Gone, Patience, WaitEnd};
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder};
@@ -163,9 +163,10 @@ impl Acquisition {
         let keeper = keeper.map_err(|given_up| self.given_up(given_up))?;
         let session = match is_alone {
             false => keeper,
-            true => match self.live.waiter().await {
-                Ok(session) => session,
-                Err(failure) => return Ok(Tried::Failed(failure)),
+            true => match self.waiter().await {
+                Some(Ok(session)) => session,
+                Some(Err(failure)) => return Ok(Tried::Failed(failure)),
+                None => return Ok(Tried::Over),
             },
         };
         let mut place = self.place(&session, is_alone, turn)?;
@@ -178,6 +179,19 @@ impl Acquisition {
             Ok(false) if is_alone => Ok(Tried::Busy(Again::Place(place))),
             Ok(false) => Ok(Tried::Busy(Again::Turn(place.forget()))),
             Err(failure) => Ok(Tried::Failed(failure)),
+        }
+    }
+
+    /// A session of its own; `None` if the time that was given is over first.
+    async fn waiter(&mut self) -> Option<Result<Arc<LockSession>, Failure>> {
+        if matches!(self.end, WaitEnd::Now) {
+            // One try, however long it takes.
+            return Some(self.live.waiter().await);
+        }
+        tokio::select! {
+            biased;
+            session = self.live.waiter() => Some(session),
+            () = wait_end(&mut self.end) => None,
         }
     }
 
@@ -196,9 +210,10 @@ impl Acquisition {
     async fn wait(&mut self, again: Again, patience: &mut Patience) -> Result<Waited, Error> {
         let mut place = match again {
             Again::Place(place) => place,
-            Again::Turn(turn) => match self.live.waiter().await {
-                Ok(session) => self.place(&session, true, turn)?,
-                Err(failure) => return self.slowly(failure).await,
+            Again::Turn(turn) => match self.waiter().await {
+                Some(Ok(session)) => self.place(&session, true, turn)?,
+                Some(Err(failure)) => return self.slowly(failure).await,
+                None => return Ok(Waited::Over),
             },
         };
         let begun = Instant::now();
@@ -329,7 +344,7 @@ impl Acquisition {
     }
 
     async fn busy(&self) -> Decided {
-        let mut patience = Patience::new(Duration::ZERO);
+        let mut patience = Patience::new(Duration::ZERO).until(Some(Instant::now()));
         let holder = match status::ask_there(&self.target, &mut patience).await {
             Ok(queue) => queue.holder.map(Box::<Holder>::new),
             Err(_) => None,

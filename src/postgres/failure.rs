@@ -4,9 +4,10 @@ use std::error::Error as _;
 use std::fmt;
 use std::io;
 
+use tokio::time::Instant;
 use tokio_postgres::error::DbError;
 
-use crate::lease::{Outlook, Remedies, TlsError, explained, shown};
+use crate::lease::{Exhausted, Outlook, Patience, Remedies, TlsError, explained, shown};
 
 /// What a user of PostgreSQL can do about TLS.
 pub(super) const REMEDIES: Remedies =
@@ -167,6 +168,25 @@ impl Failure {
         }
         Self { kind, state, message: messages.join("; ") }
     }
+}
+
+/// Why something is not tried again.
+pub(super) enum GivenUp {
+    Exhausted(Exhausted),
+    Final(Failure),
+}
+
+/// Wait before the next try, if one may fare better.
+pub(super) async fn pause(
+    failure: Failure,
+    begun: Instant,
+    patience: &mut Patience,
+) -> Result<(), GivenUp> {
+    if !matches!(failure.kind, Kind::Passing | Kind::ReadOnly) {
+        return Err(GivenUp::Final(failure));
+    }
+    let error = io::Error::other(failure.message);
+    patience.pause(begun, error).await.map_err(GivenUp::Exhausted)
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ impl LockKey {
         match self {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "halves")]
             Self::One(key) => ((key as u64 >> 32) as u32, key as u32, 1),
-            Self::Two(class, object) => (class.cast_unsigned(), object.cast_unsigned(), 2),
+            Self::Two(class, object) => (unsigned(class), unsigned(object), 2),
         }
     }
 
@@ -73,11 +73,15 @@ impl LockKey {
     pub(super) fn row(self) -> (i16, i64) {
         match self {
             Self::One(key) => (1, key),
-            Self::Two(class, object) => {
-                (2, i64::from(class) << 32 | i64::from(object.cast_unsigned()))
-            }
+            Self::Two(class, object) => (2, i64::from(class) << 32 | i64::from(unsigned(object))),
         }
     }
+}
+
+/// The same bits. `i32::cast_unsigned` is younger than the oldest Rust of this crate.
+#[expect(clippy::cast_sign_loss, reason = "the bits are what is wanted")]
+fn unsigned(number: i32) -> u32 {
+    number as u32
 }
 
 /// As functions of PostgreSQL take it, in SQL.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -13,6 +14,7 @@ use super::access::Access;
 use super::connect::Session;
 use super::failure::{Failure, Kind};
 use crate::lease::{LeaseState, Renewal, Running, io};
+use crate::lock::error::rounded;
 use crate::sys::boot_clock::BootTime;
 use crate::sys::mutex::Mutex;
 use crate::sys::random;
@@ -27,6 +29,10 @@ const STATEMENT_LIMIT: Duration = Duration::from_secs(1);
 /// How long a statement waits for a lock before it is made anew. As long as one runs, VACUUM
 /// leaves what has become garbage since it began. If larger, more is left.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long an answer may take that waits for no lock of a user's. If larger, a server that
+/// says nothing holds up a limit for longer; if smaller, a slow disk looks like one.
+pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often the server looks whether the client of a statement is still there. If larger, a
 /// dropped wait stands in the queue for longer.
@@ -137,7 +143,22 @@ impl LockSession {
         self.ask_rows(&format!("SELECT {}", all.join(", ")), &[]).await.map(drop)
     }
 
+    /// The answer to a statement that waits for no lock. A session that gives none takes no
+    /// other lock, as it may be out of reach. (P12)
     pub(super) async fn ask_rows(
+        &self,
+        statement: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, Failure> {
+        let asking = self.ask_for_as_long_as_it_takes(statement, parameters);
+        timeout(ANSWER_LIMIT, asking).await.unwrap_or_else(|_| {
+            self.retire();
+            let limit = rounded(ANSWER_LIMIT);
+            Err(Failure::new(Kind::Passing, format!("the server gave no answer within {limit}")))
+        })
+    }
+
+    pub(super) async fn ask_for_as_long_as_it_takes(
         &self,
         statement: &str,
         parameters: &[Parameter<'_>],
@@ -203,7 +224,9 @@ impl LockSession {
                     tracing::debug!(error = failure.message, "a session has ended");
                     state.end();
                 }
-                () = keeping => {}
+                // Statements that are under way are answered by that, and the server frees
+                // what it still holds.
+                () = keeping => raw.end(),
             }
         });
         *self.keeping.lock() = Some(running);

@@ -1,5 +1,6 @@
 //! What an acquisition has at the server, and how that is given back. (P9, P10, P11)
 
+use std::future::Future;
 use std::io;
 use std::mem;
 use std::sync::Arc;
@@ -100,22 +101,23 @@ impl Place {
     /// Ask for the lock, and do not wait for it if another has it.
     pub(super) async fn try_lock(&mut self) -> Result<bool, Failure> {
         let statement = self.parts().statements().try_lock();
-        self.ask(statement)?;
+        let session = Arc::clone(self.session());
+        self.ask(async move { session.ask_rows(&statement, &[]).await })?;
         self.asked().await
     }
 
     /// Stand in the server's queue; [`asked`](Self::asked) is the answer.
     pub(super) fn begin_to_wait(&mut self) -> Result<(), Failure> {
         let statement = self.parts().statements().lock();
-        self.ask(statement)
+        let session = Arc::clone(self.session());
+        self.ask(async move { session.ask_for_as_long_as_it_takes(&statement, &[]).await })
     }
 
-    fn ask(&mut self, statement: String) -> Result<(), Failure> {
-        let session = Arc::clone(self.session());
-        let asking = async move {
-            let rows = session.ask_rows(&statement, &[]).await?;
-            Ok(rows.first().and_then(|row| row.get(0)))
-        };
+    fn ask(
+        &mut self,
+        asking: impl Future<Output = Result<Vec<tokio_postgres::Row>, Failure>> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let asking = async move { Ok(asking.await?.first().and_then(|row| row.get(0))) };
         let io = io().map_err(|error| Failure::of_io(&error))?;
         self.parts_mut().claim = Claim::Asked(io.spawn(asking));
         Ok(())

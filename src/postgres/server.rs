@@ -6,15 +6,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::access::Access;
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, GivenUp, Kind, pause};
 use super::key::{LockKey, Mode};
-use super::lock_session::{LockSession, Use};
+use super::lock_session::{ANSWER_LIMIT, LockSession, Use};
 use super::options::{PostgresOptions, Table};
 use super::schema;
-use super::target::{GivenUp, pause};
 use crate::lease::{Patience, PerProcess};
 use crate::lock::error::Error;
 use crate::sys::boot_clock::BootTime;
@@ -148,11 +147,22 @@ impl Live {
         }
     }
 
-    /// A session in which a lock can be tried.
+    /// A session in which a lock can be tried. A caller's limit is not outlasted by more than
+    /// one answer may take, though others wait for it longer.
     pub(super) async fn keeper(
         &self,
         patience: &mut Patience,
     ) -> Result<Arc<LockSession>, GivenUp> {
+        let Some(end) = patience.end_of(ANSWER_LIMIT) else {
+            return self.keeper_at_last(patience).await;
+        };
+        timeout_at(end, self.keeper_at_last(patience)).await.unwrap_or_else(|_| {
+            let text = "no session was made in time";
+            Err(GivenUp::Final(Failure::new(Kind::Passing, text)))
+        })
+    }
+
+    async fn keeper_at_last(&self, patience: &mut Patience) -> Result<Arc<LockSession>, GivenUp> {
         let mut place = self.keeper.lock().await;
         if let Some(keeper) = place.as_ref().filter(|it| it.takes_more(MOST_IN_A_SESSION)) {
             return Ok(Arc::clone(keeper));

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, GivenUp, Kind};
 use super::key::LockKey;
 use super::options::PostgresOptions;
 use super::server::Server;
@@ -18,25 +18,6 @@ pub(super) struct Target {
     pub(super) name: String,
     pub(super) key: LockKey,
     pub(super) background: Background,
-}
-
-/// Why something is not tried again.
-pub(super) enum GivenUp {
-    Exhausted(Exhausted),
-    Final(Failure),
-}
-
-/// Wait before the next try, if one may fare better.
-pub(super) async fn pause(
-    failure: Failure,
-    begun: tokio::time::Instant,
-    patience: &mut Patience,
-) -> Result<(), GivenUp> {
-    if !matches!(failure.kind, Kind::Passing | Kind::ReadOnly) {
-        return Err(GivenUp::Final(failure));
-    }
-    let error = io::Error::other(failure.message);
-    patience.pause(begun, error).await.map_err(GivenUp::Exhausted)
 }
 
 impl Target {

@@ -336,7 +336,8 @@ impl Server {
     pub fn stop(&self) {
         // The postmaster first, which starts others.
         self.signal(self.pid(), Signal::SIGSTOP);
-        self.processes().into_iter().for_each(|pid| self.signal(pid, Signal::SIGSTOP));
+        // One that ends meanwhile needs no signal.
+        self.processes().into_iter().for_each(|pid| send(pid, Signal::SIGSTOP));
     }
 
     /// The end of [`Server::stop`].
