@@ -245,8 +245,8 @@ impl Locks {
         self.kind.lock(name.as_ref())
     }
 
-    /// The same place for a command of this name: lock files and etcd show it, with the
-    /// note, unless the URL has another.
+    /// The same place for a command of this name: lock files, etcd and
+    /// PostgreSQL show it, with the note, unless the URL has another.
     #[cfg(feature = "cli")]
     pub(crate) fn of_command(mut self, name: &str, note: Option<String>) -> Self {
         match &mut self.kind {
@@ -288,6 +288,18 @@ impl Locks {
     pub(crate) fn etcd_lock(&self, name: &str) -> Result<Option<crate::AsyncEtcdLock>, Error> {
         match &self.kind {
             Kind::Etcd(locks) => locks.lock(name).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// `None` if PostgreSQL does not keep these.
+    #[cfg(all(feature = "cli", feature = "postgres"))]
+    pub(crate) fn postgres_lock(
+        &self,
+        name: &str,
+    ) -> Result<Option<crate::AsyncPostgresLock>, Error> {
+        match &self.kind {
+            Kind::Postgres(locks) => locks.lock(name).map(Some),
             _ => Ok(None),
         }
     }

@@ -258,7 +258,7 @@ fn break_refuses_what_a_kind_of_lock_cannot() {
     let at_kernel = format!("flock://{at}");
     for (url, arguments, word) in [
         ("etcd://127.0.0.1:1/jobs", &[][..], "--force LEASE"),
-        (at, &["--force", "7"], "only the locks of etcd"),
+        (at, &["--force", "7"], "for the locks of etcd"),
         (&at_kernel, &["--revoke"], "can be broken"),
         (&at_kernel, &[], "can be broken"),
         ("etcd://127.0.0.1:1/jobs", &["--force", "soon"], "hexadecimal"),

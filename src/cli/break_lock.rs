@@ -10,13 +10,16 @@ use crate::{AsyncFileLock, Error};
 
 pub(super) fn break_lock(arguments: &Break) -> Result<u8, Failure> {
     let done = match named::of_break(arguments)? {
-        Breakable::LockFile(_) if arguments.has_lease() => {
-            Err(usage("--force names a lease, and only the locks of etcd have one".to_owned()))
-        }
+        Breakable::LockFile(_) if arguments.is_forced() => Err(usage(
+            "--force is for the locks of etcd and PostgreSQL: end the process that holds this one"
+                .to_owned(),
+        )),
         Breakable::LockFile(lock) if arguments.revoke => ask(&lock),
         Breakable::LockFile(lock) => remove(&lock),
         #[cfg(feature = "etcd")]
         Breakable::Etcd(lock) => super::etcd::break_lock(arguments, &lock),
+        #[cfg(feature = "postgres")]
+        Breakable::Postgres(lock) => super::postgres::break_lock(arguments, &lock),
     };
     print(printable(done?));
     Ok(0)

@@ -7,8 +7,11 @@ use crate::{AsyncEtcdLock, Error, Lock, Status};
 
 /// What was done, in a line.
 pub(super) fn break_lock(arguments: &Break, lock: &AsyncEtcdLock) -> Result<String, Failure> {
-    match arguments.force {
-        Some(lease) => runtime()?.block_on(force(lock, lease)),
+    match &arguments.force {
+        Some(text) => {
+            let lease = lease(text).map_err(|why| usage(format!("--force {text} {why}")))?;
+            runtime()?.block_on(force(lock, lease))
+        }
         None if arguments.revoke => runtime()?.block_on(ask(lock)),
         None => Err(usage(
             "etcd removes what the dead left, with their leases: --revoke asks the holder to let \
@@ -59,7 +62,7 @@ fn way_to_end(lease: Option<i64>) -> String {
 }
 
 /// A lease as etcdctl shows it.
-pub(super) fn lease(text: &str) -> Result<i64, &'static str> {
+fn lease(text: &str) -> Result<i64, &'static str> {
     const WANTED: &str = "must be the lease of the holder in hexadecimal, as status shows it";
     let digits = text.strip_prefix("0x").unwrap_or(text);
     if digits.starts_with('+') {

@@ -31,15 +31,16 @@ Exit codes:
            64  bad usage
            65  what is at LOCK is not a lock file; it was not touched
            69  the system refused something, such as a file in that directory, or
-               the daemon or etcd could not be reached: nothing is known of the
-               lock
+               the daemon, etcd or PostgreSQL could not be reached or refused it:
+               nothing is known of the lock
            73  the lock was not free in time (--timeout, --try)
            74  the lock was lost while CMD ran
           126  CMD is there, but could not be started
           127  CMD was not found
   status  0 none of the locks is held, 1 one is held; 64, 65, 69
   break   0 removed, asked, ended, or nothing to do, 1 refused: the holder is
-          alive, cannot be asked, or has another lease; 64, 65, 69";
+          alive, cannot be asked, or has another lease or session; 64, 65,
+          69";
 
 /// The code for a signal that ended something, as in the shells.
 pub(super) fn by_signal(number: i32) -> u8 {

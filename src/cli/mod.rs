@@ -17,6 +17,8 @@ mod log;
 #[cfg(feature = "lockd")]
 mod log_line;
 mod named;
+#[cfg(feature = "postgres")]
+mod postgres;
 #[cfg(feature = "lockd")]
 mod queued_log;
 #[cfg(feature = "lockd-client")]
@@ -74,9 +76,9 @@ In the environment of CMD:
   LOCKKEEPER_HOLD_ID         what names this hold, where the kind of lock has that
   LOCKKEEPER_FENCING_TOKEN   where there is one: a number that grows with each hold
   LOCKKEEPER_SERVER, LOCKKEEPER_RESOURCE
-                             for a lock of a daemon or of etcd, instead of the
-                             path. If lockkeeper is killed, CMD runs on and the
-                             lock ends with its lease
+                             for a lock of a daemon, of etcd or of PostgreSQL,
+                             instead of the path. If lockkeeper is killed, CMD runs
+                             on; the lock ends with its lease, in PostgreSQL at once
   LOCKKEEPER_RECOVERED_FROM  the previous holder, if it died holding the lock: its
                              work may be half done. Not there otherwise
   LOCKKEEPER_RECOVERED_PID   that holder's process id, where it is known
@@ -103,23 +105,32 @@ Examples:
   lockkeeper break --revoke import.lock
   lockkeeper break --at etcd://h1:2379,h2:2379/jobs --revoke import
   lockkeeper break --at etcd://h1:2379,h2:2379/jobs --force 694d9a0b1c2d3e4f import
+  lockkeeper break --at postgres://app@db/app --force 4242 import
 
 For locks of etcd: --revoke asks a holder that is lockkeeper or uses its library. --force
 deletes the holder's key: the next waiter enters at once, though the holder may still be
-inside. lockkeeper's is told. The lease is named so that no later holder is hit.";
+inside. lockkeeper's is told. The lease is named so that no later holder is hit.
+
+For locks of PostgreSQL: --force ends the holder's session by pg_terminate_backend, which the
+role has to be allowed. All that the session holds and does ends with it, and what that was
+is printed. A holder that is lockkeeper or uses its library is told; the next waiter enters
+after its lease.";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
   lockkeeper status --json a.lock b.lock
   lockkeeper status --watch /run/lock/*.lock
   lockkeeper status --at etcd://h1:2379,h2:2379/jobs import export
+  lockkeeper status --at postgres://app@db/app import
 
 JSON: an array with one object for each LOCK. Its keys: path (absolute), or
 server and resource;
 state (free, held, stale, not-a-lock-file, error); foreign (whether another
 program wrote the file); pid, name, host, since, note, hold_id; evidence (how
-that is known); error; for etcd lease (the holder's) and waiters (in their
-order, at most 255; keys as of the holder). What is not known is null.
+that is known); error; waiters (for etcd and PostgreSQL: in their order, at
+most 255; keys as of the holder); lease (the holder's, in etcd); session (the
+server's process of the holder's session, in PostgreSQL). What is not known is
+null.
 
 Exit code: 0 if none of the locks is held, 1 if one is. A lock of which that is
 not known comes first: 69, then 64, then 65. With --watch: 0 once a signal
@@ -156,6 +167,10 @@ enum Verb {
     Unlock(lockcmd::Call),
     #[cfg(feature = "lockd-client")]
     Health(health::Health),
+    /// Print the SQL that makes the table of PostgreSQL's locks, for psql or a migration
+    #[cfg(feature = "postgres")]
+    #[command(after_help = postgres::SCHEMA_EXAMPLES)]
+    PostgresSchema,
     #[command(hide = true)]
     Generate(Generate),
 }
@@ -234,9 +249,10 @@ struct Run {
 
     /// LOCK is a name at this URL instead of a path: a directory, file:///run/lock,
     /// flock:///run/lock, ofd:///run/lock, lockd+http://host:8000, lockd+https://host,
-    /// etcd://h1:2379,h2:2379/prefix or etcd+tls://h1,h2/prefix. Options stand in the URL, as in
-    /// ?lease=10s&client=web-1 or ?ttl=10s; what the URL of etcd leaves out, ETCDCTL_* in the
-    /// environment says [default without --server and --kernel: LOCKKEEPER_AT in the environment]
+    /// etcd://h1:2379,h2:2379/prefix, etcd+tls://h1,h2/prefix or postgres://user@host/db. Options
+    /// stand in the URL, as in ?lease=10s&client=web-1 or ?ttl=10s; what the URL of etcd leaves out,
+    /// ETCDCTL_* in the environment says, and PG* for PostgreSQL [default without --server and
+    /// --kernel: LOCKKEEPER_AT in the environment]
     #[arg(long, value_name = "URL", conflicts_with_all = [
         "retry_period", "race_delay", "tries", "openlock_compat", "pin", "kernel",
     ])]
@@ -295,11 +311,12 @@ struct Break {
     #[arg(long)]
     revoke: bool,
 
-    /// End the hold of this lease instead, in hexadecimal as status and etcdctl show it: for locks
-    /// of etcd
-    #[cfg(feature = "etcd")]
-    #[arg(long, value_name = "LEASE", value_parser = etcd::lease, conflicts_with = "revoke")]
-    force: Option<i64>,
+    /// End the hold of a living holder instead. For locks of etcd this is its lease, in
+    /// hexadecimal as status and etcdctl show it; for those of PostgreSQL the server's process of
+    /// its session, as status and pg_locks show it
+    #[cfg(any(feature = "etcd", feature = "postgres"))]
+    #[arg(long, value_name = "ID", conflicts_with = "revoke")]
+    force: Option<String>,
 
     /// LOCK is a name at this URL, and no path (see run --at). Without it LOCKKEEPER_AT in the
     /// environment counts
@@ -312,10 +329,10 @@ struct Break {
 }
 
 impl Break {
-    fn has_lease(&self) -> bool {
-        #[cfg(feature = "etcd")]
+    fn is_forced(&self) -> bool {
+        #[cfg(any(feature = "etcd", feature = "postgres"))]
         return self.force.is_some();
-        #[cfg(not(feature = "etcd"))]
+        #[cfg(not(any(feature = "etcd", feature = "postgres")))]
         return false;
     }
 }
@@ -394,6 +411,8 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Unlock(arguments) => lockcmd::call("unlock", arguments),
         #[cfg(feature = "lockd-client")]
         Verb::Health(arguments) => health::health(arguments),
+        #[cfg(feature = "postgres")]
+        Verb::PostgresSchema => Ok(postgres::print_schema()),
         Verb::Generate(arguments) => generate::generate(arguments),
     }
 }

@@ -8,6 +8,8 @@ use super::exit::{self, Failure};
 use super::{Break, PinChoice, Run, Show, command};
 #[cfg(feature = "etcd")]
 use crate::AsyncEtcdLock;
+#[cfg(feature = "postgres")]
+use crate::AsyncPostgresLock;
 use crate::lock::any_lock::AnyLock;
 use crate::lock::shared::SharedLock;
 use crate::lock::wait::Wait;
@@ -63,6 +65,8 @@ pub(super) enum Shown {
     LockFile(AnyLock),
     #[cfg(feature = "etcd")]
     Etcd(AsyncEtcdLock),
+    #[cfg(feature = "postgres")]
+    Postgres(AsyncPostgresLock),
     Other(AnyLock),
 }
 
@@ -85,6 +89,10 @@ fn shown(locks: &Locks, name: &str) -> Result<Shown, Failure> {
     if let Some(lock) = locks.etcd_lock(name)? {
         return Ok(Shown::Etcd(lock));
     }
+    #[cfg(feature = "postgres")]
+    if let Some(lock) = locks.postgres_lock(name)? {
+        return Ok(Shown::Postgres(lock));
+    }
     let lock = locks.lock(name)?;
     Ok(if locks.are_lock_files() { Shown::LockFile(lock) } else { Shown::Other(lock) })
 }
@@ -94,6 +102,8 @@ pub(super) enum Breakable {
     LockFile(AsyncFileLock),
     #[cfg(feature = "etcd")]
     Etcd(AsyncEtcdLock),
+    #[cfg(feature = "postgres")]
+    Postgres(AsyncPostgresLock),
 }
 
 /// The lock that `break` is to break.
@@ -106,11 +116,15 @@ pub(super) fn of_break(arguments: &Break) -> Result<Breakable, Failure> {
     if let Some(lock) = locks.etcd_lock(name)? {
         return Ok(Breakable::Etcd(lock));
     }
+    #[cfg(feature = "postgres")]
+    if let Some(lock) = locks.postgres_lock(name)? {
+        return Ok(Breakable::Postgres(lock));
+    }
     let lock = locks.lock_file(name)?;
     lock.map(Breakable::LockFile).ok_or_else(|| {
         usage(
-            "only lock files and the locks of etcd can be broken: end the holder, or have a lock \
-             daemon unlock by force on its page"
+            "only lock files and the locks of etcd and PostgreSQL can be broken: end the holder, \
+             or have a lock daemon unlock by force on its page"
                 .to_owned(),
         )
     })

@@ -150,13 +150,15 @@ struct Report {
     is_lock_file: bool,
     /// The holder's, where etcd keeps the lock.
     lease: Option<i64>,
+    /// The server's process of the holder's session, where PostgreSQL keeps the lock.
+    session: Option<i32>,
     /// In their order, where they are known.
     waiters: Option<Vec<Holder>>,
 }
 
 impl Report {
     fn new(name: LockName, answer: Result<Status, Error>, is_lock_file: bool) -> Self {
-        Self { name, answer, is_lock_file, lease: None, waiters: None }
+        Self { name, answer, is_lock_file, lease: None, session: None, waiters: None }
     }
 
     async fn of(lock: Shown) -> Self {
@@ -169,6 +171,15 @@ impl Report {
                     lease: queue.lease,
                     waiters: Some(queue.waiters),
                     ..Self::new(lock.name(), Ok(queue.status), false)
+                },
+                Err(error) => Self::new(lock.name(), Err(error), false),
+            },
+            #[cfg(feature = "postgres")]
+            Shown::Postgres(lock) => match lock.queue().await {
+                Ok(mut queue) => Self {
+                    session: queue.pid,
+                    waiters: Some(std::mem::take(&mut queue.waiters)),
+                    ..Self::new(lock.name(), Ok(queue.status()), false)
                 },
                 Err(error) => Self::new(lock.name(), Err(error), false),
             },
@@ -233,6 +244,7 @@ impl Report {
             "foreign": holder.filter(|_| self.is_lock_file).map(Holder::is_foreign),
             "evidence": holder.map(|holder| holder.evidence.to_string()),
             "lease": self.lease.map(|lease| format!("{lease:x}")),
+            "session": self.session,
             "waiters": self.waiters.as_ref().map(|waiters| {
                 waiters.iter().map(|waiter| Value::Object(described(Some(waiter)))).collect::<Vec<_>>()
             }),
@@ -258,7 +270,8 @@ impl Report {
         let is_foreign = self.is_lock_file && holder.is_foreign();
         let origin = if is_foreign { "foreign file; " } else { "" };
         let lease = self.lease.map_or(String::new(), |lease| format!("; lease {lease:x}"));
-        format!("{holder} ({origin}{}{lease})", holder.evidence)
+        let session = self.session.map_or(String::new(), |pid| format!("; session {pid}"));
+        format!("{holder} ({origin}{}{lease}{session})", holder.evidence)
     }
 }
 

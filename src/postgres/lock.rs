@@ -16,7 +16,7 @@ use super::guard::PostgresGuard;
 use super::key::{LockKey, Mode};
 use super::options::PostgresOptions;
 use super::server::Server;
-use super::status::{self, Queue};
+use super::status::{self, Ended, Queue};
 use super::target::Target;
 use crate::lease::{Contender, RESPONSE_LIMIT, Watcher};
 use crate::local::timer::Standing;
@@ -24,8 +24,9 @@ use crate::lock::changes::StatusChanges;
 use crate::lock::error::Error;
 use crate::lock::holder::{Holder, Status};
 
-/// A lock that a PostgreSQL server keeps: an advisory lock, for every machine that can
-/// reach it.
+/// A lock that a PostgreSQL server keeps, for every machine that can reach it.
+///
+/// It is an advisory lock, held by a session.
 ///
 /// Clones are the same lock and share its sessions; so do all locks of this process with
 /// the same connection string, lease and table. The lock is held by one at a time, also
@@ -465,6 +466,15 @@ impl AsyncPostgresLock {
         &self,
         pid: i32,
     ) -> impl Future<Output = Result<Option<Holder>, Error>> + Send + use<> {
+        let ending = self.end(pid);
+        async move { Ok(ending.await?.map(|ended| ended.holder)) }
+    }
+
+    /// [`force_release`](Self::force_release), with what else the session did.
+    pub(crate) fn end(
+        &self,
+        pid: i32,
+    ) -> impl Future<Output = Result<Option<Ended>, Error>> + Send + use<> {
         status::end(Arc::clone(&self.target), pid)
     }
 

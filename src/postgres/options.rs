@@ -130,9 +130,10 @@ impl PostgresOptions {
         self
     }
 
-    /// Hold the lock in a session of its own, for statements of the holder: see
-    /// [`PostgresGuard::client`](crate::PostgresGuard::client). Default: no, up to 256 locks
-    /// share a session.
+    /// Hold the lock in a session of its own, for statements of the holder.
+    ///
+    /// They are made with [`PostgresGuard::client`](crate::PostgresGuard::client).
+    /// Default: no, up to 256 locks share a session.
     #[must_use]
     pub fn own_session(mut self, own: bool) -> Self {
         self.has_own_session = own;

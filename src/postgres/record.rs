@@ -57,6 +57,12 @@ pub(super) fn holder(record: &str, owner: &str, evidence: Evidence) -> Option<Ho
     })
 }
 
+/// A statement of another program, in one line.
+#[cfg(feature = "cli")]
+pub(super) fn statement(text: &str) -> String {
+    process::one_line(text, NOTE_MAX_BYTES)
+}
+
 /// A session of which only the server knows something.
 pub(super) fn session(application: &str, user: &str, client: &str, pid: i32) -> Holder {
     let shown = |text: &str| process::one_line(text, NOTE_MAX_BYTES);

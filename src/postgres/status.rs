@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
+use super::failure::{GivenUp, pause};
 use super::options::Table;
 use super::record;
-use super::target::{GivenUp, Target, pause};
+use super::target::Target;
 use crate::lease::{Patience, RESPONSE_LIMIT, io};
 use crate::local::timer::Standing;
 use crate::lock::error::Error;
@@ -35,7 +36,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn status(self) -> Status {
+    pub(crate) fn status(self) -> Status {
         match (self.holder, self.vanished) {
             (Some(holder), _) => Status::Held(holder),
             (None, Some(vanished)) => Status::Stale(vanished),
@@ -90,23 +91,10 @@ pub(super) async fn ask_there(target: &Target, patience: &mut Patience) -> Resul
 /// Sessions that hold the lock or wait for it, holders first, and then a row of one that
 /// vanished.
 fn look(target: &Target) -> String {
-    let (class, object, sub) = target.key.shown();
-    let (form, key) = target.key.row();
-    let of_key = format!("form = {form} AND key = {key}");
-    let rows = match target.options().table {
-        Table::Own => format!(
-            "SELECT pid, owner, holder FROM lockkeeper.lock WHERE {of_key} AND NOT clean \
-             UNION ALL SELECT pid, owner, holder FROM lockkeeper.reader WHERE {of_key}"
-        ),
-        Table::None => "SELECT NULL::pg_catalog.int4 AS pid, NULL::text AS owner, \
-             NULL::text AS holder WHERE false"
-            .to_owned(),
-    };
+    let (rows, held) = (rows(target), held(target));
     format!(
-        "WITH r AS ({rows}), l AS (SELECT pid, granted, waitstart FROM pg_catalog.pg_locks \
-            WHERE locktype = 'advisory' AND classid = {class} AND objid = {object} \
-            AND objsubid = {sub} AND database = (SELECT oid FROM pg_catalog.pg_database \
-                WHERE datname = pg_catalog.current_database())) \
+        "WITH r AS ({rows}), l AS (SELECT l.pid, l.granted, l.waitstart \
+            FROM pg_catalog.pg_locks l WHERE {held}) \
         (SELECT l.pid, l.granted, coalesce(a.application_name, ''), \
             coalesce(a.usename::text, ''), coalesce(pg_catalog.host(a.client_addr), ''), \
             r.holder, r.owner \
@@ -115,6 +103,31 @@ fn look(target: &Target) -> String {
         ORDER BY l.granted DESC, l.waitstart NULLS LAST, l.pid LIMIT {SHOWN}) \
         UNION ALL (SELECT NULL, NULL, '', '', '', r.holder, r.owner FROM r \
         WHERE NOT EXISTS (SELECT FROM l WHERE l.granted) LIMIT 1)"
+    )
+}
+
+/// The rows of holders that did not leave in order.
+fn rows(target: &Target) -> String {
+    let (form, key) = target.key.row();
+    let of_key = format!("form = {form} AND key = {key}");
+    match target.options().table {
+        Table::Own => format!(
+            "SELECT pid, owner, holder FROM lockkeeper.lock WHERE {of_key} AND NOT clean \
+             UNION ALL SELECT pid, owner, holder FROM lockkeeper.reader WHERE {of_key}"
+        ),
+        Table::None => "SELECT NULL::pg_catalog.int4 AS pid, NULL::text AS owner, \
+             NULL::text AS holder WHERE false"
+            .to_owned(),
+    }
+}
+
+/// Which rows `l` of `pg_locks` are of the lock.
+fn held(target: &Target) -> String {
+    let (class, object, sub) = target.key.shown();
+    format!(
+        "l.locktype = 'advisory' AND l.classid = {class} AND l.objid = {object} \
+         AND l.objsubid = {sub} AND l.database = (SELECT oid FROM pg_catalog.pg_database \
+            WHERE datname = pg_catalog.current_database())"
     )
 }
 
@@ -143,26 +156,60 @@ fn read(rows: &[Row]) -> Queue {
     queue
 }
 
-/// End the session of the holder, if it is this one. `None`: it is not.
-pub(super) fn end(target: Arc<Target>, pid: i32) -> Work<Option<Holder>> {
+/// A session that was ended, and what it did beside holding the lock.
+pub(crate) struct Ended {
+    pub(crate) holder: Holder,
+    /// Other advisory locks that it held.
+    #[cfg(feature = "cli")]
+    pub(crate) other_locks: i64,
+    /// The last statement of the transaction that it was in, if the role may see that.
+    #[cfg(feature = "cli")]
+    pub(crate) transaction: Option<String>,
+}
+
+/// End this session, if it holds the lock. `None`: it does not.
+pub(super) fn end(target: Arc<Target>, pid: i32) -> Work<Option<Ended>> {
     Box::pin(async move {
         let asking = Arc::clone(&target);
         there(&target, Box::pin(async move { end_there(&asking, pid).await })).await
     })
 }
 
-async fn end_there(target: &Target, pid: i32) -> Result<Option<Holder>, Error> {
-    const DOING: &str = "ending";
+async fn end_there(target: &Target, pid: i32) -> Result<Option<Ended>, Error> {
+    let given_up = |given_up| target.given_up("ending the session that holds", given_up);
     let mut patience = target.patience();
-    let found = ask_there(target, &mut patience).await?;
-    if found.pid != Some(pid) {
-        return Ok(None);
-    }
-    let given_up = |given_up| target.given_up(DOING, given_up);
     let keeper = target.server.live().keeper(&mut patience).await.map_err(given_up)?;
-    let statement = format!("SELECT pg_catalog.pg_terminate_backend({pid})");
-    let ended = keeper.ask_rows(&statement, &[]).await;
-    let rows = ended.map_err(|failure| given_up(GivenUp::Final(failure)))?;
-    let is_ended = rows.first().is_some_and(|row| row.get::<_, bool>(0));
-    Ok(found.holder.filter(|_| is_ended))
+    let asked = keeper.ask_rows(&ending(target, pid), &[]).await;
+    let rows = asked.map_err(|failure| given_up(GivenUp::Final(failure)))?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let written: (Option<&str>, Option<&str>) = (row.get(3), row.get(4));
+    let holder =
+        written.0.zip(written.1).and_then(|it| record::holder(it.0, it.1, Evidence::Server));
+    let holder = holder.unwrap_or_else(|| record::session(row.get(0), row.get(1), row.get(2), pid));
+    Ok(Some(Ended {
+        holder,
+        #[cfg(feature = "cli")]
+        other_locks: row.get(5),
+        #[cfg(feature = "cli")]
+        transaction: row.get::<_, Option<&str>>(6).map(record::statement),
+    }))
+}
+
+/// One statement looks and ends, so that no other session is hit. All is read before.
+fn ending(target: &Target, pid: i32) -> String {
+    let rows = rows(target);
+    let held = held(target);
+    format!(
+        "WITH r AS ({rows}), seen AS MATERIALIZED (\
+            SELECT coalesce(a.application_name, ''), coalesce(a.usename::text, ''), \
+                coalesce(pg_catalog.host(a.client_addr), ''), r.holder, r.owner, \
+                (SELECT pg_catalog.count(*) - 1 FROM pg_catalog.pg_locks o \
+                    WHERE o.locktype = 'advisory' AND o.granted AND o.pid = l.pid), \
+                CASE WHEN a.xact_start IS NOT NULL THEN a.query END, l.pid \
+            FROM pg_catalog.pg_locks l \
+            LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+            LEFT JOIN r ON r.pid = l.pid \
+            WHERE {held} AND l.granted AND l.pid = {pid} LIMIT 1) \
+        SELECT seen.*, pg_catalog.pg_terminate_backend(seen.pid) FROM seen"
+    )
 }

@@ -108,11 +108,11 @@ impl<const MEMBERS: usize> Kind for Etcd<MEMBERS> {
         AsyncEtcdLock::with_options(endpoints, "a", options.reconnect(VERY_LONG)).expect("options")
     }
 
-    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, &'static str) {
+    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, String) {
         let (ttl, reconnect) = (ttl(life).as_secs(), VERY_LONG.as_secs());
         let limit = limit.map(|limit| format!("&timeout={}us", limit.as_micros()));
         let limit = limit.unwrap_or_default();
-        (format!("etcd://{address}?ttl={ttl}s&reconnect={reconnect}s{limit}"), "a")
+        (format!("etcd://{address}?ttl={ttl}s&reconnect={reconnect}s{limit}"), "a".into())
     }
 
     fn lose(place: &Site<'_, Self>, reason: LostReason) {

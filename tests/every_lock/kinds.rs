@@ -43,6 +43,8 @@ macro_rules! kinds {
             any_of_remote: AnyOf<Remote>,
             #[cfg(feature = "etcd")]
             any_of_etcd: AnyOf<EtcdOne>,
+            #[cfg(feature = "postgres")]
+            any_of_postgres: AnyOf<PostgresTable>,
         }
     };
 }
@@ -139,7 +141,7 @@ pub trait Kind: Send + Sync + Sized + 'static {
     fn lock(address: &str, limit: Option<Duration>, life: Life) -> Self::Lock;
 
     /// What `open` makes the same lock of, and its name there.
-    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, &'static str);
+    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, String);
 
     /// Have the holder lose the lock.
     fn lose(place: &Site<'_, Self>, reason: LostReason);
@@ -286,7 +288,7 @@ impl<K: Kind> Kind for AnyOf<K> {
         open(url).expect("a URL").lock(name).expect("a name")
     }
 
-    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, &'static str) {
+    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, String) {
         K::url(address, limit, life)
     }
 

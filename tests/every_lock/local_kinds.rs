@@ -105,8 +105,8 @@ impl Kind for Pinned {
         file(address, limit, Proof::Auto)
     }
 
-    fn url(address: &str, limit: Option<Duration>, _: Life) -> (String, &'static str) {
-        (url("file", address, "proof=auto", limit), "a")
+    fn url(address: &str, limit: Option<Duration>, _: Life) -> (String, String) {
+        (url("file", address, "proof=auto", limit), "a".into())
     }
 
     fn lose(place: &Site<'_, Self>, reason: LostReason) {
@@ -142,8 +142,8 @@ impl Kind for Portable {
         file(address, limit, Proof::Process)
     }
 
-    fn url(address: &str, limit: Option<Duration>, _: Life) -> (String, &'static str) {
-        (url("file", address, "proof=process", limit), "a")
+    fn url(address: &str, limit: Option<Duration>, _: Life) -> (String, String) {
+        (url("file", address, "proof=process", limit), "a".into())
     }
 
     fn lose(place: &Site<'_, Self>, reason: LostReason) {
@@ -186,8 +186,8 @@ impl Kind for Flock {
         kernel(address, limit, Primitive::Flock)
     }
 
-    fn url(address: &str, limit: Option<Duration>, _: Life) -> (String, &'static str) {
-        (url("flock", address, "keep_open=false", limit), "a")
+    fn url(address: &str, limit: Option<Duration>, _: Life) -> (String, String) {
+        (url("flock", address, "keep_open=false", limit), "a".into())
     }
 
     fn lose(place: &Site<'_, Self>, reason: LostReason) {
@@ -224,8 +224,8 @@ impl Kind for Ofd {
         kernel(address, limit, Primitive::Ofd)
     }
 
-    fn url(address: &str, limit: Option<Duration>, _: Life) -> (String, &'static str) {
-        (url("ofd", address, "keep_open=false", limit), "a")
+    fn url(address: &str, limit: Option<Duration>, _: Life) -> (String, String) {
+        (url("ofd", address, "keep_open=false", limit), "a".into())
     }
 
     fn lose(place: &Site<'_, Self>, reason: LostReason) {

@@ -1,6 +1,9 @@
 //! The kinds that a PostgreSQL server keeps. All places of a process are in one server, each
 //! with sessions of its own.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -64,6 +67,21 @@ fn lock(address: &str, options: PostgresOptions) -> AsyncPostgresLock {
     AsyncPostgresLock::with_options(text(address), name, options).expect("options")
 }
 
+/// A URL has no password in it. The same file for all processes.
+fn password_file() -> &'static str {
+    static FILE: OnceLock<String> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let file = format!("{}/pgpass", env!("CARGO_TARGET_TMPDIR"));
+        let new = format!("{file}.{}", std::process::id());
+        let mut how = File::options();
+        let how = how.create(true).write(true).truncate(true).mode(0o600);
+        let mut made = how.open(&new).expect("a file");
+        writeln!(made, "*:*:*:{ROLE}:{PASSWORD}").expect("a line");
+        std::fs::rename(new, &file).expect("the file is in place");
+        file
+    })
+}
+
 /// The value of this expression over the sessions that hold the lock or wait for it.
 fn ask(address: &str, expression: &str) -> String {
     let LockKey::One(key) = lock(address, PostgresOptions::default()).key() else {
@@ -115,8 +133,18 @@ impl<const HAS_TABLE: bool> Kind for Postgres<HAS_TABLE> {
         lock(address, Self::options(life).timeout(limit))
     }
 
-    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, &'static str) {
-        todo!("{address} {limit:?} {:?}", lease(life))
+    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, String) {
+        let (host, port, name) = parts(address);
+        let (lease, reconnect) = (lease(life).as_millis(), VERY_LONG.as_secs());
+        let table = if HAS_TABLE { "own" } else { "none" };
+        let limit = limit.map(|limit| format!("&timeout={}us", limit.as_micros()));
+        let url = format!(
+            "postgres://{ROLE}@{host}:{port}/postgres?application_name={name}&passfile={}\
+             &lease={lease}ms&table={table}&reconnect={reconnect}s{}",
+            password_file(),
+            limit.unwrap_or_default()
+        );
+        (url, name.to_owned())
     }
 
     fn lose(place: &Site<'_, Self>, reason: LostReason) {

@@ -59,14 +59,14 @@ impl Kind for Remote {
             .expect("options")
     }
 
-    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, &'static str) {
+    fn url(address: &str, limit: Option<Duration>, life: Life) -> (String, String) {
         let (client, lease) = (client(std::process::id()), lease(life).as_secs());
         let reconnect = VERY_LONG.as_secs();
         let limit = limit.map(|limit| format!("&timeout={}us", limit.as_micros()));
         let limit = limit.unwrap_or_default();
         let url =
             format!("lockd+{address}?client={client}&lease={lease}s&reconnect={reconnect}s{limit}");
-        (url, "a")
+        (url, "a".into())
     }
 
     fn lose(place: &Site<'_, Self>, reason: LostReason) {
