@@ -1,13 +1,12 @@
 //! What a thousand cost that wait or hold: connections, memory, time of a processor, requests.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use lockkeeper::{AsyncEtcdLock, EtcdLocks};
 use tokio::task::JoinSet;
 
+use crate::cost::{connections, memory, processor_time};
 use crate::role;
 use crate::server::Member;
 
@@ -108,35 +107,4 @@ async fn acquire_all(locks: Vec<AsyncEtcdLock>) -> Vec<lockkeeper::EtcdGuard> {
         acquiring.spawn(async move { lock.acquire().await.expect("the lock") });
     }
     acquiring.join_all().await
-}
-
-/// Resident, in KiB.
-fn memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
-fn connections(pid: u32) -> usize {
-    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("a table");
-    let inodes: Vec<_> = table.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
-    let files = fs::read_dir(format!("/proc/{pid}/fd")).expect("its files");
-    let targets = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-    let is_tcp = |target: &Path| {
-        let name = target.to_string_lossy();
-        let inode = name.strip_prefix("socket:[").and_then(|rest| rest.strip_suffix(']'));
-        inode.is_some_and(|inode| inodes.contains(&inode))
-    };
-    targets.filter(|target| is_tcp(target)).count()
-}
-
-/// What the threads of a process have had of the processors.
-fn processor_time(pid: u32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("its threads");
-    let nanoseconds = tasks.filter_map(|task| {
-        // A thread may have ended just now.
-        let times = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        times.split_whitespace().next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanoseconds.sum())
 }

@@ -6,18 +6,23 @@
 //! ```
 //!
 //! One member is started for each row, with its data on tmpfs, and for rows that write once
-//! more on the disk of `target`. `ETCD_SECONDS` (1) is the length of one turn, `ETCD_TURNS`
+//! more on the disk of `target`. `ENGINE_SECONDS` (1) is the length of one turn, `ENGINE_TURNS`
 //! (5) how often each has its turn. Compare ratios: times depend on the machine.
 
 mod bare;
+#[path = "../engines/cost.rs"]
+mod cost;
 mod crowd;
+#[path = "../engines/figures.rs"]
 mod figures;
 mod hand_over;
 mod pair;
 mod rates;
 mod recovery;
+#[path = "../engines/role.rs"]
 mod role;
 mod server;
+#[path = "../engines/settings.rs"]
 mod settings;
 /// The messages are those of the engine.
 #[allow(dead_code, reason = "the bench needs some of the messages")]

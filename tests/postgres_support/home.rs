@@ -7,8 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use tempfile::TempDir;
+
 use super::programs::{programs, user};
-use crate::support::on_tmpfs;
+use crate::support::{on_disk, on_tmpfs};
 
 /// Reads its input to the end of a line, or to its end when the test's process ends. Then it
 /// kills every process below the directory, which finds those as well whose postmaster was
@@ -31,7 +33,7 @@ done
 rm -rf "$1"
 "#;
 
-/// A directory of the servers' user on tmpfs. With it ends every process whose working
+/// A directory of the servers' user, on tmpfs unless said otherwise. With it ends every process whose working
 /// directory is below it, however the test or its process ends.
 pub struct Home {
     path: PathBuf,
@@ -40,7 +42,16 @@ pub struct Home {
 
 impl Home {
     pub fn new() -> Self {
-        let path = on_tmpfs().keep();
+        Self::of(on_tmpfs())
+    }
+
+    /// With real costs of a commit.
+    pub fn on_disk() -> Self {
+        Self::of(on_disk())
+    }
+
+    fn of(directory: TempDir) -> Self {
+        let path = directory.keep();
         give(&path);
         let mut guard = Command::new("sh");
         guard.args(["-c", GUARD, "guard"]).arg(&path).process_group(0);

@@ -55,6 +55,7 @@ pub enum Shutdown {
 pub struct Builder {
     tls: Tls,
     own_identifier: bool,
+    is_on_disk: bool,
     settings: Vec<(String, String)>,
 }
 
@@ -77,6 +78,11 @@ impl Builder {
     /// A system identifier that no other server has. It costs a second.
     pub fn own_identifier(self) -> Self {
         Self { own_identifier: true, ..self }
+    }
+
+    /// On the file system of the build directory, where a commit costs what it costs.
+    pub fn on_disk(self) -> Self {
+        Self { is_on_disk: true, ..self }
     }
 
     /// Starts it, and waits until it answers.
@@ -119,12 +125,12 @@ impl Server {
     }
 
     pub fn builder() -> Builder {
-        Builder { tls: Tls::Off, own_identifier: false, settings: Vec::new() }
+        Builder { tls: Tls::Off, own_identifier: false, is_on_disk: false, settings: Vec::new() }
     }
 
     #[track_caller]
     fn new(builder: Builder) -> Self {
-        let home = Home::new();
+        let home = if builder.is_on_disk { Home::on_disk() } else { Home::new() };
         if builder.own_identifier {
             template::make(&home)
         } else {
@@ -306,19 +312,19 @@ impl Server {
     /// Sends a signal to one of its processes; waits until it has stopped, or is gone.
     #[track_caller]
     pub fn signal(&self, pid: u32, signal: Signal) {
-        assert!(self.processes().contains(&pid), "{pid} is none of its processes");
+        assert!(self.process_ids().contains(&pid), "{pid} is none of its processes");
         send(pid, signal);
         match signal {
             Signal::SIGSTOP => {
                 eventually("it stops", || !matches!(state(pid), Some('R' | 'S' | 'D')))
             }
-            Signal::SIGKILL => eventually("it is gone", || !self.processes().contains(&pid)),
+            Signal::SIGKILL => eventually("it is gone", || !self.process_ids().contains(&pid)),
             _ => {}
         }
     }
 
     /// The postmaster, and all that it started.
-    fn processes(&self) -> Vec<u32> {
+    pub fn process_ids(&self) -> Vec<u32> {
         let data = self.home.path().join("data");
         let is_here = |pid: &u32| {
             std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|directory| directory == data)
@@ -337,12 +343,12 @@ impl Server {
         // The postmaster first, which starts others.
         self.signal(self.pid(), Signal::SIGSTOP);
         // One that ends meanwhile needs no signal.
-        self.processes().into_iter().for_each(|pid| send(pid, Signal::SIGSTOP));
+        self.process_ids().into_iter().for_each(|pid| send(pid, Signal::SIGSTOP));
     }
 
     /// The end of [`Server::stop`].
     pub fn resume(&self) {
-        self.processes().into_iter().for_each(|pid| send(pid, Signal::SIGCONT));
+        self.process_ids().into_iter().for_each(|pid| send(pid, Signal::SIGCONT));
     }
 
     /// SIGKILL of all its processes; waits until they are gone. It is as a machine that lost
@@ -352,7 +358,7 @@ impl Server {
         // It must not see that the others die.
         send(postmaster.id(), Signal::SIGSTOP);
         eventually("its processes are gone", || {
-            let left = self.processes();
+            let left = self.process_ids();
             left.iter().for_each(|&pid| send(pid, Signal::SIGKILL));
             left.is_empty()
         });

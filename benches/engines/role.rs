@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-const ROLE: &str = "ETCD_BENCH_ROLE";
+const ROLE: &str = "LOCKKEEPER_BENCH_ROLE";
 
 /// What this process was started for, if not to be the bench.
 pub(crate) fn mine() -> Option<String> {

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 /// How often each row has its turn.
 pub(crate) fn turns() -> usize {
-    number("ETCD_TURNS", 5.0) as usize
+    number("ENGINE_TURNS", 5.0) as usize
 }
 
 /// How long each turn is.
 pub(crate) fn seconds() -> Duration {
-    Duration::from_secs_f64(number("ETCD_SECONDS", 1.0))
+    Duration::from_secs_f64(number("ENGINE_SECONDS", 1.0))
 }
 
 fn number(name: &str, default: f64) -> f64 {
