@@ -103,6 +103,13 @@ fn poolers_of_transactions_and_statements_are_refused_before_a_lock_is_taken() {
             assert!(code == "pooler" && message.contains("pool sessions"), "{code}: {message}");
         }
         stand(&server, &through, 0, 0);
+        // The session goes to other clients, whose statements it must not bound.
+        let next = postgres_support::Session::open(&pooler.config()).expect("a session");
+        let settings = "select string_agg(name || '=' || setting, ' ' order by name) \
+                        from pg_settings where source = 'session' \
+                        and name not in ('application_name', 'client_encoding', 'DateStyle', \
+                        'TimeZone', 'standard_conforming_strings')";
+        assert_eq!(next.value(settings), "", "settings are left in the pool");
     }
     let pooler = PgBouncer::start(Pooling::Session, &server);
     let through = lock(&text(pooler.address()), options(LONG));

@@ -80,19 +80,17 @@ pub(super) enum Use {
 }
 
 impl LockSession {
-    /// A session that no other client has had, with a lease that begins now.
-    pub(super) async fn begin(
-        access: &Access,
-        lease: Duration,
-        used: Use,
-    ) -> Result<Arc<Self>, Failure> {
+    /// A session that no other client has had, with a lease that begins now. It is kept up,
+    /// and still has the settings of the server: see [`set`](Self::set).
+    pub(super) async fn begin(access: &Access, lease: Duration) -> Result<Arc<Self>, Failure> {
         let mut bits = [0_u8; 16];
         let drawn = random::fill(&mut bits).map_err(io::Error::from);
         drawn.map_err(|error| Failure::of_io(&error))?;
         let nonce = format!("{:032x}", u128::from_ne_bytes(bits));
         let raw = Arc::new(Session::open(access).await?);
-        let state = Arc::new(LeaseState::new(BootTime::now(), Some(lease)));
-        let session = Self {
+        let sent = BootTime::now();
+        let state = Arc::new(LeaseState::new(sent, Some(lease)));
+        let session = Arc::new(Self {
             raw,
             nonce,
             state,
@@ -100,10 +98,10 @@ impl LockSession {
             keeping: Mutex::new(None),
             locks: AtomicUsize::new(0),
             is_retired: AtomicBool::new(false),
-        };
+        });
+        session.keep(sent).map_err(|error| Failure::of_io(&error))?;
         session.claim().await?;
-        session.set(used).await?;
-        Ok(Arc::new(session))
+        Ok(session)
     }
 
     /// In one statement, so that between the look and the claim nothing comes. (P7)
@@ -121,7 +119,7 @@ impl LockSession {
     }
 
     /// Not before the claim: settings would go to other clients of a pooler.
-    async fn set(&self, used: Use) -> Result<(), Failure> {
+    pub(super) async fn set(&self, used: Use) -> Result<(), Failure> {
         let statement = match used {
             Use::Keeper => STATEMENT_LIMIT,
             Use::Waiter => Duration::ZERO,
@@ -206,8 +204,9 @@ impl LockSession {
         self.is_retired.store(true, Ordering::Relaxed);
     }
 
-    /// Probe from now on, up to the end of the lease. `sent`: before the last statement was
-    /// sent that was answered. No guard relies on the session yet.
+    /// Probe from now on, up to the end of the lease: then the session is ended, and with it
+    /// what still waits for an answer. `sent`: before a statement is sent. No guard relies on
+    /// the session before that is answered. (P8)
     pub(super) fn keep(&self, sent: BootTime) -> io::Result<()> {
         self.state.begin_anew(sent, Some(self.lease));
         let (state, raw) = (Arc::clone(&self.state), Arc::clone(&self.raw));
@@ -224,8 +223,6 @@ impl LockSession {
                     tracing::debug!(error = failure.message, "a session has ended");
                     state.end();
                 }
-                // Statements that are under way are answered by that, and the server frees
-                // what it still holds.
                 () = keeping => raw.end(),
             }
         });

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::failure::Failure;
 use super::key::Mode;
-use super::lock_session::{LockSession, POOLED, Seat};
+use super::lock_session::{LockSession, Seat};
 use super::server::Live;
 use super::statements::{Row, Statements};
 use super::target::Target;
@@ -110,6 +110,7 @@ impl Place {
     pub(super) fn begin_to_wait(&mut self) -> Result<(), Failure> {
         let statement = self.parts().statements().lock();
         let session = Arc::clone(self.session());
+        session.rest();
         self.ask(async move { session.ask_for_as_long_as_it_takes(&statement, &[]).await })
     }
 
@@ -267,19 +268,22 @@ impl Parts {
         let (session, target) = (self.seat.session(), &self.target);
         let (mut row, mut was_asked) = (row, false);
         loop {
-            let is_in_time = session.state.over().is_none();
-            if !is_in_time || session.raw.over().is_some() {
+            if session.state.over().is_some() || session.raw.over().is_some() {
                 // The server frees it with the session.
-                return match was_asked && is_in_time {
+                return match was_asked {
                     true => Ok(()),
                     false => Err(target.lost(LostReason::Ended).into()),
                 };
             }
             let statement = self.statements().unlock(row);
-            let asked = session.ask_rows(&statement, &[]).await;
-            match asked {
+            match session.ask_rows(&statement, &[]).await {
                 Ok(rows) => {
-                    return match rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) {
+                    let is_released = rows.first().and_then(|row| row.get::<_, Option<bool>>(0));
+                    if is_released.is_none() {
+                        // It is another client's.
+                        session.state.end();
+                    }
+                    return match is_released {
                         Some(true) => Ok(()),
                         _ if was_asked => Ok(()),
                         _ => Err(target.lost(LostReason::Ended).into()),
@@ -287,11 +291,8 @@ impl Parts {
                 }
                 Err(failure) => {
                     tracing::debug!(error = failure.message, "a lock is not released yet");
-                    was_asked |= is_in_time;
+                    was_asked = true;
                     session.retire();
-                    if failure.state.as_deref() == Some(POOLED) {
-                        continue;
-                    }
                     // Its row stays as that of a holder that vanished.
                     row = Row::None;
                     sleep(AGAIN).await;

@@ -16,7 +16,6 @@ use super::options::{PostgresOptions, Table};
 use super::schema;
 use crate::lease::{Patience, PerProcess};
 use crate::lock::error::Error;
-use crate::sys::boot_clock::BootTime;
 use crate::sys::mutex::Mutex;
 
 /// So many locks are held in one session. If larger, more are lost with it.
@@ -181,30 +180,31 @@ impl Live {
     }
 
     async fn begin_keeper(&self) -> Result<Arc<LockSession>, Failure> {
-        let sent = BootTime::now();
-        let keeper = LockSession::begin(&self.access, self.terms.lease, Use::Keeper).await?;
-        // A pooler gives the second one the session of the first, before a lock is taken. (P7)
-        let second = LockSession::begin(&self.access, self.terms.lease, Use::Waiter).await?;
+        let keeper = LockSession::begin(&self.access, self.terms.lease).await?;
+        // A pooler gives the second one the session of the first, before a lock is taken, and
+        // before it is set for locks: the next statement may be another client's. (P7)
+        let second = LockSession::begin(&self.access, self.terms.lease).await?;
+        keeper.set(Use::Keeper).await?;
+        second.set(Use::Waiter).await?;
         if self.terms.table == Table::Own {
             schema::check(&keeper).await?;
         }
-        keeper.keep(sent).map_err(|error| Failure::of_io(&error))?;
-        second.keep(sent).map_err(|error| Failure::of_io(&error))?;
         self.put_back(second);
         Ok(keeper)
     }
 
-    /// A session in which a lock can be waited for. It holds nothing, and is not probed.
+    /// A session in which a lock can be waited for. It holds nothing.
     pub(super) async fn waiter(&self) -> Result<Arc<LockSession>, Failure> {
         loop {
             let found = self.spare.lock().pop();
             let Some(session) = found else { break };
             if session.takes_more(1) {
-                session.rest();
                 return Ok(session);
             }
         }
-        LockSession::begin(&self.access, self.terms.lease, Use::Waiter).await
+        let session = LockSession::begin(&self.access, self.terms.lease).await?;
+        session.set(Use::Waiter).await?;
+        Ok(session)
     }
 
     /// A session of a wait that holds nothing any more, and is probed.

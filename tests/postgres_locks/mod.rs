@@ -94,6 +94,13 @@ pub fn stand(server: &Server, lock: &AsyncPostgresLock, holders: usize, waiters:
     server.wait_for(&sql, &format!("{holders} {waiters}"));
 }
 
+/// The server's process of the one session that waits for the lock.
+#[track_caller]
+pub fn waiting(server: &Server, lock: &AsyncPostgresLock) -> u32 {
+    let sql = format!("select pid from pg_locks where not granted and {}", of_lock(lock));
+    server.value(&sql).parse().expect("a process id")
+}
+
 /// End the sessions that hold the lock.
 #[track_caller]
 pub fn terminate_holder(server: &Server, lock: &AsyncPostgresLock) {

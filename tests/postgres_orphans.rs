@@ -1,0 +1,241 @@
+//! What a holder or a waiter leaves at PostgreSQL when it goes: nothing, whatever the network
+//! and the server do meanwhile.
+
+#![cfg(feature = "postgres")]
+
+mod postgres_locks;
+mod postgres_support;
+mod server_support;
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use lockkeeper::Takeover;
+use nix::sys::signal::Signal;
+use postgres_locks::{
+    LONG, Waiter, acquire, lock, options, release, server, stand, terminate_holder, text,
+    text_of_another, waiting,
+};
+use postgres_support::{Server, To, is_there};
+use support::{Process, VERY_LONG, block_on, role};
+
+const SHORT: Duration = Duration::from_secs(3);
+
+/// It ends, however that went.
+#[track_caller]
+fn ended<T>(future: impl Future<Output = T>) -> T {
+    let ended = block_on(async { tokio::time::timeout(VERY_LONG, future).await });
+    ended.expect("it ends in time")
+}
+
+/// Whether the row says that the last holder left in order.
+#[track_caller]
+fn expect_clean(server: &Server, is_clean: bool) {
+    let said = if is_clean { "t" } else { "f" };
+    server.wait_for("select bool_and(clean) from lockkeeper.lock", said);
+}
+
+/// No byte arrives, and neither end is told.
+#[test]
+fn a_release_that_gets_no_answer_ends_with_the_lease() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let near = lock(&text(server.address()), options(LONG));
+    for has_own_session in [false, true] {
+        let proxy = server.proxy();
+        let far = lock(&text(proxy.address()), options(SHORT).own_session(has_own_session));
+        let guard = acquire(&far);
+        proxy.stall();
+        // It was held until it was asked for: no other can have been inside.
+        ended(guard.release()).expect("a release");
+        release(acquire(&near));
+        proxy.go_on();
+        let guard = acquire(&far);
+        proxy.stall();
+        drop(guard);
+        ended(far.flush());
+        release(acquire(&near));
+    }
+}
+
+#[test]
+fn a_release_whose_answer_is_lost_is_a_release() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let proxy = server.proxy();
+    let far = lock(&text(proxy.address()), options(LONG));
+    let guard = acquire(&far);
+    proxy.stall_to(To::Client);
+    let releasing = std::thread::spawn(move || ended(guard.release()));
+    stand(&server, &far, 0, 0);
+    proxy.drop_all();
+    releasing.join().expect("no panic").expect("it is released");
+    expect_clean(&server, true);
+    let next = acquire(&lock(&text(server.address()), options(LONG)));
+    assert_eq!(next.recovered_from(), None);
+    release(next);
+}
+
+/// The server is asked again, in the same session, for what it did not do in time.
+#[test]
+fn a_release_that_the_server_does_not_carry_out_in_time_is_asked_again() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let locks = lock(&text(server.address()), options(LONG));
+    let guard = acquire(&locks);
+    let blocker = server.superuser().expect("a session");
+    blocker.query("begin; select from lockkeeper.lock for update").expect("the rows");
+    // The row is blocked for longer than one statement may take.
+    ended(guard.release()).expect("it is released");
+    stand(&server, &locks, 0, 0);
+    blocker.query("commit").expect("its end");
+    // The row could not be changed: it is as that of a holder that vanished.
+    expect_clean(&server, false);
+}
+
+/// What the session holds no more was not released, but lost.
+#[test]
+fn a_lock_that_was_unlocked_behind_the_guard_is_lost_at_its_release() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let lock = lock(&text(server.address()), options(LONG).own_session(true));
+    for unlock in [
+        "SELECT pg_advisory_unlock_all()",
+        "DISCARD ALL",
+        // Its name is that of another client's session.
+        "SET lockkeeper.session = 'another'",
+    ] {
+        let guard = acquire(&lock);
+        block_on(guard.client().expect("its own session").batch_execute(unlock)).expect("done");
+        assert!(!guard.is_lost(), "nothing tells of it before the next probe");
+        let error = ended(guard.release()).expect_err("it was lost");
+        assert!(error.is_lost(), "{unlock}: {error:?}");
+    }
+}
+
+/// The connection of a process that is gone is closed. A server that waits for a lock looks
+/// whether its client is there.
+#[test]
+fn a_waiter_that_dies_leaves_the_queue_though_the_lock_is_held() {
+    const TEST: &str = "a_waiter_that_dies_leaves_the_queue_though_the_lock_is_held";
+    if let Some((_, text)) = role() {
+        let lock = lock(text.to_str().expect("a text"), options(LONG));
+        return drop(block_on(lock.acquire()));
+    }
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let text = text(server.address());
+    let lock = lock(&text, options(LONG));
+    let guard = acquire(&lock);
+    let mut process = Process::play(TEST, "waits", Path::new(&text));
+    stand(&server, &lock, 1, 1);
+    process.kill();
+    stand(&server, &lock, 1, 0);
+    release(guard);
+}
+
+#[test]
+fn a_guard_that_is_dropped_as_the_last_thing_leaves_its_row_clean() {
+    const TEST: &str = "a_guard_that_is_dropped_as_the_last_thing_leaves_its_row_clean";
+    if let Some((_, text)) = role() {
+        drop(acquire(&lock(text.to_str().expect("a text"), options(LONG))));
+        // As the return from `main` does.
+        std::process::exit(0);
+    }
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let text = text(server.address());
+    for round in 1..=10 {
+        let mut process = Process::play(TEST, "drops", Path::new(&text));
+        assert!(process.wait().success());
+        let clean = server.value("select bool_and(clean) from lockkeeper.lock");
+        assert_eq!(clean, "t", "in round {round}");
+    }
+}
+
+/// 1. The waiter's process at the server does not run when its statement is cancelled.
+/// 2. The holder releases, which grants the lock to the waiter.
+/// 3. The process runs. It ends the statement, and keeps the lock.
+#[test]
+fn a_lock_that_is_granted_to_a_statement_that_fails_is_not_left() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let one = lock(&text(server.address()), options(LONG));
+    let other = lock(&text_of_another(server.address()), options(LONG));
+    for _ in 0..3 {
+        let guard = acquire(&one);
+        let waiter = Waiter::of(&other);
+        stand(&server, &one, 1, 1);
+        let pid = waiting(&server, &one);
+        server.signal(pid, Signal::SIGSTOP);
+        assert_eq!(server.value(&format!("select pg_cancel_backend({pid})")), "t");
+        release(guard);
+        stand(&server, &one, 1, 0);
+        server.signal(pid, Signal::SIGCONT);
+        release(waiter.guard());
+        stand(&server, &one, 0, 0);
+    }
+}
+
+/// One that vanished is still waited for and named, whatever happens in between.
+#[test]
+fn a_wait_that_is_given_up_leaves_the_row_as_it_was() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let proxy = server.proxy();
+    let far = lock(&text(proxy.address()), options(LONG));
+    let dead = acquire(&far);
+    let id = dead.hold_id().expect("a table").to_owned();
+    let near = lock(&text(server.address()), options(LONG));
+    proxy.stall();
+    terminate_holder(&server, &far);
+    stand(&server, &far, 0, 0);
+    let row = "select owner || ' ' || clean || ' ' || lease_ms from lockkeeper.lock";
+    let before = server.value(row);
+    assert!(before.starts_with(&id) && before.contains(" false "), "{before}");
+
+    // At its limit, while it waits for the lease of the dead.
+    let limited = near.acquire_timeout(Duration::from_millis(300));
+    let error = block_on(limited).expect_err("its lease is not over");
+    assert!(error.is_timeout(), "{error:?}");
+    block_on(near.flush());
+    assert_eq!(server.value(row), before);
+
+    // Dropped while its row is being written.
+    let blocker = server.superuser().expect("a session");
+    blocker.query("begin; select from lockkeeper.lock for update").expect("the rows");
+    block_on(async {
+        let mut acquiring = std::pin::pin!(near.acquire());
+        assert!(futures::poll!(&mut acquiring).is_pending());
+        let blocked = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock'";
+        server.wait_for(blocked, "t");
+    });
+    blocker.query("commit").expect("its end");
+    block_on(near.flush());
+    stand(&server, &near, 0, 0);
+    assert_eq!(server.value(row), before);
+
+    // Killed while it waits: the dead is named all the same, beside its lease.
+    let at_once = lock(&text(server.address()), options(LONG).takeover(Takeover::AtOnce));
+    let guard = acquire(&at_once);
+    assert_eq!(guard.recovered_from().and_then(|it| it.hold_id.as_deref()), Some(&*id));
+    release(guard);
+    assert_eq!(acquire(&near).recovered_from(), None);
+}
