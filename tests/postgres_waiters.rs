@@ -12,6 +12,7 @@ use std::time::Duration;
 use lockkeeper::{AsyncPostgresLock, Error, PostgresLocks, Table};
 use postgres_locks::{
     LONG, Waiter, acquire, grant, lock, options, release, server, stand, text, text_of_another,
+    waiting,
 };
 use postgres_support::{PgBouncer, Pooling, ROLE, Server, is_there};
 use support::{block_on, eventually};
@@ -221,6 +222,66 @@ fn a_server_without_a_free_session_is_waited_for() {
         taken.push(session);
     }
     let waiter = Waiter::of(&other);
+    release(guard);
+    release(waiter.guard());
+}
+
+/// Two tasks of a process, of which one has its turn at a time.
+#[test]
+fn a_limit_without_a_free_session_is_a_limit() {
+    if !is_there() {
+        return;
+    }
+    let server = postgres_locks::with_table(Server::builder().max_connections(10));
+    let one = lock(&text(server.address()), options(LONG));
+    let limit = Duration::from_secs(3);
+    let other = lock(&text_of_another(server.address()), options(LONG).timeout(limit));
+    let guard = acquire(&one);
+    // The sessions that this process has are for waits for another lock.
+    let locks = PostgresLocks::with_options(text(server.address()), options(LONG)).expect("one");
+    let b = acquire(&locks.lock("b").expect("a name"));
+    let locks = PostgresLocks::with_options(text_of_another(server.address()), options(LONG));
+    let waits_for_b = Waiter::of(&locks.expect("one").lock("b").expect("a name"));
+    server.wait_for("select count(*) from pg_locks where not granted", "1");
+    let mut taken = Vec::new();
+    while let Ok(session) = postgres_support::Session::open(&server.config()) {
+        taken.push(session);
+    }
+    let waiters = [(); 4].map(|()| Waiter::of(&other));
+    for waiter in waiters {
+        let error = waiter.outcome().expect_err("it is held");
+        let Error::Timeout { holder, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(holder.as_ref().and_then(|it| it.pid), Some(std::process::id()));
+    }
+    release(guard);
+    release(b);
+    release(waits_for_b.guard());
+}
+
+/// What is ridden out is counted from when it began, and not from when the wait did.
+#[test]
+fn a_wait_that_lasts_longer_than_trouble_is_ridden_out_outlives_its_session() {
+    if !is_there() {
+        return;
+    }
+    const RECONNECT: Duration = Duration::from_secs(2);
+    let server = server();
+    let one = lock(&text(server.address()), options(LONG));
+    let guard = acquire(&one);
+    let other = lock(&text_of_another(server.address()), options(LONG).reconnect(RECONNECT));
+    let waiter = Waiter::of(&other);
+    stand(&server, &one, 1, 1);
+    std::thread::sleep(RECONNECT * 2);
+    let first = waiting(&server, &other);
+    server.sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity \
+                where application_name = 'another'",
+    );
+    eventually("it stands again", || {
+        waiter.expect_waiting();
+        let sql = "select pid from pg_locks where locktype = 'advisory' and not granted";
+        server.sql(sql).first().is_some_and(|row| row[0] != first.to_string())
+    });
     release(guard);
     release(waiter.guard());
 }

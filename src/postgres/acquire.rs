@@ -115,25 +115,19 @@ impl Acquisition {
                 Tried::Busy(again) => match self.wait(again, &mut patience).await? {
                     Waited::Held(guard) => return Ok(Acquired::Held(*guard)),
                     Waited::Over => return self.busy().await,
-                    Waited::Again => {
-                        turn = self.turn().await?.map_or_else(|| Err(self.cut()), Ok)?;
-                        continue;
-                    }
+                    Waited::Again => None,
                 },
-                Tried::Failed(failure) => failure,
+                Tried::Failed(failure) => Some(failure),
             };
-            pause(failure, begun, &mut patience)
-                .await
-                .map_err(|given_up| self.given_up(given_up))?;
+            if let Some(failure) = failure {
+                let paused = pause(failure, begun, &mut patience).await;
+                paused.map_err(|given_up| self.given_up(given_up))?;
+            }
             match self.turn().await? {
                 Some(again) => turn = again,
                 None => return self.busy().await,
             }
         }
-    }
-
-    fn cut(&self) -> Error {
-        self.target.unreachable(DOING, Duration::ZERO, io::ErrorKind::TimedOut.into())
     }
 
     /// The turn among the tasks of this process; `None` if the wait ends first. (E6)
@@ -229,10 +223,13 @@ impl Acquisition {
                 () = slow => {}
             }
             // A look now and then, in case that its connection is dead and does not say so.
+            patience.renew(begun.elapsed());
             if !self.stands(place.session().pid(), patience).await? {
                 return Ok(Waited::Again);
             }
         };
+        // What is ridden out begins now, however long was waited.
+        patience.renew(begun.elapsed());
         let failure = match asked {
             Ok(true) => match self.enter(place, true, patience).await {
                 Ok(Some(guard)) => return Ok(Waited::Held(Box::new(guard))),
@@ -287,6 +284,11 @@ impl Acquisition {
         let options = self.target.options();
         let sent = BootTime::now();
         let begun = Instant::now();
+        let session = Arc::clone(place.session());
+        if is_alone {
+            // It was not probed while it waited.
+            session.keep(sent).map_err(|error| Failure::of_io(&error))?;
+        }
         let has_table = options.table == Table::Own;
         let rows = if has_table {
             place.set_row(Row::AsBefore);
@@ -308,10 +310,6 @@ impl Acquisition {
         let token = token(row.get(0), row.get(1)).ok_or_else(foreign)?;
         let (holder, owner): (Option<String>, Option<String>) = (row.get(2), row.get(3));
         let left: Option<i64> = row.get(4);
-        let session = Arc::clone(place.session());
-        if is_alone {
-            session.keep(sent).map_err(|error| Failure::of_io(&error))?;
-        }
         if let Some(left) = left.filter(|&left| left > 0 && options.waits_for_the_lease()) {
             let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
             let is_out = tokio::select! {
