@@ -17,7 +17,7 @@ use postgres_locks::{
     LONG, Waiter, acquire, lock, options, release, server, stand, terminate_holder, text,
     text_of_another, waiting,
 };
-use postgres_support::{Server, To, is_there};
+use postgres_support::{ROLE, Server, To, is_there};
 use support::{Process, VERY_LONG, block_on, role};
 
 const SHORT: Duration = Duration::from_secs(3);
@@ -120,6 +120,40 @@ fn a_lock_that_was_unlocked_behind_the_guard_is_lost_at_its_release() {
         let error = ended(guard.release()).expect_err("it was lost");
         assert!(error.is_lost(), "{unlock}: {error:?}");
     }
+}
+
+/// A session is used again for the next hold. What the last one did in it is not.
+#[test]
+fn a_transaction_that_a_holder_leaves_open_ends_with_the_hold() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    server.sql(&format!("create table t (number int); grant all on t to {ROLE}"));
+    server.sql(&format!("create role another; grant another to {ROLE}"));
+    let own = lock(&text(server.address()), options(LONG).own_session(true));
+    let other = lock(&text_of_another(server.address()), options(LONG));
+    let mut token = acquire(&own).fencing_token();
+    for left in [
+        "BEGIN; INSERT INTO public.t VALUES (1)",
+        "BEGIN; INSERT INTO public.nothing VALUES (1)",
+        "SET default_transaction_read_only = on",
+        "SET ROLE another",
+    ] {
+        let guard = acquire(&own);
+        let client = guard.client().expect("its own session");
+        let is_done = block_on(client.batch_execute(left)).is_ok();
+        assert_eq!(is_done, !left.contains("nothing"));
+        ended(guard.release()).expect("it was held");
+        for lock in [&other, &own] {
+            let guard = acquire(lock);
+            assert!(guard.fencing_token() > token, "after {left}");
+            assert_eq!(guard.recovered_from(), None, "after {left}");
+            token = guard.fencing_token();
+            release(guard);
+        }
+    }
+    assert_eq!(server.value("select count(*) from t"), "0", "it was not committed");
 }
 
 /// The connection of a process that is gone is closed. A server that waits for a lock looks

@@ -149,7 +149,9 @@ impl PostgresGuard {
     /// What is done in it ends with the lock: no fence is as good. `None` without
     /// [`own_session`](crate::PostgresOptions::own_session), as others' locks are in that
     /// session. The lock is lost by `pg_advisory_unlock` and `DISCARD ALL`, and by a
-    /// statement that takes longer than the lease: no probe comes between.
+    /// statement that takes longer than the lease: no probe comes between. A transaction that
+    /// has failed must be ended in that time too. One that is open at the release is rolled
+    /// back. The `search_path` is `pg_catalog` alone, so name schemas.
     ///
     /// # Examples
     /// ```no_run
@@ -169,7 +171,7 @@ impl PostgresGuard {
     #[must_use]
     pub fn client(&self) -> Option<&tokio_postgres::Client> {
         let is_own = self.hold.is_alone && self.hold.state.target.options().has_own_session;
-        is_own.then(|| &self.hold.state.session.raw.client)
+        is_own.then(|| self.hold.state.session.lend())
     }
 
     /// The previous holder, if it vanished.

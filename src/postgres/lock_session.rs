@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
 use super::access::Access;
 use super::connect::Session;
@@ -53,6 +53,8 @@ pub(super) struct LockSession {
     locks: AtomicUsize,
     /// A statement of it failed in a way that leaves open what it holds. (P12)
     is_retired: AtomicBool,
+    /// A holder had its statements run in it, which may have left anything.
+    is_lent: AtomicBool,
 }
 
 /// A place for one lock in a session.
@@ -98,6 +100,7 @@ impl LockSession {
             keeping: Mutex::new(None),
             locks: AtomicUsize::new(0),
             is_retired: AtomicBool::new(false),
+            is_lent: AtomicBool::new(false),
         });
         session.keep(sent).map_err(|error| Failure::of_io(&error))?;
         session.claim().await?;
@@ -202,6 +205,25 @@ impl LockSession {
     /// No other lock is asked for in it. (P12)
     pub(super) fn retire(&self) {
         self.is_retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Its client, for statements of the holder. It takes no other lock afterwards.
+    pub(super) fn lend(&self) -> &Client {
+        self.is_lent.store(true, Ordering::Relaxed);
+        self.retire();
+        &self.raw.client
+    }
+
+    /// End the transaction that a holder may have left, of which the release would be a part,
+    /// and undo what the holder may have set.
+    pub(super) async fn take_back(&self) -> Result<(), Failure> {
+        const UNDO: &str = "ROLLBACK; RESET SESSION AUTHORIZATION; SET statement_timeout = 0";
+        if !self.is_lent.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let undone = self.raw.client.batch_execute(UNDO).await;
+        undone.map_err(|error| self.raw.over().unwrap_or_else(|| Failure::of(&error)))?;
+        self.set(Use::Waiter).await
     }
 
     /// Probe from now on, up to the end of the lease: then the session is ended, and with it

@@ -276,7 +276,11 @@ impl Parts {
                 };
             }
             let statement = self.statements().unlock(row);
-            match session.ask_rows(&statement, &[]).await {
+            let asking = async {
+                session.take_back().await?;
+                session.ask_rows(&statement, &[]).await
+            };
+            match asking.await {
                 Ok(rows) => {
                     let is_released = rows.first().and_then(|row| row.get::<_, Option<bool>>(0));
                     if is_released.is_none() {
