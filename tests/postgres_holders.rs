@@ -2,21 +2,29 @@
 //! successor makes of that.
 
 #![cfg(feature = "postgres")]
+// A raw fork is what is tested, by a process that plays a role.
+#![allow(unsafe_code)]
 
 mod postgres_locks;
 mod postgres_support;
 mod server_support;
 mod support;
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use lockkeeper::{Error, LostReason, Status, Table, Takeover};
+use lockkeeper::{
+    AsyncPostgresLock, Error, LostReason, PostgresGuard, PostgresLocks, Status, Table, Takeover,
+};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 use postgres_locks::{
     LONG, Waiter, acquire, lock, lost, of_lock, options, release, server, stand, terminate_holder,
     text, text_of_another, with_table,
 };
-use postgres_support::{Replication, Server, is_there};
-use support::{block_on, eventually};
+use postgres_support::{Replication, Server, To, is_there};
+use support::{Process, block_on, eventually};
 
 const SHORT: Duration = Duration::from_secs(3);
 
@@ -264,4 +272,266 @@ fn a_reader_that_vanished_is_waited_for_by_a_writer_and_not_by_readers() {
     assert!(reader.is_lost(), "a reader is beside a writer");
     assert!(writer.recovered_from().is_some());
     release(writer);
+}
+
+/// What may be relied on of a lease. (L3)
+fn relied_on(lease: Duration) -> Duration {
+    lease * 10 / 11 - Duration::from_millis(250)
+}
+
+/// The server may have ended a session that waited as soon as it had granted the lock.
+#[test]
+fn a_lease_is_relied_on_from_before_the_row_was_written() {
+    if !is_there() {
+        return;
+    }
+    const DELAY: Duration = Duration::from_millis(500);
+    let server = server();
+    let proxy = server.proxy();
+    proxy.delay(To::Client, DELAY);
+    let guard = acquire(&lock(&text(proxy.address()), options(LONG).own_session(true)));
+    let left = guard.valid_until().saturating_duration_since(Instant::now());
+    assert!(left <= relied_on(LONG) - DELAY, "{:?} less", relied_on(LONG) - left);
+    release(guard);
+}
+
+#[test]
+fn a_lease_is_relied_on_from_before_its_probe_was_sent() {
+    if !is_there() {
+        return;
+    }
+    const LEASE: Duration = Duration::from_secs(6);
+    const DELAY: Duration = Duration::from_millis(500);
+    let server = server();
+    let proxy = server.proxy();
+    proxy.delay(To::Client, DELAY);
+    let guard = acquire(&lock(&text(proxy.address()), options(LEASE)));
+    let (first, mut probes) = (guard.valid_until(), Vec::new());
+    eventually("it is probed twice", || {
+        let (until, now) = (guard.valid_until(), Instant::now());
+        let left = until.saturating_duration_since(now);
+        assert!(left <= relied_on(LEASE) - DELAY, "{:?} less", relied_on(LEASE) - left);
+        assert!(!guard.is_lost(), "{:?}", lost(&guard));
+        // By more than two clocks differ that are read one after the other.
+        if until > *probes.last().unwrap_or(&first) + DELAY {
+            probes.push(until);
+        }
+        probes.len() >= 2
+    });
+    release(guard);
+}
+
+/// The row is written when the session is not relied on any more.
+#[test]
+fn an_answer_that_comes_after_the_lease_is_over_is_no_hold() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let own = lock(&text(server.address()), options(SHORT).own_session(true));
+    release(acquire(&own));
+    let blocker = server.superuser().expect("a session");
+    blocker.query("begin; select from lockkeeper.lock for update").expect("the rows");
+    let waiter = Waiter::of(&own);
+    let writes = "select pid from pg_stat_activity where wait_event_type = 'Lock'";
+    eventually("its row is being written", || !server.sql(writes).is_empty());
+    let first = server.value(writes);
+    std::thread::sleep(SHORT);
+    blocker.query("commit").expect("its end");
+    let guard = waiter.guard();
+    assert!(!guard.is_lost(), "it was acquired by a lease that is over");
+    let pid = server.value(&format!("select pid from pg_locks where {}", of_lock(&own)));
+    assert_ne!(pid, first, "the same session holds it");
+    release(guard);
+}
+
+/// No runtime runs here: the thread of the crate tells it.
+#[test]
+fn a_holder_whose_runtime_does_not_run_is_told_while_the_server_is_stopped() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let guard = acquire(&lock(&text(server.address()), options(SHORT)));
+    let token = guard.lost_token();
+    server.stop();
+    eventually("it is told", || token.is_cancelled());
+    assert!(guard.is_lost());
+    server.resume();
+    let next = acquire(&lock(&text_of_another(server.address()), options(LONG)));
+    assert!(next.fencing_token() > guard.fencing_token());
+    release(next);
+}
+
+/// The probe that is under way when the network ends.
+#[test]
+fn a_probe_that_hangs_delays_no_word_of_the_loss() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let proxy = server.proxy();
+    let guard = acquire(&lock(&text(proxy.address()), options(SHORT)));
+    let token = guard.lost_token();
+    proxy.stall();
+    let next = acquire(&lock(&text(server.address()), options(SHORT)));
+    // Not by the clock, which the guard itself would read.
+    assert!(token.is_cancelled(), "another holds it, and it was not told");
+    release(next);
+}
+
+/// The server ends a session that is not probed, though nothing tells it that its client does
+/// not run: its connection is open.
+#[test]
+fn a_process_that_was_stopped_beyond_its_lease_sees_the_loss_first_of_all() {
+    const TEST: &str = "a_process_that_was_stopped_beyond_its_lease_sees_the_loss_first_of_all";
+    if let Some((_, text)) = support::role() {
+        let guard = acquire(&lock(text.to_str().expect("a text"), options(SHORT)));
+        support::tell("held");
+        support::told();
+        return support::tell(&format!("lost: {}", guard.is_lost()));
+    }
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let text = text(server.address());
+    let mut process = Process::play(TEST, "holds", Path::new(&text));
+    process.expect("held");
+    process.stop();
+    let next = acquire(&lock(&text, options(LONG)));
+    assert_eq!(next.recovered_from().and_then(|it| it.pid), Some(process.id()));
+    process.tell("look");
+    process.signal(Signal::SIGCONT);
+    process.expect("lost: true");
+    release(next);
+}
+
+#[test]
+fn a_session_that_is_no_more_ours_is_told_at_the_next_probe() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let lock = lock(&text(server.address()), options(SHORT).own_session(true));
+    for statement in ["SET lockkeeper.session = 'another'", "DISCARD ALL"] {
+        let guard = acquire(&lock);
+        let token = guard.fencing_token();
+        block_on(guard.client().expect("its own").batch_execute(statement)).expect("done");
+        assert_eq!(lost(&guard).reason, LostReason::Ended, "{statement}");
+        drop(guard);
+        let next = acquire(&lock);
+        assert!(next.fencing_token() > token);
+        release(next);
+    }
+}
+
+/// A holder's statement is not ended by what the server bounds statements and idle
+/// transactions to.
+#[test]
+fn a_holder_may_take_its_time_in_its_session() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    for setting in ["statement_timeout", "idle_in_transaction_session_timeout", "lock_timeout"] {
+        server.sql(&format!("alter role app set {setting} = 300"));
+    }
+    let guard = acquire(&lock(&text(server.address()), options(LONG).own_session(true)));
+    let client = guard.client().expect("its own session");
+    block_on(client.batch_execute("BEGIN; SELECT pg_sleep(0.6)")).expect("it is not cancelled");
+    std::thread::sleep(Duration::from_millis(600));
+    block_on(client.batch_execute("COMMIT")).expect("the session lives");
+    release(guard);
+}
+
+/// Acquire and fork: the child does this and exits, the parent goes on when it is gone.
+fn fork_holding(text: &Path, act: impl FnOnce(PostgresGuard, &AsyncPostgresLock)) {
+    let lock = lock(text.to_str().expect("a text"), options(LONG));
+    let guard = acquire(&lock);
+    // SAFETY: the other threads of this process wait, and the child waits for none of them.
+    match unsafe { fork() }.expect("a child") {
+        ForkResult::Child => {
+            act(guard, &lock);
+            std::process::exit(0);
+        }
+        ForkResult::Parent { child } => {
+            assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+            support::tell(&format!("lost here: {}", guard.is_lost()));
+            support::told();
+            block_on(guard.release()).expect("the hold is as it was");
+            support::tell("released");
+        }
+    }
+}
+
+#[test]
+fn a_forked_child_has_lost_the_lock_and_leaves_its_parents() {
+    const TEST: &str = "a_forked_child_has_lost_the_lock_and_leaves_its_parents";
+    if let Some((role, text)) = support::role() {
+        return fork_holding(&text, |guard, lock| {
+            let is_told = guard.is_lost() && guard.lost_token().is_cancelled();
+            let reason = lost(&guard).reason;
+            support::tell(&format!("lost in the child: {is_told} {reason:?}"));
+            match role.as_str() {
+                "drops" => {
+                    drop(guard);
+                    // What it would release is released then.
+                    block_on(lock.flush());
+                }
+                "releases" => support::tell(&format!("{}", block_on(guard.release()).is_err())),
+                "tries" => {
+                    let is_busy = block_on(lock.try_acquire()).expect("no error").is_none();
+                    support::tell(&format!("busy: {is_busy}"));
+                }
+                "acquires" => {
+                    let text = text.to_str().expect("a text");
+                    let locks = PostgresLocks::with_options(text, options(LONG)).expect("options");
+                    release(acquire(&locks.lock("b").expect("a name")));
+                    support::tell("held beside");
+                }
+                _ => std::mem::forget(guard),
+            }
+        });
+    }
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let text = text(server.address());
+    let lock = lock(&text, options(LONG));
+    for role in ["drops", "releases", "tries", "acquires", "exits"] {
+        let mut parent = Process::play(TEST, role, Path::new(&text));
+        parent.expect("lost in the child: true Forked");
+        match role {
+            "releases" => parent.expect("true"),
+            "tries" => parent.expect("busy: true"),
+            "acquires" => parent.expect("held beside"),
+            _ => {}
+        }
+        parent.expect("lost here: false");
+        stand(&server, &lock, 1, 0);
+        parent.tell("release");
+        parent.expect("released");
+        stand(&server, &lock, 0, 0);
+    }
+}
+
+/// Each of these has a runtime that ends with it.
+#[test]
+fn a_lock_is_used_from_several_runtimes() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let lock = lock(&text(server.address()), options(LONG));
+    let first = acquire(&lock);
+    let waiters = [(); 3].map(|()| Waiter::of(&lock));
+    release(first);
+    // In the order in which they came, which is not known.
+    let acquire_and_release = |waiter: Waiter| std::thread::spawn(move || release(waiter.guard()));
+    for thread in waiters.map(acquire_and_release) {
+        thread.join().expect("it is acquired and released");
+    }
+    stand(&server, &lock, 0, 0);
 }
