@@ -9,12 +9,13 @@ mod support;
 
 use std::time::Duration;
 
-use lockkeeper::{AsyncPostgresLock, Error, PostgresLocks, Table};
+use lockkeeper::{AsyncPostgresLock, Error, PostgresLocks, PostgresOptions, Table};
 use postgres_locks::{
     LONG, Waiter, acquire, grant, lock, options, release, server, stand, text, text_of_another,
     waiting,
 };
 use postgres_support::{PgBouncer, Pooling, ROLE, Server, is_there};
+use server_support::Substitution;
 use support::{block_on, eventually};
 
 /// The code and the text of a refusal.
@@ -328,4 +329,138 @@ fn a_statement_that_blocks_costs_no_other_lock() {
     eventually("nothing is left", || {
         server.value("select count(*) from pg_locks where locktype = 'advisory'") == "0"
     });
+}
+
+/// As its administrator does, with one statement or another.
+#[test]
+fn a_wait_that_is_cancelled_or_terminated_at_the_server_goes_on() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let one = lock(&text(server.address()), options(LONG));
+    let other = lock(&text_of_another(server.address()), options(LONG));
+    let guard = acquire(&one);
+    let waiter = Waiter::of(&other);
+    for end in ["pg_cancel_backend", "pg_terminate_backend", "pg_cancel_backend"] {
+        stand(&server, &one, 1, 1);
+        let pid = waiting(&server, &one);
+        assert_eq!(server.value(&format!("select {end}({pid})")), "t");
+        eventually("another session waits", || {
+            let sql = "select pid from pg_locks where locktype = 'advisory' and not granted";
+            server.sql(sql).first().is_some_and(|row| row[0] != pid.to_string())
+        });
+        waiter.expect_waiting();
+    }
+    release(guard);
+    release(waiter.guard());
+    stand(&server, &one, 0, 0);
+}
+
+/// A session of its own, in which nothing is left of the wait that ended.
+#[test]
+fn a_statement_that_waits_is_made_anew_and_lets_vacuum_clean_up() {
+    if !is_there() {
+        return;
+    }
+    let server = postgres_locks::with_table(Server::builder().set("autovacuum", "off"));
+    server.sql("create table busy as select generate_series(1, 1000)");
+    let one = lock(&text(server.address()), options(LONG));
+    let guard = acquire(&one);
+    // A minute is long for a test.
+    let hasty = Substitution::between(
+        server.address(),
+        "set_config('lock_timeout', '60000'",
+        "set_config('lock_timeout', '00500'",
+    );
+    let waiter = Waiter::of(&lock(&text_of_another(hasty.address()), options(LONG)));
+    stand(&server, &one, 1, 1);
+    let first = waiting(&server, &one);
+    assert!(hasty.count() > 0, "no bound was set");
+    server.sql("delete from busy");
+    // What the statement of now pins is newer than the garbage.
+    eventually("VACUUM leaves nothing", || {
+        server.sql("vacuum busy");
+        server.value("select pg_relation_size('busy')") == "0"
+    });
+    waiter.expect_waiting();
+    stand(&server, &one, 1, 1);
+    assert_ne!(waiting(&server, &one), first, "a session whose wait failed is not used again");
+    release(guard);
+    release(waiter.guard());
+    stand(&server, &one, 0, 0);
+}
+
+/// 1. A waiter is granted the lock, and writes its row.
+/// 2. Another program has the row, and waits for the lock behind it.
+#[test]
+fn a_deadlock_with_another_program_is_ridden_out() {
+    if !is_there() {
+        return;
+    }
+    let deadlocks = |server: &Server| server.log().matches("deadlock detected").count();
+    // The program looks for deadlocks late, so that the lock's session is the one that fails.
+    let server = postgres_locks::with_table(Server::builder().set("deadlock_timeout", "50"));
+    let program = server.superuser().expect("a session");
+    program.query("set deadlock_timeout = '1h'").expect("a setting");
+    // What it leaves is not in order, as it cannot change its row.
+    let one = lock(&text(server.address()), options(Duration::from_secs(3)));
+    let other = lock(&text_of_another(server.address()), options(LONG));
+    let guard = acquire(&one);
+    let waiter = Waiter::of(&other);
+    stand(&server, &one, 1, 1);
+    program.query("begin; select from lockkeeper.lock for update").expect("the rows");
+    let waits = program.start(&format!("select pg_advisory_lock({})", one.key()));
+    stand(&server, &one, 1, 2);
+    // The release itself is the first.
+    release(guard);
+    eventually("the waiter is the second", || deadlocks(&server) > 1);
+    waits.wait().expect("the lock");
+    program.query(&format!("select pg_advisory_unlock({})", one.key())).expect("unlocked");
+    program.query("commit").expect("its end");
+    release(waiter.guard());
+    stand(&server, &one, 0, 0);
+}
+
+/// Another program takes turns by the same keys, shared or not.
+#[test]
+fn keys_are_those_of_other_programs() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let program = server.session();
+    let with = |options: PostgresOptions| lock(&text(server.address()), options);
+    for (own, key) in [
+        (with(options(LONG).raw_key(-7)), "-7"),
+        (with(options(LONG).raw_key(i64::MIN)), "'-9223372036854775808'"),
+        (with(options(LONG).raw_keys(-1, 7)), "-1, 7"),
+        (with(options(LONG).raw_keys(i32::MAX, i32::MIN)), "2147483647, '-2147483648'"),
+        (with(options(LONG)), &with(options(LONG)).key().to_string()),
+    ] {
+        let ask = |function: &str| program.value(&format!("select {function}({key})"));
+        assert_eq!(own.key().to_string(), key);
+        let guard = acquire(&own);
+        assert_eq!(ask("pg_try_advisory_lock"), "f", "{key}");
+        assert_eq!(ask("pg_try_advisory_lock_shared"), "f", "{key}");
+        release(guard);
+        let reader = block_on(own.acquire_shared()).expect("a reader");
+        assert_eq!(ask("pg_try_advisory_lock"), "f", "{key}");
+        assert_eq!(ask("pg_try_advisory_lock_shared"), "t", "{key}");
+        release(reader);
+        assert!(block_on(own.try_acquire()).expect("no error").is_none(), "{key}");
+        let waiter = Waiter::of(&own);
+        server.wait_for("select count(*) from pg_locks where not granted", "1");
+        ask("pg_advisory_unlock_shared");
+        release(waiter.guard());
+        assert_eq!(ask("pg_try_advisory_lock"), "t", "{key}");
+        let status = block_on(own.status()).expect("a status");
+        assert!(format!("{status:?}").contains("the session "), "{status:?}");
+        ask("pg_advisory_unlock");
+    }
+    // One key and two are different locks, whatever their bits.
+    let (one, two) = (with(options(LONG).raw_key(1 << 32 | 2)), with(options(LONG).raw_keys(1, 2)));
+    let guards = [acquire(&one), acquire(&two)];
+    assert_eq!(server.value("select count(*) from lockkeeper.lock where not clean"), "2");
+    guards.into_iter().for_each(release);
 }

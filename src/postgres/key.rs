@@ -53,9 +53,10 @@ impl LockKey {
     /// As functions of PostgreSQL take it.
     pub(super) fn arguments(self) -> String {
         match self {
-            Self::One(key) => format!("{key}::pg_catalog.int8"),
+            // Quoted: the lowest number is none without its sign.
+            Self::One(key) => format!("'{key}'::pg_catalog.int8"),
             Self::Two(class, object) => {
-                format!("{class}::pg_catalog.int4, {object}::pg_catalog.int4")
+                format!("'{class}'::pg_catalog.int4, '{object}'::pg_catalog.int4")
             }
         }
     }
@@ -87,9 +88,17 @@ fn unsigned(number: i32) -> u32 {
 /// As functions of PostgreSQL take it, in SQL.
 impl fmt::Display for LockKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
+        match *self {
+            Self::One(i64::MIN) => write!(out, "'{}'", i64::MIN),
             Self::One(key) => write!(out, "{key}"),
-            Self::Two(class, object) => write!(out, "{class}, {object}"),
+            Self::Two(class, object) => {
+                // The lowest number is none without its sign.
+                let shown = |key| match key {
+                    i32::MIN => format!("'{key}'"),
+                    _ => key.to_string(),
+                };
+                write!(out, "{}, {}", shown(class), shown(object))
+            }
         }
     }
 }

@@ -6,7 +6,9 @@
 mod certificates;
 mod claim;
 mod proxy;
+mod substitution;
 
 pub use certificates::Certificates;
 pub use claim::Claim;
 pub use proxy::{Proxy, Source, To};
+pub use substitution::Substitution;
