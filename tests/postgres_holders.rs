@@ -181,7 +181,9 @@ fn tokens_grow_over_a_crash_with_the_table_and_without() {
     if !is_there() {
         return;
     }
-    let mut server = with_table(Server::builder().set("wal_writer_delay", "10s"));
+    let mut server = with_table(
+        Server::builder().set("wal_writer_delay", "10s").set("synchronous_commit", "off"),
+    );
     for table in [Table::Own, Table::None] {
         let options = options(SHORT).table(table).takeover(Takeover::AtOnce);
         let lock = lock(&text(server.address()), options);

@@ -100,6 +100,26 @@ fn a_release_that_the_server_does_not_carry_out_in_time_is_asked_again() {
     expect_clean(&server, false);
 }
 
+/// The lock goes with the statement, though its transaction fails at the end.
+#[test]
+fn a_release_that_fails_behind_the_unlock_is_a_release() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let lock = lock(&text(server.address()), options(LONG));
+    let guard = acquire(&lock);
+    server.sql(
+        "create function f() returns trigger language plpgsql \
+            as 'begin raise exception ''not today''; end'; \
+         create constraint trigger t after update on lockkeeper.lock \
+            deferrable initially deferred for each row execute function f()",
+    );
+    ended(guard.release()).expect("it is released");
+    stand(&server, &lock, 0, 0);
+    expect_clean(&server, false);
+}
+
 /// What the session holds no more was not released, but lost.
 #[test]
 fn a_lock_that_was_unlocked_behind_the_guard_is_lost_at_its_release() {

@@ -282,12 +282,7 @@ impl Parts {
             };
             match asking.await {
                 Ok(rows) => {
-                    let is_released = rows.first().and_then(|row| row.get::<_, Option<bool>>(0));
-                    if is_released.is_none() {
-                        // It is another client's.
-                        session.state.end();
-                    }
-                    return match is_released {
+                    return match rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) {
                         Some(true) => Ok(()),
                         _ if was_asked => Ok(()),
                         _ => Err(target.lost(LostReason::Ended).into()),
