@@ -276,6 +276,61 @@ fn a_reader_that_vanished_is_waited_for_by_a_writer_and_not_by_readers() {
     release(writer);
 }
 
+/// 1. A holder with a long lease is cut off, and its session ends.
+/// 2. Its successor has the lock, waits for that lease, and dies with a short one of its own.
+/// 3. The next waits for the first holder all the same.
+#[test]
+fn a_successor_that_dies_while_it_waits_hands_the_wait_on() {
+    const TEST: &str = "a_successor_that_dies_while_it_waits_hands_the_wait_on";
+    if let Some((_, text)) = support::role() {
+        return drop(acquire(&lock(text.to_str().expect("a text"), options(SHORT))));
+    }
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let proxy = server.proxy();
+    let guard = acquire(&lock(&text(proxy.address()), options(SHORT * 4)));
+    let near = lock(&text(server.address()), options(SHORT));
+    proxy.stall();
+    terminate_holder(&server, &near);
+    stand(&server, &near, 0, 0);
+    let mut process = Process::play(TEST, "dies", Path::new(&text(server.address())));
+    let waits = format!(
+        "select pid is not null from lockkeeper.lock where owner <> '{}'",
+        guard.hold_id().expect("a table")
+    );
+    eventually("it has written its row", || server.sql(&waits) == [["t"]]);
+    process.kill();
+    let next = acquire(&near);
+    assert!(guard.is_lost(), "two hold it");
+    release(next);
+}
+
+#[test]
+fn a_writer_that_vanished_is_waited_for_by_readers_and_told_once() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let proxy = server.proxy();
+    let writer = acquire(&lock(&text(proxy.address()), options(SHORT)));
+    let near = lock(&text(server.address()), options(SHORT));
+    proxy.stall();
+    terminate_holder(&server, &near);
+    let reader = block_on(near.acquire_shared()).expect("the lock");
+    assert!(writer.is_lost(), "a reader is beside a writer");
+    let named = reader.recovered_from().and_then(|it| it.hold_id.as_deref());
+    assert_eq!(named, writer.hold_id());
+    let beside = block_on(near.acquire_shared()).expect("the lock");
+    assert_eq!(beside.recovered_from(), None, "it is told once");
+    [reader, beside].into_iter().for_each(release);
+    let next = acquire(&near);
+    assert_eq!(next.recovered_from(), None, "readers left in order");
+    assert!(next.fencing_token() > writer.fencing_token());
+    release(next);
+}
+
 /// What may be relied on of a lease. (L3)
 fn relied_on(lease: Duration) -> Duration {
     lease * 10 / 11 - Duration::from_millis(250)

@@ -201,6 +201,24 @@ fn lock_without_table(text: &str, name: &str) -> AsyncPostgresLock {
     AsyncPostgresLock::with_options(text, name, options(LONG).table(Table::None)).expect("options")
 }
 
+/// What another program wrote into a row is a text as well.
+#[test]
+fn what_a_row_says_is_no_sql() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let lease = Duration::from_secs(2);
+    let locks = PostgresLocks::with_options(text(server.address()), options(lease)).expect("one");
+    let [a, b] = ["a", "b"].map(|name| locks.lock(name).expect("a name"));
+    [&a, &b].into_iter().for_each(|lock| release(acquire(lock)));
+    server.sql("update lockkeeper.lock set clean = false, owner = $$' or '' = '$$, holder = $$'$$");
+    let reader = block_on(a.acquire_shared()).expect("the lock");
+    assert_eq!(server.value("select count(*) from lockkeeper.lock where clean"), "0");
+    release(reader);
+    release(acquire(&a));
+}
+
 #[test]
 fn passwords_are_shown_nowhere() {
     if !is_there() {

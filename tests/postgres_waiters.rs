@@ -14,7 +14,7 @@ use postgres_locks::{
     LONG, Waiter, acquire, grant, lock, options, release, server, stand, text, text_of_another,
     waiting,
 };
-use postgres_support::{PgBouncer, Pooling, ROLE, Server, is_there};
+use postgres_support::{PgBouncer, Pooling, ROLE, Server, To, is_there};
 use server_support::Substitution;
 use support::{block_on, eventually};
 
@@ -180,6 +180,38 @@ fn a_table_that_is_missing_altered_or_anothers_is_refused() {
 
     // PostgreSQL remembers a trigger until the next VACUUM.
     server.sql("vacuum lockkeeper.lock");
+    release(acquire(&at("vacuumed")));
+    for (number, (alter, undo)) in [
+        (
+            "create rule r as on delete to lockkeeper.reader do also nothing",
+            "drop rule r on lockkeeper.reader; vacuum lockkeeper.reader",
+        ),
+        (
+            "alter table lockkeeper.lock enable row level security",
+            "alter table lockkeeper.lock disable row level security",
+        ),
+        ("alter table lockkeeper.reader set unlogged", "alter table lockkeeper.reader set logged"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        server.sql(alter);
+        let (_, message) = refused(&at(&format!("altered{number}")));
+        assert!(message.contains("a trigger, a rule or row security"), "{alter}: {message}");
+        undo.split("; ").for_each(|undo| drop(server.sql(undo)));
+    }
+    server.sql("alter table lockkeeper.lock rename to l");
+    server.sql("create view lockkeeper.lock as select * from lockkeeper.l");
+    let (_, message) = refused(&at("view"));
+    assert!(message.contains("a trigger, a rule or row security"), "{message}");
+    server.sql("drop view lockkeeper.lock");
+    server.sql("alter table lockkeeper.l rename to lock");
+    for anothers in ["schema lockkeeper", "table lockkeeper.reader"] {
+        server.sql(&format!("alter {anothers} owner to eve"));
+        let (_, message) = refused(&at(&anothers.replace(' ', "-")));
+        assert!(message.contains("belongs to eve"), "{anothers}: {message}");
+        server.sql(&format!("alter {anothers} owner to postgres"));
+    }
     server.sql("alter table lockkeeper.lock alter column pid type bigint");
     let (_, message) = refused(&at("columns"));
     assert!(message.contains("other columns"), "{message}");
@@ -283,6 +315,78 @@ fn a_wait_that_lasts_longer_than_trouble_is_ridden_out_outlives_its_session() {
         let sql = "select pid from pg_locks where locktype = 'advisory' and not granted";
         server.sql(sql).first().is_some_and(|row| row[0] != first.to_string())
     });
+    release(guard);
+    release(waiter.guard());
+}
+
+/// It is not probed while it waits, and the server does not take it for idle.
+#[test]
+fn a_wait_that_is_longer_than_the_lease_keeps_its_place() {
+    if !is_there() {
+        return;
+    }
+    let lease = Duration::from_secs(2);
+    let server = server();
+    let one = lock(&text(server.address()), options(LONG));
+    let guard = acquire(&one);
+    let waiter = Waiter::of(&lock(&text_of_another(server.address()), options(lease)));
+    stand(&server, &one, 1, 1);
+    let first = waiting(&server, &one);
+    std::thread::sleep(lease * 2);
+    assert_eq!(waiting(&server, &one), first);
+    release(guard);
+    let guard = waiter.guard();
+    // Now it is probed again.
+    std::thread::sleep(lease * 2);
+    assert!(!guard.is_lost(), "{:?}", postgres_locks::lost(&guard));
+    release(guard);
+}
+
+/// The server forgot the wait, and its client is not told: it looks now and then.
+#[test]
+fn a_wait_whose_connection_is_dead_at_the_server_alone_goes_on() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let proxy = server.proxy();
+    let one = lock(&text(server.address()), options(LONG));
+    let guard = acquire(&one);
+    let waiter = Waiter::of(&lock(&text(proxy.address()), options(Duration::from_secs(2))));
+    stand(&server, &one, 1, 1);
+    proxy.reset(To::Server);
+    stand(&server, &one, 1, 0);
+    stand(&server, &one, 1, 1);
+    release(guard);
+    release(waiter.guard());
+}
+
+/// An idle process has the session of its tries, and two that have waited.
+#[test]
+fn sessions_of_many_waits_are_ended() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let locks = |text: &str| {
+        let locks = PostgresLocks::with_options(text, options(LONG)).expect("options");
+        names.map(|name| locks.lock(name).expect("a name"))
+    };
+    let guards = locks(&text(server.address())).map(|lock| acquire(&lock));
+    let others = locks(&text_of_another(server.address()));
+    let waiters = others.each_ref().map(Waiter::of);
+    let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    server.wait_for(waits, "6");
+    guards.into_iter().for_each(release);
+    waiters.into_iter().for_each(|waiter| release(waiter.guard()));
+    let count = "select count(*) from pg_stat_activity where application_name = 'another'";
+    server.wait_for(count, "3");
+    // Those are used again.
+    let guard = acquire(&locks(&text(server.address()))[0]);
+    let waiter = Waiter::of(&others[0]);
+    server.wait_for(waits, "1");
+    assert_eq!(server.value(count), "3");
     release(guard);
     release(waiter.guard());
 }
