@@ -125,6 +125,45 @@ fn a_standby_that_has_not_all_gives_greater_tokens_all_the_same() {
     assert!(guards.iter().all(|(guard, _)| !guard.is_lost()));
 }
 
+/// The one that can write is found, by those who wait and by the holder's next try.
+#[test]
+fn locks_move_to_the_standby_that_is_promoted() {
+    if !is_there() {
+        return;
+    }
+    let mut server = server();
+    let standby = server.standby(Replication::Synchronous);
+    let of_both = |more: &str| {
+        let (one, other) = (server.address(), standby.address());
+        let text = text(one).replace(&format!("host={}", one.ip()), "");
+        let text = text.replace(&format!("port={}", one.port()), "");
+        format!(
+            "host={},{} port={},{} {text} {more}",
+            one.ip(),
+            other.ip(),
+            one.port(),
+            other.port()
+        )
+    };
+    let one = lock(&of_both(""), options(LEASE));
+    let another = lock(&of_both("application_name=another"), options(LEASE));
+    let guard = acquire(&one);
+    let waiter = Waiter::of(&another);
+    stand(&server, &one, 1, 1);
+    server.kill();
+    assert_eq!(lost(&guard).reason, LostReason::Ended);
+    standby.promote();
+    let next = waiter.guard();
+    assert!(next.fencing_token() > guard.fencing_token());
+    let named = next.recovered_from().and_then(|it| it.hold_id.as_deref());
+    assert_eq!(named, guard.hold_id());
+    drop(guard);
+    let waiter = Waiter::of(&one);
+    stand(&standby, &one, 1, 1);
+    release(next);
+    release(waiter.guard());
+}
+
 /// A release there cannot be answered either, and no other can have been inside before it.
 #[test]
 fn a_release_at_a_former_primary_ends_with_the_lease() {

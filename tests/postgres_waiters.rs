@@ -477,7 +477,9 @@ fn a_statement_that_waits_is_made_anew_and_lets_vacuum_clean_up() {
         "set_config('lock_timeout', '60000'",
         "set_config('lock_timeout', '00500'",
     );
-    let waiter = Waiter::of(&lock(&text_of_another(hasty.address()), options(LONG)));
+    // Nothing is ridden out here: that it waits for long is no trouble.
+    let strict = options(LONG).reconnect(Duration::ZERO);
+    let waiter = Waiter::of(&lock(&text_of_another(hasty.address()), strict));
     stand(&server, &one, 1, 1);
     let first = waiting(&server, &one);
     assert!(hasty.count() > 0, "no bound was set");
