@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_postgres::types::Type;
 
 use super::failure::{Failure, GivenUp, Kind, pause};
 use super::guard::PostgresGuard;
@@ -294,15 +293,9 @@ impl Acquisition {
             place.set_row(Row::AsBefore);
             let holder = record::of_this_process(options.name.as_deref(), options.note.as_deref());
             let lease = i64::try_from(options.lease.as_millis()).unwrap_or(i64::MAX);
-            let statement = place.parts().statements().record();
-            let parameters = [
-                (&holder as &(dyn tokio_postgres::types::ToSql + Sync), Type::TEXT),
-                (&lease as _, Type::INT8),
-            ];
-            place.session().ask_rows(&statement, &parameters).await?
+            place.parts().statements().record(&holder, lease).await?
         } else {
-            let statement = place.parts().statements().number();
-            place.session().ask_rows(&statement, &[]).await?
+            place.parts().statements().number().await?
         };
         patience.renew(begun.elapsed());
         let foreign = || Failure::new(Kind::Foreign, "it does not answer as PostgreSQL does");
@@ -322,11 +315,7 @@ impl Acquisition {
                 return Ok(None);
             }
             if let (Mode::Shared, Some(owner)) = (self.mode, &owner) {
-                let is_word = owner.bytes().all(|byte| byte.is_ascii_alphanumeric());
-                if is_word {
-                    let statement = place.parts().statements().is_over(owner);
-                    session.ask_rows(&statement, &[]).await?;
-                }
+                place.parts().statements().is_over(owner).await?;
             }
         }
         if has_table {

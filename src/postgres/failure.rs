@@ -61,8 +61,8 @@ impl Kind {
             "42501" => Kind::Forbidden,
             "25006" => Kind::ReadOnly,
             // Of a query that was cancelled, of a lock that was not to be had, and of a
-            // deadlock.
-            "57014" | "55P03" => Kind::Passing,
+            // prepared statement that is gone or would now have other columns.
+            "57014" | "55P03" | "26000" | "0A000" => Kind::Passing,
             _ => match state.get(..2) {
                 // The connection; a transaction; resources; the operator; the system.
                 Some("08" | "40" | "53" | "57" | "58" | "XX") => Kind::Passing,

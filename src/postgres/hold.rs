@@ -63,7 +63,7 @@ impl Hold {
     pub(super) fn new(place: Place, token: u64, recovered_from: Option<Holder>) -> Self {
         let parts = place.parts();
         let (target, session) = (Arc::clone(&parts.target), Arc::clone(place.session()));
-        let (id, is_alone) = (parts.owner.clone(), parts.is_alone);
+        let (id, is_alone) = (parts.owner.to_string(), parts.is_alone);
         let lost = session.state.lost_token();
         let state = Arc::new(HoldState { target, session, lost });
         Self { place: Some(place), state, id, token, recovered_from, is_alone }

@@ -61,6 +61,15 @@ impl LockKey {
         }
     }
 
+    /// The same, of the parameter `$1` that has the key of the row.
+    pub(super) fn of_parameter(self) -> &'static str {
+        match self {
+            Self::One(_) => "$1",
+            // Its halves, with their signs.
+            Self::Two(..) => "($1 >> 32)::pg_catalog.int4, ($1 << 32 >> 32)::pg_catalog.int4",
+        }
+    }
+
     /// `classid`, `objid` and `objsubid` of `pg_locks`, where keys have no sign.
     pub(super) fn shown(self) -> (u32, u32, i16) {
         match self {

@@ -42,7 +42,7 @@ pub(super) struct Parts {
     pub(super) seat: Seat,
     pub(super) mode: Mode,
     /// What no other hold is called.
-    pub(super) owner: String,
+    pub(super) owner: Arc<str>,
     /// The session is for this lock alone.
     pub(super) is_alone: bool,
     pub(super) claim: Claim,
@@ -80,7 +80,7 @@ impl Place {
     ) -> io::Result<Self> {
         let mut bits = [0_u8; 16];
         random::fill(&mut bits).map_err(io::Error::from)?;
-        let owner = format!("{:032x}", u128::from_ne_bytes(bits));
+        let owner = format!("{:032x}", u128::from_ne_bytes(bits)).into();
         let claim = Claim::None;
         let parts = Parts { target, live, seat, mode, owner, is_alone, claim, turn };
         Ok(Self { parts: Some(parts) })
@@ -100,25 +100,22 @@ impl Place {
 
     /// Ask for the lock, and do not wait for it if another has it.
     pub(super) async fn try_lock(&mut self) -> Result<bool, Failure> {
-        let statement = self.parts().statements().try_lock();
-        let session = Arc::clone(self.session());
-        self.ask(async move { session.ask_rows(&statement, &[]).await })?;
+        let statements = self.parts().statements();
+        self.ask(async move { statements.try_lock().await })?;
         self.asked().await
     }
 
     /// Stand in the server's queue; [`asked`](Self::asked) is the answer.
     pub(super) fn begin_to_wait(&mut self) -> Result<(), Failure> {
-        let statement = self.parts().statements().lock();
-        let session = Arc::clone(self.session());
-        session.rest();
-        self.ask(async move { session.ask_for_as_long_as_it_takes(&statement, &[]).await })
+        let statements = self.parts().statements();
+        self.session().rest();
+        self.ask(async move { statements.lock().await })
     }
 
     fn ask(
         &mut self,
-        asking: impl Future<Output = Result<Vec<tokio_postgres::Row>, Failure>> + Send + 'static,
+        asking: impl Future<Output = Result<Option<bool>, Failure>> + Send + 'static,
     ) -> Result<(), Failure> {
-        let asking = async move { Ok(asking.await?.first().and_then(|row| row.get(0))) };
         let io = io().map_err(|error| Failure::of_io(&error))?;
         self.parts_mut().claim = Claim::Asked(io.spawn(asking));
         Ok(())
@@ -197,9 +194,9 @@ impl Drop for Place {
 }
 
 impl Parts {
-    pub(super) fn statements(&self) -> Statements<'_> {
-        let session = self.seat.session();
-        Statements { session, key: self.target.key, mode: self.mode, owner: &self.owner }
+    pub(super) fn statements(&self) -> Statements {
+        let (session, owner) = (Arc::clone(self.seat.session()), Arc::clone(&self.owner));
+        Statements { session, key: self.target.key, mode: self.mode, owner }
     }
 
     /// The session holds nothing of it.
@@ -275,14 +272,13 @@ impl Parts {
                     false => Err(target.lost(LostReason::Ended).into()),
                 };
             }
-            let statement = self.statements().unlock(row);
             let asking = async {
                 session.take_back().await?;
-                session.ask_rows(&statement, &[]).await
+                self.statements().unlock(row).await
             };
             match asking.await {
-                Ok(rows) => {
-                    return match rows.first().and_then(|row| row.get::<_, Option<bool>>(0)) {
+                Ok(is_unlocked) => {
+                    return match is_unlocked {
                         Some(true) => Ok(()),
                         _ if was_asked => Ok(()),
                         _ => Err(target.lost(LostReason::Ended).into()),
