@@ -592,3 +592,34 @@ fn a_lock_is_used_from_several_runtimes() {
     }
     stand(&server, &lock, 0, 0);
 }
+
+/// As the page about PostgreSQL has it: the row of the hold is locked by the transaction that
+/// does the work.
+#[test]
+fn a_transaction_that_locks_the_row_of_its_hold_is_a_fence() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let first = lock(&text(server.address()), options(LONG).takeover(Takeover::AtOnce));
+    let second = lock(&text_of_another(server.address()), options(LONG).takeover(Takeover::AtOnce));
+    let guard = acquire(&first);
+    let holds = |guard: &PostgresGuard| {
+        let hold_id = guard.hold_id().expect("with the table");
+        format!("select 1 from lockkeeper.lock where owner = '{hold_id}' and not clean for share")
+    };
+    let work = postgres_support::Session::open(&server.config()).expect("a session");
+    work.query("begin").expect("a transaction");
+    assert_eq!(work.query(&holds(&guard)).expect("rows").len(), 1);
+    terminate_holder(&server, &first);
+    let waiter = Waiter::of(&second);
+    let blocked = "select count(*) from pg_locks where not granted and locktype <> 'advisory'";
+    server.wait_for(blocked, "1");
+    waiter.expect_waiting();
+    work.query("commit").expect("its end");
+    let next = waiter.guard();
+    assert!(work.query(&holds(&guard)).expect("rows").is_empty(), "it comes too late");
+    assert_eq!(work.query(&holds(&next)).expect("rows").len(), 1);
+    release(next);
+    drop(guard);
+}

@@ -122,6 +122,24 @@ fn poolers_of_transactions_and_statements_are_refused_before_a_lock_is_taken() {
     release(acquire(&direct));
 }
 
+/// As the page about PostgreSQL has it, for programs in other languages.
+#[test]
+fn the_key_of_a_name_can_be_computed_in_sql() {
+    if !is_there() {
+        return;
+    }
+    let server = Server::start();
+    for name in ["import", "a", "größer", "it's"] {
+        let lock = AsyncPostgresLock::new(text(server.address()), name).expect("a name");
+        let name = name.replace('\'', "''");
+        let key = format!(
+            "select ('x' || encode(substr(sha256('\\x6c6f636b6b656570657220706f737467726573206c6f636b203100' \
+             || convert_to('{name}', 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint"
+        );
+        assert_eq!(server.value(&key), lock.key().to_string(), "{name}");
+    }
+}
+
 /// Without a lock of a session, as in a pool of transactions.
 #[test]
 fn a_transaction_of_another_program_takes_turns_by_the_same_key() {

@@ -291,7 +291,11 @@ impl Acquisition {
         let has_table = options.table == Table::Own;
         let rows = if has_table {
             place.set_row(Row::AsBefore);
-            let holder = record::of_this_process(options.name.as_deref(), options.note.as_deref());
+            let holder = record::of_this_process(
+                &self.target.name,
+                options.name.as_deref(),
+                options.note.as_deref(),
+            );
             let lease = i64::try_from(options.lease.as_millis()).unwrap_or(i64::MAX);
             place.parts().statements().record(&holder, lease).await?
         } else {

@@ -17,6 +17,9 @@ const NOTE_MAX_BYTES: usize = 1024;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
+    /// The lock's name, for those who read the table: its key is a hash.
+    #[serde(default)]
+    lock: String,
     name: String,
     pid: u32,
     host: String,
@@ -27,10 +30,11 @@ struct Record {
 }
 
 /// What is written of this process.
-pub(super) fn of_this_process(name: Option<&str>, note: Option<&str>) -> String {
+pub(super) fn of_this_process(lock: &str, name: Option<&str>, note: Option<&str>) -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let record = Record {
+        lock: lock.to_owned(),
         name: name.map_or_else(process::my_name, process::program_name),
         pid: std::process::id(),
         host: process::host_name(&host),
@@ -88,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let record = of_this_process(Some("wo\nrk"), Some("two\nlines"));
+        let record = of_this_process("import", Some("wo\nrk"), Some("two\nlines"));
         let found = holder(&record, "7f", Evidence::Server).expect("a record");
         assert_eq!(found.pid, Some(std::process::id()));
         assert_eq!((found.name.as_deref(), found.hold_id.as_deref()), (Some("work"), Some("7f")));
