@@ -74,6 +74,14 @@ const TOKEN_FILE: &str = "LOCKKEEPER_TOKEN_FILE";
 /// `ETCDCTL_KEY`, and `ETCDCTL_ENDPOINTS` for a URL without a host, as in `etcd:///jobs`. A
 /// password of `ETCDCTL_USER` is not that of another `user` in the URL.
 ///
+/// # PostgreSQL
+///
+/// A URL as libpq takes it, with libpq's keys, and without a password. What it leaves out, the
+/// environment of libpq says, as `PGHOST` and `PGUSER`, the service file and `~/.pgpass`. The
+/// locks of one database share sessions. `takeover` is `after_lease` or `at_once`, `table`
+/// `own` or `none`, and `sslmode` is `verify-full` beyond loopback unless it is said
+/// otherwise. A `raw_key` is that of one lock, so it is an option of `AsyncPostgresLock` alone.
+///
 /// # Examples
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -34,6 +34,7 @@
 //! | [`AsyncKernelLock`] | a file that other programs lock with the kernel (`flock`, `fcntl`), and readers beside a writer |
 //! | `AsyncRemoteLock` (feature `lockd-client`) | many machines, by the lock daemon of feature `lockd` |
 //! | `AsyncEtcdLock` (feature `etcd`) | many machines, by an etcd cluster |
+//! | `AsyncPostgresLock` (feature `postgres`) | many machines, by a PostgreSQL server |
 //!
 //! All of them implement [`Lock`], and their guards [`Guard`]: a program can be generic
 //! over the kind. [`open`] makes an [`AnyLock`] of a kind that a URL names, as in
@@ -79,6 +80,7 @@
 //! | `lockd` | the lock daemon, `lockd`; with `cli`: `lockkeeper serve` |
 //! | `lockd-client` | `AsyncRemoteLock`; with `cli`: `run --server`, `lock`, `unlock`, `health` |
 //! | `etcd` | `AsyncEtcdLock` |
+//! | `postgres` | `AsyncPostgresLock` |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // See clippy.toml: each kind of outside access has its room.

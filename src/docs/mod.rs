@@ -9,6 +9,7 @@
 //! | [`daemon`] | the lock daemon, for its operators |
 //! | [`behind_a_proxy`], [`backup_and_restore`] | more of that |
 //! | [`etcd`] | locks that an etcd cluster keeps: a quick start, fencing, restores, rights |
+//! | [`postgres`] | locks that PostgreSQL keeps: set-up, takeover, fail-over, poolers, fencing in SQL |
 //! | [`coming_from`] | flock(1), openlock, lockmgr, gocept.lockd, fd-lock, fs4, Tokio, Redlock |
 //! | [`faq`] | what goes wrong, and why |
 //! | [`performance`], [`proof`] | figures, and the commands that print them |
@@ -42,6 +43,8 @@ pub mod faq {}
 pub mod guarantees {}
 #[doc = include_str!("performance.md")]
 pub mod performance {}
+#[doc = include_str!("postgres.md")]
+pub mod postgres {}
 #[doc = include_str!("proof.md")]
 pub mod proof {}
 #[doc = include_str!("testing.md")]
