@@ -309,6 +309,40 @@ fn a_limit_without_a_free_session_is_a_limit() {
     release(waits_for_b.guard());
 }
 
+/// Each task has its own limit and its own patience, and no other's before it.
+#[test]
+fn many_tasks_are_told_at_their_limits_of_a_server_that_is_away() {
+    const TASKS: usize = 100;
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    let proxy = server.proxy();
+    // Taken, and never answered.
+    proxy.stall();
+    let text = format!("{} connect_timeout=2", text(proxy.address()));
+    let patient = PostgresLocks::with_options(&text, options(LONG)).expect("options");
+    let patient = Waiter::of(&patient.lock("patient").expect("a name"));
+    eventually("it connects", || proxy.accepted() > 0);
+    let options = options(LONG).reconnect(Duration::from_secs(1));
+    let locks = PostgresLocks::with_options(&text, options).expect("options");
+    block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..TASKS {
+            let lock = locks.lock(number.to_string()).expect("a name");
+            tasks.spawn(lock.acquire_timeout(Duration::from_millis(100 * (number as u64 % 3))));
+        }
+        let all = tokio::time::timeout(support::VERY_LONG, tasks.join_all()).await;
+        for ended in all.expect("all are told in time") {
+            let error = ended.expect_err("it is away");
+            assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+        }
+    });
+    patient.expect_waiting();
+    proxy.go_on();
+    release(patient.guard());
+}
+
 /// What is ridden out is counted from when it began, and not from when the wait did.
 #[test]
 fn a_wait_that_lasts_longer_than_trouble_is_ridden_out_outlives_its_session() {

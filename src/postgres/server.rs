@@ -60,13 +60,21 @@ struct Terms {
 pub(super) struct Live {
     access: Access,
     terms: Terms,
-    /// In which locks are tried. Locked while one is being made.
-    keeper: AsyncMutex<Option<Arc<LockSession>>>,
+    /// Locked while one is being made.
+    keeper: AsyncMutex<Keeper>,
     /// Sessions that have waited, and hold nothing.
     spare: Mutex<Vec<Arc<LockSession>>>,
     /// So many locks there may be more.
     room: Arc<Semaphore>,
     queues: Mutex<Queues>,
+}
+
+/// The session in which locks are tried.
+#[derive(Default)]
+struct Keeper {
+    session: Option<Arc<LockSession>>,
+    /// Why there is none, and since when that is known.
+    failed: Option<(Instant, Failure)>,
 }
 
 /// The tasks of this process that want a lock. (E6)
@@ -139,7 +147,7 @@ impl Live {
         Self {
             access: access.clone(),
             terms,
-            keeper: AsyncMutex::new(None),
+            keeper: AsyncMutex::default(),
             spare: Mutex::default(),
             room: Arc::new(Semaphore::new(terms.most_locks)),
             queues: Mutex::default(),
@@ -162,19 +170,36 @@ impl Live {
     }
 
     async fn keeper_at_last(&self, patience: &mut Patience) -> Result<Arc<LockSession>, GivenUp> {
-        let mut place = self.keeper.lock().await;
-        if let Some(keeper) = place.as_ref().filter(|it| it.takes_more(MOST_IN_A_SESSION)) {
-            return Ok(Arc::clone(keeper));
-        }
-        drop(place.take());
         loop {
             let begun = Instant::now();
-            match self.begin_keeper().await {
-                Ok(keeper) => {
-                    patience.renew(begun.elapsed());
-                    return Ok(Arc::clone(place.insert(keeper)));
-                }
+            match self.try_keeper(patience).await {
+                Ok(keeper) => return Ok(keeper),
                 Err(failure) => pause(failure, begun, patience).await?,
+            }
+        }
+    }
+
+    /// One try for all tasks that want one at the time: else each would wait for the tries of
+    /// those before it.
+    async fn try_keeper(&self, patience: &mut Patience) -> Result<Arc<LockSession>, Failure> {
+        let begun = Instant::now();
+        let mut keeper = self.keeper.lock().await;
+        if let Some(session) = keeper.session.as_ref().filter(|it| it.takes_more(MOST_IN_A_SESSION))
+        {
+            return Ok(Arc::clone(session));
+        }
+        if let Some((_, failure)) = keeper.failed.as_ref().filter(|(since, _)| *since >= begun) {
+            return Err(failure.clone());
+        }
+        keeper.session = None;
+        match self.begin_keeper().await {
+            Ok(session) => {
+                patience.renew(begun.elapsed());
+                Ok(Arc::clone(keeper.session.insert(session)))
+            }
+            Err(failure) => {
+                keeper.failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
             }
         }
     }
