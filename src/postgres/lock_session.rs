@@ -153,7 +153,6 @@ impl LockSession {
             ("synchronous_commit", "on".to_owned()),
             ("default_transaction_read_only", "off".to_owned()),
             ("default_transaction_isolation", "read committed".to_owned()),
-            ("default_transaction_deferrable", "off".to_owned()),
         ];
         let all = settings
             .map(|(name, value)| format!("pg_catalog.set_config('{name}', '{value}', false)"));
