@@ -95,20 +95,19 @@ fn a_standby_that_has_not_all_gives_greater_tokens_all_the_same() {
     if !is_there() {
         return;
     }
-    const SHORT: Duration = Duration::from_secs(2);
     let server = server();
     let standby = server.standby(Replication::Asynchronous);
     for table in [Table::Own, Table::None] {
         release(acquire(&named(
             server.address(),
             &format!("{table:?}"),
-            options(SHORT).table(table),
+            options(LEASE).table(table),
         )));
     }
     standby.catch_up_with(&server);
     // What the primary writes from now on never arrives.
     server.signal(server.process("walsender"), Signal::SIGSTOP);
-    let locks = |address, table| named(address, &format!("{table:?}"), options(SHORT).table(table));
+    let locks = |address, table| named(address, &format!("{table:?}"), options(LEASE).table(table));
     let guards = [Table::Own, Table::None].map(|table| {
         let old = locks(server.address(), table);
         (0..5).for_each(|_| release(acquire(&old)));
@@ -121,7 +120,7 @@ fn a_standby_that_has_not_all_gives_greater_tokens_all_the_same() {
         release(next);
     }
     // Longer than their lease: their probes are answered.
-    std::thread::sleep(SHORT * 2);
+    std::thread::sleep(LEASE * 3 / 2);
     assert!(guards.iter().all(|(guard, _)| !guard.is_lost()));
 }
 

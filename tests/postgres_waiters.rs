@@ -9,7 +9,7 @@ mod support;
 
 use std::time::Duration;
 
-use lockkeeper::{AsyncPostgresLock, Error, PostgresLocks, PostgresOptions, Table};
+use lockkeeper::{AsyncPostgresLock, Error, PostgresLocks, PostgresOptions, Table, Takeover};
 use postgres_locks::{
     LONG, Waiter, acquire, grant, lock, options, release, server, stand, text, text_of_another,
     waiting,
@@ -377,19 +377,19 @@ fn a_wait_that_is_longer_than_the_lease_keeps_its_place() {
     if !is_there() {
         return;
     }
-    let lease = Duration::from_secs(2);
+    let lease = Duration::from_secs(5);
     let server = server();
     let one = lock(&text(server.address()), options(LONG));
     let guard = acquire(&one);
     let waiter = Waiter::of(&lock(&text_of_another(server.address()), options(lease)));
     stand(&server, &one, 1, 1);
     let first = waiting(&server, &one);
-    std::thread::sleep(lease * 2);
+    std::thread::sleep(lease * 3 / 2);
     assert_eq!(waiting(&server, &one), first);
     release(guard);
     let guard = waiter.guard();
     // Now it is probed again.
-    std::thread::sleep(lease * 2);
+    std::thread::sleep(lease * 3 / 2);
     assert!(!guard.is_lost(), "{:?}", postgres_locks::lost(&guard));
     release(guard);
 }
@@ -561,9 +561,10 @@ fn a_deadlock_with_another_program_is_ridden_out() {
     let server = postgres_locks::with_table(Server::builder().set("deadlock_timeout", "50"));
     let program = server.superuser().expect("a session");
     program.query("set deadlock_timeout = '1h'").expect("a setting");
-    // What it leaves is not in order, as it cannot change its row.
-    let one = lock(&text(server.address()), options(Duration::from_secs(3)));
-    let other = lock(&text_of_another(server.address()), options(LONG));
+    let one = lock(&text(server.address()), options(LONG));
+    // What that leaves is not in order, as it cannot change its row.
+    let other = options(LONG).takeover(Takeover::AtOnce);
+    let other = lock(&text_of_another(server.address()), other);
     let guard = acquire(&one);
     let waiter = Waiter::of(&other);
     stand(&server, &one, 1, 1);
