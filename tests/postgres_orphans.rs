@@ -257,7 +257,7 @@ fn a_wait_that_is_given_up_leaves_the_row_as_it_was() {
     let far = lock(&text(proxy.address()), options(LONG));
     let dead = acquire(&far);
     let id = dead.hold_id().expect("a table").to_owned();
-    let near = lock(&text(server.address()), options(LONG));
+    let near = lock(&text(server.address()), options(LONG * 2));
     proxy.stall();
     terminate_holder(&server, &far);
     stand(&server, &far, 0, 0);

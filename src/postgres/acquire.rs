@@ -235,10 +235,11 @@ impl Acquisition {
                 Ok(None) => return Ok(Waited::Over),
                 Err(failure) => failure,
             },
-            // It was waited for as long as one statement does. Its session is not used again.
+            // No statement that waits says so.
             Ok(false) => return Ok(Waited::Again),
             Err(failure) => failure,
         };
+        // That it was waited for as long as one statement does is no trouble.
         if !failure.is("55P03") {
             pause(failure, begun, patience).await.map_err(|given_up| self.given_up(given_up))?;
         }

@@ -17,10 +17,11 @@
 //! P7. A session that holds locks has a name that no other has, which is looked for and set
 //!     in one statement. Every statement that takes or gives back a lock compares it. A pooler
 //!     that gives several clients one session is so seen before a lock is taken, as each
-//!     process begins with two sessions.
+//!     process begins with two sessions. Neither is set for locks before both have a name.
 //! P8. A session is relied on up to D (L3), counted from before the last probe was sent that
 //!     was answered. A probe writes: a former primary answers reads. The server ends a
-//!     session that is not probed for the length of the lease.
+//!     session that is not probed for the length of the lease. This side ends it at D, and
+//!     with it what still waits for an answer. A session that waits for a lock is not probed.
 //! P9. The server frees a lock with its session, and the client may hear of that later: so
 //!     the next holder waits for the lease of one that left no clean row, before its guard
 //!     is returned. Where it waits already, it keeps the lock meanwhile.
@@ -29,8 +30,8 @@
 //! P11. A statement that waits is cancelled by a request that is read to its end, and its
 //!     session is closed after that: no later statement is hit, and nothing is granted to
 //!     nobody.
-//! P12. A session whose lock statement failed takes no other lock. A session that holds a
-//!     lock waits for none.
+//! P12. A session whose lock statement failed takes no other lock, nor does one in which a
+//!     holder ran statements. A session that holds a lock waits for none.
 //! P13. The fencing token is a counter of the lock's row below the server's timeline. Both
 //!     are as durable as the commit that wrote them.
 

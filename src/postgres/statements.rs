@@ -87,7 +87,7 @@ impl Statements {
             (Mode::Exclusive, Row::AsBefore) => format!(
                 "UPDATE lockkeeper.lock SET clean = former_owner IS NULL, \
                  owner = coalesce(former_owner, owner), holder = coalesce(former, holder), \
-                 vanished_at = former_vanished_at WHERE {OF_OWNER}"
+                 lease_ms = coalesce(former_lease_ms, lease_ms), vanished_at = former_vanished_at WHERE {OF_OWNER}"
             ),
         })
     }
