@@ -8,6 +8,7 @@
 mod postgres_locks;
 mod postgres_support;
 mod server_support;
+mod strace_support;
 mod support;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ use postgres_locks::{
     text, text_of_another, with_table,
 };
 use postgres_support::{Replication, Server, To, is_there};
+use strace_support::Faults;
 use support::{Process, block_on, eventually};
 
 const SHORT: Duration = Duration::from_secs(3);
@@ -471,6 +473,34 @@ fn a_process_that_was_stopped_beyond_its_lease_sees_the_loss_first_of_all() {
     process.tell("look");
     process.signal(Signal::SIGCONT);
     process.expect("lost: true");
+    release(next);
+}
+
+/// The thread of the crate does not run either: the guard reads the clock.
+#[test]
+fn a_holder_whom_no_thread_tells_sees_the_loss_by_the_clock() {
+    const TEST: &str = "a_holder_whom_no_thread_tells_sees_the_loss_by_the_clock";
+    if let Some((_, text)) = support::role() {
+        let guard = acquire(&lock(text.to_str().expect("a text"), options(SHORT)));
+        let token = guard.lost_token();
+        support::tell("held");
+        support::told();
+        let is_told = token.is_cancelled();
+        return support::tell(&format!("told: {is_told}, lost: {}", guard.is_lost()));
+    }
+    if !is_there() || !strace_support::is_there() {
+        return;
+    }
+    let server = server();
+    let text = text(server.address());
+    let mut process = Process::play(TEST, "holds", Path::new(&text));
+    process.expect("held");
+    let thread = "lockkeeper-io";
+    let calls = "epoll_wait,epoll_pwait,epoll_pwait2";
+    let _slow = Faults::of_thread(process.id(), thread, calls, "delay_exit=3600000000");
+    let next = acquire(&lock(&text, options(LONG)));
+    process.tell("look");
+    process.expect("told: false, lost: true");
     release(next);
 }
 

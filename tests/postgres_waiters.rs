@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use lockkeeper::{AsyncPostgresLock, Error, PostgresLocks, PostgresOptions, Table, Takeover};
 use postgres_locks::{
-    LONG, Waiter, acquire, grant, lock, options, release, server, stand, text, text_of_another,
-    waiting,
+    LONG, Waiter, acquire, grant, lock, of_lock, options, release, server, stand, text,
+    text_of_another, waiting,
 };
 use postgres_support::{PgBouncer, Pooling, ROLE, Server, To, is_there};
 use server_support::Substitution;
@@ -140,6 +140,28 @@ fn the_key_of_a_name_can_be_computed_in_sql() {
     }
 }
 
+/// The second session of a process is another one than the first, and does not show the pooler.
+#[test]
+fn a_pooler_that_gives_out_its_sessions_in_turn_is_refused_before_a_lock_is_taken() {
+    if !is_there() {
+        return;
+    }
+    let server = server();
+    for sessions in 2..=4 {
+        let pooler =
+            PgBouncer::start_with(Pooling::Transaction, &server, &["server_round_robin = 1"]);
+        let open = || postgres_support::Session::open(&pooler.config()).expect("a session");
+        let clients: Vec<_> = (0..sessions).map(|_| open()).collect();
+        for statement in ["begin", "commit"] {
+            clients.iter().for_each(|it| drop(it.query(statement).expect("done")));
+        }
+        let through = lock(&text(pooler.address()), options(LONG).reconnect(Duration::ZERO));
+        let (code, message) = refused(&through);
+        assert_eq!(code, "pooler", "{message}");
+        stand(&server, &through, 0, 0);
+    }
+}
+
 /// Without a lock of a session, as in a pool of transactions.
 #[test]
 fn a_transaction_of_another_program_takes_turns_by_the_same_key() {
@@ -219,10 +241,17 @@ fn a_table_that_is_missing_altered_or_anothers_is_refused() {
         undo.split("; ").for_each(|undo| drop(server.sql(undo)));
     }
     server.sql("alter table lockkeeper.lock rename to l");
-    server.sql("create view lockkeeper.lock as select * from lockkeeper.l");
-    let (_, message) = refused(&at("view"));
-    assert!(message.contains("a trigger, a rule or row security"), "{message}");
-    server.sql("drop view lockkeeper.lock");
+    for (kind, make) in [
+        ("view", "create view lockkeeper.lock as select * from lockkeeper.l"),
+        // A part of it could have a trigger of its own.
+        ("table", "create table lockkeeper.lock (like lockkeeper.l) partition by list (form)"),
+    ] {
+        server.sql(make);
+        grant(&server, ROLE);
+        let (_, message) = refused(&at(kind));
+        assert!(message.contains("a trigger, a rule or row security"), "{kind}: {message}");
+        server.sql(&format!("drop {kind} lockkeeper.lock"));
+    }
     server.sql("alter table lockkeeper.l rename to lock");
     for anothers in ["schema lockkeeper", "table lockkeeper.reader"] {
         server.sql(&format!("alter {anothers} owner to eve"));
@@ -388,6 +417,8 @@ fn a_wait_that_is_longer_than_the_lease_keeps_its_place() {
     assert_eq!(waiting(&server, &one), first);
     release(guard);
     let guard = waiter.guard();
+    let holder = format!("select pid from pg_locks where granted and {}", of_lock(&one));
+    assert_eq!(server.value(&holder), first.to_string(), "the session that has waited");
     // Now it is probed again.
     std::thread::sleep(lease * 3 / 2);
     assert!(!guard.is_lost(), "{:?}", postgres_locks::lost(&guard));
@@ -457,6 +488,9 @@ fn many_locks_share_a_session() {
     // Two that hold, and two for waits.
     let sessions = server.backends_of(ROLE).len();
     assert!(sessions <= 4, "{sessions} sessions");
+    let most = "select max(held) from (select count(*) held from pg_locks \
+                where locktype = 'advisory' group by pid) s";
+    assert_eq!(server.value(most), "256", "more are lost with one session");
     guards.into_iter().for_each(release);
 }
 

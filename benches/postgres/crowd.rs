@@ -11,6 +11,9 @@ use crate::cost::{connections, memory, processor_time};
 use crate::postgres_support::Server;
 use crate::role;
 
+/// An idle session reports what it did up to ten seconds later.
+const SETTLED: Duration = Duration::from_secs(15);
+
 /// Three probes of a lease of 15 s are in it.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -45,7 +48,7 @@ fn row(server: &Server, role: &str, name: &str) {
     let before: u64 = next(&mut lines).parse().expect("its memory");
     player.stdin.as_mut().expect("its input").write_all(b".").expect("it reads");
     assert_eq!(next(&mut lines), "there");
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(SETTLED);
     let cpu = (processor_time(player.id()), server_time(server));
     let transactions = transactions(server);
     std::thread::sleep(LOOK);

@@ -38,6 +38,23 @@ impl Faults {
     pub fn of(process: u32, trace: &std::path::Path, calls: &str, fault: &str) -> Self {
         let mut strace = Command::new("strace");
         strace.args(["-f", "-p", &process.to_string(), "-o"]).arg(trace);
+        Self::begin(strace, calls, fault)
+    }
+
+    /// The thread of this name alone.
+    pub fn of_thread(process: u32, name: &str, calls: &str, fault: &str) -> Self {
+        let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+        let is_it = |thread: &std::fs::DirEntry| {
+            let found = std::fs::read_to_string(thread.path().join("comm"));
+            found.is_ok_and(|found| found.trim() == name)
+        };
+        let thread = threads.flatten().find(is_it).expect("such a thread").file_name();
+        let mut strace = Command::new("strace");
+        strace.arg("-p").arg(thread).args(["-o", "/dev/null"]);
+        Self::begin(strace, calls, fault)
+    }
+
+    fn begin(mut strace: Command, calls: &str, fault: &str) -> Self {
         strace.arg("-e").arg(format!("trace={calls}"));
         strace.arg("-e").arg(format!("inject={calls}:{fault}"));
         let mut child = strace.stderr(Stdio::piped()).spawn().expect("strace");
