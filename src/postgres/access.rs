@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -39,6 +41,9 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 pub(super) struct Access {
     named: Named,
     routes: Vec<Route>,
+    /// The route that led to a session last. Of another one, which is silent, each session
+    /// would wait for the limit.
+    first: Arc<AtomicUsize>,
 }
 
 /// What a user named. It has secrets in it.
@@ -128,12 +133,22 @@ impl Access {
         };
         let routes: Result<Vec<_>, Error> =
             named.hosts.iter().map(|host| Route::to(host, &named.security)).collect();
-        Ok(Self { routes: routes?, named })
+        Ok(Self { routes: routes?, named, first: Arc::default() })
     }
 
-    /// In the order in which they are tried.
     pub(super) fn routes(&self) -> &[Route] {
         &self.routes
+    }
+
+    /// The numbers of the routes, in the order in which they are tried.
+    pub(super) fn order(&self) -> impl Iterator<Item = usize> + use<> {
+        let first = self.first.load(Ordering::Relaxed);
+        (first..self.routes.len()).chain(0..first)
+    }
+
+    /// The route of this number is tried first from now on.
+    pub(super) fn begin_with(&self, route: usize) {
+        self.first.store(route, Ordering::Relaxed);
     }
 
     /// How long each try may take.

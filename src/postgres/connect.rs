@@ -37,6 +37,11 @@ const IDENTITY: &str = "SELECT pg_catalog.current_setting('server_version_num'),
 /// Apart: a role without that right cannot even plan it.
 const SYSTEM: &str = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
 
+/// A former primary answers reads, and a write only if no standby has to store it. The server
+/// may have it off: then a commit waits for none. It is on for this transaction alone. (P5)
+const WRITE: &str = "SELECT pg_catalog.set_config('synchronous_commit', 'on', true), \
+    pg_catalog.pg_logical_emit_message(true, 'lockkeeper', '')";
+
 /// A session. It ends when this is dropped.
 pub(super) struct Session {
     pub(super) client: Client,
@@ -64,9 +69,13 @@ impl Session {
     /// A session by the first route that leads to one. On the thread of `lease::io`. (P4, P6)
     pub(super) async fn open(access: &Access) -> Result<Self, Failure> {
         let mut failures = Vec::new();
-        for route in access.routes() {
+        for at in access.order() {
+            let route = &access.routes()[at];
             match Self::open_by(access, route).await {
-                Ok(session) => return Ok(session),
+                Ok(session) => {
+                    access.begin_with(at);
+                    return Ok(session);
+                }
                 Err(failure) => {
                     let message = format!("{}: {}", route.host, failure.message);
                     let failure = Failure { message, ..failure };
@@ -91,6 +100,10 @@ impl Session {
                 let limit = rounded(access.limit());
                 Err(Failure::new(Kind::Passing, format!("no session was made within {limit}")))
             });
+            let opened = match opened {
+                Ok(session) => session.write(access.limit()).await.map(|()| session),
+                Err(failure) => Err(failure),
+            };
             match opened {
                 Ok(session) => return Ok(session),
                 Err(failure) => failures.push(failure),
@@ -117,6 +130,21 @@ impl Session {
         let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
         let (server, pid) = Server::ask(&client).await?;
         Ok(Self { client, server, pid, peer, ending, driver })
+    }
+
+    /// Whether the server stores what is written. (P4)
+    async fn write(&self, limit: Duration) -> Result<(), Failure> {
+        if let Ok(written) = timeout(limit, only_row(&self.client, WRITE)).await {
+            return written.map(drop);
+        }
+        // Else the server's process waits for the standby though its client is gone.
+        let _ = self.cancel().await;
+        let why = format!(
+            "it stored no write within {}: a former primary, or one whose synchronous standby \
+             is away",
+            rounded(limit)
+        );
+        Err(Failure::new(Kind::Passing, why))
     }
 
     /// Why it has ended, if it has.

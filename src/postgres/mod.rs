@@ -10,7 +10,8 @@
 //! P3. Nothing secret is shown, neither by `Debug` nor by an error. A text that cannot be
 //!     read is not shown at all: any part of it may be a piece of a password.
 //! P4. A session is one that can write, of a PostgreSQL that is not too old. What is in
-//!     recovery or read-only is passed over.
+//!     recovery or read-only is passed over, and so is what stores no write in time: a former
+//!     primary takes sessions and answers reads.
 //! P5. Connecting needs no named statement, and a session is changed by nothing: so a
 //!     pooler may stand between.
 //! P6. Sessions belong to the thread of `lease::io`, and end with their connection's task.

@@ -35,7 +35,10 @@ fn access_in(text: &str, set: &[(&str, &str)]) -> Result<Access, Error> {
 
 /// On the thread of `lease::io`, as a lock does.
 async fn open(text: &str) -> Result<Session, Failure> {
-    let access = access(text).unwrap();
+    open_by(access(text).unwrap()).await
+}
+
+async fn open_by(access: Access) -> Result<Session, Failure> {
     crate::lease::io().unwrap().spawn(async move { Session::open(&access).await }).await.unwrap()
 }
 

@@ -168,7 +168,10 @@ async fn a_standby_is_passed_over() {
     let ports = format!("{silent},1,{}", primary.port);
     let text = format!("host=127.0.0.1,127.0.0.1,127.0.0.1 port={ports} user=postgres");
     let text = format!("{text} connect_timeout=2");
-    soon("the third host", open(&text)).await.unwrap();
+    let access = access(&text).unwrap();
+    soon("the third host", open_by(access.clone())).await.unwrap();
+    // The next session waits for none of them.
+    assert_eq!(access.order().collect::<Vec<_>>(), [2, 0, 1]);
 }
 
 #[tokio::test]
