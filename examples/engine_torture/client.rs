@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lockkeeper::{Error, EtcdLocks, EtcdOptions, Guard, Lock};
+use lockkeeper::{Error, Guard, Lock};
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -14,16 +14,14 @@ use crate::dice::Dice;
 use crate::oracle::{Record, now};
 use crate::settings::Job;
 
-/// A client of a cluster without a majority tries for so long. The conductor leaves none without
-/// one for longer.
-const RECONNECT: Duration = Duration::from_secs(60);
+/// A client whose servers cannot serve tries for so long. The conductor leaves none without one
+/// that can for longer.
+pub(crate) const RECONNECT: Duration = Duration::from_secs(60);
 
-pub(crate) fn run(job: &Job) {
+/// The tasks of this client, with the locks of these numbers.
+pub(crate) fn run<L: Lock>(job: &Job, lock: impl FnMut(u64) -> L) {
     let runtime = Runtime::new().expect("a runtime");
-    let options = EtcdOptions::default().prefix(&job.prefix).ttl(job.ttl).reconnect(RECONNECT);
-    let locks = EtcdLocks::with_options(&job.endpoints, options).expect("a cluster");
-    let named = |number: u64| locks.lock(lock_name(number)).expect("a lock");
-    let locks: Vec<_> = (0..job.locks).map(named).collect();
+    let locks: Vec<_> = (0..job.locks).map(lock).collect();
     runtime.block_on(use_them(job, &locks));
 }
 
@@ -38,7 +36,7 @@ async fn use_them<L: Lock>(job: &Job, locks: &[L]) {
     let ends = Arc::new(AtomicBool::new(false));
     let tasks: Vec<_> = (0..job.tasks)
         .map(|task| {
-            let number = (job.seed + task) % job.locks;
+            let number = (job.place * job.tasks + task) % job.locks;
             let lock = locks[usize::try_from(number).expect("a number")].clone();
             let contender = Contender {
                 lock,
@@ -156,8 +154,13 @@ impl<L: Lock> Contender<L> {
             return self.record.not_had("lost-at-once");
         };
         self.record.told(&self.name, token, told);
-        for _ in 0..=self.dice.below(4) {
-            sleep(self.hold_time()).await;
+        // Mostly short, and now and then longer than a lease, or a promotion.
+        let (steps, step) = match self.dice.below(30) {
+            0 => (8 + self.dice.below(32), Some(Duration::from_millis(250))),
+            _ => (1 + self.dice.below(4), None),
+        };
+        for _ in 0..steps {
+            sleep(step.unwrap_or_else(|| self.hold_time())).await;
             let Some(held) = self.holds_since(&guard) else { break };
             self.record.held(&self.name, token, held);
         }

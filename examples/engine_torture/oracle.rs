@@ -96,6 +96,8 @@ pub(crate) struct Findings {
     pub(crate) ends: BTreeMap<String, usize>,
     pub(crate) waits: BTreeMap<String, usize>,
     pub(crate) overlaps: Vec<String>,
+    /// How many were no longer than may be, and the longest.
+    pub(crate) overlaps_in_a_lease: (usize, Duration),
     pub(crate) tokens_not_greater: Vec<String>,
     pub(crate) faults: Vec<String>,
     /// The longest time in which a lock was held by none, and when it began.
@@ -103,13 +105,13 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// Of all records in this directory.
-    pub(crate) fn read(directory: &Path) -> io::Result<Self> {
+    /// Of all records in this directory. Overlaps of up to `longest` may be.
+    pub(crate) fn read(directory: &Path, longest: Duration) -> io::Result<Self> {
         let mut findings = Self::default();
         for entry in fs::read_dir(directory)? {
             findings.take(&fs::read_to_string(entry?.path())?);
         }
-        findings.judge();
+        findings.judge(longest);
         Ok(findings)
     }
 
@@ -157,7 +159,7 @@ impl Findings {
         }
     }
 
-    fn judge(&mut self) {
+    fn judge(&mut self, longest: Duration) {
         for (lock, holds) in &mut self.holds {
             holds.sort_by_key(|hold| (hold.told, hold.held));
             // What was held for the longest so far, and the greatest token.
@@ -172,11 +174,16 @@ impl Findings {
                 if let Some(before) = held {
                     if hold.told <= before.held {
                         let overlap = Duration::from_nanos(before.held - hold.told);
-                        let text = format!(
-                            "{lock}: {} was told {overlap:?} before {} last held",
-                            hold.token, before.token
-                        );
-                        self.overlaps.push(text);
+                        if overlap < longest {
+                            let (count, most) = self.overlaps_in_a_lease;
+                            self.overlaps_in_a_lease = (count + 1, most.max(overlap));
+                        } else {
+                            let text = format!(
+                                "{lock}: {} was told {overlap:?} before {} last held",
+                                hold.token, before.token
+                            );
+                            self.overlaps.push(text);
+                        }
                     } else {
                         let gap = Duration::from_nanos(hold.told - before.held);
                         self.longest_gap = self.longest_gap.max((gap, before.held));
@@ -197,9 +204,13 @@ mod tests {
     use super::*;
 
     fn judged(records: &[&str]) -> Findings {
+        judged_with(Duration::ZERO, records)
+    }
+
+    fn judged_with(longest: Duration, records: &[&str]) -> Findings {
         let mut findings = Findings::default();
         records.iter().for_each(|record| findings.take(record));
-        findings.judge();
+        findings.judge(longest);
         findings
     }
 
@@ -224,6 +235,14 @@ mod tests {
         assert_eq!(faults(&["G a 1 10\nH a 1 30\nE a 1 released\n", "G a 2 20\n"]), (1, 0));
         // Of a killed process as well, and not only of the one just before.
         assert_eq!(faults(&["G a 1 10\nH a 1 90\n", "G a 2 20\n", "G a 3 80\n"]), (2, 0));
+    }
+
+    #[test]
+    fn overlaps_that_may_be_are_counted_apart() {
+        let records = ["G a 1 10\nH a 1 40\n", "G a 2 20\n", "G a 3 15\n"];
+        let findings = judged_with(Duration::from_nanos(22), &records);
+        assert_eq!((findings.overlaps.len(), findings.overlaps_in_a_lease.0), (1, 1));
+        assert_eq!(findings.overlaps_in_a_lease.1, Duration::from_nanos(20));
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Child processes that are killed, stopped and resumed.
+//! Child processes that are killed, stopped and resumed, and addresses for them.
 
+use std::net::{SocketAddr, TcpListener};
 use std::process::Child;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,4 +24,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+pub(crate) fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listeners: Vec<_> = (0..count).map(bind).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("its address")).collect()
 }

@@ -3,21 +3,37 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Settings {
     /// Bytes arrive so much later, though their sender has gone.
     delay: Duration,
     /// Nothing arrives, and neither end is told.
     is_stalled: bool,
-    /// How often all connections of the time were dropped.
-    drops: u64,
+    /// How often all connections of the time were cut, and how they were the last time.
+    cuts: (u64, Break),
+}
+
+/// How connections are cut.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Break {
+    /// Both ends are told.
+    Both,
+    /// The server is told by a reset, and the client is not.
+    ResetServer,
+    /// The client is told by a reset, and the server is not.
+    ResetClient,
+    /// The server sees the end of what the client sends; its own bytes arrive.
+    EndOfClient,
+    /// The client sees the end of what the server sends; its own bytes arrive.
+    EndOfServer,
 }
 
 pub(crate) struct Proxy {
@@ -30,7 +46,8 @@ impl Proxy {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         listener.set_nonblocking(true).expect("a setting");
         let address = listener.local_addr().expect("its address");
-        let (settings, seen) = watch::channel(Settings::default());
+        let well = Settings { delay: Duration::ZERO, is_stalled: false, cuts: (0, Break::Both) };
+        let (settings, seen) = watch::channel(well);
         let _runtime = runtime.enter();
         let listener = TcpListener::from_std(listener).expect("a listener");
         drop(runtime.spawn(serve(listener, target, seen)));
@@ -45,11 +62,11 @@ impl Proxy {
         self.settings.send_modify(|settings| settings.is_stalled = true);
     }
 
-    pub(crate) fn drop_all(&self) {
-        self.settings.send_modify(|settings| settings.drops += 1);
+    pub(crate) fn cut(&self, how: Break) {
+        self.settings.send_modify(|settings| settings.cuts = (settings.cuts.0 + 1, how));
     }
 
-    /// No delay, and what was stalled arrives.
+    /// No delay, and what was stalled arrives. Who was not told of a cut never is.
     pub(crate) fn heal(&self) {
         self.settings.send_modify(|settings| {
             (settings.delay, settings.is_stalled) = (Duration::ZERO, false);
@@ -64,24 +81,62 @@ async fn serve(listener: TcpListener, target: SocketAddr, settings: watch::Recei
     }
 }
 
-async fn connect(client: TcpStream, target: SocketAddr, mut settings: watch::Receiver<Settings>) {
-    let Ok(server) = TcpStream::connect(target).await else { return };
+async fn connect(
+    mut client: TcpStream,
+    target: SocketAddr,
+    mut settings: watch::Receiver<Settings>,
+) {
+    let Ok(mut server) = TcpStream::connect(target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let drops = settings.borrow().drops;
-    let ((from_client, to_client), (from_server, to_server)) =
-        (client.into_split(), server.into_split());
-    let up = pass(from_client, to_server, settings.clone());
-    let down = pass(from_server, to_client, settings.clone());
-    tokio::select! {
-        _ = async { tokio::join!(up, down) } => {}
-        _ = settings.wait_for(|settings| settings.drops != drops) => {}
+    let cuts = settings.borrow().cuts.0;
+    let how = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let up = pass(from_client, to_server, settings.clone());
+        let down = pass(from_server, to_client, settings.clone());
+        tokio::select! {
+            _ = async { tokio::join!(up, down) } => return,
+            cut = settings.wait_for(|settings| settings.cuts.0 != cuts) => {
+                let Ok(cut) = cut else { return };
+                cut.cuts.1
+            }
+        }
+    };
+    let cuts = settings.borrow().cuts.0;
+    let untold = settings.clone();
+    let next_cut = settings.wait_for(|settings| settings.cuts.0 != cuts);
+    match how {
+        Break::Both => {}
+        Break::ResetServer => {
+            reset(server);
+            let _ = next_cut.await;
+        }
+        Break::ResetClient => {
+            reset(client);
+            let _ = next_cut.await;
+        }
+        Break::EndOfClient => {
+            let _ = server.shutdown().await;
+            let (from, to) = (server.split().0, client.split().1);
+            tokio::select! { () = pass(from, to, untold) => {}, _ = next_cut => {} }
+        }
+        Break::EndOfServer => {
+            let _ = client.shutdown().await;
+            let (from, to) = (client.split().0, server.split().1);
+            tokio::select! { () = pass(from, to, untold) => {}, _ = next_cut => {} }
+        }
     }
+}
+
+/// Its peer is told that the connection is gone, and not that it has ended.
+fn reset(stream: TcpStream) {
+    let _ = set_socket_linger(&stream, Some(Duration::ZERO));
 }
 
 /// One way of a connection.
 async fn pass(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
     mut settings: watch::Receiver<Settings>,
 ) {
     let (queue, mut queued) = mpsc::unbounded_channel();

@@ -3,16 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::engine::{Engine, engines};
+
 pub(crate) const USAGE: &str = "\
-usage: engine_torture etcd [options]
+usage: engine_torture etcd|postgres [options]
   --minutes N      how long processes are killed and stopped (1)
   --seconds N      the same in seconds
-  --at ENDPOINTS   a running cluster, as in h1:2379,h2:2379: only clients are killed
+  --at SERVERS     running ones, as in h1:2379,h2:2379 of etcd or postgres://app@db/app with
+                   its password in ~/.pgpass: only clients are killed
   --clients N      client processes (6)
   --tasks N        tasks of each (4)
   --locks N        locks that they contend for (8)
   --ttl N          the lease of a client, seconds (3); each third one has one of 2 s
-  --directory DIR  where members and records are; a new directory is made in it (/dev/shm)
+  --takeover at_once
+                   the next holder does not wait for the lease of one that vanished (postgres)
+  --directory DIR  where servers and records are; a new directory is made in it (/dev/shm)
   --seed N         (from the clock)
   --break blind    clients do not ask whether the lock is lost: two must be found inside
   -h, --help       print this";
@@ -24,8 +29,9 @@ pub(crate) enum Part {
     Help,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Settings {
+    pub(crate) engine: &'static dyn Engine,
     pub(crate) time: Duration,
     pub(crate) at: Option<String>,
     pub(crate) clients: u64,
@@ -35,19 +41,24 @@ pub(crate) struct Settings {
     pub(crate) directory: PathBuf,
     pub(crate) seed: u64,
     pub(crate) is_blind: bool,
+    pub(crate) is_at_once: bool,
 }
 
 /// What a client is told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Job {
-    pub(crate) endpoints: String,
+    pub(crate) engine: &'static dyn Engine,
+    pub(crate) at: String,
     pub(crate) prefix: String,
     pub(crate) record: PathBuf,
     pub(crate) ttl: Duration,
     pub(crate) tasks: u64,
     pub(crate) locks: u64,
+    /// Among the clients: so each lock is wanted, whichever of them are killed.
+    pub(crate) place: u64,
     pub(crate) seed: u64,
     pub(crate) is_blind: bool,
+    pub(crate) is_at_once: bool,
 }
 
 const CLIENT: &str = "as-client";
@@ -55,33 +66,48 @@ const CLIENT: &str = "as-client";
 impl Job {
     pub(crate) fn to_arguments(&self) -> Vec<String> {
         let record = self.record.to_str().expect("a path in UTF-8").to_owned();
-        let numbers =
-            [self.ttl.as_secs(), self.tasks, self.locks, self.seed, u64::from(self.is_blind)];
-        [CLIENT.to_owned(), self.endpoints.clone(), self.prefix.clone(), record]
+        let is = [self.is_blind, self.is_at_once].map(u64::from);
+        let ttl = self.ttl.as_secs();
+        let numbers = [ttl, self.tasks, self.locks, self.place, self.seed, is[0], is[1]];
+        let engine = self.engine.name().to_owned();
+        [CLIENT.to_owned(), engine, self.at.clone(), self.prefix.clone(), record]
             .into_iter()
             .chain(numbers.map(|number| number.to_string()))
             .collect()
     }
 
     fn parse(mut rest: impl Iterator<Item = String>) -> Result<Self, String> {
-        let (endpoints, prefix) = (value(CLIENT, &mut rest)?, value(CLIENT, &mut rest)?);
+        let engine = engine(&value(CLIENT, &mut rest)?)?;
+        let (at, prefix) = (value(CLIENT, &mut rest)?, value(CLIENT, &mut rest)?);
         let record = value(CLIENT, &mut rest)?.into();
         let mut next = || number(CLIENT, &mut rest);
         let ttl = Duration::from_secs(next()?);
-        let (tasks, locks, seed, is_blind) = (next()?, next()?, next()?, next()? == 1);
-        Ok(Self { endpoints, prefix, record, ttl, tasks, locks, seed, is_blind })
+        let (tasks, locks, place, seed) = (next()?, next()?, next()?, next()?);
+        let (is_blind, is_at_once) = (next()? == 1, next()? == 1);
+        Ok(Self {
+            engine,
+            at,
+            prefix,
+            record,
+            ttl,
+            tasks,
+            locks,
+            place,
+            seed,
+            is_blind,
+            is_at_once,
+        })
     }
 }
 
 pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Part, String> {
-    match arguments.next().as_deref() {
+    let engine = match arguments.next().as_deref() {
         Some(CLIENT) => return Job::parse(arguments).map(Part::Client),
-        Some("etcd") => {}
         Some("-h" | "--help") => return Ok(Part::Help),
-        Some(other) => return Err(format!("there is no engine {other:?}")),
+        Some(name) => engine(name)?,
         None => return Err("which engine?".to_owned()),
-    }
-    let mut settings = Settings::new();
+    };
+    let mut settings = Settings::new(engine);
     while let Some(flag) = arguments.next() {
         if flag == "-h" || flag == "--help" {
             return Ok(Part::Help);
@@ -91,10 +117,19 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Part,
     settings.check()
 }
 
+fn engine(name: &str) -> Result<&'static dyn Engine, String> {
+    let known = engines();
+    known.iter().copied().find(|it| it.name() == name).ok_or_else(|| {
+        let known: Vec<_> = known.iter().map(|it| it.name()).collect();
+        format!("{name:?} is no engine of this build ({}): see --features", known.join(", "))
+    })
+}
+
 impl Settings {
-    fn new() -> Self {
+    fn new(engine: &'static dyn Engine) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
+            engine,
             time: Duration::from_secs(60),
             at: None,
             clients: 6,
@@ -104,6 +139,7 @@ impl Settings {
             directory: Path::new("/dev/shm").to_owned(),
             seed: u64::from(now.subsec_micros()),
             is_blind: false,
+            is_at_once: false,
         }
     }
 
@@ -118,6 +154,11 @@ impl Settings {
             "--ttl" => self.ttl = Duration::from_secs(number(flag, rest)?),
             "--directory" => self.directory = value(flag, rest)?.into(),
             "--seed" => self.seed = number(flag, rest)?,
+            "--takeover" => match value(flag, rest)?.as_str() {
+                "at_once" => self.is_at_once = true,
+                "after_lease" => self.is_at_once = false,
+                other => return Err(format!("--takeover: {other:?} is not at_once")),
+            },
             "--break" => match value(flag, rest)?.as_str() {
                 "blind" => self.is_blind = true,
                 other => return Err(format!("--break: {other:?} is not blind")),
@@ -131,8 +172,14 @@ impl Settings {
         if self.clients == 0 || self.tasks == 0 || self.locks == 0 {
             return Err("--clients, --tasks and --locks are at least 1".to_owned());
         }
+        if self.locks > self.clients * self.tasks {
+            return Err("there are more --locks than tasks of all --clients".to_owned());
+        }
         if self.ttl < Duration::from_secs(2) {
             return Err("--ttl is at least 2".to_owned());
+        }
+        if self.is_at_once && !self.engine.can_take_over_at_once() {
+            return Err(format!("{} has no --takeover at_once", self.engine.name()));
         }
         Ok(Part::Conductor(self))
     }
