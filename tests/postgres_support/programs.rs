@@ -39,10 +39,11 @@ pub fn programs() -> &'static Programs {
 fn look() -> &'static Result<Programs, String> {
     static FOUND: OnceLock<Result<Programs, String>> = OnceLock::new();
     FOUND.get_or_init(|| {
-        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/postgres");
+        // Of this crate, and of the one in tests/peers/postgres.
+        let roots = ["target/postgres", "../../../target/postgres", "/"];
         let mut reasons = Vec::new();
-        for root in [unpacked, PathBuf::from("/")] {
-            match Programs::of(root) {
+        for root in roots {
+            match Programs::of(Path::new(env!("CARGO_MANIFEST_DIR")).join(root)) {
                 Ok(found) => return Ok(found),
                 Err(reason) => reasons.push(reason),
             }
