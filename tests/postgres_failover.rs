@@ -1,8 +1,6 @@
 //! A PostgreSQL server that forgets a hold before the holder is told: a restart, a crash, a
 //! network that ends on one side, a standby that is promoted.
 
-#![cfg(feature = "postgres")]
-
 mod postgres_locks;
 mod postgres_support;
 mod server_support;

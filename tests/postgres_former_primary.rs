@@ -1,8 +1,6 @@
 //! A former primary that runs on, and knows nothing of the new one. It takes sessions and
 //! answers reads, and stores nothing that is answered.
 
-#![cfg(feature = "postgres")]
-
 mod postgres_locks;
 mod postgres_support;
 mod server_support;

@@ -1,8 +1,6 @@
 //! A holder of PostgreSQL's lock: what it is told, and when; what it leaves, and what its
 //! successor makes of that.
 
-#![cfg(feature = "postgres")]
-// A raw fork is what is tested, by a process that plays a role.
 #![allow(unsafe_code)]
 
 mod postgres_locks;

@@ -1,8 +1,6 @@
 //! What a holder or a waiter leaves at PostgreSQL when it goes: nothing, whatever the network
 //! and the server do meanwhile.
 
-#![cfg(feature = "postgres")]
-
 mod postgres_locks;
 mod postgres_support;
 mod server_support;

@@ -1,8 +1,6 @@
 //! What a PostgreSQL server refuses, what its defaults would do to a lock, and what is said of
 //! both: everything that a user needs, and nothing secret.
 
-#![cfg(feature = "postgres")]
-
 mod postgres_locks;
 mod postgres_support;
 mod server_support;

@@ -1,7 +1,5 @@
 //! A server that is there and says nothing.
 
-#![cfg(feature = "postgres")]
-
 mod postgres_locks;
 mod postgres_support;
 mod server_support;

@@ -1,7 +1,5 @@
 //! Waiting for PostgreSQL's lock, giving the wait up, and what is refused.
 
-#![cfg(feature = "postgres")]
-
 mod postgres_locks;
 mod postgres_support;
 mod server_support;

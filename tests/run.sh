@@ -3,6 +3,9 @@
 set -eu
 cd "$(dirname "$0")/.."
 tests/setup.sh
+# Tests mostly wait: for leases, for servers, for what must not happen.
+: "${RUST_TEST_THREADS:=$(($(nproc) * 2))}"
+export RUST_TEST_THREADS
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 status=0

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What other locks in PostgreSQL do when a guard or a wait is dropped, when the session of a
-# holder ends, when the server is restarted and when a pooler is between. See the head of
-# postgres/rows.rs.
+# holder ends, when the server is restarted and when a pooler is between, and how many pairs
+# a second they do. See the head of postgres/rows.rs.
 #
 #   tests/peers/postgres.sh             every row (about ten minutes)
 #   tests/peers/postgres.sh sqlx        the rows of the peers that are called so
@@ -28,5 +28,5 @@ case $(rustc --version) in
     exit 1
     ;;
 esac
-exec cargo test --quiet --manifest-path "$here/postgres/Cargo.toml" \
+exec cargo test --release --quiet --manifest-path "$here/postgres/Cargo.toml" \
     --target-dir "$root/postgres" -- "$@"

@@ -12,6 +12,8 @@
 //!    release say?
 //! 4. *The server is restarted.* The same, and how long are two inside?
 //! 5. *A pooler is between*: PgBouncer that pools transactions. How often are two inside?
+//! 6. *Nothing goes wrong.* How many times a second do one task and eight tasks of a process
+//!    each acquire and release a lock of their own? The figures depend on the machine.
 
 #[path = "../../postgres_locks/mod.rs"]
 mod postgres_locks;
@@ -246,6 +248,42 @@ async fn pooled<P: Peer>(server: Server) -> String {
     format!("{overlaps} of {holds} holds beside another{failed}")
 }
 
+async fn pairs<P: Peer>(server: Server) -> String {
+    const TURNS: usize = 5;
+    const TURN: Duration = Duration::from_secs(1);
+    let client = Arc::new(client::<P>(&server, 0).await);
+    let mut shown = Vec::new();
+    for tasks in [1, 8] {
+        let mut rates = Vec::new();
+        for turn in 0..TURNS {
+            let end = Instant::now() + TURN;
+            let running = (0..tasks).map(|task| {
+                let (client, lock) = (Arc::clone(&client), format!("{LOCK}-{task}"));
+                tokio::spawn(async move {
+                    let mut count = 0_usize;
+                    while Instant::now() < end {
+                        let guard = P::acquire(&client, &lock).await.expect("it is free");
+                        P::release(guard).await.expect("it was held");
+                        count += 1;
+                    }
+                    count
+                })
+            });
+            let mut count = 0;
+            for task in running.collect::<Vec<_>>() {
+                count += task.await.expect("no panic");
+            }
+            // The first has all that is made once.
+            if turn > 0 {
+                rates.push(count);
+            }
+        }
+        rates.sort_unstable();
+        shown.push(format!("{} a second with {tasks} tasks", rates[rates.len() / 2]));
+    }
+    shown.join(", ")
+}
+
 fn shown(time: Duration) -> String {
     match time.as_secs_f64() {
         seconds if seconds < 1.0 => format!("{} ms", time.as_millis()),
@@ -268,6 +306,7 @@ fn rows<P: Peer>(wanted: &str) {
     row("session ended", &mut |runtime, server| runtime.block_on(session_ended::<P>(server)));
     row("server restarted", &mut |runtime, server| runtime.block_on(server_restarted::<P>(server)));
     row("PgBouncer, transactions", &mut |runtime, server| runtime.block_on(pooled::<P>(server)));
+    row("pairs", &mut |runtime, server| runtime.block_on(pairs::<P>(server)));
 }
 
 fn main() {
@@ -275,7 +314,8 @@ fn main() {
     if !is_there() {
         std::process::exit(1);
     }
-    rows::<ours::Ours>(&wanted);
+    rows::<ours::Ours<true>>(&wanted);
+    rows::<ours::Ours<false>>(&wanted);
     rows::<distributed_lock::DistributedLock>(&wanted);
     rows::<sqlx_lock::Sqlx>(&wanted);
 }
