@@ -242,7 +242,10 @@ fn a_table_that_is_missing_altered_or_anothers_is_refused() {
     for (kind, make) in [
         ("view", "create view lockkeeper.lock as select * from lockkeeper.l"),
         // A part of it could have a trigger of its own.
-        ("table", "create table lockkeeper.lock (like lockkeeper.l) partition by list (form)"),
+        (
+            "table",
+            "create table lockkeeper.lock (like lockkeeper.l including all) partition by list (form)",
+        ),
     ] {
         server.sql(make);
         grant(&server, ROLE);
