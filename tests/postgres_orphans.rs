@@ -16,6 +16,7 @@ use postgres_locks::{
     text_of_another, waiting,
 };
 use postgres_support::{ROLE, Server, To, is_there};
+use server_support::Substitution;
 use support::{Process, VERY_LONG, block_on, role};
 
 const SHORT: Duration = Duration::from_secs(3);
@@ -187,11 +188,17 @@ fn a_waiter_that_dies_leaves_the_queue_though_the_lock_is_held() {
         return;
     }
     let server = server();
-    let text = text(server.address());
-    let lock = lock(&text, options(LONG));
+    // Else its statement would end soon, as each does that waits for a minute.
+    let patient = Substitution::between(
+        server.address(),
+        "set_config('lock_timeout', '60000'",
+        "set_config('lock_timeout', '99999'",
+    );
+    let lock = lock(&text(server.address()), options(LONG));
     let guard = acquire(&lock);
-    let mut process = Process::play(TEST, "waits", Path::new(&text));
+    let mut process = Process::play(TEST, "waits", Path::new(&text(patient.address())));
     stand(&server, &lock, 1, 1);
+    assert!(patient.count() > 0, "no bound was set");
     process.kill();
     stand(&server, &lock, 1, 0);
     release(guard);
