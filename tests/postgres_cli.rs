@@ -152,6 +152,10 @@ fn run_waits_for_psql_and_status_shows_both() {
     assert_eq!(code, Some(1));
     assert_eq!(shown[0]["session"].to_string(), ground.session());
     assert_eq!(shown[0]["waiters"].as_array().map(Vec::len), Some(1), "{shown}");
+    let waiter = &shown[0]["waiters"][0];
+    let name = waiter["name"].as_str().unwrap();
+    assert!(name.contains(&format!("(lockkeeper: sh (pid {} on ", ours.id())), "{shown}");
+    assert!(waiter["since"].is_string(), "{shown}");
     assert_eq!((&shown[1]["state"], &shown[1]["session"]), (&"free".into(), &Value::Null));
     let mut command = ground.command(&["status", "--at", &ground.url(""), "import"]);
     let printed = stdout(&output(&mut command));

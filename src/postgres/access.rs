@@ -16,6 +16,7 @@ use super::service_file;
 use super::ssl_mode::Security;
 use crate::lease::Tls;
 use crate::lock::error::Error;
+use crate::sys::process;
 
 /// PostgreSQL's port.
 const PORT: u16 = 5432;
@@ -30,8 +31,8 @@ const LONGEST_SOCKET: usize = 107;
 /// More would be a mistake. If larger, a text full of commas makes that many names.
 const MOST_HOSTS: usize = 64;
 
-/// What a session is called in `pg_stat_activity`, unless the user says it.
-const APPLICATION: &str = "lockkeeper";
+/// What PostgreSQL keeps of a session's name, in bytes.
+const LONGEST_APPLICATION: usize = 63;
 
 /// What needs no escape in a URL.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -81,6 +82,15 @@ pub(super) struct Route {
     pub(super) tries: Vec<Option<Tls>>,
 }
 
+/// What a session of this program is called in `pg_stat_activity`, unless the user says it: a
+/// waiter is known by that alone.
+fn called(program: &str) -> String {
+    let (program, pid) = (process::program_name(program), std::process::id());
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let name = format!("lockkeeper: {program} (pid {pid} on {host})");
+    process::one_line(&name, LONGEST_APPLICATION)
+}
+
 impl Access {
     /// As a program says it: a URL, or pairs as in `host=db1 dbname=app`. Empty for what the
     /// environment says.
@@ -126,7 +136,7 @@ impl Access {
             hosts,
             user,
             database,
-            application: application.unwrap_or(APPLICATION).to_owned(),
+            application: application.map_or_else(|| called(&process::my_name()), str::to_owned),
             options: pairs.get("options").map(str::to_owned),
             limit: limit(pairs.get("connect_timeout"))?,
             security: Security::new(&pairs, environment)?,
@@ -134,6 +144,16 @@ impl Access {
         let routes: Result<Vec<_>, Error> =
             named.hosts.iter().map(|host| Route::to(host, &named.security)).collect();
         Ok(Self { routes: routes?, named, first: Arc::default() })
+    }
+
+    /// The same for a command of this name.
+    #[cfg(feature = "cli")]
+    pub(super) fn of_command(&self, name: &str) -> Self {
+        let mut access = self.clone();
+        if access.named.application == called(&process::my_name()) {
+            access.named.application = called(name);
+        }
+        access
     }
 
     pub(super) fn routes(&self) -> &[Route] {

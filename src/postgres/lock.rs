@@ -412,7 +412,9 @@ impl AsyncPostgresLock {
 
     /// The contenders behind the holder, in their order; at most 255 of them.
     ///
-    /// Of the tasks of one process only the first is known.
+    /// Of the tasks of one process only the first is known. A waiter is named by its
+    /// session: the application name is the program, its process id and its host, unless the
+    /// connection string has another. It waits since it asked last, at most a minute ago.
     ///
     /// # Cancel safety
     /// As [`status`](Self::status).

@@ -54,11 +54,16 @@ pub(super) fn holder(record: &str, owner: &str, evidence: Evidence) -> Option<Ho
         pid: Some(record.pid),
         name: Some(process::program_name(&record.name)),
         host: Some(process::host_name(&record.host)),
-        since: UNIX_EPOCH.checked_add(Duration::from_millis(record.since_ms)),
+        since: since(record.since_ms),
         note: record.note.map(|note| process::one_line(&note, NOTE_MAX_BYTES)),
         hold_id: Some(process::one_line(owner, NOTE_MAX_BYTES)),
         ..Holder::nobody(evidence)
     })
+}
+
+/// A moment, by milliseconds since 1970.
+pub(super) fn since(ms: impl TryInto<u64>) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_millis(ms.try_into().ok()?))
 }
 
 /// A statement of another program, in one line.

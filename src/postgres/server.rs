@@ -103,7 +103,8 @@ impl Server {
         let mut options = self.options.clone();
         options.name = Some(name.to_owned());
         options.note = options.note.or(note);
-        Self { url: self.url.clone(), options, shared: Arc::clone(&self.shared) }
+        let shared = Shared::of(self.shared.access.of_command(name), self.shared.terms);
+        Self { url: self.url.clone(), options, shared }
     }
 
     pub(super) fn live(&self) -> &Arc<Live> {

@@ -93,15 +93,16 @@ pub(super) async fn ask_there(target: &Target, patience: &mut Patience) -> Resul
 fn look(target: &Target) -> String {
     let (rows, held) = (rows(target), held(target));
     format!(
-        "WITH r AS ({rows}), l AS (SELECT l.pid, l.granted, l.waitstart \
+        "WITH r AS ({rows}), l AS (SELECT l.pid, l.granted, l.waitstart, \
+                (EXTRACT(epoch FROM l.waitstart) * 1000)::pg_catalog.int8 AS since_ms \
             FROM pg_catalog.pg_locks l WHERE {held}) \
         (SELECT l.pid, l.granted, coalesce(a.application_name, ''), \
             coalesce(a.usename::text, ''), coalesce(pg_catalog.host(a.client_addr), ''), \
-            r.holder, r.owner \
+            r.holder, r.owner, l.since_ms \
         FROM l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
         LEFT JOIN r ON r.pid = l.pid AND l.granted \
         ORDER BY l.granted DESC, l.waitstart NULLS LAST, l.pid LIMIT {SHOWN}) \
-        UNION ALL (SELECT NULL, NULL, '', '', '', r.holder, r.owner FROM r \
+        UNION ALL (SELECT NULL, NULL, '', '', '', r.holder, r.owner, NULL FROM r \
         WHERE NOT EXISTS (SELECT FROM l WHERE l.granted) LIMIT 1)"
     )
 }
@@ -150,7 +151,10 @@ fn read(rows: &[Row]) -> Queue {
                 queue.pid = Some(pid);
             }
             Some(true) => {}
-            _ => queue.waiters.push(session()),
+            _ => queue.waiters.push(Holder {
+                since: row.get::<_, Option<i64>>(7).and_then(record::since),
+                ..session()
+            }),
         }
     }
     queue
