@@ -95,6 +95,12 @@ impl Failure {
         self.state.as_deref() == Some(state)
     }
 
+    /// Whether the server said that it ends the session: an administrator, a restart, a crash
+    /// of another process of the server, or the session was idle for too long.
+    pub(super) fn is_end_of_session(&self) -> bool {
+        self.state.as_deref().is_some_and(|state| state.starts_with("57P"))
+    }
+
     /// Of a connection, or a statement.
     pub(super) fn of(error: &tokio_postgres::Error) -> Self {
         if let Some(said) = error.as_db_error() {

@@ -266,8 +266,9 @@ impl Parts {
         let (mut row, mut was_asked) = (row, false);
         loop {
             if session.state.over().is_some() || session.raw.over().is_some() {
-                // The server frees it with the session.
-                return match was_asked {
+                // The server frees it with the session. If that was before it was asked, the
+                // next one was inside only where it does not wait for the lease.
+                return match was_asked && target.options().waits_for_the_lease() {
                     true => Ok(()),
                     false => Err(target.lost(LostReason::Ended).into()),
                 };
@@ -283,6 +284,11 @@ impl Parts {
                         _ if was_asked => Ok(()),
                         _ => Err(target.lost(LostReason::Ended).into()),
                     };
+                }
+                // It was not carried out: the session ended before, and perhaps long before.
+                Err(failure) if failure.is_end_of_session() && !was_asked => {
+                    session.state.end();
+                    return Err(target.lost(LostReason::Ended).into());
                 }
                 Err(failure) => {
                     tracing::debug!(error = failure.message, "a lock is not released yet");

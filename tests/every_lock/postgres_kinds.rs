@@ -15,7 +15,7 @@ use tokio_postgres::Config;
 
 use crate::kinds::{Kind, Life, Promises, Site};
 use crate::postgres_support::{PASSWORD, ROLE, Server, Session, is_there};
-use crate::support::{HOUR, VERY_LONG};
+use crate::support::{HOUR, VERY_LONG, eventually};
 
 /// A lock with the table of holders, or without.
 pub struct Postgres<const HAS_TABLE: bool>;
@@ -65,6 +65,16 @@ fn text(address: &str) -> String {
 fn lock(address: &str, options: PostgresOptions) -> AsyncPostgresLock {
     let (_, _, name) = parts(address);
     AsyncPostgresLock::with_options(text(address), name, options).expect("options")
+}
+
+/// Whether the end of a connection is open that has this port.
+fn is_open(port: u16) -> bool {
+    const OPEN: [&str; 2] = ["01", "08"];
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[1].ends_with(&format!(":{port:04X}")) && OPEN.contains(&fields[3])
+    })
 }
 
 /// A URL has no password in it. The same file for all processes.
@@ -149,9 +159,14 @@ impl<const HAS_TABLE: bool> Kind for Postgres<HAS_TABLE> {
 
     fn lose(place: &Site<'_, Self>, reason: LostReason) {
         assert_eq!(reason, LostReason::Ended);
+        let port = "(select client_port from pg_stat_activity a where a.pid = pg_locks.pid)";
+        let port = ask(place.address, &format!("max({port}) filter (where granted)"));
+        let port: u16 = port.parse().expect("a port");
         let ended =
             ask(place.address, "bool_and(pg_terminate_backend(pid)) filter (where granted)");
         assert_eq!(ended, "t", "it is held");
+        // Else a release that is under way by then may or may not be carried out.
+        eventually("its client has closed the connection", || !is_open(port));
     }
 
     fn waiting_processes(place: &Site<'_, Self>) -> usize {
