@@ -63,6 +63,17 @@ fn tickets(directory: &Path) -> Vec<u64> {
     offsets.filter(|offset| *offset < TICKETS).collect()
 }
 
+/// How many there are. Of a table that changes one look may show a line twice.
+fn settled(directory: &Path) -> usize {
+    loop {
+        let first = tickets(directory).len();
+        std::thread::sleep(Duration::from_millis(5));
+        if tickets(directory).len() == first {
+            return first;
+        }
+    }
+}
+
 /// Holds the lock of this kind until it is dropped.
 async fn hold(kind: &str, path: &Path) -> Box<dyn Send> {
     match kind {
@@ -84,7 +95,7 @@ async fn inversions(
     let guard = hold(kind, path).await;
     let mut waiters = Vec::new();
     for number in 0..WAITERS {
-        let before = tickets(directory).len();
+        let before = settled(directory);
         let waiter = start(number, &format!("{kind} {number}"));
         waiter.expect("asks");
         waiters.push(waiter);
