@@ -201,6 +201,16 @@ fn break_ends_the_session_that_is_named_and_says_what_else_it_did() {
     assert!(said.contains("other advisory locks that it held: 1"), "{said}");
     assert!(said.contains("rolled back: create temp table half_done"), "{said}");
     stand(&ground.server, &lock, 0, 0);
+
+    // A role that may end another's session, and may not see what it does.
+    ground.server.create_role("other", "secret");
+    ground.server.sql(&format!("grant pg_signal_backend to {ROLE}"));
+    let hidden = ground.server.config_of("other", "secret");
+    let hidden = postgres_support::Session::open(&hidden).expect("a session");
+    hidden.query(&format!("select pg_advisory_lock({})", lock.key())).unwrap();
+    let (code, said) = ground.broken(&["--force", &ground.session()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("not shown to this role") && !said.contains("nothing else"), "{said}");
 }
 
 #[test]

@@ -78,7 +78,7 @@ In the environment of CMD:
   LOCKKEEPER_SERVER, LOCKKEEPER_RESOURCE
                              for a lock of a daemon, of etcd or of PostgreSQL,
                              instead of the path. If lockkeeper is killed, CMD runs
-                             on; the lock ends with its lease, in PostgreSQL at once
+                             on and the lock ends with its lease
   LOCKKEEPER_RECOVERED_FROM  the previous holder, if it died holding the lock: its
                              work may be half done. Not there otherwise
   LOCKKEEPER_RECOVERED_PID   that holder's process id, where it is known

@@ -46,6 +46,9 @@ async fn force(lock: &AsyncPostgresLock, pid: i32) -> Result<String, Failure> {
         if let Some(statement) = ended.transaction {
             beside.push(format!("its transaction is rolled back: {statement}"));
         }
+        if ended.is_hidden {
+            beside.push("its transaction, if any, is not shown to this role".to_owned());
+        }
         let beside =
             if beside.is_empty() { "it did nothing else".into() } else { beside.join("; ") };
         return Ok(format!("{name}: ended the session {pid} of {}; {beside}", ended.holder));

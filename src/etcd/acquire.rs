@@ -1,6 +1,5 @@
 //! One acquisition, from its place in the process's queue to a hold.
 
-use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -65,7 +64,8 @@ impl lease::Target for Target {
     ) -> Result<Acquiring, Error> {
         let live = self.cluster.live().map_err(|error| lease::Target::failed(&**self, error))?;
         let (target, live) = (Arc::clone(self), Arc::clone(live));
-        Ok(Box::pin(Acquisition { target, live, end, heard: None }.run(outcome, gone)))
+        let mut acquisition = Acquisition { target, live, end, heard: None };
+        Ok(Box::pin(lease::unless_gone(async move { acquisition.acquire().await }, outcome, gone)))
     }
 }
 
@@ -100,30 +100,8 @@ struct Waiting {
 }
 
 impl Acquisition {
-    async fn run(mut self, outcome: oneshot::Sender<Decided>, mut gone: Gone) {
-        let (decided, scheduled) = {
-            let mut acquiring = pin!(self.acquire());
-            tokio::select! {
-                biased;
-                decided = &mut acquiring => (Some(decided), None),
-                scheduled = &mut gone => (None, scheduled.ok()),
-            }
-            // The drop of what was under way schedules what has to follow.
-        };
-        if let Some(decided) = decided {
-            // If the caller is gone by now, a guard in it releases the lock. What the
-            // caller scheduled stays in `gone` until that is scheduled too.
-            let _ = outcome.send(decided);
-        }
-        drop(scheduled);
-    }
-
     async fn acquire(&mut self) -> Decided {
-        let deadline = match self.end {
-            WaitEnd::At(point) => Some(Instant::from_std(point)),
-            _ => None,
-        };
-        let mut patience = self.target.patience().until(deadline);
+        let mut patience = self.target.patience().until(self.end.deadline());
         let mut step = match self.turn(&mut patience).await? {
             Some(turn) => Step::Put(turn),
             None => return self.busy(),
@@ -153,7 +131,7 @@ impl Acquisition {
         tokio::select! {
             biased;
             turn = &mut turn => return Ok(turn.ok()),
-            () = wait_end(&mut self.end) => {}
+            () = self.end.reached() => {}
         }
         // It is held here, or was a moment ago.
         let session = self.live.session(self.target.options(), patience).await;
@@ -361,7 +339,7 @@ impl Acquisition {
             let happened = tokio::select! {
                 biased;
                 happened = watch.next() => happened,
-                () = wait_end(&mut self.end) => break true,
+                () = self.end.reached() => break true,
                 _ = session.state.lost() => return Ok(again(place)),
                 () = sleep_until(looks_at) => break false,
             };
@@ -457,21 +435,6 @@ impl Acquisition {
 /// From the beginning, with another key; what there may be of this one is deleted.
 fn again(place: Place) -> Step {
     Step::Put(place.leave().expect("BUG: a place without a turn"))
-}
-
-/// Resolves when the wait is to end.
-async fn wait_end(end: &mut WaitEnd) {
-    match end {
-        WaitEnd::Now => {}
-        WaitEnd::At(point) => sleep_until(Instant::from_std(*point)).await,
-        WaitEnd::Never => pending().await,
-        WaitEnd::WhenTold(told) => {
-            if told.await.is_err() {
-                return pending().await;
-            }
-        }
-    }
-    *end = WaitEnd::Now;
 }
 
 /// All keys of a queue, the lowest create revision first.

@@ -1,6 +1,8 @@
 //! The part of an acquisition that runs on the runtime of its caller.
 
 use std::future::Future;
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+use std::future::pending;
 use std::io;
 use std::mem;
 use std::pin::{Pin, pin};
@@ -8,6 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 
 use tokio::sync::oneshot;
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+use tokio::time::sleep_until;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::background::{Background, Scheduled};
@@ -35,6 +39,59 @@ pub(crate) enum WaitEnd {
     Never,
     /// By the caller's clock, which is not the server's.
     WhenTold(oneshot::Receiver<()>),
+}
+
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+impl WaitEnd {
+    /// When a server is not asked any more, if that is known.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::At(point) => Some(Instant::from_std(*point)),
+            _ => None,
+        }
+    }
+
+    /// Resolves when the wait is to end, and at once from then on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn reached(&mut self) {
+        match self {
+            Self::Now => {}
+            Self::At(point) => sleep_until(Instant::from_std(*point)).await,
+            Self::Never => pending().await,
+            Self::WhenTold(told) => {
+                if told.await.is_err() {
+                    return pending().await;
+                }
+            }
+        }
+        *self = Self::Now;
+    }
+}
+
+/// Acquire and send what was decided, unless the caller is gone before: then what was under
+/// way is dropped, which schedules what has to follow.
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+pub(crate) async fn unless_gone<G>(
+    acquiring: impl Future<Output = Decided<G>>,
+    outcome: oneshot::Sender<Decided<G>>,
+    mut gone: Gone,
+) {
+    let (decided, scheduled) = {
+        let mut acquiring = pin!(acquiring);
+        tokio::select! {
+            biased;
+            decided = &mut acquiring => (Some(decided), None),
+            scheduled = &mut gone => (None, scheduled.ok()),
+        }
+    };
+    if let Some(decided) = decided {
+        // If the caller is gone by now, a guard in it releases the lock. What the
+        // caller scheduled stays in `gone` until that is scheduled too.
+        let _ = outcome.send(decided);
+    }
+    drop(scheduled);
 }
 
 /// How an acquisition ended.

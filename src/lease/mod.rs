@@ -24,6 +24,8 @@ mod tls;
 mod watch;
 
 pub(crate) use background::Background;
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+pub(crate) use contender::unless_gone;
 pub(crate) use contender::{Acquiring, Contender, Decided, Gone, RESPONSE_LIMIT, Target, WaitEnd};
 #[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) use io::Running;

@@ -56,7 +56,6 @@ impl Patience {
     }
 
     /// Whether the next pause is the second in a row: one alone is not logged.
-    #[cfg(any(feature = "etcd", feature = "lockd-client"))]
     pub(crate) fn is_trouble(&self) -> bool {
         self.pause == PAUSE * 2
     }

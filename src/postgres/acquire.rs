@@ -1,13 +1,12 @@
 //! One acquisition, from its place in the process's queue to a hold.
 
-use std::future::pending;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, GivenUp, Kind, pause};
 use super::guard::PostgresGuard;
@@ -68,7 +67,8 @@ impl lease::Target for Wanted {
     ) -> Result<Acquiring, Error> {
         let (target, live) = (Arc::clone(&self.target), Arc::clone(self.target.server.live()));
         let mode = self.mode;
-        Ok(Box::pin(Acquisition { target, live, mode, end }.run(outcome, gone)))
+        let mut acquisition = Acquisition { target, live, mode, end };
+        Ok(Box::pin(lease::unless_gone(async move { acquisition.acquire().await }, outcome, gone)))
     }
 }
 
@@ -80,30 +80,8 @@ struct Acquisition {
 }
 
 impl Acquisition {
-    async fn run(mut self, outcome: oneshot::Sender<Decided>, mut gone: Gone) {
-        let (decided, scheduled) = {
-            let mut acquiring = pin!(self.acquire());
-            tokio::select! {
-                biased;
-                decided = &mut acquiring => (Some(decided), None),
-                scheduled = &mut gone => (None, scheduled.ok()),
-            }
-            // The drop of what was under way schedules what has to follow.
-        };
-        if let Some(decided) = decided {
-            // If the caller is gone by now, a guard in it releases the lock. What the
-            // caller scheduled stays in `gone` until that is scheduled too.
-            let _ = outcome.send(decided);
-        }
-        drop(scheduled);
-    }
-
     async fn acquire(&mut self) -> Decided {
-        let deadline = match self.end {
-            WaitEnd::At(point) => Some(Instant::from_std(point)),
-            _ => None,
-        };
-        let mut patience = self.target.patience().until(deadline);
+        let mut patience = self.target.patience().until(self.end.deadline());
         let Some(mut turn) = self.turn().await? else { return self.busy().await };
         loop {
             let begun = Instant::now();
@@ -140,7 +118,7 @@ impl Acquisition {
             tokio::select! {
                 biased;
                 turn = &mut turn => turn.expect("BUG: a queue was closed"),
-                () = wait_end(&mut self.end) => return Ok(None),
+                () = self.end.reached() => return Ok(None),
             }
         };
         let room = self.live.room();
@@ -184,7 +162,7 @@ impl Acquisition {
         tokio::select! {
             biased;
             session = self.live.waiter() => Some(session),
-            () = wait_end(&mut self.end) => None,
+            () = self.end.reached() => None,
         }
     }
 
@@ -218,7 +196,7 @@ impl Acquisition {
             tokio::select! {
                 biased;
                 asked = place.asked() => break asked,
-                () = wait_end(&mut self.end) => return Ok(Waited::Over),
+                () = self.end.reached() => return Ok(Waited::Over),
                 () = slow => {}
             }
             // A look now and then, in case that its connection is dead and does not say so.
@@ -253,7 +231,7 @@ impl Acquisition {
         }
         tokio::select! {
             biased;
-            () = wait_end(&mut self.end) => Ok(Waited::Over),
+            () = self.end.reached() => Ok(Waited::Over),
             () = sleep(SLOW) => Ok(Waited::Again),
         }
     }
@@ -314,7 +292,7 @@ impl Acquisition {
                 biased;
                 _ = session.state.lost() => return Err(ended()),
                 () = sleep(left) => true,
-                () = wait_end(&mut self.end) => false,
+                () = self.end.reached() => false,
             };
             if !is_out {
                 return Ok(None);
@@ -383,21 +361,6 @@ fn token(counter: i64, log: &str) -> Option<u64> {
     let timeline = u32::from_str_radix(log.get(..8)?, 16).ok()?;
     let timeline = u64::from(timeline);
     (timeline >> (u64::BITS - COUNTER_BITS) == 0).then_some(timeline << COUNTER_BITS | counter)
-}
-
-/// Resolves when the wait is to end.
-async fn wait_end(end: &mut WaitEnd) {
-    match end {
-        WaitEnd::Now => {}
-        WaitEnd::At(point) => sleep_until(Instant::from_std(*point)).await,
-        WaitEnd::Never => pending().await,
-        WaitEnd::WhenTold(told) => {
-            if told.await.is_err() {
-                return pending().await;
-            }
-        }
-    }
-    *end = WaitEnd::Now;
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::io;
 use tokio::time::Instant;
 use tokio_postgres::error::DbError;
 
-use crate::lease::{Exhausted, Outlook, Patience, Remedies, TlsError, explained, shown};
+use crate::lease::{self, Exhausted, Outlook, Patience, Remedies, TlsError, explained, shown};
 
 /// What a user of PostgreSQL can do about TLS.
 pub(super) const REMEDIES: Remedies =
@@ -84,6 +84,13 @@ impl fmt::Display for ForeignProtocol {
 }
 
 impl std::error::Error for ForeignProtocol {}
+
+/// Log what the user should know, though no call fails.
+fn told(error: String) {
+    if let Ok(io) = lease::io() {
+        io.log(move || tracing::warn!(%error, "no answer of PostgreSQL, it is asked again"));
+    }
+}
 
 impl Failure {
     pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
@@ -190,6 +197,9 @@ pub(super) async fn pause(
 ) -> Result<(), GivenUp> {
     if !matches!(failure.kind, Kind::Passing | Kind::ReadOnly) {
         return Err(GivenUp::Final(failure));
+    }
+    if patience.is_trouble() {
+        told(failure.message.clone());
     }
     let error = io::Error::other(failure.message);
     patience.pause(begun, error).await.map_err(GivenUp::Exhausted)

@@ -169,6 +169,9 @@ pub(crate) struct Ended {
     /// The last statement of the transaction that it was in, if the role may see that.
     #[cfg(feature = "cli")]
     pub(crate) transaction: Option<String>,
+    /// The role may not see what it did.
+    #[cfg(feature = "cli")]
+    pub(crate) is_hidden: bool,
 }
 
 /// End this session, if it holds the lock. `None`: it does not.
@@ -196,6 +199,8 @@ async fn end_there(target: &Target, pid: i32) -> Result<Option<Ended>, Error> {
         other_locks: row.get(5),
         #[cfg(feature = "cli")]
         transaction: row.get::<_, Option<&str>>(6).map(record::statement),
+        #[cfg(feature = "cli")]
+        is_hidden: row.get(7),
     }))
 }
 
@@ -209,7 +214,8 @@ fn ending(target: &Target, pid: i32) -> String {
                 coalesce(pg_catalog.host(a.client_addr), ''), r.holder, r.owner, \
                 (SELECT pg_catalog.count(*) - 1 FROM pg_catalog.pg_locks o \
                     WHERE o.locktype = 'advisory' AND o.granted AND o.pid = l.pid), \
-                CASE WHEN a.xact_start IS NOT NULL THEN a.query END, l.pid \
+                CASE WHEN a.xact_start IS NOT NULL THEN a.query END, \
+                a.backend_type IS NULL OR a.state IS NULL, l.pid \
             FROM pg_catalog.pg_locks l \
             LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
             LEFT JOIN r ON r.pid = l.pid \
