@@ -12,9 +12,7 @@
 //! known, a value that is none, and a secret are refused.
 
 use std::borrow::Cow;
-use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +29,9 @@ use crate::lock::error::Error;
 use crate::postgres::PostgresLocks;
 #[cfg(feature = "lockd-client")]
 use crate::remote::{AsyncRemoteLock, RemoteOptions};
+use crate::sys::files::path_of_bytes;
+#[cfg(feature = "lockd-client")]
+use crate::sys::host;
 use crate::{AsyncFileLock, AsyncKernelLock};
 
 const SCHEMES: [&str; 8] =
@@ -420,7 +421,8 @@ impl<'a> Parts<'a> {
         if path.contains(&0) {
             return Err(wrong("a path has no NUL in it"));
         }
-        Ok(OsString::from_vec(path).into())
+        let path = path_of_bytes(path).ok_or_else(|| wrong("its path is not text"))?;
+        Ok(path.into())
     }
 
     /// The options as each key of the query sets them; `set` gives `None` for a key that
@@ -573,8 +575,7 @@ impl<'a> Parts<'a> {
 /// This machine and this process, for people.
 #[cfg(feature = "lockd-client")]
 pub(crate) fn own_name() -> String {
-    let system = rustix::system::uname();
-    format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
+    format!("{}:{}", host::name(), std::process::id())
 }
 
 fn bad_value(key: &str, value: &str, wanted: &str) -> Error {

@@ -86,9 +86,6 @@
 // See clippy.toml: each kind of outside access has its room.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("lockkeeper runs on Linux only: its proofs of life are the Linux kernel's");
-
 #[cfg(any(doc, doctest))]
 #[path = "docs/mod.rs"]
 pub mod _docs;
@@ -146,6 +143,7 @@ pub use postgres::{
 };
 #[cfg(feature = "lockd-client")]
 pub use remote::{AsyncRemoteLock, RemoteGuard, RemoteOptions};
+pub use sys::files::BorrowedFile;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

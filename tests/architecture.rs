@@ -9,13 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use quote::ToTokens;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
 
 /// From the lowest floor to the highest.
 const FLOORS: [&[&str]; 11] = [
-    &["lock", "wire"],
     &["sys"],
+    &["lock", "wire"],
     &["local"],
     &["lease", "election", "semaphore"],
     &["file", "kernel", "remote", "etcd", "postgres"],
@@ -37,6 +38,8 @@ struct Source {
     exports: BTreeMap<String, Module>,
     /// Modules all of whose names it names again.
     globs: Vec<Module>,
+    /// What in it only some systems have.
+    bound: Vec<String>,
 }
 
 struct House {
@@ -96,15 +99,11 @@ impl House {
     }
 }
 
-/// `sys` is one module, whichever system's folder it is made of.
 fn module_of(relative: &Path) -> Module {
     let mut names: Module =
         relative.with_extension("").iter().map(|name| name.to_str().unwrap().to_owned()).collect();
     if names.last().is_some_and(|name| name == "mod") {
         names.pop();
-    }
-    if names.len() > 2 && names[0] == "sys" {
-        names.remove(1);
     }
     if names == ["lib"] {
         names.clear();
@@ -166,6 +165,35 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
     })
 }
 
+/// Words in `cfg` that name systems.
+const SYSTEMS: [&str; 7] =
+    ["unix", "windows", "target_os", "target_family", "target_env", "target_vendor", "wasm"];
+
+/// Crates and modules that only some systems have.
+const BOUND: [&[&str]; 13] = [
+    &["libc"],
+    &["nix"],
+    &["rustix"],
+    &["signal_hook"],
+    &["windows_sys"],
+    &["std", "os"],
+    &["std", "env", "consts"],
+    &["tokio", "io", "unix"],
+    &["tokio", "net", "UnixListener"],
+    &["tokio", "net", "UnixStream"],
+    &["tokio", "net", "windows"],
+    &["tokio", "signal", "unix"],
+    &["tokio", "signal", "windows"],
+];
+
+fn is_bound(path: &Module) -> bool {
+    let begins_with = |known: &&[&str]| {
+        path.len() >= known.len()
+            && path.iter().zip(known.iter()).all(|(name, known)| name == known)
+    };
+    BOUND.iter().any(|known| begins_with(known))
+}
+
 fn leaves(tree: &UseTree, before: &Module, found: &mut Vec<(Module, Option<String>)>) {
     let with = |name: &syn::Ident| [before.as_slice(), &[name.to_string()]].concat();
     match tree {
@@ -204,6 +232,9 @@ impl<'a> Visit<'a> for Reader<'_> {
         let mut found = Vec::new();
         leaves(&item.tree, &Vec::new(), &mut found);
         for (path, name) in found {
+            if is_bound(&path) {
+                self.source.bound.push(path.join("::"));
+            }
             let is_export = !matches!(item.vis, Visibility::Inherited) && self.inner.is_empty();
             let Some(path) = self.absolute(&path, true) else { continue };
             match name {
@@ -214,8 +245,34 @@ impl<'a> Visit<'a> for Reader<'_> {
         }
     }
 
+    fn visit_attribute(&mut self, attribute: &'a Attribute) {
+        let words = attribute.meta.to_token_stream().to_string();
+        let is_bound = |word: &str| SYSTEMS.contains(&word);
+        if attribute.path().is_ident("cfg") && words.split([' ', '"', '(', ')']).any(is_bound) {
+            self.source.bound.push(words);
+        }
+    }
+
+    fn visit_macro(&mut self, invoked: &'a syn::Macro) {
+        let words = invoked.tokens.to_string().replace(" :: ", "::");
+        let words = words
+            .split(|character: char| !character.is_alphanumeric() && !"_:".contains(character));
+        let bound = words.filter(|word| is_bound(&word.split("::").map(str::to_owned).collect()));
+        self.source.bound.extend(bound.map(str::to_owned));
+        visit::visit_macro(self, invoked);
+    }
+
+    fn visit_lit_str(&mut self, text: &'a syn::LitStr) {
+        if ["/proc/", "/sys/", "/dev/"].iter().any(|place| text.value().contains(place)) {
+            self.source.bound.push(text.value());
+        }
+    }
+
     fn visit_path(&mut self, path: &'a syn::Path) {
         let names: Module = path.segments.iter().map(|name| name.ident.to_string()).collect();
+        if is_bound(&names) {
+            self.source.bound.push(names.join("::"));
+        }
         if names.len() > 1 {
             self.source.imports.extend(self.absolute(&names, false));
         }
@@ -285,4 +342,30 @@ fn every_folder_says_what_it_is_in_a_file_called_mod() {
         let is_mod = path.file_stem().is_some_and(|stem| stem == "mod");
         assert!(!has_children || is_mod, "{} belongs into a folder as mod.rs", folder.display());
     }
+}
+
+/// The daemon is for Unix: there the crate's root has one more module.
+const ROOT: &str = "src/lib.rs";
+
+#[test]
+fn only_the_room_of_the_system_names_a_system() {
+    let house = house();
+    let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut outside = Vec::new();
+    for (module, (path, source)) in &house.files {
+        if module.last().is_some_and(|name| name.ends_with("tests")) {
+            continue;
+        }
+        if room(module) == "sys" {
+            let text = fs::read_to_string(Path::new("src").join(path)).unwrap();
+            let folder = module.get(1).filter(|_| module.len() > 2 || path.ends_with("mod.rs"));
+            *lines.entry(folder.map_or("no system's", String::as_str)).or_default() +=
+                text.lines().count();
+        } else if house.path(module) != ROOT {
+            outside
+                .extend(source.bound.iter().map(|what| format!("{}: {what}", house.path(module))));
+        }
+    }
+    println!("lines of src/sys, by folder: {lines:?}");
+    assert!(outside.is_empty(), "these belong into src/sys:\n{}", outside.join("\n"));
 }

@@ -15,7 +15,7 @@ use super::inherited;
 use super::signals::{Signals, send};
 use super::text::printable;
 use crate::file::options::NOTE_MAX_BYTES;
-use crate::sys::process::program_name;
+use crate::sys::program::program_name;
 
 /// What runs a file that the kernel cannot: `_PATH_BSHELL` of paths.h, as in execvp(3).
 const SHELL: &str = "/bin/sh";

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::wire::KeyValue;
 use crate::lock::holder::{Evidence, Holder};
-use crate::sys::process;
+use crate::sys::program;
 
 /// A longer value is no record. If larger, another program can have more memory used here.
 const RECORD_MAX_BYTES: usize = 8192;
@@ -33,13 +33,13 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn of_this_process(name: Option<&str>, note: Option<&str>) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host = crate::sys::host::name();
         Self {
-            name: name.map_or_else(process::my_name, process::program_name),
+            name: name.map_or_else(program::my_name, program::program_name),
             pid: std::process::id(),
-            host: process::host_name(&host),
+            host: program::host_name(&host),
             since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-            note: note.map(|note| process::one_line(note, NOTE_MAX_BYTES)),
+            note: note.map(|note| program::one_line(note, NOTE_MAX_BYTES)),
             is_revoked: false,
         }
     }
@@ -69,14 +69,14 @@ impl Record {
 /// made one line.
 pub(super) fn holder(key: &KeyValue, queue: &str) -> Holder {
     let id = key.key.strip_prefix(queue.as_bytes()).unwrap_or(&key.key);
-    let id = process::one_line(&String::from_utf8_lossy(id), NOTE_MAX_BYTES);
+    let id = program::one_line(&String::from_utf8_lossy(id), NOTE_MAX_BYTES);
     match Record::read(&key.value) {
         Some(record) => Holder {
             pid: Some(record.pid),
-            name: Some(process::program_name(&record.name)),
-            host: Some(process::host_name(&record.host)),
+            name: Some(program::program_name(&record.name)),
+            host: Some(program::host_name(&record.host)),
             since: UNIX_EPOCH.checked_add(Duration::from_millis(record.since_ms)),
-            note: record.note.map(|note| process::one_line(&note, NOTE_MAX_BYTES)),
+            note: record.note.map(|note| program::one_line(&note, NOTE_MAX_BYTES)),
             hold_id: Some(id),
             ..Holder::nobody(Evidence::Server)
         },
@@ -101,7 +101,7 @@ pub(super) fn why_foreign(key: &KeyValue, queue: &str) -> Option<&'static str> {
 
 /// A key as it may be shown.
 pub(super) fn shown_key(key: &[u8]) -> String {
-    process::one_line(&String::from_utf8_lossy(key), NOTE_MAX_BYTES)
+    program::one_line(&String::from_utf8_lossy(key), NOTE_MAX_BYTES)
 }
 
 #[cfg(test)]

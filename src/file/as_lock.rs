@@ -1,7 +1,6 @@
 //! Lock files as locks of any kind.
 
 use std::future::Future;
-use std::os::fd::BorrowedFd;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use crate::lock::name::LockName;
 use crate::lock::sealed::Sealed;
 use crate::lock::wait::{Acquired, Wait};
 use crate::lock::{Lock, or_busy};
+use crate::sys::files::BorrowedFile;
 
 impl Sealed for AsyncFileLock {}
 
@@ -85,7 +85,7 @@ impl Guard for FileGuard {
         FileGuard::recovered_from(self)
     }
 
-    fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
+    fn lock_fd(&self) -> Option<BorrowedFile<'_>> {
         FileGuard::lock_fd(self)
     }
 

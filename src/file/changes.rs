@@ -20,7 +20,7 @@ use crate::local::jitter::jittered;
 use crate::lock::changes::{self, Change};
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
-use crate::sys::inotify::{Event, Following, Subscription};
+use crate::sys::events::{Event, Following, Subscription};
 
 /// Between two looks. A person sees no difference; if shorter, watchers of a busy lock
 /// take more of its time.

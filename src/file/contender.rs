@@ -28,11 +28,12 @@ use crate::local::timer::sleep;
 use crate::local::wakeup::{Policy, Wakeup};
 use crate::lock::error::Error;
 use crate::lock::holder::{Holder, Status};
-use crate::sys::files::{Inode, inspect_directory, may_make_names, may_write};
-use crate::sys::inotify::prepare;
+use crate::sys::events::prepare;
+use crate::sys::files::{inspect_directory, may_make_names, may_write};
+use crate::sys::inode::Inode;
 use crate::sys::path::LockPath;
-use crate::sys::process::my_command_line;
 use crate::sys::process_key::{ProcessKey, this_process};
+use crate::sys::program::my_command_line;
 use crate::sys::tickets;
 
 /// How often one try looks again when another contender's look may have been

@@ -15,8 +15,8 @@ use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
 use crate::sys::files::Errno;
 use crate::sys::path::LockPath;
-use crate::sys::process::Verdict;
 use crate::sys::process_key::{ProcessKey, this_process};
+use crate::sys::verdict::Verdict;
 
 /// Read `bytes` as a lock file. What is read can be written again, and then
 /// reads the same, but for the fraction of a second and, in openlock's file,

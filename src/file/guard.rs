@@ -1,7 +1,6 @@
 //! What a user has while holding a lock.
 
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::{Arc, Weak};
@@ -19,7 +18,8 @@ use crate::local::executor::Executor;
 use crate::local::task_queue::Turn;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::holder::Holder;
-use crate::sys::inotify::Subscription;
+use crate::sys::events::Subscription;
+use crate::sys::files::{self, BorrowedFile};
 use crate::sys::mutex::Mutex;
 use crate::sys::wait_pipe::Presence;
 
@@ -289,9 +289,10 @@ impl FileGuard {
     ///
     /// Duplicate it for the child; never unlock it.
     #[must_use]
-    pub fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
+    pub fn lock_fd(&self) -> Option<BorrowedFile<'_>> {
         let lock_file = self.hold.lock_file();
-        (lock_file.record().proof == RecordedProof::Flock).then(|| lock_file.show_file().as_fd())
+        (lock_file.record().proof == RecordedProof::Flock)
+            .then(|| files::lend(lock_file.show_file()))
     }
 }
 

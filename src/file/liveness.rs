@@ -1,4 +1,4 @@
-//! Does that process still run? The only user of sysinfo and `/proc`.
+//! Does that process still run?
 //!
 //! Unknown is never taken for dead. A process is dead only if the kernel says
 //! that there is none (`ESRCH`), or shows something that cannot be it: a
@@ -6,16 +6,17 @@
 //! number. What may not be looked at (`EPERM`, a `/proc` mounted with
 //! `hidepid`) is alive.
 
-use std::fs;
 use std::sync::{Arc, OnceLock};
 
-use rustix::io::Errno;
-
 use super::record::{Contents, ProcessIdentity, Record};
+use crate::sys::files::Errno;
+use crate::sys::host;
 use crate::sys::process::{
-    ProcStat, Verdict, boot_id, command_line, host_name, judge_pid, my_name, pidfs_inode,
+    HAS_PID_NAMESPACES, boot_id, judge_pid, own_start, pidfs_inode, start_of,
 };
 use crate::sys::process_key::{ProcessKey, pid_namespace, this_process};
+use crate::sys::program::{command_line, host_name, my_name};
+use crate::sys::verdict::Verdict;
 
 /// This process, as its records describe it.
 #[derive(Clone, Debug)]
@@ -51,11 +52,11 @@ impl Myself {
         };
         let boot = boot_id();
         let boot = boot.map_err(|error| is_short(error.raw_os_error())).ok();
-        let stat = ProcStat::read("/proc/self/stat");
-        let started = stat.map_err(|error| is_short(error.raw_os_error())).ok();
+        let started = own_start();
+        let started = started.map_err(|error| is_short(error.raw_os_error())).ok();
         let pidfs_inode = pidfs_inode(process.pid);
         let pidfs_inode = pidfs_inode.map_err(|error| is_short(Some(error.raw_os_error()))).ok();
-        let host = host_name(&rustix::system::uname().nodename().to_string_lossy());
+        let host = host_name(&host::name());
         let myself = Myself {
             process,
             name: my_name().into(),
@@ -63,7 +64,7 @@ impl Myself {
             identity: ProcessIdentity {
                 boot: boot.map(Arc::from),
                 pid_namespace: pid_namespace(),
-                started: started.map(|stat| stat.started),
+                started,
                 pidfs_inode: pidfs_inode.flatten(),
             },
         };
@@ -96,10 +97,13 @@ fn judge_record(record: &Record, local: bool) -> Verdict {
         // An older boot, or a container with a boot id of its own: ask for the
         // process all the same.
         (Some(_), Some(_)) if local => {}
+        // A system that names no boots.
+        (None, None) if local => {}
         _ => return Verdict::Unknown(may_be_elsewhere(record)),
     }
     match (mine.pid_namespace, theirs.pid_namespace) {
         (Some(mine), Some(theirs)) if mine == theirs => {}
+        (None, None) if !HAS_PID_NAMESPACES => {}
         _ => return unknown("its process is in another pid namespace"),
     }
     match judge_pid(record.pid) {
@@ -123,12 +127,8 @@ fn judge_identity(pid: u32, recorded: &ProcessIdentity, is_of_this_boot: bool) -
         (Some(_), Ok(Some(_))) if is_of_this_boot => return Verdict::Alive,
         _ => {}
     }
-    let same_time_namespace = fs::read_link("/proc/self/ns/time").ok()
-        == fs::read_link(format!("/proc/{pid}/ns/time")).ok();
-    match (recorded.started, ProcStat::of(pid)) {
-        (Some(recorded), Some(running)) if same_time_namespace && recorded != running.started => {
-            another()
-        }
+    match (recorded.started, start_of(pid)) {
+        (Some(recorded), Some(running)) if recorded != running => another(),
         _ => Verdict::Alive,
     }
 }

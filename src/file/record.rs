@@ -15,7 +15,7 @@ use std::time::SystemTime;
 
 use crate::local::hold_id::HoldId;
 use crate::lock::holder::{Evidence, Holder};
-use crate::sys::process::{host_name, one_line};
+use crate::sys::program::{host_name, one_line};
 
 /// Size of a record, and of the largest file that can be a lock file: one disk
 /// sector, which disks write whole.
@@ -280,7 +280,7 @@ fn parse_fields(pid: u32, name: &str, lines: &[&str]) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::process::{NAME_MAX_BYTES, program_name};
+    use crate::sys::program::{NAME_MAX_BYTES, program_name};
 
     fn record() -> Record {
         Record {

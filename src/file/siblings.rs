@@ -1,7 +1,6 @@
 //! The names of the files that the protocol puts beside a lock file.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use crate::local::hold_id::HoldId;
@@ -50,13 +49,16 @@ impl LockPath {
     }
 
     /// What every sibling's name begins with.
-    pub(crate) fn sibling_prefix(&self) -> Vec<u8> {
-        [self.name().as_bytes(), b"."].concat()
+    pub(crate) fn sibling_prefix(&self) -> OsString {
+        let mut prefix = self.name().to_owned();
+        prefix.push(".");
+        prefix
     }
 
     /// Which sibling of this lock a name in its directory is.
     pub(crate) fn parse_sibling(&self, name: &OsStr) -> Option<(Sibling, HoldId)> {
-        let rest = name.as_bytes().strip_prefix(self.sibling_prefix().as_slice())?;
+        let prefix = self.sibling_prefix();
+        let rest = name.as_encoded_bytes().strip_prefix(prefix.as_encoded_bytes())?;
         let (word, hold_id) = std::str::from_utf8(rest).ok()?.split_once('.')?;
         let sibling = Sibling::ALL.into_iter().find(|sibling| sibling.word() == word)?;
         Some((sibling, hold_id.parse().ok()?))

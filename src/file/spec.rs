@@ -14,7 +14,7 @@ use crate::local::task_queue::TaskQueue;
 use crate::lock::error::Error;
 use crate::lock::holder::{Holder, Status};
 use crate::sys::files::directory_identity;
-use crate::sys::path::LockPath;
+use crate::sys::path::{BadPath, LockPath};
 use crate::sys::process_key::{ProcessKey, this_process};
 
 /// A lock as its user named it. Clones of a lock share one.
@@ -75,9 +75,8 @@ impl LockSpec {
         let Some(path) = self.path.clone() else {
             let given = self.given.clone();
             let why = "the working directory was unknown when the lock was made".to_owned();
-            return Err(LockPath::new(&given)
-                .err()
-                .unwrap_or(Error::BadPath { lock: given.into(), why }));
+            let bad = LockPath::new(&given).err();
+            return Err(bad.unwrap_or(BadPath { path: given, why }).into());
         };
         Contender::enter(path, Arc::clone(&self.options), process, &self.last_queue).await
     }

@@ -1,7 +1,6 @@
 //! Kernel locks as locks of any kind.
 
 use std::future::Future;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::Location;
 
 use tokio_util::sync::CancellationToken;
@@ -17,6 +16,7 @@ use crate::lock::sealed::Sealed;
 use crate::lock::shared::SharedLock;
 use crate::lock::wait::{Acquired, Wait};
 use crate::lock::{Lock, or_busy};
+use crate::sys::files::{self, BorrowedFile};
 
 impl Sealed for AsyncKernelLock {}
 
@@ -88,8 +88,8 @@ impl Guard for KernelGuard {
         KernelGuard::lost_token(self)
     }
 
-    fn lock_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.as_fd())
+    fn lock_fd(&self) -> Option<BorrowedFile<'_>> {
+        Some(files::lend(self.file()))
     }
 
     fn release(self) -> impl Future<Output = Result<(), Error>> + Send + 'static {

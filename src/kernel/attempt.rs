@@ -19,14 +19,13 @@
 //! 6. A hold acts only in the process that made it: a forked child shares the
 //!    open file, and its `LOCK_UN` would free its parent's lock.
 
-use rustix::fs::FileType;
-
 use super::open_file::OpenFile;
 use super::options::Primitive;
 use super::shared::LockInner;
 use super::syscalls::{self, KernelSpec, Sharing};
 use crate::lock::error::Error;
-use crate::sys::files::{Errno, Inode};
+use crate::sys::files::Errno;
+use crate::sys::inode::{FileKind, Inode};
 
 /// How often the path may name another file after the file was locked, before
 /// this counts as one look. Each time another holder got further. If larger, a try
@@ -91,7 +90,7 @@ impl Attempt<'_> {
             };
             let is_locked = self.lock(&file).map_err(fail("locking"))?;
             // (1), and a replaced file whose holder goes on is in no contender's way.
-            let is_at = file.is_at(&self.lock.c_path);
+            let is_at = file.is_at(&self.lock.system_path);
             if is_at == Ok(true) {
                 self.refuse_mounted(&file, is_locked)?;
                 return Ok(if is_locked { Tried::Locked(file) } else { Tried::Busy(file) });
@@ -144,7 +143,7 @@ impl Attempt<'_> {
 
 #[inline(always)]
 fn open(lock: &LockInner) -> Result<OpenFile, Error> {
-    let (path, mode) = (lock.c_path.as_c_str(), lock.options.mode);
+    let (path, mode) = (&lock.system_path, lock.options.mode);
     let opened = OpenFile::open(|| syscalls::open_or_create(path, mode));
     let file = opened.map_err(|error| cannot_open(lock, error))?;
     check_kind(lock, file.kind)?;
@@ -152,17 +151,17 @@ fn open(lock: &LockInner) -> Result<OpenFile, Error> {
 }
 
 #[inline]
-pub(super) fn check_kind(lock: &LockInner, kind: FileType) -> Result<(), Error> {
+pub(super) fn check_kind(lock: &LockInner, kind: FileKind) -> Result<(), Error> {
     let found = match kind {
-        FileType::RegularFile => return Ok(()),
-        FileType::Directory if lock.options.primitive == Primitive::Flock => {
+        FileKind::Regular => return Ok(()),
+        FileKind::Directory if lock.options.primitive == Primitive::Flock => {
             if !lock.options.delete_on_release {
                 return Ok(());
             }
             "a directory, which is not deleted"
         }
-        FileType::Directory => "a directory, of which only flock can have an exclusive lock",
-        FileType::Fifo => "a fifo",
+        FileKind::Directory => "a directory, of which only flock can have an exclusive lock",
+        FileKind::Fifo => "a fifo",
         _ => "not a regular file",
     };
     Err(Error::NotALockFile { lock: lock.path.path().into(), found: found.to_owned() })
@@ -172,7 +171,7 @@ pub(super) fn cannot_open(lock: &LockInner, error: Errno) -> Error {
     let path = lock.path.path().to_owned();
     match error {
         Errno::NOENT | Errno::NOTDIR => Error::of_directory(&path, error),
-        Errno::ACCESS | Errno::PERM => match syscalls::look_at(&path) {
+        Errno::ACCESS | Errno::PERM => match syscalls::look_at(&lock.system_path) {
             Ok(Some(Inode { owner, mode, .. })) => {
                 Error::MayNotOpen { lock: path.into(), owner, mode, source: error.into() }
             }

@@ -7,15 +7,14 @@
 
 use std::future::pending;
 
-use rustix::fs::FileType;
-
 use super::holder;
 use super::open_file::OpenFile;
 use super::shared::LockState;
 use super::syscalls::KernelSpec;
 use crate::local::executor::Started;
 use crate::local::wakeup::{Blocker, Wakeup};
-use crate::sys::inotify::Following;
+use crate::sys::events::Following;
+use crate::sys::inode::FileKind;
 
 /// Which end of the holder will be heard.
 #[derive(Default)]
@@ -45,7 +44,7 @@ impl FollowHolder {
         if self.is_following || self.asking.is_some() || !std::mem::take(&mut self.may_ask) {
             return false;
         }
-        if file.kind == FileType::RegularFile && subscription.follow_closes(file, file.identity) {
+        if file.kind == FileKind::Regular && subscription.follow_closes(file, file.identity) {
             self.is_following = true;
             return true;
         }

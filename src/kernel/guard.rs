@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use super::shared::LockInner;
 use super::syscalls::Sharing;
 use crate::local::executor::Executor;
 use crate::lock::error::{Error, Lost};
+use crate::sys::files;
 
 /// A kernel lock that is held, with its open file. Dropping the guard releases the lock.
 ///
@@ -177,7 +177,7 @@ impl KernelGuard {
         let hold = self.hold();
         if hold.state.executor.has_events() {
             let identity = hold.file().identity;
-            return matches!(look(hold.lock.path.path(), identity), Ok(Some(_)));
+            return matches!(look(&hold.lock.system_path, identity), Ok(Some(_)));
         }
         hold.watch.lock().as_ref().is_some_and(|watch| watch.lost.is_cancelled())
     }
@@ -232,11 +232,7 @@ impl KernelGuard {
 impl UnwindSafe for KernelGuard {}
 impl RefUnwindSafe for KernelGuard {}
 
-impl AsFd for KernelGuard {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file().as_fd()
-    }
-}
+files::lends_its_file!(KernelGuard);
 
 impl fmt::Debug for KernelGuard {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -270,7 +270,7 @@ impl Hold {
             // A holder that released first cannot lose it.
             Ok(Some(_)) if !had_it => Ok(()),
             Ok(Some(reason)) => lost(reason),
-            Ok(None) => match syscalls::unlink(path) {
+            Ok(None) => match syscalls::remove(self.file(), path) {
                 Ok(()) => Ok(()),
                 Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
                 Err(error) => failed(error),
@@ -299,7 +299,7 @@ impl Hold {
     }
 
     fn look(&self) -> Result<Option<LostReason>, Errno> {
-        look(self.lock.path.path(), self.file().identity)
+        look(&self.lock.system_path, self.file().identity)
     }
 
     pub(super) fn downgrade(&mut self) -> Result<(), Error> {

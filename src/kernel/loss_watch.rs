@@ -1,6 +1,5 @@
 //! Whether the path still names the locked file.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::shared::{LockInner, LockState};
-use super::syscalls;
+use super::syscalls::{self, SystemPath};
 use crate::lock::error::{Lost, LostReason};
+use crate::sys::events::Subscription;
 use crate::sys::files::Errno;
-use crate::sys::inotify::Subscription;
 
 /// A task that cancels a token when the lock is lost. It ends before the hold
 /// does, so that the file is open as long as it is compared.
@@ -58,9 +57,8 @@ pub(super) async fn loss(
         if state.executor.has_events() {
             subscription = Subscription::follow_directory(subscription.take(), &lock.path);
         }
-        let path = Arc::clone(&lock.path);
-        let look = move |()| look(path.path(), identity);
-        if let Ok(Some(reason)) = state.executor.run((), look).await {
+        let look = move |lock: Arc<LockInner>| look(&lock.system_path, identity);
+        if let Ok(Some(reason)) = state.executor.run(Arc::clone(&lock), look).await {
             return Lost { lock: lock.path.path().into(), reason };
         }
         let period = tokio::time::sleep(lock.options.wait.retry_period);
@@ -75,7 +73,7 @@ pub(super) async fn loss(
 }
 
 /// `None` if the path names the file of this identity.
-pub(super) fn look(path: &Path, identity: (u64, u64)) -> Result<Option<LostReason>, Errno> {
+pub(super) fn look(path: &SystemPath, identity: (u64, u64)) -> Result<Option<LostReason>, Errno> {
     Ok(match syscalls::identity_at(path)? {
         Some(found) if found == identity => None,
         Some(_) => Some(LostReason::Replaced),

@@ -1,17 +1,14 @@
 //! The open file of one contender, and then of one holder. The kernel's locks belong
 //! to it.
 
-use std::ffi::CStr;
 use std::fs::File;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use rustix::fs::FileType;
-use rustix::io::Errno;
-
-use super::syscalls::{self, KernelSpec};
-use crate::sys::files::Inode;
+use super::syscalls::{self, KernelSpec, SystemPath};
+use crate::sys::files::Errno;
 use crate::sys::fork_count::forks;
+use crate::sys::inode::{FileKind, Inode};
 use crate::sys::tickets::Waiters;
 
 /// An open file, locked or not.
@@ -20,7 +17,7 @@ pub(super) struct OpenFile {
     /// How often this process had forked when the file was opened; `None` once a user
     /// had it. Else there may be copies, and then its close is no event for waiters.
     origin: Option<u64>,
-    pub(super) kind: FileType,
+    pub(super) kind: FileKind,
     /// Device and inode.
     pub(super) identity: (u64, u64),
     /// The directory, where its last release looked for waiters. The next looks there, for
@@ -52,14 +49,14 @@ impl OpenFile {
     pub(super) fn downgrade(&self, spec: KernelSpec) -> Result<(), Errno> {
         match self.try_lock(spec) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Errno::WOULDBLOCK),
+            Ok(false) => Err(Errno::AGAIN),
             Err(error) => Err(error),
         }
     }
 
     /// Whether the path names this file, (2) of [`attempt`](super::attempt).
     #[inline]
-    pub(super) fn is_at(&self, path: &CStr) -> Result<bool, Errno> {
+    pub(super) fn is_at(&self, path: &SystemPath) -> Result<bool, Errno> {
         Ok(syscalls::identity_at(path)? == Some(self.identity))
     }
 

@@ -1,23 +1,21 @@
 //! What all clones of one lock share, and what the contenders of one lock in this
 //! process have in common.
 
-use std::ffi::CString;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::local_queue::LocalQueue;
 use super::options::{KernelOptions, Primitive};
-use super::syscalls::{KernelSpec, Sharing};
+use super::syscalls::{KernelSpec, Sharing, SystemPath};
 use crate::local::executor::{Executor, LastLook};
 use crate::local::path_check::LOOK_LASTS;
 use crate::local::task_queue::Entry;
 use crate::lock::error::Error;
+use crate::sys::events::prepare;
 use crate::sys::files::directory_identity;
-use crate::sys::inotify::prepare;
 use crate::sys::mutex::Mutex;
-use crate::sys::path::LockPath;
+use crate::sys::path::{BadPath, LockPath};
 use crate::sys::process_key::{ProcessKey, this_process};
 use crate::sys::tickets::Waiters;
 
@@ -36,7 +34,10 @@ pub(super) enum Named {
 
 impl Named {
     pub(super) fn new(given: &Path, options: KernelOptions) -> Self {
-        match LockPath::new(given).and_then(|path| LockInner::new(path, options.clone())) {
+        match LockPath::new(given)
+            .map_err(Error::from)
+            .and_then(|path| LockInner::new(path, options.clone()))
+        {
             Ok(lock) => Named::Lock(Arc::new(lock)),
             Err(_) => Named::Nothing(Arc::new((given.to_owned(), options))),
         }
@@ -69,14 +70,13 @@ impl Named {
 fn why_not(given: &Path) -> Error {
     let why = "the working directory was unknown when the lock was made".to_owned();
     let error = LockPath::new(given).err();
-    error.unwrap_or_else(|| Error::BadPath { lock: given.to_owned().into(), why })
+    error.unwrap_or_else(|| BadPath { path: given.to_owned(), why }).into()
 }
 
 /// A lock, however often it is acquired.
 pub(super) struct LockInner {
     pub(super) path: Arc<LockPath>,
-    /// The path as the kernel wants it, not to be made anew for each call.
-    pub(super) c_path: CString,
+    pub(super) system_path: SystemPath,
     pub(super) options: KernelOptions,
     /// Names the turns of this lock in its directory: other primitives, ranges
     /// and ways to end at the same path do not wait for each other's.
@@ -100,10 +100,9 @@ impl LockInner {
         };
         let label = beside(format!("\n{kind} {range:?}"))?;
         let turns = beside(format!("\n{primitive:?} {range:?} {}", options.delete_on_release))?;
-        let c_path = CString::new(path.path().as_os_str().as_bytes());
-        let c_path = c_path.expect("BUG: a lock's path with a NUL byte");
+        let system_path = SystemPath::new(path.path());
         let (path, last_state) = (Arc::new(path), Mutex::default());
-        Ok(Self { path, c_path, options, turns, label, last_state })
+        Ok(Self { path, system_path, options, turns, label, last_state })
     }
 
     pub(super) fn spec(&self, sharing: Sharing) -> KernelSpec {

@@ -12,12 +12,13 @@ use std::sync::{Arc, Condvar, LazyLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 
 use super::options::Offload;
 use super::timer::{PATIENCE, Standing};
+use crate::sys::clock::coarse_milliseconds;
 use crate::sys::files::{self, Errno};
+use crate::sys::inode::FileKind;
 use crate::sys::mutex::{Mutex, wait_timeout};
 use crate::sys::process_key::{ProcessKey, this_process};
 
@@ -45,28 +46,22 @@ const SEEN_LASTS: u64 = 10;
 
 impl LastLook {
     pub(crate) fn now() -> Self {
-        Self(AtomicU64::new(Self::clock()))
+        Self(AtomicU64::new(coarse_milliseconds()))
     }
 
     pub(crate) fn is_recent(&self) -> bool {
-        Self::clock().saturating_sub(self.0.load(Ordering::Relaxed)) <= SEEN_LASTS
+        coarse_milliseconds().saturating_sub(self.0.load(Ordering::Relaxed)) <= SEEN_LASTS
     }
 
     /// What the look found; only that it is still there is remembered.
     #[cold]
     pub(crate) fn renew(&self, look: impl FnOnce() -> bool) -> bool {
-        let now = Self::clock();
+        let now = coarse_milliseconds();
         let is_there = look();
         if is_there {
             self.0.store(now, Ordering::Relaxed);
         }
         is_there
-    }
-
-    /// Milliseconds, by a clock that costs less than it errs: some milliseconds.
-    fn clock() -> u64 {
-        let time = clock_gettime(ClockId::MonotonicCoarse);
-        time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
     }
 }
 
@@ -217,9 +212,9 @@ async fn look(worker: &Arc<Worker>, directory: &Path) -> Result<(DirectoryIdenti
 }
 
 fn look_here(directory: &Path) -> Result<(DirectoryIdentity, bool), Errno> {
-    let (inode, file_system) = files::look_at_directory(directory)?;
-    let is_directory = inode.kind == rustix::fs::FileType::Directory;
-    let answer = (inode.identity, file_system.is_local());
+    let (inode, is_local) = files::look_at_directory(directory)?;
+    let is_directory = inode.kind == FileKind::Directory;
+    let answer = (inode.identity, is_local);
     if is_directory { Ok(answer) } else { Err(Errno::NOTDIR) }
 }
 

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use crate::sys::inotify::Subscription;
+use crate::sys::events::Subscription;
 use crate::sys::tickets::{Ahead, Predecessor, Ticket};
 
 /// How long a contender lets its predecessors go first, once the lock may be free:

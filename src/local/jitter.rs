@@ -3,14 +3,14 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use rustix::rand::{GetRandomFlags, getrandom};
+use crate::sys::random;
 
 /// Between two and five quarters of `period`, so that processes do not march in
 /// step.
 pub(crate) fn jittered(period: Duration) -> Duration {
     // The middle, without random bits, which a running system has.
     let mut bits = (u16::MAX / 2).to_ne_bytes();
-    let _ = getrandom(&mut bits, GetRandomFlags::NONBLOCK);
+    let _ = random::fill_at_once(&mut bits);
     let share = f64::from(u16::from_ne_bytes(bits)) / f64::from(u16::MAX);
     in_step(period.mul_f64(0.75 + share / 2.0), BEGINNING.elapsed())
 }

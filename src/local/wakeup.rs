@@ -34,9 +34,10 @@ use tokio::runtime::Handle;
 use super::follow_predecessors::PredecessorWatch;
 use super::jitter::jittered;
 use super::options::WaitOptions;
-use crate::sys::inotify::{Event, Following, Subscription};
+use crate::sys::events::{Event, Following, Subscription};
 use crate::sys::path::LockPath;
-use crate::sys::tickets::{Sharing, Ticket};
+use crate::sys::sharing::Sharing;
+use crate::sys::tickets::Ticket;
 use crate::sys::wait_pipe::Presence;
 
 /// How many `retry_period`s pass between two looks while events are heard. They are only

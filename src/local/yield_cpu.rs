@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::sys::cpu;
+
 /// Longer than a next holder takes that acquires and then waits for something.
 const YIELD_MAX: Duration = Duration::from_millis(1);
 
@@ -28,7 +30,7 @@ pub(crate) fn let_next_run() {
     static YIELDS: Yields = Yields::new();
     YIELDS.give_way(|| {
         let began = Instant::now();
-        rustix::thread::sched_yield();
+        cpu::give_way();
         began.elapsed()
     });
 }

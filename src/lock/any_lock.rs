@@ -18,6 +18,7 @@ use super::holder::{Holder, Status};
 use super::name::LockName;
 use super::sealed::Sealed;
 use super::wait::{Acquired, Wait};
+use crate::sys::files::BorrowedFile;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -145,8 +146,7 @@ trait DynGuard: fmt::Debug + Send + Sync {
     fn fencing_token(&self) -> Option<FencingToken>;
     fn hold_id(&self) -> Option<String>;
     fn recovered_from(&self) -> Option<&Holder>;
-    #[cfg(unix)]
-    fn lock_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+    fn lock_fd(&self) -> Option<BorrowedFile<'_>>;
     fn release(self: Box<Self>) -> Boxed<'static, Result<(), Error>>;
 }
 
@@ -175,8 +175,7 @@ impl<G: Guard> DynGuard for G {
         Guard::recovered_from(self)
     }
 
-    #[cfg(unix)]
-    fn lock_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+    fn lock_fd(&self) -> Option<BorrowedFile<'_>> {
         Guard::lock_fd(self)
     }
 
@@ -218,8 +217,7 @@ impl Guard for AnyGuard {
         self.0.recovered_from()
     }
 
-    #[cfg(unix)]
-    fn lock_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+    fn lock_fd(&self) -> Option<BorrowedFile<'_>> {
         self.0.lock_fd()
     }
 

@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::io::Errno;
-
 use super::holder::Holder;
 use super::name::LockName;
+use crate::sys::files::Errno;
+use crate::sys::path::BadPath;
 
 /// Why a lock could not be acquired, kept or released.
 ///
@@ -350,6 +350,12 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl From<BadPath> for Error {
+    fn from(BadPath { path, why }: BadPath) -> Self {
+        Error::BadPath { lock: path.into(), why }
+    }
 }
 
 impl Error {

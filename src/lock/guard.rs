@@ -9,6 +9,7 @@ use super::error::{Error, Lost};
 use super::fencing_token::FencingToken;
 use super::holder::Holder;
 use super::sealed;
+use crate::sys::files::BorrowedFile;
 
 /// A lock that is held. Dropping it releases the lock.
 pub trait Guard: Debug + Send + Sync + 'static + sealed::Sealed {
@@ -65,8 +66,7 @@ pub trait Guard: Debug + Send + Sync + 'static + sealed::Sealed {
 
     /// The descriptor that carries the lock, if one does. A child process that inherits a
     /// duplicate keeps the lock alive.
-    #[cfg(unix)]
-    fn lock_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+    fn lock_fd(&self) -> Option<BorrowedFile<'_>> {
         None
     }
 

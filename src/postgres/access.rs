@@ -16,7 +16,7 @@ use super::service_file;
 use super::ssl_mode::Security;
 use crate::lease::Tls;
 use crate::lock::error::Error;
-use crate::sys::process;
+use crate::sys::program;
 
 /// PostgreSQL's port.
 const PORT: u16 = 5432;
@@ -85,10 +85,10 @@ pub(super) struct Route {
 /// What a session of this program is called in `pg_stat_activity`, unless the user says it: a
 /// waiter is known by that alone.
 fn called(program: &str) -> String {
-    let (program, pid) = (process::program_name(program), std::process::id());
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let (program, pid) = (program::program_name(program), std::process::id());
+    let host = crate::sys::host::name();
     let name = format!("lockkeeper: {program} (pid {pid} on {host})");
-    process::one_line(&name, LONGEST_APPLICATION)
+    program::one_line(&name, LONGEST_APPLICATION)
 }
 
 impl Access {
@@ -136,7 +136,7 @@ impl Access {
             hosts,
             user,
             database,
-            application: application.map_or_else(|| called(&process::my_name()), str::to_owned),
+            application: application.map_or_else(|| called(&program::my_name()), str::to_owned),
             options: pairs.get("options").map(str::to_owned),
             limit: limit(pairs.get("connect_timeout"))?,
             security: Security::new(&pairs, environment)?,
@@ -150,7 +150,7 @@ impl Access {
     #[cfg(feature = "cli")]
     pub(super) fn of_command(&self, name: &str) -> Self {
         let mut access = self.clone();
-        if access.named.application == called(&process::my_name()) {
+        if access.named.application == called(&program::my_name()) {
             access.named.application = called(name);
         }
         access

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::lock::holder::{Evidence, Holder};
-use crate::sys::process;
+use crate::sys::program;
 
 /// A longer text is no record. If larger, another program can have more memory used here.
 const RECORD_MAX_BYTES: usize = 8192;
@@ -32,14 +32,14 @@ struct Record {
 /// What is written of this process.
 pub(super) fn of_this_process(lock: &str, name: Option<&str>, note: Option<&str>) -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = crate::sys::host::name();
     let record = Record {
         lock: lock.to_owned(),
-        name: name.map_or_else(process::my_name, process::program_name),
+        name: name.map_or_else(program::my_name, program::program_name),
         pid: std::process::id(),
-        host: process::host_name(&host),
+        host: program::host_name(&host),
         since_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-        note: note.map(|note| process::one_line(note, NOTE_MAX_BYTES)),
+        note: note.map(|note| program::one_line(note, NOTE_MAX_BYTES)),
     };
     serde_json::to_string(&record).expect("BUG: a record that is no JSON")
 }
@@ -52,11 +52,11 @@ pub(super) fn holder(record: &str, owner: &str, evidence: Evidence) -> Option<Ho
     let record: Record = serde_json::from_str(record).ok()?;
     Some(Holder {
         pid: Some(record.pid),
-        name: Some(process::program_name(&record.name)),
-        host: Some(process::host_name(&record.host)),
+        name: Some(program::program_name(&record.name)),
+        host: Some(program::host_name(&record.host)),
         since: since(record.since_ms),
-        note: record.note.map(|note| process::one_line(&note, NOTE_MAX_BYTES)),
-        hold_id: Some(process::one_line(owner, NOTE_MAX_BYTES)),
+        note: record.note.map(|note| program::one_line(&note, NOTE_MAX_BYTES)),
+        hold_id: Some(program::one_line(owner, NOTE_MAX_BYTES)),
         ..Holder::nobody(evidence)
     })
 }
@@ -69,12 +69,12 @@ pub(super) fn since(ms: impl TryInto<u64>) -> Option<SystemTime> {
 /// A statement of another program, in one line.
 #[cfg(feature = "cli")]
 pub(super) fn statement(text: &str) -> String {
-    process::one_line(text, NOTE_MAX_BYTES)
+    program::one_line(text, NOTE_MAX_BYTES)
 }
 
 /// A session of which only the server knows something.
 pub(super) fn session(application: &str, user: &str, client: &str, pid: i32) -> Holder {
-    let shown = |text: &str| process::one_line(text, NOTE_MAX_BYTES);
+    let shown = |text: &str| program::one_line(text, NOTE_MAX_BYTES);
     let name = match (application, client) {
         ("", "") => format!("the session {pid} of {}", shown(user)),
         ("", client) => format!("the session {pid} of {} from {}", shown(user), shown(client)),

@@ -1,9 +1,22 @@
-//! The operating system.
+//! The operating system. Each system's folder has the same names in it, and no other
+//! file of this crate names a system.
 
+pub(crate) mod inode;
 pub(crate) mod mutex;
 pub(crate) mod path;
+pub(crate) mod program;
+pub(crate) mod sharing;
+pub(crate) mod verdict;
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
+mod posix;
+
+#[cfg(all(target_os = "linux", not(lockkeeper_generic_unix)))]
 mod linux;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(lockkeeper_generic_unix)))]
 pub(crate) use linux::*;
+
+#[cfg(all(unix, any(not(target_os = "linux"), lockkeeper_generic_unix)))]
+mod unix;
+#[cfg(all(unix, any(not(target_os = "linux"), lockkeeper_generic_unix)))]
+pub(crate) use unix::*;

@@ -1,10 +1,14 @@
 //! The path of a lock, taken apart.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, is_separator};
 
-use crate::lock::error::Error;
+/// Why a path can name no lock file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BadPath {
+    pub(crate) path: PathBuf,
+    pub(crate) why: String,
+}
 
 /// An absolute path that can name a lock file, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,16 +21,16 @@ pub(crate) struct LockPath {
 impl LockPath {
     /// Relative paths become absolute here, so that a later change of the
     /// working directory changes nothing.
-    pub(crate) fn new(path: &Path) -> Result<Self, Error> {
-        let refuse = |why: &str| Error::BadPath { lock: path.into(), why: why.to_owned() };
-        let bytes = path.as_os_str().as_bytes();
+    pub(crate) fn new(path: &Path) -> Result<Self, BadPath> {
+        let refuse = |why: &str| BadPath { path: path.to_owned(), why: why.to_owned() };
+        let bytes = path.as_os_str().as_encoded_bytes();
         if bytes.is_empty() {
             return Err(refuse("it is empty"));
         }
         if bytes.contains(&0) {
             return Err(refuse("it contains a NUL byte"));
         }
-        let last = bytes.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let last = bytes.rsplit(|&byte| is_separator(byte.into())).next().unwrap_or_default();
         if matches!(last, b"" | b"." | b"..") {
             return Err(refuse("it names a directory, not a file in one"));
         }

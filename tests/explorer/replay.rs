@@ -6,15 +6,13 @@
 //! code from the start with that list.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
-
-use rustix::fs::FileType;
 
 use super::program::Program;
 use super::vocabulary::{Answer, MYSELF, Name, Op, Symbol, Text, drawn, record};
@@ -23,9 +21,10 @@ use crate::file::protocol::Environment;
 use crate::file::protocol::disk::{Access, Disk, Flock};
 use crate::file::record::{Contents, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
-use crate::sys::files::{Errno, Inode};
-use crate::sys::process::Verdict;
+use crate::sys::files::Errno;
+use crate::sys::inode::{FileKind, Inode};
 use crate::sys::process_key::{ProcessKey, this_process};
+use crate::sys::verdict::Verdict;
 
 /// What a process was asked and answered so far.
 #[derive(Default)]
@@ -119,7 +118,7 @@ fn opened(op: Op) -> Result<SimFile, Errno> {
 fn inode(op: Op) -> Result<Inode, Errno> {
     match ask(op) {
         Answer::Inode(number) => {
-            let kind = FileType::RegularFile;
+            let kind = FileKind::Regular;
             let (identity, is_mount) = ((1, number.into()), Some(false));
             Ok(Inode { identity, kind, owner: 0, mode: 0o644, links: 1, is_mount })
         }
@@ -221,7 +220,7 @@ impl Disk for SimDisk {
         done(Op::Rename(Name::of(from), Name::of(to)))
     }
 
-    fn rename_to_free(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+    fn rename_to_free(&self, _: &SimFile, from: &Path, to: &Path) -> Result<(), Errno> {
         done(Op::RenameToFree(Name::of(from), Name::of(to)))
     }
 
@@ -229,7 +228,11 @@ impl Disk for SimDisk {
         done(Op::Unlink(Name::of(path)))
     }
 
-    fn list(&self, _: &Path, _: &[u8]) -> Result<Vec<OsString>, Errno> {
+    fn remove(&self, _: &SimFile, path: &Path) -> Result<(), Errno> {
+        self.unlink(path)
+    }
+
+    fn list(&self, _: &Path, _: &OsStr) -> Result<Vec<OsString>, Errno> {
         match ask(Op::List) {
             Answer::Names(number) => NAMES.with_borrow(|known| {
                 let name = |name: &Name| name.path().file_name().expect("BUG: no name").to_owned();

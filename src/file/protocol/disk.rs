@@ -5,20 +5,14 @@
 //! Each method is one system call, so that a driver that stops, fails or
 //! reorders them sees every step the shipped protocol takes.
 
-#![expect(clippy::disallowed_methods, reason = "the room of lock files")]
-
-use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, RenameFlags};
-
 use super::mutants;
-use crate::sys::byte_ranges::{self, Bytes, Kind};
-use crate::sys::files::{
-    self, Errno, Inode, OPEN_FLAGS, call, file_system, inspect, lifted, look, open, unlink,
-};
+use crate::sys::files::{self, Errno};
+use crate::sys::inode::Inode;
+pub(crate) use crate::sys::sharing::Sharing as Flock;
 
 /// How a file that exists is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,17 +23,10 @@ pub(crate) enum Access {
     ReadWrite,
 }
 
-/// A `flock`, always asked for without waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flock {
-    Shared,
-    Exclusive,
-}
-
 /// File-system operations. None waits for another process.
 pub(crate) trait Disk: Clone + Send + Sync + 'static {
     /// An open file description. Dropping it closes it.
-    type File: AsFd + Send + Sync + 'static;
+    type File: Send + Sync + 'static;
 
     /// Open what is at `path`, if it is there; a symbolic link is `ELOOP`.
     fn open(&self, path: &Path, access: Access) -> Result<Self::File, Errno>;
@@ -67,12 +54,14 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     fn link(&self, from: &Path, to: &Path) -> Result<(), Errno>;
     /// `rename`, over what is there.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno>;
-    /// `renameat2` with `RENAME_NOREPLACE`: to a name that may not exist yet.
-    fn rename_to_free(&self, from: &Path, to: &Path) -> Result<(), Errno>;
+    /// Rename a file that is open to a name that may not exist yet.
+    fn rename_to_free(&self, file: &Self::File, from: &Path, to: &Path) -> Result<(), Errno>;
     /// `unlink`.
     fn unlink(&self, path: &Path) -> Result<(), Errno>;
+    /// The same for a file that is open.
+    fn remove(&self, file: &Self::File, path: &Path) -> Result<(), Errno>;
     /// The names in a directory that begin with `prefix`.
-    fn list(&self, directory: &Path, prefix: &[u8]) -> Result<Vec<OsString>, Errno>;
+    fn list(&self, directory: &Path, prefix: &OsStr) -> Result<Vec<OsString>, Errno>;
     /// Whether a free `flock` on this file proves that the lock is not held:
     /// `statfs` names a local file system known to do it right.
     fn trusts_flock(&self, file: &Self::File) -> Result<bool, Errno>;
@@ -86,135 +75,103 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
 pub(crate) struct OsDisk;
 
 impl Disk for OsDisk {
-    type File = OwnedFd;
+    type File = File;
 
-    fn open(&self, path: &Path, access: Access) -> Result<OwnedFd, Errno> {
+    fn open(&self, path: &Path, access: Access) -> Result<File, Errno> {
         mutants::step();
         match access {
-            Access::Read => match look(path) {
-                Err(Errno::NOENT) => Err(Errno::NOENT),
-                Ok(inode) if inode.does_more_when_opened() => {
-                    open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, 0)
-                }
-                _ => open(path, OPEN_FLAGS | OFlags::RDONLY, 0),
-            },
-            Access::ReadWrite => open(path, OPEN_FLAGS | OFlags::RDWR, 0).map(lifted),
+            Access::Read => files::open_to_read(path),
+            Access::ReadWrite => files::open_to_write(path),
         }
     }
 
-    fn create_unnamed(&self, directory: &Path, mode: u32) -> Result<OwnedFd, Errno> {
+    fn create_unnamed(&self, directory: &Path, mode: u32) -> Result<File, Errno> {
         mutants::step();
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        open(directory, flags, mode).map(lifted)
+        files::create_unnamed(directory, mode)
     }
 
-    fn create(&self, path: &Path, mode: u32) -> Result<OwnedFd, Errno> {
+    fn create(&self, path: &Path, mode: u32) -> Result<File, Errno> {
         mutants::step();
-        let flags = OPEN_FLAGS | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        open(path, flags, mode).map(lifted)
+        files::create(path, mode)
     }
 
-    fn inspect(&self, file: &OwnedFd) -> Result<Inode, Errno> {
+    fn inspect(&self, file: &File) -> Result<Inode, Errno> {
         mutants::step();
-        inspect(file.as_fd())
+        files::inspect(file)
     }
 
-    fn links(&self, file: &OwnedFd) -> Result<u64, Errno> {
+    fn links(&self, file: &File) -> Result<u64, Errno> {
         mutants::step();
-        call(|| rustix::fs::fstat(file)).map(|stat| Inode::from(stat).links)
+        files::links(file)
     }
 
     fn look(&self, path: &Path) -> Result<Inode, Errno> {
         mutants::step();
-        look(path)
+        files::look(path)
     }
 
-    fn read(&self, file: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
+    fn read(&self, file: &File, into: &mut [u8]) -> Result<usize, Errno> {
         mutants::step();
-        call(|| rustix::io::pread(file, &mut *into, 0))
+        files::read_start(file, into)
     }
 
-    fn write(&self, file: &OwnedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+    fn write(&self, file: &File, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
         mutants::step();
-        call(|| rustix::io::pwrite(file, bytes, offset))
+        files::write_at(file, bytes, offset)
     }
 
-    fn try_flock(&self, file: &OwnedFd, flock: Flock) -> Result<bool, Errno> {
+    fn try_flock(&self, file: &File, flock: Flock) -> Result<bool, Errno> {
         mutants::step();
-        let operation = match flock {
-            Flock::Shared => FlockOperation::NonBlockingLockShared,
-            Flock::Exclusive => FlockOperation::NonBlockingLockExclusive,
-        };
-        match call(|| rustix::fs::flock(file, operation)) {
-            Ok(()) => Ok(true),
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(error) => Err(error),
-        }
+        files::try_flock(file, flock)
     }
 
-    fn unlock(&self, file: &OwnedFd) -> Result<(), Errno> {
+    fn unlock(&self, file: &File) -> Result<(), Errno> {
         mutants::step();
-        call(|| rustix::fs::flock(file, FlockOperation::Unlock))
+        files::unlock(file)
     }
 
-    /// By descriptor where the kernel lets its opener do that (6.10, or with
-    /// CAP_DAC_READ_SEARCH), else through /proc, as open(2) has it.
-    fn link_unnamed(&self, file: &OwnedFd, to: &Path) -> Result<(), Errno> {
+    fn link_unnamed(&self, file: &File, to: &Path) -> Result<(), Errno> {
         mutants::step();
-        match call(|| rustix::fs::linkat(file, c"", CWD, to, AtFlags::EMPTY_PATH)) {
-            Err(Errno::NOENT | Errno::PERM | Errno::INVAL) => {}
-            result => return result,
-        }
-        use std::os::fd::AsRawFd;
-        let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-        call(|| rustix::fs::linkat(CWD, &from, CWD, to, AtFlags::SYMLINK_FOLLOW))
+        files::link_unnamed(file, to)
     }
 
     fn link(&self, from: &Path, to: &Path) -> Result<(), Errno> {
         mutants::step();
-        call(|| rustix::fs::link(from, to))
+        files::link(from, to)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), Errno> {
         mutants::step();
-        call(|| rustix::fs::rename(from, to))
+        files::rename(from, to)
     }
 
-    fn rename_to_free(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+    fn rename_to_free(&self, file: &File, from: &Path, to: &Path) -> Result<(), Errno> {
         mutants::step();
-        call(|| rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE))
+        files::rename_to_free(file, from, to)
     }
 
     fn unlink(&self, path: &Path) -> Result<(), Errno> {
         mutants::step();
-        unlink(path)
+        files::unlink(path)
     }
 
-    fn list(&self, directory: &Path, prefix: &[u8]) -> Result<Vec<OsString>, Errno> {
+    fn remove(&self, file: &File, path: &Path) -> Result<(), Errno> {
         mutants::step();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        // All of it again: a listing that was interrupted is over.
-        call(|| {
-            let directory = open(directory, flags, 0)?;
-            let mut names = Vec::new();
-            for entry in rustix::fs::Dir::new(directory)? {
-                let name = entry?.file_name().to_bytes().to_vec();
-                if name.starts_with(prefix) {
-                    names.push(OsString::from_vec(name));
-                }
-            }
-            Ok(names)
-        })
+        files::remove(file, path)
     }
 
-    fn trusts_flock(&self, file: &OwnedFd) -> Result<bool, Errno> {
+    fn list(&self, directory: &Path, prefix: &OsStr) -> Result<Vec<OsString>, Errno> {
         mutants::step();
-        file_system(file.as_fd()).map(files::FileSystem::is_local)
+        files::list(directory, prefix)
     }
 
-    fn is_range_locked(&self, file: &OwnedFd) -> Result<bool, Errno> {
+    fn trusts_flock(&self, file: &File) -> Result<bool, Errno> {
         mutants::step();
-        let found = byte_ranges::in_the_way(file, Kind::Write, Bytes::ALL)?;
-        Ok(found.is_some())
+        files::is_local(file)
+    }
+
+    fn is_range_locked(&self, file: &File) -> Result<bool, Errno> {
+        mutants::step();
+        files::is_range_locked(file)
     }
 }

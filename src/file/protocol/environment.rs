@@ -11,9 +11,9 @@ use crate::file::options::FileOptions;
 use crate::file::record::{Contents, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::sys::files::Errno;
-use crate::sys::process::Verdict;
 use crate::sys::process_key::ProcessKey;
 use crate::sys::random;
+use crate::sys::verdict::Verdict;
 
 /// The running system, as this process sees it.
 #[derive(Clone, Copy, Debug)]

@@ -298,7 +298,7 @@ impl<D: Disk> LockFile<D> {
                     // holder.
                     self.mark_released();
                 }
-                match self.disk.unlink(self.path.path()) {
+                match self.disk.remove(&self.file, self.path.path()) {
                     Ok(()) => Ok(()),
                     Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
                     Err(error) => self.leave_released(error),

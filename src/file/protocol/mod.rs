@@ -83,10 +83,11 @@ use super::record::{Contents, RECORD_BYTES, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder};
-use crate::sys::files::{Errno, Inode};
+use crate::sys::files::Errno;
+use crate::sys::inode::{FileKind, Inode};
 use crate::sys::path::LockPath;
-use crate::sys::process::Verdict;
 use crate::sys::process_key::ProcessKey;
+use crate::sys::verdict::Verdict;
 use disk::{Access, Disk};
 use lock_file::{AtPath, LockFile};
 use mutants::Mutant;
@@ -414,14 +415,13 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
     }
 
     fn refuse_irregular(&self, inode: Inode) -> Result<(), Stop> {
-        use rustix::fs::FileType;
         let found = match inode.kind {
-            FileType::RegularFile => return Ok(()),
-            FileType::Directory => "it is a directory",
-            FileType::Fifo => "it is a fifo",
-            FileType::Socket => "it is a socket",
-            FileType::CharacterDevice | FileType::BlockDevice => "it is a device",
-            _ => "it is not a regular file",
+            FileKind::Regular => return Ok(()),
+            FileKind::Directory => "it is a directory",
+            FileKind::Fifo => "it is a fifo",
+            FileKind::Socket => "it is a socket",
+            FileKind::Device => "it is a device",
+            FileKind::SymbolicLink | FileKind::Other => "it is not a regular file",
         };
         Err(self.not_a_lock_file(found.to_owned()).into())
     }

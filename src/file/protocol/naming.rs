@@ -19,7 +19,8 @@ use super::mutants::{self, Mutant};
 use super::{Attempt, Environment, Stop};
 use crate::file::record::Record;
 use crate::lock::error::Error;
-use crate::sys::files::{Errno, Inode};
+use crate::sys::files::Errno;
+use crate::sys::inode::Inode;
 
 /// What became of a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     /// first when this returns.
     pub(super) fn name(
         &self,
+        file: &D::File,
         from: &Path,
         to: &Path,
         inode: Inode,
@@ -67,11 +69,12 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             Err(error) if says_no_links(error) => {}
             Err(error) => return Err(self.failed("linking", error)),
         }
-        self.name_by_rename(from, to, inode, record)
+        self.name_by_rename(file, from, to, inode, record)
     }
 
     fn name_by_rename(
         &self,
+        file: &D::File,
         from: &Path,
         to: &Path,
         inode: Inode,
@@ -79,7 +82,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     ) -> Result<Naming, Stop> {
         let renamed = match mutants::is_on(Mutant::RenameOver) {
             true => self.disk.rename(from, to),
-            false => self.disk.rename_to_free(from, to),
+            false => self.disk.rename_to_free(file, from, to),
         };
         match renamed {
             Ok(()) if self.is_another_file(to, inode, record) => {

@@ -15,8 +15,9 @@ use crate::file::options::Proof;
 use crate::file::record::{Contents, Record, RecordedProof};
 use crate::lock::error::Error;
 use crate::lock::holder::Evidence;
-use crate::sys::files::{Errno, Inode};
-use crate::sys::process::Verdict;
+use crate::sys::files::Errno;
+use crate::sys::inode::Inode;
+use crate::sys::verdict::Verdict;
 
 impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     pub(super) fn pinned(&mut self) -> Result<Outcome<D>, Stop> {
@@ -207,7 +208,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         let started = self.environment.now();
         let (file, name) = self.create_candidate(&record)?;
         let inode = self.prepare(&file, &mut record)?;
-        match self.name(name.path(), self.path.path(), inode, &record)? {
+        match self.name(&file, name.path(), self.path.path(), inode, &record)? {
             Naming::Named => self.holds(file, inode, record, None, started),
             Naming::Taken => Err(Stop::FromTheTop),
         }

@@ -33,7 +33,8 @@ use crate::file::record::{Contents, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
 use crate::lock::holder::Evidence;
-use crate::sys::files::{Errno, Inode};
+use crate::sys::files::Errno;
+use crate::sys::inode::Inode;
 
 /// A name that this contender made and removes, whatever happens (6).
 pub(super) struct Name<D: Disk> {
@@ -130,7 +131,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
 
     /// Steps 2 and 4.
     fn put(&self, candidate: &Candidate<D>, to: &Path) -> Result<Naming, Stop> {
-        self.name(candidate.name.path(), to, candidate.inode, &candidate.record)
+        self.name(&candidate.file, candidate.name.path(), to, candidate.inode, &candidate.record)
     }
 
     /// Steps 3 to 6, from the stale file at the path up the claims and down again.

@@ -6,7 +6,7 @@ use crate::file::record::{Contents, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
-use crate::sys::process::Verdict;
+use crate::sys::verdict::Verdict;
 
 /// What is at the path.
 pub(crate) struct Found {

@@ -16,7 +16,7 @@ use crate::file::record::{Contents, RECORD_BYTES, RecordedProof};
 use crate::file::siblings::Sibling;
 use crate::local::hold_id::HoldId;
 use crate::sys::files::Errno;
-use crate::sys::process::Verdict;
+use crate::sys::verdict::Verdict;
 
 impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     /// Remove left-overs; how many went. What cannot be looked at stays, and what

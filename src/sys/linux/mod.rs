@@ -3,9 +3,12 @@
 #[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
 pub(crate) mod boot_clock;
 pub(crate) mod byte_ranges;
+pub(crate) mod clock;
+
+pub(crate) mod events;
 pub(crate) mod files;
-pub(crate) mod fork_count;
-pub(crate) mod inotify;
+
+pub(crate) mod lock_list;
 pub(crate) mod process;
 pub(crate) mod process_key;
 pub(crate) mod random;
@@ -14,3 +17,5 @@ pub(crate) mod ticket_offsets;
 pub(crate) mod tickets;
 pub(crate) mod wait_pipe;
 mod wipe_page;
+
+pub(crate) use super::posix::{cpu, fork_count, host};

@@ -1,5 +1,4 @@
-//! Processes: whether one runs, what it is called, what happens at its exit. The only
-//! user of sysinfo and `/proc/<pid>`.
+//! Processes: whether one runs, and which it is. The only user of `/proc/<pid>`.
 //!
 //! Unknown is never taken for dead. A process is dead only if the kernel says
 //! that there is none (`ESRCH`), or shows something that cannot be it: a
@@ -10,77 +9,16 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
-use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
 use super::files::call;
+pub(crate) use crate::sys::posix::at_exit::at_exit;
+use crate::sys::verdict::Verdict;
 
-/// Longest program name in a record.
-pub(crate) const NAME_MAX_BYTES: usize = 64;
-
-/// Longest host name in a record, as Linux has it (`HOST_NAME_MAX`).
-const HOST_MAX_BYTES: usize = 64;
-
-/// What can be said of a recorded process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Alive,
-    /// And how that shows.
-    Dead(String),
-    /// And why it cannot be known.
-    Unknown(String),
-}
-
-/// The file stem of `argv[0]`: what openlock would record and look for.
-pub(crate) fn my_name() -> String {
-    let program = std::env::args_os().next().unwrap_or_default();
-    let stem = Path::new(&program).file_stem().unwrap_or_default();
-    program_name(&stem.to_string_lossy())
-}
-
-/// The command line of this process as `ps` shows it.
-pub(crate) fn my_command_line() -> String {
-    let words: Vec<_> =
-        std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    words.join(" ")
-}
-
-/// A name as it may stand in a record: one line, not too long, never empty.
-pub(crate) fn program_name(name: &str) -> String {
-    let name = one_line(name, NAME_MAX_BYTES);
-    if name.is_empty() { "unnamed".to_owned() } else { name }
-}
-
-/// A host name as it may stand in a record.
-pub(crate) fn host_name(name: &str) -> String {
-    one_line(name, HOST_MAX_BYTES)
-}
-
-pub(crate) fn one_line(text: &str, max_bytes: usize) -> String {
-    let mut line = String::new();
-    for character in text.chars().filter(|character| !character.is_control()) {
-        if line.len() + character.len_utf8() > max_bytes {
-            break;
-        }
-        line.push(character);
-    }
-    line.trim().to_owned()
-}
-
-pub(crate) fn command_line(pid: u32) -> String {
-    let pid = sysinfo::Pid::from_u32(pid);
-    let mut system = System::new();
-    system.refresh_processes_specifics(
-        ProcessesToUpdate::Some(&[pid]),
-        false,
-        ProcessRefreshKind::nothing().with_cmd(UpdateKind::Always),
-    );
-    let words = system.process(pid).map(|process| process.cmd().join(std::ffi::OsStr::new(" ")));
-    words.unwrap_or_default().to_string_lossy().into_owned()
-}
+/// A process is known by its id and a namespace for it.
+pub(crate) const HAS_PID_NAMESPACES: bool = true;
 
 /// What names this boot of the kernel.
 ///
@@ -131,17 +69,35 @@ pub(crate) fn pidfs_inode(pid: u32) -> Result<Option<u64>, Errno> {
     Ok(if is_pidfs { Some(call(|| rustix::fs::fstat(&descriptor))?.st_ino) } else { None })
 }
 
+/// When this process started, in clock ticks since the boot.
+pub(crate) fn own_start() -> io::Result<u64> {
+    ProcStat::read("/proc/self/stat").map(|stat| stat.started)
+}
+
+/// The same of another, in numbers that compare with those of this process: `None` where
+/// that is not known, as in another time namespace.
+pub(crate) fn start_of(pid: u32) -> Option<u64> {
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/time")).ok();
+    let is_comparable = namespace("self") == namespace(&pid.to_string());
+    ProcStat::of(pid).filter(|_| is_comparable).map(|stat| stat.started)
+}
+
+/// The name that ps shows: of a program that cannot be read about, none.
+pub(crate) fn name_of(pid: u32) -> Option<String> {
+    fs::read_to_string(format!("/proc/{pid}/comm")).ok()
+}
+
 /// What is needed of `/proc/<pid>/stat`.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct ProcStat {
+struct ProcStat {
     state: u8,
     threads: u64,
-    pub(crate) started: u64,
+    started: u64,
 }
 
 impl ProcStat {
     /// `None` where it cannot be read, or `/proc` shows another pid namespace.
-    pub(crate) fn of(pid: u32) -> Option<Self> {
+    fn of(pid: u32) -> Option<Self> {
         let proc_is_ours = fs::read_link("/proc/self")
             .is_ok_and(|link| link.as_os_str() == std::process::id().to_string().as_str());
         if !proc_is_ours {
@@ -150,7 +106,7 @@ impl ProcStat {
         Self::read(&format!("/proc/{pid}/stat")).ok()
     }
 
-    pub(crate) fn read(path: &str) -> std::io::Result<Self> {
+    fn read(path: &str) -> std::io::Result<Self> {
         let bytes = fs::read(path)?;
         Self::parse(&bytes).ok_or_else(|| ErrorKind::InvalidData.into())
     }
@@ -171,18 +127,6 @@ impl ProcStat {
     fn is_over(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x') && self.threads <= 1
     }
-}
-
-/// Have this run in `exit`; whether that could be arranged. A forked child has the
-/// handlers of its parent.
-// std offers no exit handler; C's is given a function and cannot fail but for
-// want of memory.
-#[allow(unsafe_code)]
-pub(crate) fn at_exit(handler: extern "C" fn()) -> bool {
-    unsafe extern "C" {
-        safe fn atexit(handler: extern "C" fn()) -> std::ffi::c_int;
-    }
-    atexit(handler) == 0
 }
 
 #[cfg(test)]

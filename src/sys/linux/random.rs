@@ -26,6 +26,11 @@ pub(crate) fn fill(bits: &mut [u8]) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Random bits, if some can be had without waiting.
+pub(crate) fn fill_at_once(bits: &mut [u8]) -> Result<(), Errno> {
+    getrandom(bits, GetRandomFlags::NONBLOCK).map(drop)
+}
+
 /// `read_exact` goes on after signals.
 #[cold]
 fn from_device(bits: &mut [u8]) -> Result<(), Errno> {

@@ -20,8 +20,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::retry_on_intr;
 
 use super::byte_ranges::{Bytes, Kind, in_the_way, try_lock, unlock};
-use super::files::{Inode, directory_identity};
+use super::files::directory_identity;
 use super::process_key::{ProcessKey, this_process};
+use crate::sys::inode::Inode;
 
 use crate::sys::mutex::Mutex;
 

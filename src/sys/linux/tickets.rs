@@ -28,6 +28,7 @@ use super::ticket_directory::Directory;
 use super::ticket_offsets::{Name, Number, PART_BITS, PIPES, READERS};
 use super::wait_pipe::{Presence, PublishedFd};
 use crate::sys::path::LockPath;
+use crate::sys::sharing::Sharing;
 
 /// How far before a number the one before it is looked for first: it is as a rule the
 /// last, or next to it. More numbers at once would only find some of them.
@@ -46,13 +47,6 @@ pub(crate) struct Ticket {
     is_given_up: bool,
     /// After all else.
     presence: Option<Presence>,
-}
-
-/// Whether a lock is wanted for oneself alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sharing {
-    Exclusive,
-    Shared,
 }
 
 /// Of which tickets it is one.

@@ -1,17 +1,16 @@
 //! A disk in memory, exact to the byte, one of whose calls fails.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
-use rustix::fs::FileType;
-
 use crate::file::protocol::disk::{Access, Disk, Flock};
 use crate::file::record::Contents;
-use crate::sys::files::{Errno, Inode};
+use crate::sys::files::Errno;
+use crate::sys::inode::{FileKind, Inode};
 
 /// The calls of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -307,7 +306,7 @@ impl State {
     }
 
     fn inspect(&self, inode: u64) -> Inode {
-        let (identity, kind) = ((1, inode), FileType::RegularFile);
+        let (identity, kind) = ((1, inode), FileKind::Regular);
         Inode {
             identity,
             kind,
@@ -459,7 +458,7 @@ impl Disk for FaultyDisk {
         }
     }
 
-    fn rename_to_free(&self, from: &Path, to: &Path) -> Result<(), Errno> {
+    fn rename_to_free(&self, _: &FaultyFile, from: &Path, to: &Path) -> Result<(), Errno> {
         let fate = self.fate(Call::RenameToFree)?;
         let mut state = self.state();
         if fate == Some(Effect::Swept) {
@@ -480,10 +479,15 @@ impl Disk for FaultyDisk {
         self.act(Call::Unlink, |state| state.names.remove(path).map(drop).ok_or(Errno::NOENT))
     }
 
-    fn list(&self, _: &Path, prefix: &[u8]) -> Result<Vec<OsString>, Errno> {
+    fn remove(&self, _: &FaultyFile, path: &Path) -> Result<(), Errno> {
+        self.unlink(path)
+    }
+
+    fn list(&self, _: &Path, prefix: &OsStr) -> Result<Vec<OsString>, Errno> {
         let state = self.state();
         let names = state.names.keys().filter_map(|path| path.file_name());
-        let has_prefix = |name: &&std::ffi::OsStr| name.as_encoded_bytes().starts_with(prefix);
+        let prefix = prefix.as_encoded_bytes();
+        let has_prefix = |name: &&OsStr| name.as_encoded_bytes().starts_with(prefix);
         Ok(names.filter(has_prefix).map(OsString::from).collect())
     }
 

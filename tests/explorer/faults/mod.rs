@@ -24,8 +24,8 @@ use crate::file::protocol::{
 use crate::file::record::{Contents, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
-use crate::sys::process::Verdict;
 use crate::sys::process_key::{ProcessKey, this_process};
+use crate::sys::verdict::Verdict;
 
 /// The process under test, and one that is gone.
 const LIVING: u8 = 7;

@@ -1,0 +1,13 @@
+//! What runs in `exit`.
+
+/// Have this run in `exit`; whether that could be arranged. A forked child has the
+/// handlers of its parent.
+// std offers no exit handler; C's is given a function and cannot fail but for
+// want of memory.
+#[allow(unsafe_code)]
+pub(crate) fn at_exit(handler: extern "C" fn()) -> bool {
+    unsafe extern "C" {
+        safe fn atexit(handler: extern "C" fn()) -> std::ffi::c_int;
+    }
+    atexit(handler) == 0
+}

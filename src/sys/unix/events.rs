@@ -1,0 +1,87 @@
+//! There are no events: each contender looks each `retry_period`.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::process_key::ProcessKey;
+use super::tickets::Predecessor;
+use crate::sys::path::LockPath;
+
+/// A listener, which there is none of.
+pub(crate) enum Subscription {}
+
+/// Whether the end of a process will be heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Following {
+    Heard,
+    Gone,
+    Unheard,
+}
+
+/// What was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Close,
+    Change,
+}
+
+/// Say once that there are no events, and why.
+pub(crate) fn tell_of_no_events(error: impl Display) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    if !TOLD.swap(true, Ordering::Relaxed) {
+        tracing::warn!(%error, "no events: waiting looks again each retry_period");
+    }
+}
+
+/// To be called before a lock file is opened.
+pub(crate) fn prepare(_: ProcessKey) {}
+
+impl Subscription {
+    /// `None`: one has to look now and then.
+    pub(crate) fn begin(_: &Arc<LockPath>) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn follow_directory(this: Option<Self>, _: &Arc<LockPath>) -> Option<Self> {
+        this
+    }
+
+    pub(crate) fn follow_changes(this: Option<Self>, _: &Arc<LockPath>) -> Option<Self> {
+        this
+    }
+
+    pub(crate) fn follows_directory(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn follow_predecessors(&mut self, _: [Predecessor; 2]) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn is_shaken(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn has_heard_a_write(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn await_closes<const N: usize>(&self, _: [PathBuf; N]) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn follow_process(&mut self, _: Option<u32>) -> Following {
+        match *self {}
+    }
+
+    pub(crate) fn follow_closes(&mut self, _: &File, _: (u64, u64)) -> bool {
+        match *self {}
+    }
+
+    pub(crate) async fn event(&self) -> Event {
+        match *self {}
+    }
+}

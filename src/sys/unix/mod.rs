@@ -1,0 +1,17 @@
+//! Any Unix: what stands in for Linux's own means. Linux itself has it under
+//! `--cfg lockkeeper_generic_unix`, where the same tests are to pass.
+
+#[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
+pub(crate) mod boot_clock;
+pub(crate) mod byte_ranges;
+pub(crate) mod clock;
+pub(crate) mod events;
+pub(crate) mod files;
+pub(crate) mod lock_list;
+pub(crate) mod process;
+pub(crate) mod process_key;
+pub(crate) mod random;
+pub(crate) mod tickets;
+pub(crate) mod wait_pipe;
+
+pub(crate) use super::posix::{cpu, fork_count, host};
