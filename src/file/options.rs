@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::local::options::{LONGEST, Offload, WaitOptions, check_mode};
 use crate::lock::error::Error;
+use crate::sys::files;
 
 /// Longest note, in bytes: with every other field at its longest the record
 /// still fits its fixed size.
@@ -21,7 +22,8 @@ pub enum Proof {
     /// A kernel lock, or [`Error::KernelLockUnavailable`].
     KernelLock,
     /// Its process, as the lock file names it: no kernel lock is taken. For file systems
-    /// or policies that forbid them; every contender of a path should choose the same.
+    /// or policies that forbid them; every contender of a path should choose the same. Not
+    /// on Windows, which is an [`Error::InvalidOption`].
     Process,
 }
 
@@ -270,6 +272,19 @@ impl FileOptions {
             return refuse("tries", "must be at least 1");
         }
         check_mode(self.mode)?;
+        if !files::MAY_BE_REPLACED && self.openlock_compat {
+            return refuse(
+                "openlock_compat",
+                "this system replaces no file that a holder has open",
+            );
+        }
+        if !files::MAY_BE_REPLACED && self.proof == Proof::Process {
+            return refuse(
+                "proof",
+                "Proof::Process replaces files that are open, which this system does not: \
+                 choose Proof::KernelLock",
+            );
+        }
         if self.openlock_compat && self.proof == Proof::Process {
             return refuse(
                 "openlock_compat",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::local::options::{Offload, WaitOptions, check_mode};
 use crate::lock::error::Error;
+use crate::sys::byte_ranges;
 
 /// Which of the kernel's locks is taken.
 ///
@@ -15,12 +16,14 @@ use crate::lock::error::Error;
 #[non_exhaustive]
 pub enum Primitive {
     /// `flock(2)`: of the whole file, belongs to the open file. What flock(1),
-    /// cargo, systemd, lockmgr and Python's `fcntl.flock` use. The default.
+    /// cargo, systemd, lockmgr and Python's `fcntl.flock` use. On Windows it is
+    /// `LockFileEx` of all bytes, as Rust's `File::lock` has it. The default.
     #[default]
     Flock,
     /// `fcntl(2)` with `F_OFD_SETLK`: of a byte range, belongs to the open file.
     /// For a file that is shared with programs that use `F_SETLK`, such as apt, dpkg,
-    /// SQLite and Python's `fcntl.lockf`: the two exclude each other.
+    /// SQLite and Python's `fcntl.lockf`: the two exclude each other. Linux has it; elsewhere
+    /// it is an [`Error::InvalidOption`].
     Ofd,
 }
 
@@ -182,6 +185,11 @@ impl KernelOptions {
         self.wait.check()?;
         let refuse = |option, why: &str| Err(Error::InvalidOption { option, why: why.to_owned() });
         check_mode(self.mode)?;
+        if self.primitive == Primitive::Ofd && !byte_ranges::ARE_THERE {
+            let why = "this system has no locks of byte ranges that belong to an open file: \
+                       choose Primitive::Flock";
+            return refuse("primitive", why);
+        }
         let Range { start, end } = self.range;
         if self.primitive == Primitive::Flock && !self.range.is_whole() {
             return refuse("range", "flock locks whole files: choose Primitive::Ofd");

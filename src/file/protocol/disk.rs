@@ -28,7 +28,8 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     /// An open file description. Dropping it closes it.
     type File: Send + Sync + 'static;
 
-    /// Open what is at `path`, if it is there; a symbolic link is `ELOOP`.
+    /// Open what is at `path`, if it is there; a symbolic link is `ELOOP`, and `EAGAIN`
+    /// that another program has it open in a way that keeps others out.
     fn open(&self, path: &Path, access: Access) -> Result<Self::File, Errno>;
     /// Make a file that has no name.
     fn create_unnamed(&self, directory: &Path, mode: u32) -> Result<Self::File, Errno>;
@@ -122,12 +123,12 @@ impl Disk for OsDisk {
 
     fn try_flock(&self, file: &File, flock: Flock) -> Result<bool, Errno> {
         mutants::step();
-        files::try_flock(file, flock)
+        files::try_pin(file, flock)
     }
 
     fn unlock(&self, file: &File) -> Result<(), Errno> {
         mutants::step();
-        files::unlock(file)
+        files::unpin(file)
     }
 
     fn link_unnamed(&self, file: &File, to: &Path) -> Result<(), Errno> {

@@ -369,6 +369,14 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
         round()
     }
 
+    /// Another program has the file open in a way that keeps others out: on Linux by a
+    /// lease, fcntl(2); on Windows without sharing, as a contender does that takes it over.
+    fn in_use(&self) -> Stop {
+        let why = "another program has it open in a way that keeps others out".to_owned();
+        let holder = Some(Box::new(Holder::nobody(Evidence::Unknown(why))));
+        Busy { holder, look_again: Some(PROBE_PASSES), inode: None }.into()
+    }
+
     /// Open a regular file; `None` if nothing is there.
     fn open(&self, path: &Path, access: Access) -> Result<Option<Opened<D::File>>, Errno> {
         let file = match self.disk.open(path, access) {
@@ -383,6 +391,7 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
     fn open_path(&self) -> Result<Option<Opened<D::File>>, Stop> {
         let opened = match self.open(self.path.path(), Access::Read) {
             Err(Errno::ACCESS) => return Err(self.may_not_read(self.path.path())),
+            Err(Errno::AGAIN) => return Err(self.in_use()),
             opened => opened.map_err(|error| self.cannot_open(error))?,
         };
         if let Some(opened) = &opened {

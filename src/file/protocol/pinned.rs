@@ -52,6 +52,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             Ok(Some(opened)) => opened,
             Ok(None) => return Err(Stop::FromTheTop),
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return self.replace(),
+            Err(Errno::AGAIN) => return Err(self.in_use()),
             Err(error) => return Err(self.cannot_open(error)),
         };
         self.refuse_irregular(opened.inode)?;
@@ -101,7 +102,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         }
         let started = self.environment.now();
         let mut record = self.new_record(RecordedProof::Flock)?;
-        let (file, name) = match self.create_candidate(&record) {
+        let (name, file) = match self.create_candidate(&record) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
                 return Err(self.cannot_take_over(owner, stale, Errno::ACCESS));
             }
@@ -206,7 +207,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     /// The same with a candidate that has a name of its own.
     fn name_candidate(&mut self, mut record: Box<Record>) -> Result<Outcome<D>, Stop> {
         let started = self.environment.now();
-        let (file, name) = self.create_candidate(&record)?;
+        let (name, file) = self.create_candidate(&record)?;
         let inode = self.prepare(&file, &mut record)?;
         match self.name(&file, name.path(), self.path.path(), inode, &record)? {
             Naming::Named => self.holds(file, inode, record, None, started),

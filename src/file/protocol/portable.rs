@@ -265,7 +265,7 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
 
     fn make_candidate(&self) -> Result<Candidate<D>, Stop> {
         let mut record = self.new_record(RecordedProof::Process)?;
-        let (file, name) = self.create_candidate(&record)?;
+        let (name, file) = self.create_candidate(&record)?;
         record.is_local = self.is_local(&file)?;
         let failed = |error| Error::io("writing", name.path(), error);
         self.write(&file, &record).map_err(failed)?;
@@ -273,12 +273,13 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         Ok(Candidate { file, inode, record, name })
     }
 
-    /// An empty file with the name of a candidate.
-    pub(super) fn create_candidate(&self, record: &Record) -> Result<(D::File, Name<D>), Error> {
+    /// An empty file with the name of a candidate. The file is to be dropped first:
+    /// Windows removes no name of a file that is open.
+    pub(super) fn create_candidate(&self, record: &Record) -> Result<(Name<D>, D::File), Error> {
         let path = self.path.candidate(record.hold_id);
         let created = self.disk.create(&path, self.options.mode);
         let file = created.map_err(|error| self.cannot_create(error))?;
-        Ok((file, Name { disk: self.disk.clone(), path }))
+        Ok((Name { disk: self.disk.clone(), path }, file))
     }
 }
 

@@ -14,6 +14,9 @@ use libc::{SYS_fcntl as FCNTL, flock as Record};
 #[cfg(target_pointer_width = "32")]
 use libc::{SYS_fcntl64 as FCNTL, flock64 as Record};
 
+/// Whether the system has them.
+pub(crate) const ARE_THERE: bool = true;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Excludes [`Kind::Write`]; needs a file that is open for reading.

@@ -161,6 +161,12 @@ pub(crate) fn unlock(file: &File) -> Result<(), Errno> {
     call(|| rustix::fs::flock(file, FlockOperation::Unlock))
 }
 
+/// The kernel lock that proves a holder's life: on Unix `flock`.
+pub(crate) use {try_flock as try_pin, unlock as unpin};
+
+/// Whether a name can be given to another file while the one that has it is open.
+pub(crate) const MAY_BE_REPLACED: bool = true;
+
 /// `link`, to a name that may not exist yet.
 pub(crate) fn link(from: &Path, to: &Path) -> Result<(), Errno> {
     call(|| rustix::fs::link(from, to))

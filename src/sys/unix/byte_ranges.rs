@@ -4,6 +4,9 @@ use std::fs::File;
 
 use super::files::Errno;
 
+/// Whether the system has them.
+pub(crate) const ARE_THERE: bool = false;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Read,
