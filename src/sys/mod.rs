@@ -2,6 +2,8 @@
 //! file of this crate names a system.
 
 pub(crate) mod inode;
+#[cfg(any(not(target_os = "linux"), test))]
+mod listeners;
 pub(crate) mod mutex;
 pub(crate) mod path;
 pub(crate) mod program;
