@@ -22,7 +22,6 @@
 //!    listener.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::fs::File;
 use std::hash::Hash;
 use std::io;
@@ -33,6 +32,7 @@ use std::thread;
 
 use tokio::sync::Notify;
 
+use super::event::{Event, Following, tell_of_no_events};
 use super::mutex::Mutex;
 use super::path::LockPath;
 use super::process_key::{ProcessKey, this_process};
@@ -254,14 +254,6 @@ impl<K: Copy + Eq + Hash, W> Table<K, W> {
 
     fn listeners(&self, number: usize) -> impl Iterator<Item = &Arc<Listener>> {
         self.watched.get(&number).into_iter().flat_map(|watched| watched.listeners.values())
-    }
-}
-
-/// Say once that there are no events, and why.
-pub(crate) fn tell_of_no_events(error: impl Display) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if !TOLD.swap(true, Ordering::Relaxed) {
-        tracing::warn!(%error, "no events: waiting looks again each retry_period");
     }
 }
 
@@ -508,25 +500,6 @@ pub(crate) struct Subscription<B: Backend> {
     closing: Option<usize>,
     /// The process whose end is listened to.
     process: Option<(u32, usize)>,
-}
-
-/// Whether the end of a process will be heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Following {
-    /// Or there is no process whose end would matter.
-    Heard,
-    Unheard,
-    /// It has ended already.
-    Gone,
-}
-
-/// What was heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A file that may have been the holder's was closed. That comes a little
-    /// before its kernel lock is free.
-    Close,
-    Change,
 }
 
 impl<B: Backend> Subscription<B> {

@@ -1,6 +1,7 @@
 //! The operating system. Each system's folder has the same names in it, and no other
 //! file of this crate names a system.
 
+mod event;
 pub(crate) mod inode;
 #[cfg(any(not(target_os = "linux"), test))]
 mod listeners;

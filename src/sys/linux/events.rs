@@ -33,7 +33,6 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fmt::Display;
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -55,6 +54,8 @@ use tokio::sync::Notify;
 use super::process_key::{ProcessKey, this_process};
 use super::tickets::Predecessor;
 use super::wait_pipe::PublishedFd;
+use crate::sys::event::tell_of_no_events;
+pub(crate) use crate::sys::event::{Event, Following};
 use crate::sys::mutex::Mutex;
 use crate::sys::path::LockPath;
 
@@ -164,14 +165,6 @@ static INSTANCE: Mutex<Option<Arc<Inotify>>> = Mutex::new(None);
 /// The process that `WATCH` was last prepared for; 0 for none, or if the id
 /// alone does not tell.
 static PREPARED: AtomicU32 = AtomicU32::new(0);
-
-/// Say once that there are no events, and why.
-pub(crate) fn tell_of_no_events(error: impl Display) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if !TOLD.swap(true, Ordering::Relaxed) {
-        tracing::warn!(%error, "no events: waiting looks again each retry_period");
-    }
-}
 
 /// To be called before a lock file is opened (5).
 pub(crate) fn prepare(process: ProcessKey) {
@@ -504,25 +497,6 @@ impl FollowedProcess {
         let _ = self.descriptor.readable().await;
         self.has_ended.store(true, Ordering::Relaxed);
     }
-}
-
-/// Whether the end of a process will be heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Following {
-    /// Or there is no process whose end would matter.
-    Heard,
-    Unheard,
-    /// It has ended already, or is one of another pid namespace.
-    Gone,
-}
-
-/// What was heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A file that may have been the holder's was closed. That comes a little
-    /// before its kernel lock is free.
-    Close,
-    Change,
 }
 
 impl Subscription {

@@ -5,6 +5,17 @@
 pub(crate) mod boot_clock;
 pub(crate) mod byte_ranges;
 pub(crate) mod clock;
+#[cfg_attr(
+    any(
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "dragonfly",
+        target_os = "netbsd",
+        target_os = "openbsd"
+    ),
+    path = "kqueue.rs"
+)]
+#[cfg_attr(target_os = "linux", path = "no_events.rs")]
 pub(crate) mod events;
 pub(crate) mod files;
 pub(crate) mod lock_list;

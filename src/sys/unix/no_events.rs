@@ -1,40 +1,17 @@
 //! There are no events: each contender looks each `retry_period`.
 
-use std::fmt::Display;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::process_key::ProcessKey;
 use super::tickets::Predecessor;
+use crate::sys::event::tell_of_no_events;
+pub(crate) use crate::sys::event::{Event, Following};
 use crate::sys::path::LockPath;
 
 /// A listener, which there is none of.
 pub(crate) enum Subscription {}
-
-/// Whether the end of a process will be heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Following {
-    Heard,
-    Gone,
-    Unheard,
-}
-
-/// What was heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    Close,
-    Change,
-}
-
-/// Say once that there are no events, and why.
-pub(crate) fn tell_of_no_events(error: impl Display) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if !TOLD.swap(true, Ordering::Relaxed) {
-        tracing::warn!(%error, "no events: waiting looks again each retry_period");
-    }
-}
 
 /// To be called before a lock file is opened.
 pub(crate) fn prepare(_: ProcessKey) {}
@@ -42,6 +19,7 @@ pub(crate) fn prepare(_: ProcessKey) {}
 impl Subscription {
     /// `None`: one has to look now and then.
     pub(crate) fn begin(_: &Arc<LockPath>) -> Option<Self> {
+        tell_of_no_events("this system tells of none");
         None
     }
 
