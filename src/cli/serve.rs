@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 
 use clap::{Args, ValueEnum};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
@@ -21,6 +21,7 @@ use super::signals::Signals;
 use super::systemd::{self, Notify};
 use super::text::print;
 use crate::lockd::{FaultStyle, OpenError, Reloader, Server, ServerError, ServerOptions};
+use crate::sys::limits;
 use crate::sys::mutex::Mutex;
 
 pub(super) const EXAMPLES: &str = "\
@@ -335,9 +336,7 @@ fn options(arguments: &Serve) -> ServerOptions {
 
 /// Each connection is an open file.
 fn raise_file_limit(log: &Log) {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+    if let Err(error) = limits::raise_open_files() {
         log.tell(Level::WARN, format_args!("the limit of open files could not be raised: {error}"));
     }
 }

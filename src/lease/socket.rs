@@ -8,25 +8,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{Shutdown, shutdown, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// A peer that is silent for so long is probed (`TCP_KEEPIDLE`). If larger, a dead one is
-/// noticed later.
-const SILENCE: Duration = Duration::from_secs(10);
+use crate::sys::keep_alive::KeepAlive;
+use crate::sys::socket;
 
-/// Between two probes (`TCP_KEEPINTVL`).
-const QUESTION: Duration = Duration::from_secs(5);
-
-/// As many probes go unanswered (`TCP_KEEPCNT`).
-const QUESTIONS: u32 = 3;
-
-/// The same for what was sent and is not acknowledged, in milliseconds: without this the
-/// kernel sends it again for a quarter of an hour, and makes no probe meanwhile.
-const UNHEARD_MS: u32 = 25_000;
+/// A silent machine is noticed after 25 s, also where something was sent to it. If larger,
+/// a dead one is noticed later.
+const KEEP_ALIVE: KeepAlive = KeepAlive {
+    idle: Duration::from_secs(10),
+    interval: Duration::from_secs(5),
+    probes: 3,
+    unacknowledged: Duration::from_secs(25),
+};
 
 /// How long an address is tried alone before the next is tried beside it, as RFC 8305
 /// recommends. If larger, a dead address holds all callers up.
@@ -41,12 +38,8 @@ impl Socket {
     /// nothing.
     pub(crate) async fn connect(host: &str, port: u16) -> io::Result<Self> {
         let tcp = connect_to_one_of(lookup_host((host, port)).await?.collect()).await?;
-        sockopt::set_tcp_nodelay(&tcp, true)?;
-        sockopt::set_socket_keepalive(&tcp, true)?;
-        sockopt::set_tcp_keepidle(&tcp, SILENCE)?;
-        sockopt::set_tcp_keepintvl(&tcp, QUESTION)?;
-        sockopt::set_tcp_keepcnt(&tcp, QUESTIONS)?;
-        sockopt::set_tcp_user_timeout(&tcp, UNHEARD_MS)?;
+        tcp.set_nodelay(true)?;
+        socket::keep_alive(&tcp, &KEEP_ALIVE)?;
         Ok(Self(Arc::new(tcp)))
     }
 
@@ -59,7 +52,7 @@ impl Socket {
     /// Nothing more is written.
     pub(crate) fn end_writing(&self) {
         // The peer may have closed it already.
-        let _ = shutdown(&*self.0, Shutdown::Write);
+        let _ = socket::end_writing(&self.0);
     }
 }
 

@@ -16,7 +16,7 @@ use super::service_file;
 use super::ssl_mode::Security;
 use crate::lease::Tls;
 use crate::lock::error::Error;
-use crate::sys::program;
+use crate::sys::{libpq, program};
 
 /// PostgreSQL's port.
 const PORT: u16 = 5432;
@@ -362,7 +362,8 @@ fn set_passwords(
     }
     let named = pairs.get("passfile").map(PathBuf::from);
     let is_named = named.is_some();
-    let Some(file) = named.map_or_else(|| environment.at_home(".pgpass"), |file| Ok(Some(file)))?
+    let Some(file) =
+        named.map_or_else(|| environment.at_home(libpq::PASSWORDS), |file| Ok(Some(file)))?
     else {
         return Ok(());
     };

@@ -3,11 +3,10 @@
 use std::env::VarError;
 use std::path::{Path, PathBuf};
 
-use nix::unistd::{User, geteuid};
-
 use super::connection_string::Pairs;
 use super::keys::Refusal;
 use crate::lock::error::Error;
+use crate::sys::{libpq, user};
 
 /// Variables of libpq's, and the keys that they stand for. Those that only say how libpq
 /// itself talks (encoding, Kerberos) are left alone.
@@ -42,9 +41,6 @@ const VARIABLES: [(&str, &str); 28] = [
     ("PGREQUIREAUTH", "require_auth"),
 ];
 
-/// Where Debian and Red Hat have the server's sockets.
-const SOCKETS: &str = "/var/run/postgresql";
-
 /// Where a variable is looked up.
 pub(super) type Variable<'a> = &'a dyn Fn(&'static str) -> Result<Option<String>, Error>;
 
@@ -56,7 +52,7 @@ pub(super) struct Environment<'a> {
 }
 
 impl Environment<'static> {
-    pub(super) const OF_THIS_PROCESS: Self = Self { variable: &variable, sockets: SOCKETS };
+    pub(super) const OF_THIS_PROCESS: Self = Self { variable: &variable, sockets: libpq::SOCKETS };
 }
 
 impl<'a> Environment<'a> {
@@ -91,12 +87,10 @@ impl<'a> Environment<'a> {
     /// # Errors
     /// [`Error::InvalidOption`].
     pub(super) fn login() -> Result<String, Error> {
-        let why = match User::from_uid(geteuid()) {
-            Ok(Some(user)) => return Ok(user.name),
-            Ok(None) => format!("user id {} has no name here", geteuid()),
-            Err(error) => error.desc().to_owned(),
-        };
-        Err(Error::InvalidOption { option: "user", why: format!("it is not given, and {why}") })
+        user::name().map_err(|why| Error::InvalidOption {
+            option: "user",
+            why: format!("it is not given, and {why}"),
+        })
     }
 
     /// A file below the home of this process's user.
@@ -104,9 +98,9 @@ impl<'a> Environment<'a> {
     /// # Errors
     /// [`Error::InvalidOption`].
     pub(super) fn at_home(&self, file: impl AsRef<Path>) -> Result<Option<PathBuf>, Error> {
-        let home = match self.variable("HOME")? {
+        let home = match self.variable(libpq::BASE_VARIABLE)? {
             Some(home) => Some(PathBuf::from(home)),
-            None => User::from_uid(geteuid()).ok().flatten().map(|user| user.dir),
+            None => user::home(),
         };
         Ok(home.map(|home| home.join(file)))
     }

@@ -2,8 +2,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "reads the file that libpq would read")]
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use crate::sys::permissions;
 
 /// Of a file that is a password file. If larger, one that is none is held in memory.
 const LARGEST: u64 = 1024 * 1024;
@@ -52,7 +53,7 @@ fn text_of(file: &Path) -> Result<String, String> {
     if !about.is_file() {
         return Err("it is no plain file".to_owned());
     }
-    if about.permissions().mode() & OF_OTHERS != 0 {
+    if permissions::mode(&about).is_some_and(|mode| mode & OF_OTHERS != 0) {
         return Err("others have rights on it: chmod 600".to_owned());
     }
     if about.len() > LARGEST {

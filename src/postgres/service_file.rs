@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use super::connection_string::Pairs;
 use super::environment::Environment;
 use crate::lock::error::Error;
-
-/// Where Debian's libpq has the file of the whole machine.
-const MACHINE: &str = "/etc/postgresql-common";
+use crate::sys::libpq;
 
 /// What the service says.
 ///
@@ -23,11 +21,12 @@ pub(super) fn pairs(service: &str, environment: Environment<'_>) -> Result<Pairs
             return Err(Error::InvalidOption { option: "PGSERVICEFILE", why });
         }
         Some(file) => Some(PathBuf::from(file)),
-        None => environment.at_home(".pg_service.conf")?,
+        None => environment.at_home(libpq::SERVICES)?,
     };
-    let machine = environment.variable("PGSYSCONFDIR")?.unwrap_or_else(|| MACHINE.to_owned());
-    let machine = Path::new(&machine).join("pg_service.conf");
-    let files: Vec<PathBuf> = own.into_iter().chain([machine]).collect();
+    let machine = environment.variable("PGSYSCONFDIR")?;
+    let machine = machine.as_deref().or(libpq::OF_THE_MACHINE).map(Path::new);
+    let machine = machine.map(|machine| machine.join("pg_service.conf"));
+    let files: Vec<PathBuf> = own.into_iter().chain(machine).collect();
     for file in &files {
         let found = read(file).and_then(|text| group(&text, service));
         let found = found.map_err(|why| wrong(format!("{}: {why}", file.display())))?;

@@ -18,13 +18,13 @@
 //! S4. A file that the user named has to be there. One at its usual place need not be.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::connection_string::Pairs;
 use super::environment::Environment;
 use crate::lease::{OptionNames, Tls, Trust};
 use crate::lock::error::Error;
+use crate::sys::{libpq, permissions};
 
 const OPTIONS: OptionNames = OptionNames { ca: "sslrootcert", cert: "sslcert", key: "sslkey" };
 
@@ -89,11 +89,9 @@ impl Security {
             None => usual(environment, "root.crt")?,
         };
         if mode == SslMode::VerifyCa && root_file.is_none() {
-            return Err(invalid(
-                "sslmode",
-                "verify-ca needs the certificates to trust: name their file with sslrootcert, \
-                 or put it at ~/.postgresql/root.crt",
-            ));
+            let why = "verify-ca needs the certificates to trust: name their file with sslrootcert";
+            let usual = Path::new(libpq::CERTIFICATES_SHOWN).join("root.crt");
+            return Err(invalid("sslmode", &format!("{why}, or put it at {}", usual.display())));
         }
         let identity = identity(pairs, environment)?;
         Ok(Self { mode, loopback_mode, root_file, identity })
@@ -183,11 +181,11 @@ fn check_key(file: &Path) -> Result<(), Error> {
         Ok(about) => about,
         Err(error) => return wrong(&error.to_string()),
     };
-    let others = if about.uid() == 0 { OF_OTHERS_OF_ROOT } else { OF_OTHERS };
+    let others = if permissions::is_of_root(&about) { OF_OTHERS_OF_ROOT } else { OF_OTHERS };
     if !about.is_file() {
         return wrong("it is no plain file");
     }
-    if about.mode() & others != 0 {
+    if permissions::mode(&about).is_some_and(|mode| mode & others != 0) {
         return wrong("others have rights on it: chmod 600, or 640 if root is its owner");
     }
     Ok(())
@@ -195,7 +193,7 @@ fn check_key(file: &Path) -> Result<(), Error> {
 
 /// A file in libpq's directory, if there is one.
 fn usual(environment: Environment<'_>, name: &str) -> Result<Option<PathBuf>, Error> {
-    let file = environment.at_home(Path::new(".postgresql").join(name))?;
+    let file = environment.at_home(Path::new(libpq::CERTIFICATES).join(name))?;
     Ok(file.filter(|file| match std::fs::metadata(file) {
         Ok(_) => true,
         Err(error) => {

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::UnixStream;
 use tokio_rustls::client::TlsStream;
 
 use super::access::{Host, Place};
 use super::failure::{Failure, ForeignProtocol, Kind};
 use crate::lease::{Socket, Tls};
+use crate::sys::local_socket::{self, LocalStream};
 
 /// Asks whether the server speaks TLS.
 const TLS_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
@@ -47,7 +47,7 @@ pub(super) struct Stream {
 }
 
 enum Inner {
-    Unix(UnixStream),
+    Local(LocalStream),
     Tcp(Socket),
     Tls(Box<TlsStream<Socket>>),
 }
@@ -70,8 +70,8 @@ impl Peer {
         let failed = |error: io::Error| Failure::of_io(&error);
         let (host, port) = match &self.at {
             At::File(path) => {
-                let stream = UnixStream::connect(path).await.map_err(failed)?;
-                return Ok((Stream::over(Inner::Unix(stream)), self.clone()));
+                let stream = local_socket::connect(path).await.map_err(failed)?;
+                return Ok((Stream::over(Inner::Local(stream)), self.clone()));
             }
             At::Address(host, port) => (host, *port),
         };
@@ -135,7 +135,7 @@ impl Stream {
 
     fn inner(&mut self) -> Pin<&mut dyn Duplex> {
         match &mut self.inner {
-            Inner::Unix(stream) => Pin::new(stream),
+            Inner::Local(stream) => Pin::new(stream),
             Inner::Tcp(stream) => Pin::new(stream),
             Inner::Tls(stream) => Pin::new(&mut **stream),
         }

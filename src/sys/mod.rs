@@ -3,6 +3,8 @@
 
 mod event;
 pub(crate) mod inode;
+#[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
+pub(crate) mod keep_alive;
 #[cfg(any(not(target_os = "linux"), test))]
 mod listeners;
 pub(crate) mod mutex;

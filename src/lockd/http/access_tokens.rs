@@ -9,7 +9,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use tokio::sync::watch;
 
 use super::tls::{FileError, WRITABLE_BY_OTHERS};
 use crate::lockd::name;
+use crate::sys::permissions;
 
 /// 128 bits in hexadecimal digits.
 pub(crate) const TOKEN_MIN_BYTES: usize = 32;
@@ -113,7 +113,8 @@ impl AccessTokens {
         let wrong = |why: String| FileError { path: path.to_owned(), why };
         let unread = |error: std::io::Error| wrong(format!("cannot be read: {error}"));
         let mut file = File::open(path).map_err(unread)?;
-        if file.metadata().map_err(unread)?.mode() & WRITABLE_BY_OTHERS != 0 {
+        let mode = permissions::mode(&file.metadata().map_err(unread)?);
+        if mode.is_some_and(|mode| mode & WRITABLE_BY_OTHERS != 0) {
             let why = "can be changed by others, who could make themselves administrators";
             return Err(wrong(format!("{why}: chmod go-w")));
         }

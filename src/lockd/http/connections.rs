@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
-use rustix::process::{Resource, getrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::limits::Limits;
 use super::permits::PeerGroup;
+use crate::sys::limits;
 use crate::sys::mutex::Mutex;
 
 /// Files that this process may have open besides connections. With more, fewer connections
@@ -101,8 +101,7 @@ impl ConnectionTable {
 impl Connections {
     /// `count` says how many are open.
     pub(super) fn new(mut limits: Limits, count: Arc<AtomicU64>) -> Self {
-        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        let files = usize::try_from(limits::open_files()).unwrap_or(usize::MAX);
         limits.connections = limits.connections.min(files.saturating_sub(OTHER_FILES)).max(1);
         let lingering = Arc::new(Semaphore::new(LINGERING));
         let open = Mutex::default();

@@ -18,14 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::sockopt;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-use super::tcp::{has_acknowledged, has_hung_up};
+use super::tcp::has_acknowledged;
 use crate::lockd::state::LockTable;
 use crate::sys::mutex::Mutex;
+use crate::sys::peer::has_hung_up;
 
 /// Called with whether the answer may have come.
 type OnSettled = Box<dyn FnOnce(bool) + Send>;
@@ -132,10 +131,12 @@ impl Drop for Deliveries {
 async fn is_refused(tcp: &TcpStream) -> bool {
     let mut pause = PAUSE;
     for _ in 0..LOOKS {
-        match sockopt::socket_error(tcp) {
+        match tcp.take_error() {
             // The kernel's word for a reset that came behind the peer's own end.
-            Ok(Err(Errno::PIPE)) => return !has_acknowledged(tcp),
-            Ok(Ok(())) if has_hung_up(tcp) && !has_acknowledged(tcp) => {}
+            Ok(Some(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return !has_acknowledged(tcp);
+            }
+            Ok(None) if has_hung_up(tcp) && !has_acknowledged(tcp) => {}
             _ => return false,
         }
         sleep(pause).await;

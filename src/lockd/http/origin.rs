@@ -14,6 +14,7 @@ use axum::http::Uri;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, Method, header, request::Parts};
 
+use crate::sys::host;
 use crate::wire::Code;
 
 /// What this daemon is called.
@@ -77,8 +78,7 @@ impl Hosts {
             let _ = hosts.add(&public.host);
         }
         if !is_local {
-            let system = rustix::system::uname();
-            hosts.names.push(system.nodename().to_string_lossy().to_ascii_lowercase());
+            hosts.names.push(host::name().to_ascii_lowercase());
         }
         Ok(Self { public, ..hosts })
     }

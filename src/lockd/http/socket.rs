@@ -13,13 +13,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::delivery::Deliveries;
-use super::tcp;
+use crate::sys::{peer, socket};
 
 /// Where a request comes from; every request has it as an extension.
 #[derive(Clone)]
@@ -48,13 +47,13 @@ impl Peer {
         &self.0.tcp
     }
 
-    /// [`tcp::hangs_up`].
+    /// [`peer::hangs_up`].
     pub(crate) async fn hangs_up(&self) {
-        tcp::hangs_up(&self.0.tcp).await;
+        peer::hangs_up(&self.0.tcp).await;
     }
 
     pub(super) fn has_hung_up(&self) -> bool {
-        tcp::has_hung_up(&self.0.tcp)
+        peer::has_hung_up(&self.0.tcp)
     }
 }
 
@@ -89,7 +88,7 @@ impl Socket {
         let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(time)));
         ready!(stall.as_mut().poll(context));
         // It stays over: nothing more is written.
-        let _ = sockopt::set_socket_linger(self.peer.tcp(), Some(Duration::ZERO));
+        let _ = self.peer.tcp().set_zero_linger();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -106,7 +105,7 @@ impl AsyncRead for Socket {
             let bytes = buffer.initialize_unfilled();
             let mut length = None;
             let read = tcp.try_io(Interest::READABLE, || {
-                let (received, _) = rustix::net::recv(tcp, &mut *bytes, RecvFlags::empty())?;
+                let received = peer::receive(tcp, bytes)?;
                 length = Some(received);
                 // Less than there was room for is all that there was: with edges
                 // for events, another look would only be told so.
@@ -155,7 +154,6 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let ended = rustix::net::shutdown(self.peer.tcp(), rustix::net::Shutdown::Write);
-        Poll::Ready(ended.map_err(Into::into))
+        Poll::Ready(socket::end_writing(self.peer.tcp()))
     }
 }

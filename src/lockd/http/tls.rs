@@ -4,7 +4,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 use super::listen::Handshake;
 use super::socket::Socket;
 use crate::sys::mutex::Mutex;
+use crate::sys::permissions;
 
 /// Speaks TLS 1.2 or 1.3 as a server. Clones are the same.
 #[derive(Clone)]
@@ -92,8 +92,8 @@ const READABLE_BY_ALL: u32 = 0o004;
 
 /// Warns of what is less: mounted secrets are readable by all in many containers.
 fn is_writable_by_others(key: &File, path: &Path) -> Result<bool, FileError> {
-    let mode = key.metadata().map_err(|error| why(path, "private key", &PemError::Io(error)))?;
-    let mode = mode.mode();
+    let about = key.metadata().map_err(|error| why(path, "private key", &PemError::Io(error)))?;
+    let mode = permissions::mode(&about).unwrap_or_default();
     if mode & READABLE_BY_ALL != 0 {
         tracing::warn!(key = %path.display(), "everybody on this machine can read it: chmod o-r");
     }

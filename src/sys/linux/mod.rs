@@ -19,3 +19,16 @@ pub(crate) mod wait_pipe;
 mod wipe_page;
 
 pub(crate) use super::posix::{cpu, fork_count, host};
+#[cfg(feature = "postgres")]
+pub(crate) mod libpq;
+#[cfg(feature = "lockd")]
+pub(crate) mod limits;
+#[cfg(feature = "lockd")]
+pub(crate) mod peer;
+#[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
+pub(crate) mod socket;
+
+#[cfg(any(feature = "lockd", feature = "postgres"))]
+pub(crate) use super::posix::permissions;
+#[cfg(feature = "postgres")]
+pub(crate) use super::posix::{local_socket, user};

@@ -5,3 +5,17 @@ pub(crate) mod cpu;
 pub(crate) mod files;
 pub(crate) mod fork_count;
 pub(crate) mod host;
+#[cfg(feature = "postgres")]
+pub(crate) mod libpq;
+#[cfg(feature = "lockd")]
+pub(crate) mod limits;
+#[cfg(feature = "postgres")]
+pub(crate) mod local_socket;
+#[cfg(feature = "lockd")]
+pub(crate) mod peer;
+#[cfg(any(feature = "lockd", feature = "postgres"))]
+pub(crate) mod permissions;
+#[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
+pub(crate) mod socket;
+#[cfg(feature = "postgres")]
+pub(crate) mod user;
