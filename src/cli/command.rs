@@ -1,24 +1,18 @@
 //! CMD: how it is started, and what the lock says of it.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::{Access, access};
-use rustix::io::Errno;
 use tokio::process::Child;
 
 use super::exit::Failure;
-use super::inherited;
-use super::signals::{Signals, send};
-use super::text::printable;
+use super::text::{printable, tell};
 use crate::file::options::NOTE_MAX_BYTES;
+use crate::sys::child;
 use crate::sys::program::program_name;
-
-/// What runs a file that the kernel cannot: `_PATH_BSHELL` of paths.h, as in execvp(3).
-const SHELL: &str = "/bin/sh";
+use crate::sys::signals::Signals;
 
 /// Start CMD as a shell does. `prepare` gives it what it needs of the lock.
 pub(super) fn start(
@@ -26,56 +20,24 @@ pub(super) fn start(
     signals: &mut Signals,
     prepare: impl Fn(&mut Command),
 ) -> Result<Child, Failure> {
-    let spawn = |mut command: Command| {
-        prepare(&mut command);
-        inherited::pass_on(&mut command);
-        tokio::process::Command::from(command).spawn()
-    };
-    let started = match spawn(as_program(words)) {
-        Err(error) if is_no_program(&error) => spawn(as_script(words)),
-        started => started,
-    };
     let name = || printable(words[0].to_string_lossy());
+    let started = child::start(words, prepare);
     let command = started.map_err(|error| Failure::to_start(&name(), &error))?;
     signals.spare(&command);
     // One that the terminal sent at this moment may have come before the
     // command was in its group. If not, this one comes on top of it, before
     // the command can have told them apart.
     while let Some(signal) = signals.already() {
-        send(&command, signal.number);
+        tell_if_failed(child::pass_on_anyway(&command, signal));
     }
     Ok(command)
 }
 
-/// The lock could not be copied for CMD.
-pub(super) fn no_copy(error: Errno) -> Failure {
-    Failure::system("handing CMD the lock", &error.into())
-}
-
-fn as_program(words: &[OsString]) -> Command {
-    let mut command = Command::new(&words[0]);
-    command.args(&words[1..]);
-    command
-}
-
-/// glibc's execvp has tried the shell by itself and never says this. musl's does.
-fn is_no_program(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error())
-}
-
-/// A script without `#!`.
-fn as_script(words: &[OsString]) -> Command {
-    let mut command = Command::new(SHELL);
-    command.arg(found(&words[0], std::env::var_os("PATH").as_deref())).args(&words[1..]);
-    command
-}
-
-/// The file that execvp(3) finds: a name without a slash is looked for in `PATH`.
-fn found(program: &OsStr, path: Option<&OsStr>) -> PathBuf {
-    let is_path = program.as_bytes().contains(&b'/');
-    let directories = path.filter(|_| !is_path).into_iter().flat_map(std::env::split_paths);
-    let is_program = |file: &PathBuf| file.is_file() && access(file, Access::EXEC_OK).is_ok();
-    directories.map(|directory| directory.join(program)).find(is_program).unwrap_or(program.into())
+/// CMD could not be sent something.
+pub(super) fn tell_if_failed(sent: io::Result<()>) {
+    if let Err(error) = sent {
+        tell(error);
+    }
 }
 
 /// The name of CMD in the lock file: its file stem, as of every holder.
@@ -126,22 +88,5 @@ mod tests {
         let note = note(&words(&long)).unwrap();
         assert!(note.len() <= NOTE_MAX_BYTES && note.len() > NOTE_MAX_BYTES - 4, "{note}");
         assert!(note.starts_with("…é") && note.ends_with("é/import"), "{note}");
-    }
-
-    #[test]
-    fn a_script_is_found_where_execvp_finds_it() {
-        let directory = tempfile::TempDir::new().unwrap();
-        let (one, two) = (directory.path().join("one"), directory.path().join("two"));
-        for (place, mode) in [(&one, 0o644), (&two, 0o755)] {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::create_dir(place).unwrap();
-            std::fs::write(place.join("job"), "exit 3").unwrap();
-            let permissions = std::fs::Permissions::from_mode(mode);
-            std::fs::set_permissions(place.join("job"), permissions).unwrap();
-        }
-        let path = std::env::join_paths([&one, &two]).unwrap();
-        assert_eq!(found("job".as_ref(), Some(&path)), two.join("job"));
-        assert_eq!(found("./job".as_ref(), Some(&path)), Path::new("./job"));
-        assert_eq!(found("job".as_ref(), None), Path::new("job"));
     }
 }

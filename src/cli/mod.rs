@@ -9,7 +9,6 @@ mod exit;
 mod generate;
 #[cfg(feature = "lockd-client")]
 mod health;
-mod inherited;
 mod kernel;
 #[cfg(feature = "lockd-client")]
 mod lockcmd;
@@ -26,10 +25,7 @@ mod remote;
 mod run;
 #[cfg(feature = "lockd")]
 mod serve;
-mod signals;
 mod status;
-#[cfg(feature = "lockd")]
-mod systemd;
 mod text;
 mod waiting;
 
@@ -45,6 +41,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::Proof;
 use crate::lock::duration;
+use crate::sys::{child, signals};
 use exit::Failure;
 
 const EXAMPLES: &str = "\
@@ -60,17 +57,9 @@ Examples:
   lockkeeper run --try --note 'nightly import' import.lock -- ./import --all
   lockkeeper run --timeout 5m job.lock -- sh -c 'step-one && step-two'
   lockkeeper run --kernel flock -w 5 -E 1 /run/lock/job -- ./job
-  * * * * * lockkeeper run -nq /run/lock/job.lock -- ./job    (in a crontab)
+  * * * * * lockkeeper run -nq /run/lock/job.lock -- ./job    (in a crontab)";
 
-CMD:
-  It is found and started as by a shell: a script without #! is run by /bin/sh.
-  While it runs, the lock file shows its name and lockkeeper's process id; a
-  signal to that process reaches CMD. Arguments are not shown, as passwords may
-  be among them; --note adds what should be seen.
-  The lock ends with CMD. What CMD left running in the background does not keep
-  it, unless lockkeeper was killed. With --kernel flock or ofd it does keep it, as
-  under flock(1), until it ends or closes the file; --close turns that off.
-
+const RUN_ENVIRONMENT: &str = "\
 In the environment of CMD:
   LOCKKEEPER_PATH            the file of the lock, as an absolute path
   LOCKKEEPER_HOLD_ID         what names this hold, where the kind of lock has that
@@ -81,18 +70,7 @@ In the environment of CMD:
                              on and the lock ends with its lease
   LOCKKEEPER_RECOVERED_FROM  the previous holder, if it died holding the lock: its
                              work may be half done. Not there otherwise
-  LOCKKEEPER_RECOVERED_PID   that holder's process id, where it is known
-
-Signals:
-  SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 that a process sends
-  to lockkeeper are passed on to CMD; during the wait they end lockkeeper.
-  CMD stays in the foreground of the terminal: Ctrl-C reaches it once. A signal
-  to the whole process group reaches CMD twice.
-  Any other deadly signal ends lockkeeper and leaves the file to be taken over;
-  CMD keeps the lock until it is gone too (but see --close and --pin never).
-  What was ignored when lockkeeper started (nohup, trap '' PIPE) stays ignored,
-  in lockkeeper and in CMD. As process 1 of a container lockkeeper waits for
-  orphans, so that no zombies stay.";
+  LOCKKEEPER_RECOVERED_PID   that holder's process id, where it is known";
 
 const RUN_CODES: &str = "\
 CMD may exit with these codes too. With those of lockkeeper, from 64 to 127,
@@ -184,7 +162,9 @@ struct Generate {
 
 /// Wait for a lock, run a command, release the lock, and exit as the command did
 #[derive(Debug, Args)]
-#[command(after_help = sections(&[RUN_EXAMPLES, exit::TABLE, RUN_CODES, LOG_HELP]))]
+#[command(after_help = sections(&[
+    RUN_EXAMPLES, child::ABOUT, RUN_ENVIRONMENT, signals::ABOUT, exit::TABLE, RUN_CODES, LOG_HELP,
+]))]
 struct Run {
     /// Wait at most this long, as in 300ms, 30s, 5m, 1h30m; a bare number is seconds. A file that
     /// another program left is watched for two seconds first, so a wait for it can last that long
@@ -371,9 +351,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
         }
     };
-    ExitCode::from(dispatch(&verb).unwrap_or_else(|failure| {
+    child::exit_code(dispatch(&verb).unwrap_or_else(|failure| {
         text::tell(failure.message);
-        failure.code
+        failure.code.into()
     }))
 }
 
@@ -389,7 +369,7 @@ fn with_tip(mut error: clap::Error) -> clap::Error {
     error
 }
 
-fn dispatch(verb: &Verb) -> Result<u8, Failure> {
+fn dispatch(verb: &Verb) -> Result<u32, Failure> {
     if let Verb::Run(Run { openlock_compat: true, .. }) = verb {
         run::be_visible()?;
     }
@@ -399,8 +379,8 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         Verb::Serve(_) => {}
         _ => log::to_stderr(LevelFilter::WARN),
     }
-    match verb {
-        Verb::Run(arguments) => run::run(arguments),
+    let code = match verb {
+        Verb::Run(arguments) => return run::run(arguments),
         Verb::Status(arguments) => status::status(arguments),
         Verb::Break(arguments) => break_lock::break_lock(arguments),
         #[cfg(feature = "lockd")]
@@ -414,7 +394,8 @@ fn dispatch(verb: &Verb) -> Result<u8, Failure> {
         #[cfg(feature = "postgres")]
         Verb::PostgresSchema => Ok(postgres::print_schema()),
         Verb::Generate(arguments) => generate::generate(arguments),
-    }
+    };
+    code.map(u32::from)
 }
 
 /// One thread: the command line does one thing at a time.

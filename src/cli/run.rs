@@ -16,24 +16,23 @@
 
 use std::fmt::Display;
 use std::io;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::pin::pin;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::Signal;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::exit::{self, Failure, message_of};
 use super::named::{self, Named};
-use super::signals::{Arrived, Signals, send};
 use super::text::{printable, tell};
 use super::waiting::tell_of_waiting;
-use super::{OnLost, Run, command, inherited};
+use super::{OnLost, Run, command};
 use crate::lock::any_lock::AnyGuard;
 use crate::lock::name::LockName;
 use crate::lock::wait::Acquired;
+use crate::sys::child::{self, Carrier};
+use crate::sys::signals::Signals;
 use crate::{Error, Guard, Lock};
 
 /// How long a command may take to end after SIGTERM when the lock is lost.
@@ -55,7 +54,7 @@ const FENCING_TOKEN: &str = "LOCKKEEPER_FENCING_TOKEN";
 const RECOVERED_FROM: &str = "LOCKKEEPER_RECOVERED_FROM";
 const RECOVERED_PID: &str = "LOCKKEEPER_RECOVERED_PID";
 
-pub(super) fn run(arguments: &Run) -> Result<u8, Failure> {
+pub(super) fn run(arguments: &Run) -> Result<u32, Failure> {
     abort_on_panic();
     let named = named::of_run(arguments)?;
     super::runtime()?.block_on(run_locked(arguments, &named))
@@ -68,9 +67,7 @@ pub(super) fn be_visible() -> Result<(), Failure> {
     if name.to_string_lossy().to_lowercase().contains("python") {
         return Ok(());
     }
-    let mut again = Command::new("/proc/self/exe");
-    inherited::pass_on(&mut again);
-    let error = again.arg0(VISIBLE_NAME).args(arguments).exec();
+    let error = child::start_again(VISIBLE_NAME, arguments);
     Err(Failure::system("starting again under a name that openlock sees", &error))
 }
 
@@ -83,7 +80,7 @@ fn abort_on_panic() {
     }));
 }
 
-async fn run_locked(arguments: &Run, named: &Named) -> Result<u8, Failure> {
+async fn run_locked(arguments: &Run, named: &Named) -> Result<u32, Failure> {
     let watched = Signals::watch();
     let mut signals = watched.map_err(|error| Failure::system("watching signals", &error))?;
     let acquired = tokio::select! {
@@ -93,11 +90,11 @@ async fn run_locked(arguments: &Run, named: &Named) -> Result<u8, Failure> {
     };
     let ended = match (acquired, signals.already()) {
         (Ok(Ok(guard)), None) => run_command(arguments, named, guard, signals).await,
-        (Ok(Err(error)), _) => not_acquired(arguments, error),
-        (Err(signal), _) => Ok(exit::by_signal(signal.number)),
+        (Ok(Err(error)), _) => not_acquired(arguments, error).map(u32::from),
+        (Err(signal), _) => Ok(exit::by_signal(signal.number).into()),
         (Ok(Ok(guard)), Some(signal)) => {
             let _ = timeout(UNDO, release(guard, false)).await;
-            Ok(exit::by_signal(signal.number))
+            Ok(exit::by_signal(signal.number).into())
         }
     };
     // What was dropped above.
@@ -141,9 +138,9 @@ async fn run_command(
     named: &Named,
     guard: AnyGuard,
     mut signals: Signals,
-) -> Result<u8, Failure> {
-    let mut command = match start(arguments, &named.lock.name(), &guard, &mut signals) {
-        Ok(command) => command,
+) -> Result<u32, Failure> {
+    let (mut command, _carrier) = match start(arguments, &named.lock.name(), &guard, &mut signals) {
+        Ok(started) => started,
         Err(failure) => {
             release(guard, false).await;
             return Err(failure);
@@ -155,12 +152,16 @@ async fn run_command(
         std::mem::forget(guard);
         let never = std::future::pending::<&str>();
         let attended = attend(&mut command, never, &mut signals, OnLost::Ignore).await;
-        return attended.map(|(status, _)| code(status)).map_err(no_status);
+        return attended.map(|(status, _)| child::code(status)).map_err(no_status);
     }
     let attended = attend(&mut command, guard.lost(), &mut signals, arguments.on_lost).await;
     let (status, was_lost) = attended.map_err(no_status)?;
     let is_lost = release(guard, was_lost).await;
-    Ok(if is_lost && arguments.on_lost == OnLost::Term { exit::LOST } else { code(status) })
+    Ok(if is_lost && arguments.on_lost == OnLost::Term {
+        exit::LOST.into()
+    } else {
+        child::code(status)
+    })
 }
 
 fn no_status(error: io::Error) -> Failure {
@@ -172,11 +173,13 @@ fn start(
     name: &LockName,
     guard: &AnyGuard,
     signals: &mut Signals,
-) -> Result<Child, Failure> {
-    let carrier = if arguments.close { None } else { guard.lock_fd() };
-    // A copy is not closed by exec. Ours is closed again before anything else is started.
-    let _inherited = carrier.map(rustix::io::dup).transpose().map_err(command::no_copy)?;
-    command::start(&arguments.command, signals, |command| describe(command, name, guard))
+) -> Result<(Child, Carrier), Failure> {
+    let carrier = Carrier::new(if arguments.close { None } else { guard.lock_fd() });
+    let mut carrier = carrier.map_err(|error| Failure::system("handing CMD the lock", &error))?;
+    let describe = |command: &mut Command| describe(command, name, guard);
+    let command = command::start(&arguments.command, signals, describe)?;
+    carrier.is_handed_over();
+    Ok((command, carrier))
 }
 
 fn describe(command: &mut Command, name: &LockName, guard: &AnyGuard) {
@@ -218,35 +221,21 @@ async fn attend(
         tokio::select! {
             biased;
             status = command.wait() => return Ok((status?, was_lost)),
-            signal = signals.next() => pass_on(command, signal),
+            signal = signals.next() => command::tell_if_failed(child::pass_on(command, signal)),
             why = &mut losing, if !was_lost => {
                 tell(&why);
                 was_lost = true;
                 if on_lost == OnLost::Term {
-                    send(command, Signal::TERM.as_raw());
+                    command::tell_if_failed(child::ask_to_end(command));
                     kill_at = Some(Instant::now() + GRACE);
                 }
             }
             () = sleep_until(kill_at.unwrap_or_else(Instant::now)), if kill_at.is_some() => {
                 tell("CMD did not end after SIGTERM: killed");
-                send(command, Signal::KILL.as_raw());
+                command::tell_if_failed(child::kill(command));
                 kill_at = None;
             }
         }
-    }
-}
-
-fn pass_on(command: &Child, signal: Arrived) {
-    if !signal.is_for_all {
-        send(command, signal.number);
-    }
-}
-
-fn code(status: ExitStatus) -> u8 {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
-        (None, Some(number)) => exit::by_signal(number),
-        (None, None) => u8::MAX,
     }
 }
 

@@ -7,22 +7,21 @@ use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 
 use clap::{Args, ValueEnum};
-use rustix::process::Signal;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::exit::{self, Failure};
-use super::inherited::is_ignored;
 use super::log_line::LogFormat;
 use super::queued_log::Log;
-use super::signals::Signals;
-use super::systemd::{self, Notify};
 use super::text::print;
 use crate::lockd::{FaultStyle, OpenError, Reloader, Server, ServerError, ServerOptions};
 use crate::sys::limits;
 use crate::sys::mutex::Mutex;
+use crate::sys::no_listener::NoListener;
+use crate::sys::signals::{Signals, hangups_are_ignored};
+use crate::sys::systemd::{self, Notify};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -159,7 +158,7 @@ async fn run(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
     let notify = Notify::from_environment();
     let notify = notify.map_err(|error| Failure::system("NOTIFY_SOCKET of systemd", &error))?;
     let (listen, options) = (arguments.listen, options(arguments).log_lines_dropped(log.dropped()));
-    let server = match (systemd::listener()?, listen) {
+    let server = match (systemd::listener().map_err(not_passed)?, listen) {
         (None, _) => Server::bind(options).await,
         (Some(listener), None) => Server::with_listener(options, listener).await,
         (Some(_), Some(_)) => {
@@ -188,10 +187,9 @@ async fn run(arguments: &Serve, log: &Log) -> Result<u8, Failure> {
 async fn obey(mut signals: Signals, operator: Arc<Operator>, stop: CancellationToken) -> u8 {
     loop {
         let arrived = signals.next().await;
-        let ends = [Signal::TERM, Signal::INT, Signal::QUIT].map(Signal::as_raw);
-        if arrived.number == Signal::HUP.as_raw() {
+        if arrived.is_hangup() {
             reload(&operator);
-        } else if !ends.contains(&arrived.number) {
+        } else if !arrived.ends() {
             let number = arrived.number;
             operator
                 .log
@@ -236,7 +234,7 @@ impl Operator {
 
     /// Under nohup nothing is heard of it, and files would seem to be read again.
     fn warn_if_hangups_are_ignored(&self) {
-        if is_ignored(Signal::HUP.as_raw()) && self.reloader.has_files() {
+        if hangups_are_ignored() && self.reloader.has_files() {
             let message = "SIGHUP is ignored, as under nohup: certificate and tokens are read \
                 again only by a restart";
             self.log.tell(Level::WARN, message);
@@ -339,6 +337,11 @@ fn raise_file_limit(log: &Log) {
     if let Err(error) = limits::raise_open_files() {
         log.tell(Level::WARN, format_args!("the limit of open files could not be raised: {error}"));
     }
+}
+
+fn not_passed(error: NoListener) -> Failure {
+    let code = if error.is_misconfigured { exit::USAGE } else { exit::SYSTEM };
+    Failure { code, message: error.message }
 }
 
 fn failure(error: ServerError) -> Failure {

@@ -2,24 +2,22 @@
 
 use std::future::poll_fn;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread;
 
 use futures_core::Stream;
 use serde_json::{Map, Value, json};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use super::exit::{self, Failure, message_of};
 use super::named::{self, Shown};
-use super::signals::Signals;
 use super::text::{Colour, has_colours, painted, print, printable, tell};
 use super::{Show, runtime};
 use crate::lock::name::LockName;
+use crate::sys::signals::Signals;
+use crate::sys::standard_output::end_of_reader;
 use crate::{AsyncFileLock, Error, Holder, Lock, Status};
 
 /// So many locks are asked at a time. If larger, a long list opens more connections.
@@ -128,18 +126,6 @@ async fn print_changes_of(lock: AsyncFileLock, is_json: bool) -> io::Result<()> 
         }
     }
     Ok(())
-}
-
-/// Resolves when standard output is a pipe without a reader any more.
-async fn end_of_reader() {
-    let out = io::stdout().as_fd().try_clone_to_owned();
-    #[allow(deprecated, reason = "an OwnedFd is what AsyncFd::new is sound for")]
-    let out = out.and_then(|out| AsyncFd::with_interest(out, Interest::ERROR));
-    // A regular file has no reader that could go.
-    let Ok(out) = out else {
-        return std::future::pending().await;
-    };
-    let _ = out.ready(Interest::ERROR).await;
 }
 
 struct Report {

@@ -8,6 +8,8 @@ pub(crate) mod keep_alive;
 #[cfg(any(not(target_os = "linux"), test))]
 mod listeners;
 pub(crate) mod mutex;
+#[cfg(all(feature = "cli", feature = "lockd"))]
+pub(crate) mod no_listener;
 pub(crate) mod path;
 pub(crate) mod program;
 pub(crate) mod sharing;

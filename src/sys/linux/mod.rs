@@ -19,6 +19,10 @@ pub(crate) mod wait_pipe;
 mod wipe_page;
 
 pub(crate) use super::posix::{cpu, fork_count, host};
+
+// For the features.
+#[cfg(feature = "cli")]
+pub(crate) mod child;
 #[cfg(feature = "postgres")]
 pub(crate) mod libpq;
 #[cfg(feature = "lockd")]
@@ -27,8 +31,14 @@ pub(crate) mod limits;
 pub(crate) mod peer;
 #[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
 pub(crate) mod socket;
+#[cfg(feature = "cli")]
+pub(crate) mod standard_output;
+#[cfg(all(feature = "cli", feature = "lockd"))]
+pub(crate) mod systemd;
 
 #[cfg(any(feature = "lockd", feature = "postgres"))]
 pub(crate) use super::posix::permissions;
+#[cfg(feature = "cli")]
+pub(crate) use super::posix::signals;
 #[cfg(feature = "postgres")]
 pub(crate) use super::posix::{local_socket, user};

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use nix::libc;
 
 use crate::sys::keep_alive::KeepAlive;
+pub(crate) use crate::sys::posix::socket::end_writing;
 #[cfg(feature = "lockd")]
 pub(crate) use crate::sys::posix::socket::prepare;
-pub(crate) use crate::sys::posix::socket::end_writing;
 use crate::sys::posix::socket::set_probes;
 
 /// Notice a machine that is gone.

@@ -13,9 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
 
-use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
-use rustix::process::{Signal, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -25,16 +23,29 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 
 use super::inherited::is_ignored;
-use super::text::tell;
+use super::orphans;
+
+/// For `run --help`.
+pub(crate) const ABOUT: &str = "\
+Signals:
+  SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 that a process sends
+  to lockkeeper are passed on to CMD; during the wait they end lockkeeper.
+  CMD stays in the foreground of the terminal: Ctrl-C reaches it once. A signal
+  to the whole process group reaches CMD twice.
+  Any other deadly signal ends lockkeeper and leaves the file to be taken over;
+  CMD keeps the lock until it is gone too (but see --close and --pin never).
+  What was ignored when lockkeeper started (nohup, trap '' PIPE) stays ignored,
+  in lockkeeper and in CMD. As process 1 of a container lockkeeper waits for
+  orphans, so that no zombies stay.";
 
 const WATCHED: [i32; 6] = [SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2];
 
 /// A signal that arrived.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arrived {
-    pub(super) number: i32,
+pub(crate) struct Arrived {
+    pub(crate) number: i32,
     /// The kernel sent it to the whole foreground group of the terminal.
-    pub(super) is_for_all: bool,
+    pub(crate) is_for_all: bool,
 }
 
 impl Arrived {
@@ -45,6 +56,18 @@ impl Arrived {
         let is_for_all = origin.cause == Cause::Kernel && is_for_group;
         Self { number, is_for_all }
     }
+
+    /// Whether a daemon is to read its files again.
+    #[cfg(feature = "lockd")]
+    pub(crate) fn is_hangup(self) -> bool {
+        self.number == SIGHUP
+    }
+
+    /// Whether a daemon is to end.
+    #[cfg(feature = "lockd")]
+    pub(crate) fn ends(self) -> bool {
+        matches!(self.number, SIGTERM | SIGINT | SIGQUIT)
+    }
 }
 
 /// The leader may be in another pid namespace, where its number is 0 from here.
@@ -52,9 +75,15 @@ fn leads_session() -> bool {
     nix::unistd::getsid(None) == Ok(nix::unistd::getpid())
 }
 
+/// Whether hangups are ignored, as under nohup.
+#[cfg(feature = "lockd")]
+pub(crate) fn hangups_are_ignored() -> bool {
+    is_ignored(SIGHUP)
+}
+
 /// From its making on, a watched signal kills nothing; it is told here.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     delivery: SignalDelivery<UnixStream, WithOrigin>,
     arrived: VecDeque<Arrived>,
     /// The child that the runtime waits for.
@@ -62,7 +91,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    pub(super) fn watch() -> io::Result<Self> {
+    pub(crate) fn watch() -> io::Result<Self> {
         let (read, write) = StdStream::pair()?;
         read.set_nonblocking(true)?;
         write.set_nonblocking(true)?;
@@ -75,13 +104,13 @@ impl Signals {
     }
 
     /// Leave this child's end to the runtime.
-    pub(super) fn spare(&mut self, command: &Child) {
+    pub(crate) fn spare(&mut self, command: &Child) {
         let pid = command.id().and_then(|pid| i32::try_from(pid).ok());
         self.command = pid.map(Pid::from_raw);
     }
 
     /// The next signal. Dropping the future loses none.
-    pub(super) async fn next(&mut self) -> Arrived {
+    pub(crate) async fn next(&mut self) -> Arrived {
         loop {
             if let Some(arrived) = self.already() {
                 return arrived;
@@ -94,40 +123,13 @@ impl Signals {
     }
 
     /// A signal after its handler has run.
-    pub(super) fn already(&mut self) -> Option<Arrived> {
+    pub(crate) fn already(&mut self) -> Option<Arrived> {
         for origin in self.delivery.pending() {
             match origin.signal {
-                SIGCHLD => reap_orphans(self.command),
+                SIGCHLD => orphans::reap(self.command),
                 _ => self.arrived.push_back(Arrived::new(&origin)),
             }
         }
         self.arrived.pop_front()
-    }
-}
-
-/// Wait for the children that have ended, but for CMD: its status stays for the
-/// runtime. One look may show CMD before others that have ended too. They need no
-/// further look, as this process ends with CMD.
-fn reap_orphans(command: Option<Pid>) {
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    while let Ok(Some(ended)) = waitid(Id::All, look).map(|status| status.pid()) {
-        if command == Some(ended) {
-            return;
-        }
-        let _ = waitpid(ended, Some(WaitPidFlag::WNOHANG));
-    }
-}
-
-/// The number of a command that is gone is not used: `id` knows that.
-pub(super) fn send(command: &Child, number: i32) {
-    let pid = command
-        .id()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .and_then(rustix::process::Pid::from_raw);
-    let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(number)) else {
-        return;
-    };
-    if let Err(error) = kill_process(pid, signal) {
-        tell(format_args!("signal {number} could not be passed on to CMD: {error}"));
     }
 }

@@ -9,15 +9,13 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-
 use std::time::Duration;
 
 use rustix::net::{SocketType, sockopt};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::exit::{Failure, SYSTEM, USAGE};
-
 use crate::sys::mutex::Mutex;
+use crate::sys::no_listener::NoListener;
 
 /// How long a word to systemd may take. A longer one would hold up the daemon.
 const NOTIFY_TIME: Duration = Duration::from_secs(1);
@@ -26,7 +24,7 @@ const NOTIFY_TIME: Duration = Duration::from_secs(1);
 const FIRST_FD: RawFd = 3;
 
 /// Where systemd listens, if it does.
-pub(super) struct Notify {
+pub(crate) struct Notify {
     to: Option<(UnixDatagram, SocketAddr)>,
     /// Nothing is told after that: systemd would take it for serving again.
     is_stopping: Mutex<bool>,
@@ -35,7 +33,7 @@ pub(super) struct Notify {
 impl Notify {
     /// # Errors
     /// There is no such socket.
-    pub(super) fn from_environment() -> io::Result<Self> {
+    pub(crate) fn from_environment() -> io::Result<Self> {
         match std::env::var("NOTIFY_SOCKET") {
             Ok(name) if !name.is_empty() => Self::connect(&name).map(|to| Self::new(Some(to))),
             _ => Ok(Self::new(None)),
@@ -57,19 +55,19 @@ impl Notify {
     }
 
     /// It serves, or serves again.
-    pub(super) fn ready(&self, url: &str) -> io::Result<()> {
+    pub(crate) fn ready(&self, url: &str) -> io::Result<()> {
         self.tell(format_args!("READY=1\nSTATUS=serving at {url}\n"), false)
     }
 
     /// It reads its files again.
-    pub(super) fn reloading(&self) -> io::Result<()> {
+    pub(crate) fn reloading(&self) -> io::Result<()> {
         let now = clock_gettime(ClockId::Monotonic);
         let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
         self.tell(format_args!("RELOADING=1\nMONOTONIC_USEC={microseconds}\n"), false)
     }
 
     /// It ends. What is told later is not sent.
-    pub(super) fn stopping(&self) -> io::Result<()> {
+    pub(crate) fn stopping(&self) -> io::Result<()> {
         self.tell(format_args!("STOPPING=1\nSTATUS=stopping\n"), true)
     }
 
@@ -91,14 +89,14 @@ impl Notify {
 ///
 /// # Errors
 /// It is none that can be served.
-pub(super) fn listener() -> Result<Option<TcpListener>, Failure> {
+pub(crate) fn listener() -> Result<Option<TcpListener>, NoListener> {
     let count = listen_fds();
     if count > 1 {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let message = format!(
             "systemd passed {count} sockets ({names}): give the socket unit one ListenStream"
         );
-        return Err(Failure { code: USAGE, message });
+        return Err(NoListener { message, is_misconfigured: true });
     }
     if count == 0 {
         return Ok(None);
@@ -109,11 +107,11 @@ pub(super) fn listener() -> Result<Option<TcpListener>, Failure> {
         Ok((_, false)) => {
             let why = "name an address and a port as its ListenStream";
             let message = format!("the socket that systemd passed is no TCP listener: {why}");
-            Err(Failure { code: USAGE, message })
+            Err(NoListener { message, is_misconfigured: true })
         }
         Err(error) => {
             let message = format!("the socket that systemd passed cannot be used: {error}");
-            Err(Failure { code: SYSTEM, message })
+            Err(NoListener { message, is_misconfigured: false })
         }
     }
 }

@@ -25,7 +25,8 @@ static PIPE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
 /// The C library calls this before `main`.
 #[used]
 // SAFETY: the section is a list of such functions, ld(1).
-#[unsafe(link_section = ".init_array")]
+#[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
+#[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".init_array"))]
 static BEFORE_MAIN: extern "C" fn() = look;
 
 /// Runs before Rust is ready: one system call, and nothing that needs Rust's runtime.
