@@ -191,7 +191,7 @@ fn is_bound(path: &Module) -> bool {
         path.len() >= known.len()
             && path.iter().zip(known.iter()).all(|(name, known)| name == known)
     };
-    BOUND.iter().any(|known| begins_with(known))
+    BOUND.iter().any(begins_with)
 }
 
 fn leaves(tree: &UseTree, before: &Module, found: &mut Vec<(Module, Option<String>)>) {

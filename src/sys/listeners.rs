@@ -895,7 +895,7 @@ mod tests {
         drop(first);
         assert_eq!(place.number(), number);
         drop(second);
-        assert_eq!(place.numbers(), []);
+        assert!(place.numbers().is_empty());
         let _again = place.listen();
         assert_ne!(place.number(), number, "a late report would be taken for a new one");
     }
@@ -939,7 +939,7 @@ mod tests {
         let second = place.file(Closes::Writers);
         assert!(second.len() == 1 && second != first, "{first:?} {second:?}");
         drop(heard);
-        assert_eq!(place.file(Closes::Writers), []);
+        assert!(place.file(Closes::Writers).is_empty());
     }
 
     #[tokio::test]
@@ -966,7 +966,7 @@ mod tests {
         assert_eq!(heard.event().await, Event::Close);
         assert!(is_silent(&deaf));
         drop(heard);
-        assert_eq!(place.file(Closes::All), []);
+        assert!(place.file(Closes::All).is_empty());
     }
 
     #[tokio::test]
@@ -983,7 +983,7 @@ mod tests {
         assert_eq!(first.follow_process(pid), Following::Heard);
         assert_eq!(number().len(), 1);
         assert_eq!(first.follow_process(None), Following::Heard);
-        assert_eq!(number(), []);
+        assert!(number().is_empty());
         assert_eq!(first.follow_process(Some(GONE)), Following::Gone);
         assert_eq!(first.follow_process(Some(REFUSED)), Following::Unheard);
     }
