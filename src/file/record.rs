@@ -15,14 +15,12 @@ use std::time::SystemTime;
 
 use crate::local::hold_id::HoldId;
 use crate::lock::holder::{Evidence, Holder};
+use crate::sys::process::PID_MAX;
 use crate::sys::program::{host_name, one_line};
 
 /// Size of a record, and of the largest file that can be a lock file: one disk
 /// sector, which disks write whole.
 pub(crate) const RECORD_BYTES: usize = 512;
-
-/// Highest process id Linux can be set to give (`PID_MAX_LIMIT`), proc_sys_kernel(5).
-const PID_MAX: u32 = 1 << 22;
 
 /// Which process this is, in terms that another process can check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -280,6 +278,7 @@ fn parse_fields(pid: u32, name: &str, lines: &[&str]) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::process::PID_MAX;
     use crate::sys::program::{NAME_MAX_BYTES, program_name};
 
     fn record() -> Record {

@@ -17,6 +17,10 @@ use super::files::call;
 pub(crate) use crate::sys::posix::at_exit::at_exit;
 use crate::sys::verdict::Verdict;
 
+/// The highest process id that Linux can be set to give (`PID_MAX_LIMIT`),
+/// proc_sys_kernel(5).
+pub(crate) const PID_MAX: u32 = 1 << 22;
+
 /// A process is known by its id and a namespace for it.
 pub(crate) const HAS_PID_NAMESPACES: bool = true;
 

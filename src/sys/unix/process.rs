@@ -12,6 +12,9 @@ use super::files::Errno;
 pub(crate) use crate::sys::posix::at_exit::at_exit;
 use crate::sys::verdict::Verdict;
 
+/// The highest process id: `pid_t` has 31 bits.
+pub(crate) const PID_MAX: u32 = i32::MAX as u32;
+
 /// A process is known by its id alone.
 pub(crate) const HAS_PID_NAMESPACES: bool = false;
 
