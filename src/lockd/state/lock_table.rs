@@ -11,7 +11,6 @@ use std::path::Path;
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +27,7 @@ use super::resource::{ListenerEnd, LockOutcome, TurnNumber};
 use super::writer::Writer;
 use crate::lockd::store::{Recovered, Store, StoreOptions};
 use crate::sys::boot_clock::Alarm;
+use crate::sys::files::Errno;
 use crate::sys::mutex::Mutex;
 use crate::{Error, FileGuard, Lost};
 

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::Access;
-
 use super::api::OpenError;
 use crate::lockd::store::{DiskError, Unopened};
+use crate::sys::directory::may_use;
 use crate::sys::process::boot_id;
 use crate::{AsyncFileLock, Error, FileGuard, FileOptions};
 
@@ -42,11 +41,9 @@ pub(super) fn check_directory(path: &Path) -> Result<(), OpenError> {
         let error = std::io::Error::from(std::io::ErrorKind::NotADirectory);
         return Err(unusable("looking at the directory", "name a directory")(error));
     }
-    rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).map_err(
-        |errno| {
-            unusable("asking to write it", "let the daemon's user read and write it")(errno.into())
-        },
-    )
+    may_use(path).map_err(|errno| {
+        unusable("asking to write it", "let the daemon's user read and write it")(errno.into())
+    })
 }
 
 /// What tells one boot from another.

@@ -3,27 +3,21 @@
 //! Everything is relative to one descriptor, and no symbolic link in the
 //! directory is ever followed, so nothing outside is touched.
 
-#![expect(clippy::disallowed_methods, reason = "the room of the daemon's files")]
-
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{
-    self, AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps,
-};
-use rustix::io::{Errno, pread, pwrite, retry_on_intr};
-
 use crate::lockd::name;
+use crate::sys::directory::{self, Directory, FileState};
+use crate::sys::files::{Errno, write_at};
 use crate::wire::CLIENT_MAX_BYTES;
 
 /// A directory that is open.
 #[derive(Debug)]
 pub(crate) struct LockDirectory {
-    descriptor: OwnedFd,
+    entries: Directory,
     path: PathBuf,
     publishing: Publishing,
     /// The mode and owners of new files; `None` where these are unknown.
@@ -58,7 +52,7 @@ pub(crate) struct Prepared {
 
 #[derive(Debug)]
 enum PreparedFrom {
-    Unnamed(OwnedFd),
+    Unnamed(File),
     Draft(String),
     /// The file of a lock that ended.
     Spare(String),
@@ -85,30 +79,20 @@ pub(crate) enum NameState {
 /// Files of a grant that was not finished.
 pub(crate) const DRAFT: &str = ".lockkeeper-new";
 
-const FILE_MODE: Mode = Mode::from_raw_mode(0o644);
-
-/// Opening must not hang on a fifo, adopt a terminal or follow a link.
-const OPEN_FLAGS: OFlags =
-    OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
-
 impl LockDirectory {
     /// Whether nothing can be written there, as the file system says.
     pub(crate) fn is_full(&self) -> bool {
-        let Ok(room) = fs::fstatvfs(&self.descriptor) else { return false };
-        let is_root = rustix::process::geteuid().is_root();
-        let blocks = if is_root { room.f_bfree } else { room.f_bavail };
-        // Some file systems have no fixed size or number of files, and say 0 of 0.
-        (room.f_blocks > 0 && blocks == 0) || (room.f_files > 0 && room.f_ffree == 0)
+        self.entries.is_full()
     }
 
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let descriptor = retry_on_intr(|| fs::open(path, flags, Mode::empty()))?;
+        let entries = Directory::open(path)?;
         let (path, drafts) = (path.to_owned(), AtomicU64::new(0));
         let (publishing, made) = (Publishing::Draft, None);
-        let mut directory = Self { descriptor, path, publishing, made, drafts };
+        let mut directory = Self { entries, path, publishing, made, drafts };
         directory.publishing = directory.find_publishing()?;
-        let made = directory.create_unnamed().ok().and_then(|file| fs::fstat(&file).ok());
+        let made = directory.entries.create_unnamed();
+        let made = made.ok().and_then(|file| directory::inspect(&file).ok());
         directory.made = made.as_ref().map(made_as);
         Ok(Arc::new(directory))
     }
@@ -116,7 +100,7 @@ impl LockDirectory {
     /// Try each way once, with a name that no lock has.
     fn find_publishing(&self) -> Result<Publishing, Errno> {
         self.remove(DRAFT)?;
-        let Ok(file) = self.create_unnamed() else {
+        let Ok(file) = self.entries.create_unnamed() else {
             return Ok(Publishing::Draft);
         };
         for publishing in [Publishing::Descriptor, Publishing::Process] {
@@ -136,24 +120,18 @@ impl LockDirectory {
         self.path.join(name.as_ref())
     }
 
-    fn create_unnamed(&self) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        retry_on_intr(|| fs::openat(&self.descriptor, c".", flags, FILE_MODE))
-    }
-
-    fn link_unnamed(&self, by: Publishing, file: &OwnedFd, to: &str) -> Result<(), Errno> {
-        if by == Publishing::Descriptor {
-            return fs::linkat(file, c"", &self.descriptor, to, AtFlags::EMPTY_PATH);
+    fn link_unnamed(&self, by: Publishing, file: &File, to: &str) -> Result<(), Errno> {
+        match by {
+            Publishing::Descriptor => self.entries.link_by_descriptor(file, to),
+            _ => self.entries.link_by_process(file, to),
         }
-        let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-        fs::linkat(CWD, from, &self.descriptor, to, AtFlags::SYMLINK_FOLLOW)
     }
 
     /// Write a file that has no name yet. A failure leaves nothing.
     pub(crate) fn prepare(self: &Arc<Self>, contents: &[u8]) -> Result<Prepared, Errno> {
         let directory = Arc::clone(self);
         if self.publishing != Publishing::Draft {
-            let file = self.create_unnamed()?;
+            let file = self.entries.create_unnamed()?;
             write_all(&file, contents, 0)?;
             return Ok(Prepared { origin: PreparedFrom::Unnamed(file), directory });
         }
@@ -165,10 +143,10 @@ impl LockDirectory {
 
     /// Under a name that is free: a killed daemon's drafts stay until the directory is
     /// known to be whole.
-    fn create_draft(&self) -> Result<(String, OwnedFd), Errno> {
+    fn create_draft(&self) -> Result<(String, File), Errno> {
         loop {
             let name = format!("{DRAFT}-{}", self.drafts.fetch_add(1, Ordering::Relaxed));
-            match self.open_own(&name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL) {
+            match self.entries.create(&name) {
                 Err(Errno::EXIST) => {}
                 file => return Ok((name, file?)),
             }
@@ -178,36 +156,36 @@ impl LockDirectory {
     /// Give a lock's file the name of a spare, if it looks like one; whether it does. Its
     /// contents are looked at when it is used again.
     pub(crate) fn set_aside(&self, name: &str, length: usize, spare: &str) -> bool {
-        let here = &self.descriptor;
-        let Ok(stat) = fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) else {
+        let Ok(found) = self.entries.look(name) else {
             return false;
         };
-        self.could_be_spare(&stat, length)
-            && fs::renameat_with(here, name, here, spare, RenameFlags::NOREPLACE).is_ok()
+        self.could_be_spare(&found, length) && self.entries.rename_to_free(name, spare).is_ok()
     }
 
-    fn could_be_spare(&self, stat: &Stat, length: usize) -> bool {
-        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && stat.st_nlink == 1
-            && u64::try_from(stat.st_size).is_ok_and(|size| size == length as u64)
-            && self.made == Some(made_as(stat))
+    fn could_be_spare(&self, found: &FileState, length: usize) -> bool {
+        found.is_file
+            && found.links == 1
+            && found.length == length as u64
+            && self.made == Some(made_as(found))
     }
 
     /// Whether a spare is as a new file with these contents would be. If so, its time is set
     /// to now.
     pub(crate) fn is_as_new(&self, spare: &str, contents: &[u8]) -> bool {
-        let now = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
-        let now = Timestamps { last_access: now, last_modification: now };
-        self.open_own(spare, OFlags::RDONLY).is_ok_and(|file| {
-            fs::fstat(&file).is_ok_and(|stat| self.could_be_spare(&stat, contents.len()))
+        self.open_to_read(spare).is_ok_and(|file| {
+            directory::inspect(&file).is_ok_and(|it| self.could_be_spare(&it, contents.len()))
                 && contains(&file, contents)
-                && fs::futimens(&file, &now).is_ok()
+                && directory::touch(&file).is_ok()
         })
     }
 
-    /// Open a file of the daemon's own.
-    pub(crate) fn open_own(&self, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-        retry_on_intr(|| fs::openat(&self.descriptor, name, flags | OPEN_FLAGS, FILE_MODE))
+    pub(crate) fn open_to_read(&self, name: &str) -> Result<File, Errno> {
+        self.entries.open_to_read(name)
+    }
+
+    /// Open a file of the daemon's own, which is made if it is not there.
+    pub(crate) fn open_own(&self, name: &str) -> Result<File, Errno> {
+        self.entries.open_or_create(name)
     }
 
     /// Copy a file of the daemon's own beside it, for good; what the copy is called.
@@ -216,7 +194,7 @@ impl LockDirectory {
         let mut names = (1..).map(|number| format!("{name}.damaged-{number}"));
         let aside = names.find(|aside| !self.has(aside)).ok_or(Errno::EXIST)?;
         match self.copy(name, &aside) {
-            Err(Errno::IO) => fs::renameat(&self.descriptor, name, &self.descriptor, &*aside)?,
+            Err(Errno::IO) => self.entries.rename(name, &aside)?,
             copied => copied?,
         }
         self.sync()?;
@@ -224,14 +202,14 @@ impl LockDirectory {
     }
 
     fn copy(self: &Arc<Self>, name: &str, to: &str) -> Result<(), Errno> {
-        let copy = self.prepare(&read(&self.open_own(name, OFlags::RDONLY)?, usize::MAX)?)?;
+        let copy = self.prepare(&read(&self.open_to_read(name)?, usize::MAX)?)?;
         copy.sync()?;
         copy.publish(to)
     }
 
     /// Unlink; whether there was something.
     pub(crate) fn remove(&self, name: &str) -> Result<bool, Errno> {
-        match fs::unlinkat(&self.descriptor, name, AtFlags::empty()) {
+        match self.entries.unlink(name.as_bytes()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error),
@@ -240,14 +218,13 @@ impl LockDirectory {
 
     /// Whether there is anything. What cannot be looked at is there.
     pub(crate) fn has(&self, name: &str) -> bool {
-        let look = || fs::statat(&self.descriptor, name, AtFlags::SYMLINK_NOFOLLOW);
-        retry_on_intr(look).err() != Some(Errno::NOENT)
+        self.entries.look(name).err() != Some(Errno::NOENT)
     }
 
     /// Read what is at a lock's name.
     pub(crate) fn look(&self, name: &str) -> NameState {
         let bad = |why: String, is_file| NameState::Bad { why, is_file };
-        let file = match self.open_own(name, OFlags::RDONLY) {
+        let file = match self.open_to_read(name) {
             Ok(file) => file,
             Err(Errno::NOENT) => return NameState::Nothing,
             Err(Errno::LOOP) => {
@@ -258,15 +235,14 @@ impl LockDirectory {
                 return bad(format!("it cannot be opened ({error}): see to its mode"), false);
             }
         };
-        let stat = match fs::fstat(&file) {
-            Ok(stat) => stat,
+        let found = match directory::inspect(&file) {
+            Ok(found) => found,
             Err(error) => return bad(format!("it cannot be looked at: {error}"), false),
         };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        if !found.is_file {
             return bad("it is not a file: move it away".to_owned(), false);
         }
-        let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
-        let since = seconds.saturating_mul(1000).saturating_add(stat.st_mtime_nsec / 1_000_000);
+        let since = found.modified_ms;
         match read(&file, CLIENT_MAX_BYTES + 1).map(name::client) {
             Ok(Ok(client)) => NameState::Lock { client, since },
             Ok(Err(why)) => {
@@ -278,19 +254,17 @@ impl LockDirectory {
 
     /// The contents of a file that [`look`](Self::look) took for one.
     pub(crate) fn contents(&self, name: &str) -> Result<Vec<u8>, Errno> {
-        read(&self.open_own(name, OFlags::RDONLY)?, CLIENT_MAX_BYTES + 1)
+        read(&self.open_to_read(name)?, CLIENT_MAX_BYTES + 1)
     }
 
     /// The names of all entries. Drafts of a killed daemon are removed.
     pub(crate) fn scan(&self) -> Result<Vec<Vec<u8>>, Errno> {
         let mut names = Vec::new();
-        for entry in Dir::read_from(&self.descriptor)? {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
+        for name in self.entries.names()? {
             if name.starts_with(DRAFT.as_bytes()) {
-                let _ = fs::unlinkat(&self.descriptor, name, AtFlags::empty());
+                let _ = self.entries.unlink(&name);
             } else {
-                names.push(name.to_vec());
+                names.push(name);
             }
         }
         names.sort();
@@ -299,18 +273,17 @@ impl LockDirectory {
 
     /// Make the names durable.
     pub(crate) fn sync(&self) -> Result<(), Errno> {
-        retry_on_intr(|| fs::fsync(&self.descriptor))
+        self.entries.sync()
     }
 
-    /// Make everything durable that is on this file system.
-    pub(crate) fn sync_file_system(&self) -> Result<(), Errno> {
-        retry_on_intr(|| fs::syncfs(&self.descriptor))
+    /// Make all files and names durable.
+    pub(crate) fn sync_all(&self) -> Result<(), Errno> {
+        self.entries.sync_all()
     }
 
     /// Make the contents of one file durable.
     pub(crate) fn sync_file(&self, name: &str) -> Result<(), Errno> {
-        let file = self.open_own(name, OFlags::RDONLY)?;
-        retry_on_intr(|| fs::fsync(&file))
+        directory::sync(&self.open_to_read(name)?)
     }
 }
 
@@ -323,7 +296,7 @@ impl Prepared {
     /// Make the contents durable. A spare's are from before.
     pub(crate) fn sync(&self) -> Result<(), Errno> {
         match &self.origin {
-            PreparedFrom::Unnamed(file) => retry_on_intr(|| fs::fsync(file)),
+            PreparedFrom::Unnamed(file) => directory::sync(file),
             PreparedFrom::Draft(name) => self.directory.sync_file(name),
             PreparedFrom::Spare(_) | PreparedFrom::Published => Ok(()),
         }
@@ -331,14 +304,12 @@ impl Prepared {
 
     /// Give the file its name, where none may be: `EEXIST`.
     pub(crate) fn publish(mut self, name: &str) -> Result<(), Errno> {
-        let (directory, here) = (&self.directory, &self.directory.descriptor);
+        let directory = &self.directory;
         match &self.origin {
             PreparedFrom::Unnamed(file) => directory.link_unnamed(directory.publishing, file, name),
-            PreparedFrom::Draft(draft) => {
-                fs::linkat(here, draft.as_str(), here, name, AtFlags::empty())
-            }
+            PreparedFrom::Draft(draft) => directory.entries.link(draft, name),
             PreparedFrom::Spare(spare) => {
-                fs::renameat_with(here, spare.as_str(), here, name, RenameFlags::NOREPLACE)?;
+                directory.entries.rename_to_free(spare, name)?;
                 self.origin = PreparedFrom::Published;
                 Ok(())
             }
@@ -359,23 +330,23 @@ impl Drop for Prepared {
     }
 }
 
-fn made_as(stat: &Stat) -> Made {
-    Made { mode: stat.st_mode & 0o7777, owners: (stat.st_uid, stat.st_gid) }
+fn made_as(found: &FileState) -> Made {
+    Made { mode: found.mode, owners: (found.owner, found.group) }
 }
 
 /// Whether a file contains exactly this.
-fn contains(file: &OwnedFd, contents: &[u8]) -> bool {
+fn contains(file: &File, contents: &[u8]) -> bool {
     let mut bytes = vec![0; contents.len() + 1];
-    let length = retry_on_intr(|| pread(file, &mut bytes, 0));
+    let length = directory::read_at(file, &mut bytes, 0);
     length.is_ok_and(|length| bytes[..length] == *contents)
 }
 
 /// Write all bytes at this place.
-pub(crate) fn write_all(file: &OwnedFd, bytes: &[u8], place: u64) -> Result<(), Errno> {
+pub(crate) fn write_all(file: &File, bytes: &[u8], place: u64) -> Result<(), Errno> {
     let mut written = 0;
     while written < bytes.len() {
         let place = place + written as u64;
-        match retry_on_intr(|| pwrite(file, &bytes[written..], place))? {
+        match write_at(file, &bytes[written..], place)? {
             0 => return Err(Errno::IO),
             more => written += more,
         }
@@ -384,12 +355,12 @@ pub(crate) fn write_all(file: &OwnedFd, bytes: &[u8], place: u64) -> Result<(), 
 }
 
 /// Read from the start, at most so much.
-pub(crate) fn read(file: &OwnedFd, limit: usize) -> Result<Vec<u8>, Errno> {
+pub(crate) fn read(file: &File, limit: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     let mut part = vec![0; limit.min(1 << 16)];
     while bytes.len() < limit {
         let most = part.len().min(limit - bytes.len());
-        match retry_on_intr(|| pread(file, &mut part[..most], bytes.len() as u64))? {
+        match directory::read_at(file, &mut part[..most], bytes.len() as u64)? {
             0 => break,
             more => bytes.extend_from_slice(&part[..more]),
         }
@@ -408,7 +379,7 @@ impl NameState {
 
 /// A name in the directory, shown.
 pub(crate) fn shown(name: &[u8]) -> String {
-    Path::new(OsStr::from_bytes(name)).display().to_string()
+    String::from_utf8_lossy(name).into_owned()
 }
 
 #[cfg(test)]
@@ -424,6 +395,10 @@ mod tests {
         for publishing in [Publishing::Descriptor, Publishing::Process, Publishing::Draft] {
             let mut directory =
                 Arc::into_inner(LockDirectory::open(place.path()).unwrap()).unwrap();
+            let has_unnamed = directory.entries.create_unnamed().is_ok();
+            if publishing != Publishing::Draft && !has_unnamed {
+                continue;
+            }
             directory.publishing = publishing;
             let directory = Arc::new(directory);
             let count = || read_dir(place.path()).unwrap().count();

@@ -16,24 +16,23 @@
 //!     the start. A sector is written whole or not at all, so a bad header is
 //!     damage.
 
+use std::fs::File;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rustix::fs::{fdatasync, fstat, ftruncate};
-use rustix::io::{Errno, retry_on_intr};
 
 use super::directory::{LockDirectory, write_all};
 use super::grant::Grant;
 use super::past::Past;
 use super::record::{CAPACITY_MAX, HEADER_BYTES, Header, JOURNALS, JournalRecord, MARK_PLACE};
 use crate::lockd::histogram::Histogram;
+use crate::sys::directory;
+use crate::sys::files::Errno;
 
 /// The journal, open for writing.
 #[derive(Debug)]
 pub(crate) struct Journal {
-    files: [OwnedFd; 2],
+    files: [File; 2],
     /// The index of the file that is written.
     active: usize,
     header: Header,
@@ -74,7 +73,7 @@ impl Journal {
     /// names. (J6)
     pub(crate) fn create(
         directory: &LockDirectory,
-        files: [OwnedFd; 2],
+        files: [File; 2],
         boot: [u8; 36],
         next_token: u64,
     ) -> Result<(), Errno> {
@@ -88,7 +87,7 @@ impl Journal {
     /// Begin a generation with what is held now.
     pub(crate) fn begin<'a>(
         directory: &LockDirectory,
-        files: [OwnedFd; 2],
+        files: [File; 2],
         past: Option<&Past>,
         boot: [u8; 36],
         next_token: u64,
@@ -108,7 +107,7 @@ impl Journal {
     }
 
     fn over(
-        files: [OwnedFd; 2],
+        files: [File; 2],
         past: Option<&Past>,
         boot: [u8; 36],
         next_token: u64,
@@ -182,7 +181,7 @@ impl Journal {
 
     fn shrink_back(&self, lengths: [usize; 2]) {
         for (file, length) in self.files.iter().zip(lengths) {
-            let _ = ftruncate(file, length as u64);
+            let _ = directory::truncate(file, length as u64);
         }
     }
 
@@ -301,15 +300,15 @@ impl Journal {
             return Ok(());
         }
         let start = Instant::now();
-        retry_on_intr(|| fdatasync(&self.files[file]))?;
+        directory::sync_data(&self.files[file])?;
         self.syncs.count(start.elapsed(), &SYNC_BOUNDS);
         Ok(())
     }
 }
 
 /// The length of a file; 0 if the kernel does not say.
-fn length(file: &OwnedFd) -> usize {
-    fstat(file).ok().and_then(|stat| usize::try_from(stat.st_size).ok()).unwrap_or(0)
+fn length(file: &File) -> usize {
+    directory::inspect(file).ok().and_then(|it| usize::try_from(it.length).ok()).unwrap_or(0)
 }
 
 /// How long the journal's syncs took.

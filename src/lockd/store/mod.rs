@@ -49,8 +49,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustix::io::Errno;
-
 use directory::Prepared;
 pub(crate) use directory::{LockDirectory, NameState};
 pub(crate) use grant::{Grant, GrantTerms};
@@ -62,6 +60,8 @@ pub(crate) use recovery::{Problem, Recovered};
 use spares::Spares;
 pub(crate) use token_counter::TOKENS_ABOVE_MAX;
 use token_counter::{Bound, FIRST, TOKENS, TokenCounter};
+
+use crate::sys::files::Errno;
 
 /// The locks on the disk. One thread at a time uses it.
 #[derive(Debug)]
@@ -478,7 +478,7 @@ impl Store {
         }
         self.spares.clear(&self.directory);
         if self.held.len() > SYNCED_SINGLY_MAX {
-            self.directory.sync_file_system()?;
+            self.directory.sync_all()?;
         } else {
             for grant in self.held.values() {
                 match self.directory.sync_file(&grant.terms.file_name()) {

@@ -8,18 +8,16 @@
 //!     held when the generation began, and none had ended by then.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use rustix::fs::OFlags;
-use rustix::io::Errno;
 
 use super::directory::{LockDirectory, read};
 use super::grant::Grant;
 use super::record::{
     self, CAPACITY_MAX, HEADER_BYTES, Header, JOURNALS, JournalRecord, UNKNOWN_BOOT,
 };
+use crate::sys::files::Errno;
 
 /// What a journal says.
 #[derive(Debug)]
@@ -94,7 +92,7 @@ enum Content {
 impl Files {
     pub(crate) fn read(directory: &LockDirectory) -> Result<Self, (&'static str, Errno)> {
         let content = |name| {
-            let file = directory.open_own(name, OFlags::RDONLY);
+            let file = directory.open_to_read(name);
             match file.and_then(|file| read(&file, CAPACITY_MAX)) {
                 Ok(bytes) => Ok(Content::Bytes(bytes)),
                 Err(Errno::NOENT) => Ok(Content::Missing),
@@ -181,8 +179,8 @@ impl Files {
 }
 
 /// The files, made where they are missing, to be written.
-pub(crate) fn open(directory: &LockDirectory) -> Result<[OwnedFd; 2], (&'static str, Errno)> {
-    let open = |name| directory.open_own(name, OFlags::RDWR | OFlags::CREATE);
+pub(crate) fn open(directory: &LockDirectory) -> Result<[File; 2], (&'static str, Errno)> {
+    let open = |name| directory.open_own(name);
     let open = |name| open(name).map_err(|errno| (name, errno));
     Ok([open(JOURNALS[0])?, open(JOURNALS[1])?])
 }

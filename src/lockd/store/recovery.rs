@@ -15,13 +15,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use rustix::io::Errno;
-
 use super::directory::{LockDirectory, NameState, shown};
 use super::grant::{Grant, GrantTerms};
 use super::past::Past;
 use super::token_counter::TokenCounter;
 use crate::lockd::name::{self, SUFFIX};
+use crate::sys::files::Errno;
 
 /// The holds and problems that a daemon starts with.
 #[derive(Debug, Default)]

@@ -11,9 +11,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use rustix::io::Errno;
-
 use super::directory::{DRAFT, LockDirectory, Prepared};
+use crate::sys::files::Errno;
 
 /// The spare files of a directory, the oldest first.
 #[derive(Debug, Default)]

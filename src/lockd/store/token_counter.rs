@@ -10,18 +10,17 @@
 //! T4. Both slots are written when the file is opened. After that a bound is at
 //!     most one [`BLOCK`] above the other, so that one slot is enough.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
 use std::sync::Arc;
 
-use rustix::fs::{OFlags, fdatasync, fstat};
-use rustix::io::{Errno, retry_on_intr};
-
 use super::directory::{LockDirectory, read, write_all};
+use crate::sys::directory;
+use crate::sys::files::Errno;
 
 /// The counter, and the file with its bound.
 #[derive(Debug)]
 pub(crate) struct TokenCounter {
-    file: OwnedFd,
+    file: File,
     inode: u64,
     next: u64,
     bound: u64,
@@ -66,7 +65,7 @@ const SLOT_BYTES: usize = 512;
 
 impl Bound {
     pub(crate) fn read(directory: &LockDirectory) -> Result<Self, Errno> {
-        let file = match directory.open_own(TOKENS, OFlags::RDONLY) {
+        let file = match directory.open_to_read(TOKENS) {
             Err(Errno::NOENT) => return Ok(Self::Missing),
             file => file?,
         };
@@ -81,7 +80,7 @@ impl Bound {
             // The other may have been the greater one. (T4)
             [Some(one), None] | [None, Some(one)] => one.saturating_add(BLOCK),
         };
-        let inode = fstat(&file)?.st_ino;
+        let inode = directory::inspect(&file)?.inode;
         let is_copied = slots.iter().flatten().any(|slot| ![NO_INODE, inode].contains(&slot.inode));
         Ok(Self::Known { bound, is_copied })
     }
@@ -99,8 +98,8 @@ impl TokenCounter {
 
     /// Go on with this token, and with a file that may be there.
     pub(crate) fn open(directory: &LockDirectory, next: u64) -> Result<Self, Errno> {
-        let file = directory.open_own(TOKENS, OFlags::RDWR | OFlags::CREATE)?;
-        let inode = fstat(&file)?.st_ino;
+        let file = directory.open_own(TOKENS)?;
+        let inode = directory::inspect(&file)?.inode;
         let slots = slots_in(&read(&file, 2 * SLOT_BYTES)?);
         let bounds = slots.map(|slot| slot.map(|slot| slot.bound));
         let bound = bounds.into_iter().flatten().max().unwrap_or(FIRST);
@@ -136,7 +135,7 @@ impl TokenCounter {
         let bound = self.next.checked_add(BLOCK).ok_or(Errno::OVERFLOW)?.max(self.bound);
         let slot = BoundSlot { bound, inode: self.inode };
         write_all(&self.file, &slot.encode(), (self.slot * SLOT_BYTES) as u64)?;
-        retry_on_intr(|| fdatasync(&self.file))?;
+        directory::sync_data(&self.file)?;
         (self.bound, self.slot) = (bound, 1 - self.slot);
         Ok(())
     }

@@ -23,6 +23,8 @@ pub(crate) use super::posix::{cpu, fork_count, host};
 // For the features.
 #[cfg(feature = "cli")]
 pub(crate) mod child;
+#[cfg(feature = "lockd")]
+pub(crate) mod directory;
 #[cfg(feature = "postgres")]
 pub(crate) mod libpq;
 #[cfg(feature = "lockd")]

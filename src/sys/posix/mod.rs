@@ -9,6 +9,8 @@ pub(crate) mod host;
 // For the features.
 #[cfg(feature = "cli")]
 pub(crate) mod child;
+#[cfg(feature = "lockd")]
+pub(crate) mod directory;
 #[cfg(feature = "cli")]
 mod inherited;
 #[cfg(feature = "postgres")]

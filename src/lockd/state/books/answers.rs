@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-
 use super::{Books, EndReason, Lifecycle, Purpose, RequestState, poisoned, request_key, storage};
 use crate::lockd::name;
 use crate::lockd::state::api::{LockStatus, Refusal, TIME_BOUNDS};
@@ -15,6 +13,7 @@ use crate::lockd::state::resource::{
 };
 use crate::lockd::store::{ChangeOutcome, DiskError, Problem};
 use crate::sys::boot_clock::BootTime;
+use crate::sys::files::Errno;
 
 /// Between two tries to end a lease, if the disk refused. With more, the next waiter waits
 /// longer once the disk is well again.

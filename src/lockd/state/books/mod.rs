@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::absent::AbsentWaiters;
@@ -27,6 +26,7 @@ use crate::lockd::store::{
     Syncs,
 };
 use crate::sys::boot_clock::BootTime;
+use crate::sys::files::Errno;
 
 /// How long a refusal of the disk counts while no other grant was tried. Longer than
 /// between two probes of a balancer. A balancer that sends nothing meanwhile would else
