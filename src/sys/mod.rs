@@ -1,6 +1,8 @@
 //! The operating system. Each system's folder has the same names in it, and no other
 //! file of this crate names a system.
 
+#[cfg(any(not(target_os = "linux"), lockkeeper_generic_unix))]
+mod absent;
 mod event;
 pub(crate) mod inode;
 #[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]

@@ -18,13 +18,11 @@ pub(crate) mod clock;
 #[cfg_attr(target_os = "linux", path = "no_events.rs")]
 pub(crate) mod events;
 pub(crate) mod files;
-pub(crate) mod lock_list;
 pub(crate) mod process;
 pub(crate) mod process_key;
 pub(crate) mod random;
-pub(crate) mod tickets;
-pub(crate) mod wait_pipe;
 
+pub(crate) use super::absent::{lock_list, tickets, wait_pipe};
 pub(crate) use super::posix::{cpu, fork_count, host};
 
 // For the features.
