@@ -291,7 +291,7 @@ impl FileGuard {
     #[must_use]
     pub fn lock_fd(&self) -> Option<BorrowedFile<'_>> {
         let lock_file = self.hold.lock_file();
-        (lock_file.record().proof == RecordedProof::Flock)
+        (files::ARE_INHERITED_LOCKED && lock_file.record().proof == RecordedProof::Flock)
             .then(|| files::lend(lock_file.show_file()))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::local::options::{LONGEST, Offload, WaitOptions, check_mode};
 use crate::lock::error::Error;
-use crate::sys::files;
+use crate::sys::{files, process};
 
 /// Longest note, in bytes: with every other field at its longest the record
 /// still fits its fixed size.
@@ -272,19 +272,7 @@ impl FileOptions {
             return refuse("tries", "must be at least 1");
         }
         check_mode(self.mode)?;
-        if !files::MAY_BE_REPLACED && self.openlock_compat {
-            return refuse(
-                "openlock_compat",
-                "this system replaces no file that a holder has open",
-            );
-        }
-        if !files::MAY_BE_REPLACED && self.proof == Proof::Process {
-            return refuse(
-                "proof",
-                "Proof::Process replaces files that are open, which this system does not: \
-                 choose Proof::KernelLock",
-            );
-        }
+        self.check_system()?;
         if self.openlock_compat && self.proof == Proof::Process {
             return refuse(
                 "openlock_compat",
@@ -306,6 +294,31 @@ impl FileOptions {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What this system cannot do.
+    fn check_system(&self) -> Result<(), Error> {
+        let refuse = |option, why: &str| Err(Error::InvalidOption { option, why: why.to_owned() });
+        if !files::MAY_BE_REPLACED && self.openlock_compat {
+            return refuse(
+                "openlock_compat",
+                "this system replaces no file that a holder has open",
+            );
+        }
+        if !files::MAY_BE_REPLACED && self.proof == Proof::Process {
+            return refuse(
+                "proof",
+                "Proof::Process replaces files that are open, which this system does not: \
+                 choose Proof::KernelLock",
+            );
+        }
+        if !process::HAS_EXIT_HANDLERS && self.at_exit == AtExit::Remove {
+            return refuse(
+                "at_exit",
+                "this system tells no program of its exit: release the guard before it",
+            );
+        }
+        Ok(())
     }
 }
 

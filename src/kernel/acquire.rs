@@ -24,6 +24,7 @@ use crate::local::wakeup::{Blocker, Policy, Position, Wakeup};
 use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
 use crate::lock::holder::Holder;
+use crate::sys::events::UNLOCKS_ARE_HEARD;
 
 /// How long a file system may take to answer once a deadline has passed. If longer, an
 /// acquisition lasts so much longer on a server that does not answer.
@@ -439,7 +440,8 @@ impl Contender {
     fn listen(&mut self, limit: Limit) -> (MayTry, bool) {
         let Self { waiting, state, request: Request { lock, sharing, .. }, .. } = self;
         let Waiting { wakeup, .. } = &mut **waiting.get_or_insert_with(|| {
-            let has_events = state.executor.has_events();
+            // A wait for an event that never comes is a long one.
+            let has_events = state.executor.has_events() && UNLOCKS_ARE_HEARD;
             let (path, label, options) = (&lock.path, &lock.label, &lock.options.wait);
             let wakeup = Wakeup::new(path, label, Some(*sharing), &WAKEUP, options, has_events);
             Box::new(Waiting { wakeup, holder: FollowHolder::default() })

@@ -89,7 +89,7 @@ impl Guard for KernelGuard {
     }
 
     fn lock_fd(&self) -> Option<BorrowedFile<'_>> {
-        Some(files::lend(self.file()))
+        files::ARE_INHERITED_LOCKED.then(|| files::lend(self.file()))
     }
 
     fn release(self) -> impl Future<Output = Result<(), Error>> + Send + 'static {

@@ -280,7 +280,7 @@ mod tests {
         let other = File::create(path.path()).unwrap();
         flock(&other, FlockOperation::LockExclusive).unwrap();
         let mut waits = Box::pin(lock.acquire());
-        let named = LockInner::new(path, KernelOptions::default()).unwrap();
+        let named = LockInner::new(path, KernelOptions::default());
         let waiters = Waiters::of(&named.label).unwrap();
         while !waiters.are_any() {
             assert!(futures::poll!(&mut waits).is_pending());

@@ -270,7 +270,7 @@ impl Hold {
             // A holder that released first cannot lose it.
             Ok(Some(_)) if !had_it => Ok(()),
             Ok(Some(reason)) => lost(reason),
-            Ok(None) => match syscalls::remove(self.file(), path) {
+            Ok(None) => match syscalls::unlink(path) {
                 Ok(()) => Ok(()),
                 Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
                 Err(error) => failed(error),
@@ -285,7 +285,7 @@ impl Hold {
         if self.spec.sharing == Sharing::Exclusive {
             return true;
         }
-        self.file().try_lock(self.spec.with(Sharing::Exclusive)) == Ok(true)
+        self.file().upgrade(self.spec) == Ok(true)
     }
 
     /// Two readers that go at the same time are refused because of each other. So one that

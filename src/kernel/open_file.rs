@@ -45,9 +45,14 @@ impl OpenFile {
         syscalls::unlock(self, spec)
     }
 
+    /// As [`syscalls::upgrade`].
+    pub(super) fn upgrade(&self, spec: KernelSpec) -> Result<bool, Errno> {
+        syscalls::upgrade(self, spec)
+    }
+
     /// From exclusive to shared.
     pub(super) fn downgrade(&self, spec: KernelSpec) -> Result<(), Errno> {
-        match self.try_lock(spec) {
+        match syscalls::downgrade(self, spec) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Errno::AGAIN),
             Err(error) => Err(error),

@@ -34,11 +34,8 @@ pub(super) enum Named {
 
 impl Named {
     pub(super) fn new(given: &Path, options: KernelOptions) -> Self {
-        match LockPath::new(given)
-            .map_err(Error::from)
-            .and_then(|path| LockInner::new(path, options.clone()))
-        {
-            Ok(lock) => Named::Lock(Arc::new(lock)),
+        match LockPath::new(given) {
+            Ok(path) => Named::Lock(Arc::new(LockInner::new(path, options))),
             Err(_) => Named::Nothing(Arc::new((given.to_owned(), options))),
         }
     }
@@ -87,22 +84,18 @@ pub(super) struct LockInner {
 }
 
 impl LockInner {
-    pub(super) fn new(path: LockPath, options: KernelOptions) -> Result<Self, Error> {
+    pub(super) fn new(path: LockPath, options: KernelOptions) -> Self {
         let kind = match options.primitive {
             Primitive::Flock => "flock",
             Primitive::Ofd => "fcntl",
         };
         let (range, primitive) = (options.range, options.primitive);
-        let beside = |name: String| {
-            let mut file = path.name().to_owned();
-            file.push(name);
-            LockPath::new(&path.directory().join(file)).map(Arc::new)
-        };
-        let label = beside(format!("\n{kind} {range:?}"))?;
-        let turns = beside(format!("\n{primitive:?} {range:?} {}", options.delete_on_release))?;
+        let labelled = |label: String| Arc::new(path.labelled(&label));
+        let label = labelled(format!("\n{kind} {range:?}"));
+        let turns = labelled(format!("\n{primitive:?} {range:?} {}", options.delete_on_release));
         let system_path = SystemPath::new(path.path());
         let (path, last_state) = (Arc::new(path), Mutex::default());
-        Ok(Self { path, system_path, options, turns, label, last_state })
+        Self { path, system_path, options, turns, label, last_state }
     }
 
     pub(super) fn spec(&self, sharing: Sharing) -> KernelSpec {

@@ -11,8 +11,8 @@ use super::options::{Primitive, Range};
 use crate::sys::byte_ranges::{self, Bytes, InTheWay, Kind};
 use crate::sys::files::{self, Errno};
 pub(super) use crate::sys::files::{
-    SystemPath, inspect_at_once as inspect, links, look_at, open_existing, open_or_create, remove,
-    signal,
+    SystemPath, inspect_at_once as inspect, links, look_at, open_existing, open_or_create, signal,
+    unlink,
 };
 pub(super) use crate::sys::sharing::Sharing;
 
@@ -44,6 +44,22 @@ pub(super) fn try_lock(file: &File, spec: KernelSpec) -> Result<bool, Errno> {
                 Err(error) => Err(error),
             }
         }
+    }
+}
+
+/// From shared to exclusive; `false` when another holder is in the way.
+pub(super) fn upgrade(file: &File, spec: KernelSpec) -> Result<bool, Errno> {
+    match spec.primitive {
+        Primitive::Flock => files::upgrade(file),
+        Primitive::Ofd => try_lock(file, spec.with(Sharing::Exclusive)),
+    }
+}
+
+/// From exclusive to shared; `false` if the lock is lost.
+pub(super) fn downgrade(file: &File, spec: KernelSpec) -> Result<bool, Errno> {
+    match spec.primitive {
+        Primitive::Flock => files::downgrade(file),
+        Primitive::Ofd => try_lock(file, spec.with(Sharing::Shared)),
     }
 }
 

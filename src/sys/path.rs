@@ -3,6 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf, is_separator};
 
+use super::files;
+
 /// Why a path can name no lock file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BadPath {
@@ -38,7 +40,18 @@ impl LockPath {
             .map_err(|error| refuse(&format!("the working directory is unknown: {error}")))?;
         let directory = absolute.parent().ok_or_else(|| refuse("it has no directory"))?.to_owned();
         let name = absolute.file_name().ok_or_else(|| refuse("it has no file name"))?.to_owned();
+        if let Some(why) = files::refused_name(&name) {
+            return Err(refuse(why));
+        }
         Ok(Self { path: absolute, directory, name })
+    }
+
+    /// A name in the same directory that no file is to have: it stands for something of this
+    /// lock.
+    pub(crate) fn labelled(&self, label: &str) -> Self {
+        let mut name = self.name.clone();
+        name.push(label);
+        Self { path: self.directory.join(&name), directory: self.directory.clone(), name }
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -228,7 +228,7 @@ impl Disk for SimDisk {
         done(Op::Unlink(Name::of(path)))
     }
 
-    fn remove(&self, _: &SimFile, path: &Path) -> Result<(), Errno> {
+    fn remove(&self, _: &SimFile, path: &Path, _: impl FnOnce() -> PathBuf) -> Result<(), Errno> {
         self.unlink(path)
     }
 

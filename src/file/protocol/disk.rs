@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::mutants;
 use crate::sys::files::{self, Errno};
@@ -59,8 +59,13 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     fn rename_to_free(&self, file: &Self::File, from: &Path, to: &Path) -> Result<(), Errno>;
     /// `unlink`.
     fn unlink(&self, path: &Path) -> Result<(), Errno>;
-    /// The same for a file that is open.
-    fn remove(&self, file: &Self::File, path: &Path) -> Result<(), Errno>;
+    /// The same for a file that is held. It may have the name `aside` in between.
+    fn remove(
+        &self,
+        file: &Self::File,
+        path: &Path,
+        aside: impl FnOnce() -> PathBuf,
+    ) -> Result<(), Errno>;
     /// The names in a directory that begin with `prefix`.
     fn list(&self, directory: &Path, prefix: &OsStr) -> Result<Vec<OsString>, Errno>;
     /// Whether a free `flock` on this file proves that the lock is not held:
@@ -156,9 +161,14 @@ impl Disk for OsDisk {
         files::unlink(path)
     }
 
-    fn remove(&self, file: &File, path: &Path) -> Result<(), Errno> {
+    fn remove(
+        &self,
+        file: &File,
+        path: &Path,
+        aside: impl FnOnce() -> PathBuf,
+    ) -> Result<(), Errno> {
         mutants::step();
-        files::remove(file, path)
+        files::remove(file, path, aside)
     }
 
     fn list(&self, directory: &Path, prefix: &OsStr) -> Result<Vec<OsString>, Errno> {

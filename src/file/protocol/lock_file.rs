@@ -298,7 +298,8 @@ impl<D: Disk> LockFile<D> {
                     // holder.
                     self.mark_released();
                 }
-                match self.disk.remove(&self.file, self.path.path()) {
+                let aside = || self.path.candidate(self.record.hold_id);
+                match self.disk.remove(&self.file, self.path.path(), aside) {
                     Ok(()) => Ok(()),
                     Err(Errno::NOENT | Errno::NOTDIR) => lost(LostReason::Removed),
                     Err(error) => self.leave_released(error),

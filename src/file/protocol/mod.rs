@@ -83,7 +83,7 @@ use super::record::{Contents, RECORD_BYTES, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder};
-use crate::sys::files::Errno;
+use crate::sys::files::{self, Errno};
 use crate::sys::inode::{FileKind, Inode};
 use crate::sys::path::LockPath;
 use crate::sys::process_key::ProcessKey;
@@ -336,7 +336,9 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
         match if is_pinned { self.pinned() } else { self.portable() } {
             // Next to openlock only the pinned form is safe.
             Err(Stop::NoFlock(_))
-                if self.options.proof == Proof::Auto && !self.options.openlock_compat =>
+                if self.options.proof == Proof::Auto
+                    && !self.options.openlock_compat
+                    && files::MAY_BE_REPLACED =>
             {
                 self.portable().or_else(|stop| self.stopped(stop))
             }

@@ -89,10 +89,10 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
             return Err(Stop::FromTheTop);
         };
         let owner = opened.inode.owner;
-        if self.disk.try_flock(&opened.file, Flock::Exclusive) == Err(Errno::BADF) {
-            return Err(self.judge_unlockable(opened)?);
-        }
-        let opened = self.lock(opened)?;
+        let opened = match self.disk.try_flock(&opened.file, Flock::Exclusive) {
+            Err(Errno::BADF) => return Err(self.judge_unlockable(opened)?),
+            answer => self.locked(opened, answer)?,
+        };
         self.must_be_at_path(&opened)?;
         let stale = self.must_be_stale(&opened)?;
         if self.options.openlock_compat || stale.contents.record().is_none() {
@@ -263,7 +263,16 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
     /// Refused: the flock is taken, by a holder, a child of one, or for a
     /// moment another contender that looks.
     fn lock(&self, opened: Opened<D::File>) -> Result<Locked<D>, Stop> {
-        match self.disk.try_flock(&opened.file, Flock::Exclusive) {
+        let answer = self.disk.try_flock(&opened.file, Flock::Exclusive);
+        self.locked(opened, answer)
+    }
+
+    fn locked(
+        &self,
+        opened: Opened<D::File>,
+        answer: Result<bool, Errno>,
+    ) -> Result<Locked<D>, Stop> {
+        match answer {
             Ok(true) => Ok(Locked { disk: self.disk.clone(), opened: Some(opened) }),
             Ok(false) => Err(self.refused(&opened)?.into()),
             Err(error) => Err(self.cannot_lock(error)),

@@ -59,6 +59,9 @@ pub(crate) use crate::sys::event::{Event, Following};
 use crate::sys::mutex::Mutex;
 use crate::sys::path::LockPath;
 
+/// Whether the end of a kernel lock is an event, as a rule.
+pub(crate) const UNLOCKS_ARE_HEARD: bool = true;
+
 const EVENTS: WatchFlags = WatchFlags::DELETE
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::MOVED_FROM)

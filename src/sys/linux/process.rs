@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 use super::files::call;
-pub(crate) use crate::sys::posix::at_exit::at_exit;
+pub(crate) use crate::sys::posix::at_exit::{HAS_EXIT_HANDLERS, at_exit};
 use crate::sys::verdict::Verdict;
 
 /// The highest process id that Linux can be set to give (`PID_MAX_LIMIT`),

@@ -1,5 +1,8 @@
 //! What runs in `exit`.
 
+/// Whether the system tells a program of its exit.
+pub(crate) const HAS_EXIT_HANDLERS: bool = true;
+
 /// Have this run in `exit`; whether that could be arranged. A forked child has the
 /// handlers of its parent.
 // std offers no exit handler; C's is given a function and cannot fail but for

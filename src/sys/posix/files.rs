@@ -6,7 +6,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
@@ -87,7 +87,7 @@ pub(crate) fn unlink(path: &Path) -> Result<(), Errno> {
 }
 
 /// Remove the name of a file that this process has open.
-pub(crate) fn remove(_: &File, path: &Path) -> Result<(), Errno> {
+pub(crate) fn remove(_: &File, path: &Path, _: impl FnOnce() -> PathBuf) -> Result<(), Errno> {
     unlink(path)
 }
 
@@ -167,6 +167,16 @@ pub(crate) use {try_flock as try_pin, unlock as unpin};
 /// Whether a name can be given to another file while the one that has it is open.
 pub(crate) const MAY_BE_REPLACED: bool = true;
 
+/// Make a shared `flock` of this open file an exclusive one. Refused, it has none.
+pub(crate) fn upgrade(file: &File) -> Result<bool, Errno> {
+    try_flock(file, Sharing::Exclusive)
+}
+
+/// Make an exclusive `flock` of this open file a shared one.
+pub(crate) fn downgrade(file: &File) -> Result<bool, Errno> {
+    try_flock(file, Sharing::Shared)
+}
+
 /// `link`, to a name that may not exist yet.
 pub(crate) fn link(from: &Path, to: &Path) -> Result<(), Errno> {
     call(|| rustix::fs::link(from, to))
@@ -216,6 +226,9 @@ pub(crate) fn lifted(file: OwnedFd) -> File {
 /// The usual limit; processes that need more have raised it.
 const FEW_DESCRIPTORS: u64 = 1024;
 
+/// Whether a process that inherits an open file has its lock too.
+pub(crate) const ARE_INHERITED_LOCKED: bool = true;
+
 /// The open file, for a user of this crate.
 pub(crate) fn lend(file: &File) -> BorrowedFile<'_> {
     file.as_fd()
@@ -259,6 +272,11 @@ pub(crate) fn may_write(path: &Path) -> bool {
 fn may(path: &Path, access: rustix::fs::Access) -> bool {
     let asked = call(|| rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS));
     !matches!(asked, Err(Errno::ACCESS | Errno::PERM | Errno::ROFS))
+}
+
+/// Why a file cannot have this name: none that a path has in it is refused.
+pub(crate) fn refused_name(_: &OsStr) -> Option<&'static str> {
+    None
 }
 
 /// A path that a URL has, byte for byte.

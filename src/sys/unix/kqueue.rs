@@ -80,6 +80,9 @@ const WRITTEN: FilterFlag = FilterFlag::NOTE_WRITE.union(FilterFlag::NOTE_EXTEND
 
 static INSTANCE: Instance<Queue> = Instance::new();
 
+/// Whether the end of a kernel lock is an event, as a rule.
+pub(crate) const UNLOCKS_ARE_HEARD: bool = CLOSED.is_some();
+
 pub(crate) type Subscription = listeners::Subscription<Queue>;
 
 impl Subscription {

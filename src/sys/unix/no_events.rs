@@ -10,6 +10,9 @@ use crate::sys::event::tell_of_no_events;
 pub(crate) use crate::sys::event::{Event, Following};
 use crate::sys::path::LockPath;
 
+/// Whether the end of a kernel lock is an event, as a rule.
+pub(crate) const UNLOCKS_ARE_HEARD: bool = false;
+
 /// A listener, which there is none of.
 pub(crate) enum Subscription {}
 

@@ -9,7 +9,7 @@ use rustix::process::Pid;
 use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::files::Errno;
-pub(crate) use crate::sys::posix::at_exit::at_exit;
+pub(crate) use crate::sys::posix::at_exit::{HAS_EXIT_HANDLERS, at_exit};
 use crate::sys::verdict::Verdict;
 
 /// The highest process id: `pid_t` has 31 bits.

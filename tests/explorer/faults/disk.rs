@@ -479,7 +479,12 @@ impl Disk for FaultyDisk {
         self.act(Call::Unlink, |state| state.names.remove(path).map(drop).ok_or(Errno::NOENT))
     }
 
-    fn remove(&self, _: &FaultyFile, path: &Path) -> Result<(), Errno> {
+    fn remove(
+        &self,
+        _: &FaultyFile,
+        path: &Path,
+        _: impl FnOnce() -> PathBuf,
+    ) -> Result<(), Errno> {
         self.unlink(path)
     }
 
