@@ -59,6 +59,7 @@ pub(crate) enum Closes {
 
 /// What happened, to what has this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(windows, expect(dead_code, reason = "Windows watches no single files"))]
 pub(crate) enum Report {
     /// Some name in the directory was made, removed or moved.
     Names(usize),

@@ -29,3 +29,8 @@ pub(crate) use linux::*;
 mod unix;
 #[cfg(all(unix, any(not(target_os = "linux"), lockkeeper_generic_unix)))]
 pub(crate) use unix::*;
+
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+pub(crate) use windows::*;

@@ -1,0 +1,29 @@
+//! Windows.
+
+#[cfg(any(feature = "etcd", feature = "lockd-client", feature = "postgres"))]
+pub(crate) mod boot_clock;
+pub(crate) mod byte_ranges;
+pub(crate) mod clock;
+pub(crate) mod cpu;
+mod errno;
+pub(crate) mod events;
+pub(crate) mod files;
+pub(crate) mod fork_count;
+pub(crate) mod host;
+pub(crate) mod process;
+pub(crate) mod process_key;
+pub(crate) mod random;
+
+pub(crate) use super::absent::{lock_list, tickets, wait_pipe};
+
+// For the features.
+#[cfg(feature = "postgres")]
+pub(crate) mod libpq;
+#[cfg(feature = "postgres")]
+pub(crate) mod local_socket;
+#[cfg(feature = "postgres")]
+pub(crate) mod permissions;
+#[cfg(any(feature = "etcd", feature = "lockd-client", feature = "postgres"))]
+pub(crate) mod socket;
+#[cfg(feature = "postgres")]
+pub(crate) mod user;
