@@ -94,7 +94,7 @@ mod any;
 pub mod cli;
 #[cfg(feature = "etcd")]
 mod etcd;
-#[cfg(test)]
+#[cfg(all(test, unix))]
 #[path = "../tests/explorer/mod.rs"]
 mod explorer;
 mod file;

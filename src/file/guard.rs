@@ -382,7 +382,7 @@ fn reason(lock_file: &LockFile<OsDisk>) -> Option<LostReason> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::fs::{self, File};
 

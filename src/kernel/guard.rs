@@ -258,7 +258,7 @@ impl Drop for KernelGuard {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::time::Duration;
 

@@ -655,7 +655,7 @@ impl<B: Backend> Drop for Subscription<B> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use std::future::Future;
     use std::os::unix::fs::MetadataExt;

@@ -564,3 +564,138 @@ pub(crate) fn look_at_directory(path: &Path) -> Result<(Inode, bool), Errno> {
     let directory = open_to_ask(path, 0)?;
     Ok((inspect_at_once(&directory)?, is_local(&directory).unwrap_or(false)))
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn names_in(directory: &TempDir) -> Vec<OsString> {
+        list(directory.path(), "".as_ref()).unwrap()
+    }
+
+    #[test]
+    fn a_file_stays_itself_when_it_is_renamed_and_no_other_has_its_name() {
+        let directory = TempDir::new().unwrap();
+        let [from, to] = ["from", "to"].map(|name| directory.path().join(name));
+        let file = create(&from, 0).unwrap();
+        let before = inspect(&file).unwrap();
+        assert!(is_local(&file).unwrap());
+        rename_to_free(&file, &from, &to).unwrap();
+        assert_eq!(inspect(&file), Ok(before));
+        assert_eq!(look(&to), Ok(before));
+        assert_eq!(look(&from), Err(Errno::NOENT));
+        let other = create(&from, 0).unwrap();
+        assert_ne!(inspect(&other).unwrap().identity, before.identity);
+        assert_eq!(rename_to_free(&other, &from, &to), Err(Errno::EXIST));
+        assert_eq!(look(&to), Ok(before));
+    }
+
+    #[test]
+    fn a_held_file_is_in_use_for_those_that_would_hold_or_remove_it() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("file");
+        let held = create(&path, 0).unwrap();
+        assert_eq!(open_to_write(&path).map(drop), Err(Errno::AGAIN));
+        assert_eq!(unlink(&path), Err(Errno::AGAIN));
+        assert_eq!(create(&path, 0).map(drop), Err(Errno::EXIST));
+        open_to_read(&path).unwrap();
+        drop(held);
+        open_to_write(&path).unwrap();
+    }
+
+    #[test]
+    fn the_name_of_a_removed_file_is_free_while_others_read_it() {
+        let directory = TempDir::new().unwrap();
+        let [path, aside] = ["file", "aside"].map(|name| directory.path().join(name));
+        let held = create(&path, 0).unwrap();
+        let reader = open_to_read(&path).unwrap();
+        remove(&held, &path, || aside.clone()).unwrap();
+        assert_eq!(look(&path), Err(Errno::NOENT));
+        let next = create(&path, 0).unwrap();
+        drop((held, reader));
+        assert_eq!(names_in(&directory), ["file"]);
+        remove(&next, &path, || aside).unwrap();
+        drop(next);
+        assert!(names_in(&directory).is_empty());
+    }
+
+    /// Without it, as where no other name can be made.
+    #[test]
+    fn a_file_that_cannot_be_put_aside_is_removed_where_it_is() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("file");
+        let held = create(&path, 0).unwrap();
+        remove(&held, &path, || directory.path().join("no such").join("aside")).unwrap();
+        drop(held);
+        assert!(names_in(&directory).is_empty());
+    }
+
+    #[test]
+    fn the_lock_of_a_lock_file_keeps_no_reader_out() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("file");
+        let held = create(&path, 0).unwrap();
+        assert_eq!(write_at(&held, b"record", 0), Ok(6));
+        assert_eq!(try_pin(&held, Sharing::Exclusive), Ok(true));
+        let other = open_to_read(&path).unwrap();
+        assert_eq!(try_pin(&other, Sharing::Exclusive), Ok(false));
+        assert_eq!(try_pin(&other, Sharing::Shared), Ok(false));
+        let mut read = [0; 8];
+        assert_eq!(read_start(&other, &mut read), Ok(6));
+        unpin(&held).unwrap();
+        assert_eq!(try_pin(&other, Sharing::Exclusive), Ok(true));
+    }
+
+    #[test]
+    fn a_lock_of_the_whole_file_is_changed_and_not_added_to() {
+        let directory = TempDir::new().unwrap();
+        let path = SystemPath::new(&directory.path().join("file"));
+        let [one, other] = [(); 2].map(|()| open_or_create(&path, 0).unwrap());
+        assert_eq!(try_flock(&one, Sharing::Exclusive), Ok(true));
+        assert_eq!(try_flock(&other, Sharing::Shared), Ok(false));
+        assert_eq!(downgrade(&one), Ok(true));
+        assert_eq!(try_flock(&other, Sharing::Exclusive), Ok(false));
+        assert_eq!(try_flock(&other, Sharing::Shared), Ok(true));
+        // Refused, it has none.
+        assert_eq!(upgrade(&one), Ok(false));
+        assert_eq!(upgrade(&other), Ok(true));
+        unlock(&other).unwrap();
+        assert_eq!(try_flock(&one, Sharing::Exclusive), Ok(true));
+    }
+
+    #[test]
+    fn paths_of_all_forms_may_be_long() {
+        let long = |path: &str| String::from_utf16(&verbatim(path.as_ref())).unwrap();
+        assert_eq!(long(r"C:\run\a.lock"), r"\\?\C:\run\a.lock");
+        assert_eq!(long(r"\\server\share\a.lock"), r"\\?\UNC\server\share\a.lock");
+        assert_eq!(long(r"\\?\C:\run\a.lock"), r"\\?\C:\run\a.lock");
+        let directory = TempDir::new().unwrap();
+        let deep = directory.path().join("d".repeat(200)).join("e".repeat(200));
+        std::fs::create_dir_all(&deep).unwrap();
+        let [from, to] = ["from", "to"].map(|name| deep.join(name));
+        let file = create(&from, 0).unwrap();
+        rename_to_free(&file, &from, &to).unwrap();
+        assert_eq!(look(&to).unwrap().identity, inspect(&file).unwrap().identity);
+    }
+
+    #[test]
+    fn a_path_of_a_url_has_its_drive_first() {
+        let path = |bytes: &[u8]| path_of_bytes(bytes.to_vec());
+        assert_eq!(path(b"/C:/run"), Some("C:/run".into()));
+        assert_eq!(path(b"/run"), Some("/run".into()));
+        assert_eq!(path(b"/\xff"), None);
+    }
+
+    #[test]
+    fn directories_and_devices_are_no_files() {
+        let directory = TempDir::new().unwrap();
+        assert_eq!(look(directory.path()).unwrap().kind, FileKind::Directory);
+        assert_eq!(open_to_read(directory.path()).map(drop), Err(Errno::ACCESS));
+        let device = open_to_read("NUL".as_ref()).unwrap();
+        assert_eq!(inspect(&device).unwrap().kind, FileKind::Device);
+        let identity = directory_identity(directory.path());
+        assert_eq!(identity, look(directory.path()).map(|inode| inode.identity));
+    }
+}
