@@ -4,10 +4,9 @@
 pub(crate) mod boot_clock;
 pub(crate) mod byte_ranges;
 pub(crate) mod clock;
-
 pub(crate) mod events;
+mod file_system;
 pub(crate) mod files;
-
 pub(crate) mod lock_list;
 pub(crate) mod process;
 pub(crate) mod process_key;

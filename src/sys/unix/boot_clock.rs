@@ -1,9 +1,10 @@
-//! Time that goes on while the machine is suspended and never jumps, or the nearest to it.
+//! Time that goes on while the machine is suspended and never goes back. Where the system
+//! has no such clock, it also goes forward when the time of day is set forward.
 
 use std::io;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use super::suspended_time;
 
 /// A point of the clock, as the time since it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -11,8 +12,7 @@ pub(crate) struct BootTime(Duration);
 
 impl BootTime {
     pub(crate) fn now() -> Self {
-        let now = clock_gettime(ClockId::Monotonic);
-        Self(Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32))
+        Self(suspended_time::time())
     }
 
     /// This much later; so late that it cannot be told is the end of time.
@@ -54,5 +54,23 @@ impl Alarm {
             tokio::time::sleep(point.remaining().min(LOOK)).await;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn rings_when_the_point_is_past_and_not_before() {
+        let alarm = Alarm::new().unwrap();
+        let soon = BootTime::now().after(Duration::from_millis(30));
+        alarm.ring_at(Some(soon)).await.unwrap();
+        assert!(soon.is_past());
+        assert_eq!(soon.remaining(), Duration::ZERO);
+        alarm.ring_at(Some(soon)).await.unwrap();
+        let late = BootTime::now().after(Duration::MAX);
+        let never = alarm.ring_at(Some(late));
+        assert!(tokio::time::timeout(Duration::from_millis(50), never).await.is_err());
     }
 }

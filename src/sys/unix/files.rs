@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+pub(crate) use super::file_system::{is_local, look_at_directory};
 use crate::sys::inode::Inode;
 pub use crate::sys::posix::files::BorrowedFile;
 pub(crate) use crate::sys::posix::files::*;
@@ -27,7 +28,16 @@ pub(crate) fn link_unnamed(_: &File, _: &Path) -> Result<(), Errno> {
     Err(Errno::OPNOTSUPP)
 }
 
-/// Not there.
+/// To a name that may not exist yet, by one call: where the system has none, a lock needs
+/// hard links.
+#[cfg(any(target_vendor = "apple", target_os = "linux"))]
+pub(crate) fn rename_to_free(_: &File, from: &Path, to: &Path) -> Result<(), Errno> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    call(|| renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE))
+}
+
+/// The system has no such call.
+#[cfg(not(any(target_vendor = "apple", target_os = "linux")))]
 pub(crate) fn rename_to_free(_: &File, _: &Path, _: &Path) -> Result<(), Errno> {
     Err(Errno::OPNOTSUPP)
 }
@@ -40,17 +50,23 @@ pub(crate) fn inspect(file: &File) -> Result<Inode, Errno> {
 /// An event for waiters, where a lock was given up without a close.
 pub(crate) fn signal(_: &File) {}
 
-/// Whether a range of this file is locked by `fcntl`.
+/// Whether a range of this file is locked by `fcntl`. This asks only: the lock of a process
+/// itself would end with any close of the file.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_range_locked(file: &File) -> Result<bool, Errno> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use nix::libc;
+
+    let (l_type, l_whence) = (libc::F_WRLCK as libc::c_short, libc::SEEK_SET as libc::c_short);
+    let mut found = libc::flock { l_type, l_whence, l_start: 0, l_len: 0, l_pid: 0 };
+    let mut ask = || fcntl(file, FcntlArg::F_GETLK(&mut found));
+    call(|| ask().map_err(|error| Errno::from_raw_os_error(error as i32)))?;
+    Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// `fcntl` and `flock` exclude each other here, so a `flock` that was had has told already.
+/// The question would find that very `flock`.
+#[cfg(not(target_os = "linux"))]
 pub(crate) fn is_range_locked(_: &File) -> Result<bool, Errno> {
     Ok(false)
-}
-
-/// Whether the file is on a local file system that is known to do `flock` right.
-pub(crate) fn is_local(_: &File) -> Result<bool, Errno> {
-    Ok(true)
-}
-
-/// What a path names, and whether on a local file system.
-pub(crate) fn look_at_directory(path: &Path) -> Result<(Inode, bool), Errno> {
-    Ok((inspect_directory(path)?, true))
 }

@@ -17,10 +17,26 @@ pub(crate) mod clock;
 )]
 #[cfg_attr(target_os = "linux", path = "no_events.rs")]
 pub(crate) mod events;
+#[cfg_attr(target_os = "linux", path = "../linux/file_system.rs")]
+#[cfg_attr(
+    not(any(target_os = "linux", target_vendor = "apple", target_os = "freebsd")),
+    path = "any_file_system.rs"
+)]
+mod file_system;
 pub(crate) mod files;
 pub(crate) mod process;
 pub(crate) mod process_key;
 pub(crate) mod random;
+#[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
+#[cfg_attr(target_vendor = "apple", path = "continuous.rs")]
+#[cfg_attr(not(target_vendor = "apple"), path = "stepping.rs")]
+mod suspended_time;
+#[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
+mod sysctl;
+#[cfg_attr(target_vendor = "apple", path = "apple.rs")]
+#[cfg_attr(target_os = "freebsd", path = "freebsd.rs")]
+#[cfg_attr(not(any(target_vendor = "apple", target_os = "freebsd")), path = "other.rs")]
+mod system;
 
 pub(crate) use super::absent::{lock_list, tickets, wait_pipe};
 pub(crate) use super::posix::{cpu, fork_count, host};

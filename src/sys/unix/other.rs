@@ -1,0 +1,34 @@
+//! What a Unix of which nothing more is known tells of its processes.
+
+use std::io::{self, ErrorKind};
+
+use sysinfo::{Process, System};
+
+use super::process::with_process;
+
+/// What names this boot of the kernel.
+///
+/// # Errors
+/// That there is no such name.
+pub(super) fn boot_id() -> io::Result<String> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+pub(super) fn sees_all_processes() -> bool {
+    true
+}
+
+/// In seconds since the boot: both times of day change when the clock is set, and their
+/// difference does not.
+pub(super) fn start_of(pid: u32) -> Option<u64> {
+    /// So often the clock may be set while this looks.
+    const TRIES: usize = 3;
+    for _ in 0..TRIES {
+        let before = System::boot_time();
+        let start = with_process(pid, Process::start_time)?;
+        if System::boot_time() == before {
+            return start.checked_sub(before);
+        }
+    }
+    None
+}
