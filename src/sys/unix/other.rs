@@ -1,17 +1,28 @@
 //! What a Unix of which nothing more is known tells of its processes.
 
-use std::io::{self, ErrorKind};
+#![cfg_attr(target_os = "linux", expect(clippy::disallowed_methods, reason = "reads /proc"))]
+
+use std::io;
 
 use sysinfo::{Process, System};
 
 use super::process::with_process;
 
 /// What names this boot of the kernel.
+#[cfg(target_os = "linux")]
+pub(super) fn boot_id() -> io::Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(id.trim().to_owned())
+}
+
+/// What names this boot of the kernel.
 ///
 /// # Errors
-/// That there is no such name.
+/// That there is no such name. Then a process that is recorded on a local file system is
+/// looked for by its id and its start alone.
+#[cfg(not(target_os = "linux"))]
 pub(super) fn boot_id() -> io::Result<String> {
-    Err(ErrorKind::Unsupported.into())
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 pub(super) fn sees_all_processes() -> bool {
