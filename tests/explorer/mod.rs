@@ -44,7 +44,8 @@
 //! `openlock_compat`, `h` and `c` as `H` and `C` by a clock that jumps, `O`
 //! openlock 1.2.1, `R` asks the holder to release the lock, `S` sweeps. `D` is how many
 //! portable processes were killed before: one left the lock file, each other a
-//! claim on what the one before it left. `L0`: the file system has no hard links.
+//! claim on what the one before it left. `L0`: the file system has no hard links. `U0`: it
+//! has no files without a name.
 
 mod automaton;
 mod faults;
@@ -63,7 +64,7 @@ use search::{Report, Scenario};
 
 fn scenario(text: &str) -> Scenario {
     let (mut programs, mut kills, mut dead) = (Vec::new(), 0, 0);
-    let mut has_no_links = false;
+    let (mut has_no_links, mut has_no_unnamed) = (false, false);
     for word in text.split_whitespace() {
         let number = word[1..].parse().expect("a letter and a number");
         let program = match &word[..1] {
@@ -92,6 +93,10 @@ fn scenario(text: &str) -> Scenario {
                 has_no_links = number == 0;
                 continue;
             }
+            "U" => {
+                has_no_unnamed = number == 0;
+                continue;
+            }
             other => panic!("no such process: {other}"),
         };
         programs.push((program, number));
@@ -106,7 +111,7 @@ fn scenario(text: &str) -> Scenario {
     ];
     let has = |kinds: &[Program]| programs.iter().any(|(program, _)| kinds.contains(program));
     let is_mixed = has(&is_pinned) && has(&[Program::Portable, Program::PortableCancelled]);
-    Scenario { is_mixed, dead, has_no_links, ..Scenario::new(&programs, kills) }
+    Scenario { is_mixed, dead, has_no_links, has_no_unnamed, ..Scenario::new(&programs, kills) }
 }
 
 fn show(what: &str, scenario: &Scenario, report: &Report) {
@@ -169,6 +174,15 @@ fn without_hard_links_holds() {
     all_hold(&["L0 N1 N1 S1 k2", "L0 F1 F1 S1 k2", "L0 D2 F1 F1 S1 k0", "L0 R1 N1 k1"]);
 }
 
+/// Where each candidate has a name of its own, which it loses to the lock's or beside it.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
+fn without_unnamed_files_holds() {
+    all_hold(&["U0 N2 N2 k2", "U0 N1 N1 N1 k3", "U0 W1 N1 N1 k2", "U0 n1 n1 k2", "U0 n2 N1 k1"]);
+    all_hold(&["U0 H1 N1 N1 k2", "U0 N1 F1 k2", "U0 N1 N1 S1 k2", "U0 R1 N1 N1 k1"]);
+    all_hold(&["U0 L0 N2 N2 k2", "U0 L0 N1 N1 S1 k2"]);
+}
+
 /// As large for the portable form as `pinned_holds` is for the other: it takes
 /// minutes, and over a gigabyte of memory.
 #[test]
@@ -220,7 +234,15 @@ fn clocks_that_jump_hold() {
 #[test]
 #[cfg_attr(debug_assertions, ignore = "slow: run it with --release")]
 fn no_reduction_matters() {
-    for world in ["N2 N1 k2", "F1 F1 k2", "F2 F1 k0", "N1 F1 k1", "L0 N1 N1 k1", "L0 F1 F1 k1"] {
+    for world in [
+        "N2 N1 k2",
+        "F1 F1 k2",
+        "F2 F1 k0",
+        "N1 F1 k1",
+        "L0 N1 N1 k1",
+        "L0 F1 F1 k1",
+        "U0 N1 N1 k1",
+    ] {
         let scenario = Scenario { never_forgets: true, is_stepwise: true, ..scenario(world) };
         holds(&format!("{world}, unreduced"), &scenario);
     }
@@ -279,6 +301,10 @@ mod mutants {
         is_found("rename-over", "L0 F1 F1 k0");
         is_found("pin-after-link", "L0 N1 N1 k0");
         is_found("no-look-after-claim", "L0 F1 F1 F1 k0");
+        is_found("pin-after-link", "U0 N1 N1 k0");
+        is_found("close-before-unlink", "U0 N1 N1 N1 k0");
+        is_found("no-inode-check", "U0 N1 N1 N1 N1 k0");
+        is_found("take-over-unlocked", "U0 N1 N1 N1 k1");
     }
 
     /// openlock itself: no kill and no slow process is needed.

@@ -28,6 +28,8 @@ pub(super) struct Scenario {
     pub(super) only_exclusion: bool,
     /// The file system has no hard links.
     pub(super) has_no_links: bool,
+    /// It has no files without a name.
+    pub(super) has_no_unnamed: bool,
     pub(super) never_forgets: bool,
     pub(super) is_stepwise: bool,
     /// Pinned and portable contenders of one path: a later one gets in if
@@ -61,6 +63,7 @@ impl Scenario {
             dead: 0,
             only_exclusion: false,
             has_no_links: false,
+            has_no_unnamed: false,
             never_forgets: false,
             is_stepwise: false,
             is_mixed: false,
@@ -76,6 +79,7 @@ impl Scenario {
             is_stepwise: self.is_stepwise,
             nobody_exits: false,
             has_no_links: self.has_no_links,
+            has_no_unnamed: self.has_no_unnamed,
             judges_processes: has(&[
                 Program::Portable,
                 Program::PortableCancelled,
@@ -116,7 +120,8 @@ impl Scenario {
             .collect();
         let dead = if self.dead == 0 { "" } else { &format!(" after {} dead", self.dead) };
         let links = if self.has_no_links { ", no hard links" } else { "" };
-        format!("{}, {} kills{dead}{links}", parts.join(" + "), self.kills)
+        let unnamed = if self.has_no_unnamed { ", no unnamed files" } else { "" };
+        format!("{}, {} kills{dead}{links}{unnamed}", parts.join(" + "), self.kills)
     }
 
     pub(super) fn explore(&self) -> Report {

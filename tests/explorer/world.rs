@@ -116,6 +116,8 @@ pub(super) struct Rules {
     pub(super) judges_processes: bool,
     /// The file system has no hard links.
     pub(super) has_no_links: bool,
+    /// Nor files without a name, as on any system but Linux.
+    pub(super) has_no_unnamed: bool,
     /// Others can come in between any two steps, also where they would notice
     /// no difference.
     pub(super) is_stepwise: bool,
@@ -349,6 +351,7 @@ impl World {
     fn perform(&mut self, rules: Rules, who: u8, op: Op, choice: u8) -> Option<Answer> {
         let outcomes = match op {
             Op::Choose(among) => among,
+            Op::CreateUnnamed if rules.has_no_unnamed => 1,
             Op::CreateUnnamed | Op::Create(_) => 1 + self.ghosts().len() as u8,
             Op::Sleep if self.players[usize::from(who)].waits_for != 0 => 0,
             _ => 1,
@@ -359,6 +362,7 @@ impl World {
         Some(match op {
             Op::LinkUnnamed(..) | Op::Link(..) if rules.has_no_links => failed(Errno::PERM),
             Op::Open(name, _) => self.open(who, name),
+            Op::CreateUnnamed if rules.has_no_unnamed => failed(Errno::OPNOTSUPP),
             Op::CreateUnnamed => self.create(who, choice),
             Op::Create(name) => {
                 let name = self.name(who, name);
