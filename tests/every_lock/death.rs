@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 
 use crate::another_process::{holder, start};
 use crate::kinds::{GuardOf, Kind, Place, acquired, release, soon};
-use crate::support::{QUIET, block_on, eventually_async, on_tmpfs};
+use crate::support::{QUIET, block_on, on_tmpfs};
 
 for_every_kind! {
     a_killed_holder_is_followed_by_a_waiter
@@ -28,8 +28,7 @@ fn a_killed_holder_is_followed_by_a_waiter<K: Kind>() {
     let mut dead = holder("hold mortal", &place);
     block_on(async {
         let waiting = tokio::spawn(place.lock().acquire());
-        let is_waiting = || K::waiting_processes(&place.site()) == 1;
-        eventually_async("it waits", is_waiting).await;
+        place.expect_to_wait().await;
         dead.kill();
         let guard = soon(waiting).await.expect("no panic").expect("the lock");
         is_told_of::<K>(&guard, dead.id());

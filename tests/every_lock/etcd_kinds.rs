@@ -86,6 +86,7 @@ impl<const MEMBERS: usize> Kind for Etcd<MEMBERS> {
         // The cluster knows processes, and not where in them a lock was asked for.
         says_where: false,
         has_hold_ids: true,
+        has_lines: true,
         has_fencing_tokens: true,
     };
     /// `Expired` and `Revoked` are tested in `etcd_holders.rs`.

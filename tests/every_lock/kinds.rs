@@ -14,7 +14,7 @@ pub use crate::local_kinds::{Flock, Ofd, Pinned, Portable};
 pub use crate::postgres_kinds::{PostgresBare, PostgresTable};
 #[cfg(all(feature = "cli", feature = "lockd", feature = "lockd-client"))]
 pub use crate::remote_kinds::Remote;
-use crate::support::{VERY_LONG, eventually_async};
+use crate::support::{QUIET, VERY_LONG, eventually_async};
 
 /// The list: calls a macro with its arguments and a line for each kind.
 macro_rules! kinds {
@@ -103,6 +103,8 @@ pub struct Promises {
     /// A holder of this process says where in the source it acquired.
     pub says_where: bool,
     pub has_hold_ids: bool,
+    /// Processes wait in a line, which can be seen, and are served in its order.
+    pub has_lines: bool,
     pub has_fencing_tokens: bool,
 }
 
@@ -198,12 +200,24 @@ impl<K: Kind> Place<K> {
         K::lock(&self.address, None, Life::Short)
     }
 
-    /// Wait until so many other processes wait.
+    /// Wait until so many other processes wait. Where that cannot be seen, until they would.
     #[track_caller]
     pub fn expect_processes(&self, count: usize) {
+        if !K::PROMISES.has_lines {
+            return std::thread::sleep(QUIET);
+        }
         crate::support::eventually("so many processes wait", || {
             K::waiting_processes(&self.site()) == count
         });
+    }
+
+    /// The same of this process, whose tasks do so.
+    pub async fn expect_to_wait(&self) {
+        if !K::PROMISES.has_lines {
+            return tokio::time::sleep(QUIET).await;
+        }
+        let is_waiting = || K::waiting_processes(&self.site()) == 1;
+        eventually_async("it waits", is_waiting).await;
     }
 
     /// A task that waits, surely behind the tasks that wait already. The lock is held by

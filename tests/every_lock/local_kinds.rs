@@ -23,18 +23,23 @@ pub struct Flock;
 /// An open file description lock of `fcntl(2)`.
 pub struct Ofd;
 
+/// And not any Unix, which the generic build stands for.
+const IS_LINUX: bool = cfg!(not(lockkeeper_generic_unix));
+
 const FILE_PROMISES: Promises = Promises {
     names_holders_elsewhere: true,
     tells_of_the_dead: true,
     release_says_lost: true,
     says_where: true,
     has_hold_ids: true,
+    has_lines: IS_LINUX,
     // A file counts nothing that storage elsewhere could compare.
     has_fencing_tokens: false,
 };
 
 const KERNEL_PROMISES: Promises = Promises {
-    names_holders_elsewhere: true,
+    // By the kernel's list of locks.
+    names_holders_elsewhere: IS_LINUX,
     // The kernel keeps no record of a holder that is gone.
     tells_of_the_dead: false,
     // A release is one system call, and does not look at the path.
@@ -42,6 +47,7 @@ const KERNEL_PROMISES: Promises = Promises {
     says_where: true,
     // There is no record that could have them.
     has_hold_ids: false,
+    has_lines: IS_LINUX,
     has_fencing_tokens: false,
 };
 
@@ -215,6 +221,10 @@ impl Kind for Ofd {
     const PROMISES: Promises = Promises { names_holders_elsewhere: false, ..KERNEL_PROMISES };
     const LOSSES: &'static [LostReason] = FILE_LOSSES;
     const SCHEMES: &'static [&'static str] = &["ofd"];
+
+    fn is_there() -> bool {
+        IS_LINUX
+    }
 
     fn prepare() -> (String, TempDir) {
         directory()

@@ -73,6 +73,9 @@ const FEW: usize = 5;
 const RUNS: usize = 6;
 
 fn processes_are_served_in_order<K: Kind>() {
+    if !K::PROMISES.has_lines {
+        return println!("processes are served as they come");
+    }
     for _ in 0..RUNS {
         let inversions: usize = (0..ROUNDS).map(|_| inversions_of_ten_pairs::<K>()).sum();
         if inversions <= FEW {
@@ -112,8 +115,7 @@ fn a_process_passes_the_lock_to_another<K: Kind>() {
         let lock = place.lock();
         assert!(soon(lock.try_acquire()).await.expect("no error").is_none());
         let waiting = tokio::spawn(lock.acquire());
-        let is_waiting = || K::waiting_processes(&place.site()) == 1;
-        crate::support::eventually_async("it waits", is_waiting).await;
+        place.expect_to_wait().await;
         other.tell("release");
         other.expect("released");
         let guard = soon(waiting).await.expect("no panic").expect("the lock");

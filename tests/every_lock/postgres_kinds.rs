@@ -123,6 +123,7 @@ impl<const HAS_TABLE: bool> Kind for Postgres<HAS_TABLE> {
         // The server knows sessions, and not where a lock was asked for.
         says_where: false,
         has_hold_ids: HAS_TABLE,
+        has_lines: true,
         has_fencing_tokens: true,
     };
     /// `Expired` is tested in `postgres_holders.rs`.

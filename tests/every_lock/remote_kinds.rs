@@ -39,6 +39,7 @@ impl Kind for Remote {
         // The daemon knows clients, and not which of their holds is whose.
         says_where: false,
         has_hold_ids: true,
+        has_lines: true,
         has_fencing_tokens: true,
     };
     /// `Expired` needs a network that fails: `lockd_remote.rs` has one.
