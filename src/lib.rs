@@ -67,7 +67,8 @@
 //! * A child that was forked without `exec` shares the lock.
 //! * On network file systems (NFS, SMB, FUSE) the lock file of a machine that is gone stays
 //!   until its operator removes it.
-//! * Linux only.
+//! * What a system lacks is an error or an `Option`. [`_docs::platforms`] has, for Linux,
+//!   macOS, the BSDs and Windows, what each promise rests on and what was run where.
 //!
 //! [`_docs::guarantees`] has all of this in detail, for each kind of lock and of file system,
 //! and [`_docs::faq`] what goes wrong. [`_docs`] lists the pages.

@@ -3,6 +3,7 @@
 //! | page | |
 //! |---|---|
 //! | [`choosing`] | which kind of lock, in which directory |
+//! | [`platforms`] | Linux, macOS, the BSDs, Windows: what differs, and what was run where |
 //! | [`guarantees`] | what is promised, what each promise rests on, and what is not promised |
 //! | [`testing`] | tests of code that uses locks |
 //! | [`command`] | `lockkeeper run`, `status` and `break` |
@@ -43,6 +44,8 @@ pub mod faq {}
 pub mod guarantees {}
 #[doc = include_str!("performance.md")]
 pub mod performance {}
+#[doc = include_str!("platforms.md")]
+pub mod platforms {}
 #[doc = include_str!("postgres.md")]
 pub mod postgres {}
 #[doc = include_str!("proof.md")]

@@ -469,12 +469,13 @@ mod tests {
     #[test]
     fn a_ticket_is_of_the_process_that_took_it() {
         use nix::sys::signal::{Signal, kill};
-        use nix::sys::wait::waitpid;
+        use nix::sys::wait::{WaitStatus, waitpid};
         use nix::unistd::{ForkResult, fork};
 
         let (_directory, path) = in_directory();
         let ticket = Ticket::take(&path).unwrap();
-        let own = ticket.directory.descriptor();
+        let pipe = ticket.presence().and_then(|presence| presence.published()).unwrap();
+        let own = [ticket.directory.descriptor(), pipe.descriptor as i32];
         // SAFETY: the children only make system calls, and end.
         #[allow(unsafe_code)]
         let forked = |copy: &mut Option<Ticket>| match unsafe { fork() }.unwrap() {
@@ -482,7 +483,7 @@ mod tests {
             ForkResult::Child => {
                 let is_to_stay = copy.is_none();
                 // What other tests of this process have open.
-                for other in (3..1024).filter(|descriptor| *descriptor != own) {
+                for other in (3..1024).filter(|descriptor| !own.contains(descriptor)) {
                     // SAFETY: nothing of the child's uses it.
                     unsafe { nix::libc::close(other) };
                 }
@@ -499,7 +500,8 @@ mod tests {
         let elsewhere = as_another(&path);
         let is_there = || elsewhere.ticket_in(0, PIPES).is_some();
         let mut ticket = Some(ticket);
-        waitpid(forked(&mut ticket), None).unwrap();
+        let child = forked(&mut ticket);
+        assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
         assert!(is_there(), "the child gave up its parent's");
         let child = forked(&mut None);
         drop(ticket);
