@@ -8,14 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::dice::Dice;
 use crate::left_overs;
 use crate::oracle::Oracle;
 use crate::settings::{End, Job, Settings};
 use crate::summary::Summary;
+use crate::system;
 use crate::tally::Tally;
 use crate::worker;
 
@@ -71,15 +70,9 @@ struct Worker {
 }
 
 impl Worker {
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a process id"));
-        // It may have ended by itself, which is found elsewhere.
-        let _ = kill(pid, signal);
-    }
-
     fn go_on(&mut self) {
         if self.stopped_until.take().is_some() {
-            self.signal(Signal::SIGCONT);
+            system::go_on(&self.child);
         }
     }
 }
@@ -231,7 +224,7 @@ impl Conductor<'_> {
         let Some(victim) = self.victim() else { return };
         let time = self.dice.micros_between(STOP_US.0, STOP_US.1);
         let worker = &mut self.workers[victim];
-        worker.signal(Signal::SIGSTOP);
+        system::stop(&worker.child);
         worker.stopped_until = Some(Instant::now() + time);
         self.summary.stops += 1;
     }
@@ -315,7 +308,7 @@ impl Conductor<'_> {
     fn end(&mut self) {
         if self.settings.end == End::Kill {
             // First all are stopped, so that none takes over from another.
-            self.workers.iter().for_each(|worker| worker.signal(Signal::SIGSTOP));
+            self.workers.iter().for_each(|worker| system::stop(&worker.child));
             while !self.workers.is_empty() {
                 self.kill(0);
             }

@@ -5,11 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use lockkeeper::{AsyncFileLock, FileOptions, Proof};
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 
 use crate::settings::{End, Settings};
 use crate::summary::Summary;
+use crate::system::has_unnamed_files;
 use crate::worker::lock_path;
 
 /// What was found, and what was wrong with it.
@@ -99,9 +98,4 @@ fn names_in(directory: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
-}
-
-/// Whether a candidate needs a name here.
-pub fn has_unnamed_files(directory: &Path) -> bool {
-    open(directory, OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::S_IRUSR).is_ok()
 }

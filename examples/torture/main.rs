@@ -13,9 +13,11 @@
 //! Exit status: 0 if nobody was inside with another, nobody was stuck, nothing
 //! failed and nothing stayed that may not; 1 otherwise; 2 for bad usage.
 //!
+//! On Windows no process is stopped.
+//!
 //! # The oracle
 //! Who has the lock makes the symbolic link `inside` (it must not exist; its
-//! target names process, start time and visit), raises a number that is written
+//! target names process, start time and visit; on Windows it is a file), raises a number that is written
 //! in two places with a pause between, and removes the link. A link of a dead
 //! process is one that was killed inside; the newcomer repairs and replaces it.
 //! A stopped process is alive, so it is still inside.
@@ -50,9 +52,12 @@ mod left_overs;
 mod oracle;
 mod overlay;
 mod peer;
+#[cfg_attr(windows, path = "process_windows.rs")]
 mod process;
 mod settings;
 mod summary;
+#[cfg_attr(windows, path = "system_windows.rs")]
+mod system;
 mod tally;
 mod worker;
 

@@ -8,13 +8,13 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::process::Identity;
+use crate::system;
 
 /// A killed process counts as dead once all its threads are on their way out.
 /// For libraries that take less for its death that may take this long.
@@ -81,11 +81,11 @@ impl Oracle {
     /// Enter, having the lock. `pause` comes between two steps.
     pub fn enter(&self, ticket: Ticket, pause: impl FnOnce()) -> Result<Visit<'_>, Violation> {
         let mut repaired = false;
-        while let Err(error) = symlink(ticket.to_string(), &self.inside) {
+        while let Err(error) = system::make_sign(&self.inside, &ticket.to_string()) {
             assert_eq!(error.kind(), ErrorKind::AlreadyExists, "the oracle fails: {error}");
             self.wait_until_dead(ticket)?;
             self.repair();
-            fs::remove_file(&self.inside)
+            system::remove_sign(&self.inside)
                 .map_err(|error| format!("{ticket} replaces a dead visitor's link: {error}"))?;
             repaired = true;
         }
@@ -127,8 +127,8 @@ impl Oracle {
     }
 
     fn read_link(&self) -> Result<Option<Ticket>, Violation> {
-        match fs::read_link(&self.inside) {
-            Ok(target) => target.to_string_lossy().parse().map(Some),
+        match system::read_sign(&self.inside) {
+            Ok(ticket) => ticket.parse().map(Some),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => panic!("the oracle fails: {error}"),
         }
@@ -137,7 +137,7 @@ impl Oracle {
     /// The link was made by `ticket`, which must not stay.
     fn give_up(&self, ticket: Ticket, why: Violation) -> Violation {
         if self.who() == Some(ticket) {
-            let _ = fs::remove_file(&self.inside);
+            let _ = system::remove_sign(&self.inside);
         }
         why
     }
@@ -153,12 +153,13 @@ impl Oracle {
 
     fn write_line(&self, place: u64, line: &Line) {
         let offset = place * LINE_BYTES as u64;
-        self.ledger.write_all_at(&line.to_bytes(), offset).expect("the ledger can be written");
+        let written = system::write_all_at(&self.ledger, &line.to_bytes(), offset);
+        written.expect("the ledger can be written");
     }
 
     fn read_ledger(&self) -> [Option<Line>; 2] {
         let mut bytes = [0; 2 * LINE_BYTES];
-        self.ledger.read_exact_at(&mut bytes, 0).expect("the ledger can be read");
+        system::read_exact_at(&self.ledger, &mut bytes, 0).expect("the ledger can be read");
         let (first, second) = bytes.split_at(LINE_BYTES);
         [Line::parse(first), Line::parse(second)]
     }
@@ -183,7 +184,7 @@ impl Visit<'_> {
         });
         outcome.map_err(|why| self.oracle.give_up(self.ticket, why))?;
         match self.oracle.read_link()? {
-            Some(ticket) if ticket == self.ticket => fs::remove_file(&self.oracle.inside)
+            Some(ticket) if ticket == self.ticket => system::remove_sign(&self.oracle.inside)
                 .map_err(|error| format!("{ticket} leaves, and its link: {error}")),
             Some(other) => Err(format!("{} leaves and finds {other} inside", self.ticket)),
             None => Err(format!("{} leaves, and its link is gone", self.ticket)),

@@ -1,11 +1,12 @@
 //! The command line, for the conductor and for its workers.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lockkeeper::Proof;
 
 use crate::peer::Peer;
+use crate::system;
 use crate::tally::TASKS_MAX;
 
 pub const USAGE: &str = "\
@@ -19,7 +20,8 @@ usage: torture [options]
   --tasks N           tasks of each worker that want the lock (2)
   --pin auto|required|never
                       pinned where possible, pinned, or portable (auto)
-  --directory DIR     where the lock is; a fresh directory is made in it (/dev/shm)
+  --directory DIR     where the lock is; a fresh directory is made in it (/dev/shm;
+                      on Windows that for temporary files)
   --overlay           mount an overlayfs there for it (root)
   --hold-us N         longest hold, microseconds (200)
   --period-us N       longest time between two looks at a busy lock (2000)
@@ -140,11 +142,11 @@ impl Settings {
             processes: 8,
             tasks: 2,
             pin: Proof::Auto,
-            directory: Path::new("/dev/shm").to_owned(),
+            directory: system::directory(),
             hold_us: 200,
             period_us: 2000,
             kill_every: Some(Duration::from_millis(25)),
-            stop_every: Some(Duration::from_millis(60)),
+            stop_every: system::HAS_STOPS.then_some(Duration::from_millis(60)),
             end: End::Ask,
             seed: u64::from(now.subsec_micros()),
             until_violation: false,
@@ -181,6 +183,9 @@ impl Settings {
         if self.period_us == 0 || [self.kill_every, self.stop_every].contains(&Some(Duration::ZERO))
         {
             return Err("times between two things must be longer than 0".to_owned());
+        }
+        if self.stop_every.is_some() && !system::HAS_STOPS {
+            return Err("--stop-ms: processes are not stopped here".to_owned());
         }
         if std::env::var_os("LOCKKEEPER_MUTANT").is_some() && !cfg!(lockkeeper_proof) {
             return Err("LOCKKEEPER_MUTANT needs a build with --cfg lockkeeper_proof".to_owned());

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::left_overs::{LeftOvers, has_unnamed_files};
+use crate::left_overs::LeftOvers;
 use crate::settings::{End, Settings, pin_name};
+use crate::system::has_unnamed_files;
 use crate::tally::Tally;
 
 #[derive(Default)]

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Mutex;
+
+use crate::system;
 
 /// So many tasks of one worker have their own count.
 pub const TASKS_MAX: usize = 16;
@@ -123,6 +124,6 @@ impl Counter {
         let mut tally = self.tally.lock().expect("no task panics here");
         change(&mut tally);
         let bytes = tally.fields().map(u64::to_ne_bytes).concat();
-        self.file.write_all_at(&bytes, 0).expect("the tally can be written");
+        system::write_all_at(&self.file, &bytes, 0).expect("the tally can be written");
     }
 }

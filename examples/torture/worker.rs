@@ -9,8 +9,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lockkeeper::{AsyncFileLock, Error, FileGuard, FileOptions, Offload};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -19,6 +17,7 @@ use crate::dice::Dice;
 use crate::oracle::{Oracle, Ticket, Violation};
 use crate::process::Identity;
 use crate::settings::Job;
+use crate::system;
 use crate::tally::Counter;
 
 /// What is where in the directory of a run. The lock has a directory of its
@@ -51,7 +50,7 @@ struct Worker {
 }
 
 pub fn run(job: Job) {
-    set_pdeathsig(Signal::SIGKILL).expect("a worker ends with its conductor");
+    system::end_with_parent();
     let place = job.place.clone();
     let reports = File::options().append(true).open(reports_path(&place));
     let worker = Arc::new(Worker {
