@@ -285,7 +285,8 @@ impl FileGuard {
     /// The descriptor that carries the kernel lock, for a child process to inherit.
     ///
     /// The lock then lasts until the guard is released, *or* until this process and every
-    /// such child are gone. `None` with [`Proof::Process`](crate::Proof::Process).
+    /// such child are gone. `None` with [`Proof::Process`](crate::Proof::Process), and on
+    /// Windows, where a lock is also the process's that took it.
     ///
     /// Duplicate it for the child; never unlock it.
     #[must_use]

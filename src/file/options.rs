@@ -158,6 +158,7 @@ impl FileOptions {
     }
 
     /// Permission bits of a lock file that is made, subject to the umask. Default: `0o644`.
+    /// On Windows they are not used: the directory passes on who may do what.
     #[must_use]
     pub fn mode(mut self, bits: u32) -> Self {
         self.mode = bits;

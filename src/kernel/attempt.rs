@@ -24,7 +24,7 @@ use super::options::Primitive;
 use super::shared::LockInner;
 use super::syscalls::{self, KernelSpec, Sharing};
 use crate::lock::error::Error;
-use crate::sys::files::Errno;
+use crate::sys::files::{DIRECTORIES_HAVE_LOCKS, Errno};
 use crate::sys::inode::{FileKind, Inode};
 
 /// How often the path may name another file after the file was locked, before
@@ -172,6 +172,10 @@ pub(super) fn cannot_open(lock: &LockInner, error: Errno) -> Error {
     match error {
         Errno::NOENT | Errno::NOTDIR => Error::of_directory(&path, error),
         Errno::ACCESS | Errno::PERM => match syscalls::look_at(&lock.system_path) {
+            Ok(Some(Inode { kind: FileKind::Directory, .. })) if !DIRECTORIES_HAVE_LOCKS => {
+                let found = "a directory, of which this system has no locks".to_owned();
+                Error::NotALockFile { lock: path.into(), found }
+            }
             Ok(Some(Inode { owner, mode, .. })) => {
                 Error::MayNotOpen { lock: path.into(), owner, mode, source: error.into() }
             }

@@ -344,5 +344,21 @@ fn kernel_locks_exclude_each_other_and_those_of_rusts_library() {
         other.terminate();
         drop(block_on(lock.acquire_timeout(process::VERY_LONG)).unwrap());
     }
+    let refused = block_on(AsyncKernelLock::new(place.path()).try_acquire()).expect_err("refused");
+    assert!(matches!(refused, Error::NotALockFile { .. }), "{refused:?}");
     assert_eq!(fs::read(&path).unwrap(), b"data");
+}
+
+/// There is no event of that: it looks.
+#[test]
+fn a_waiter_for_a_kernel_lock_gets_it_after_a_release_and_after_a_death() {
+    let place = place();
+    let path = place.path().join("data");
+    let mut first = holder("kernel", &path);
+    let mut second = waiter("kernel", &path);
+    first.tell("release");
+    second.expect("held");
+    let third = waiter("kernel", &path);
+    second.terminate();
+    third.expect("held");
 }

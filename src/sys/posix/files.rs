@@ -167,6 +167,9 @@ pub(crate) use {try_flock as try_pin, unlock as unpin};
 /// Whether a name can be given to another file while the one that has it is open.
 pub(crate) const MAY_BE_REPLACED: bool = true;
 
+/// Whether a directory can be locked as a file is.
+pub(crate) const DIRECTORIES_HAVE_LOCKS: bool = true;
+
 /// Make a shared `flock` of this open file an exclusive one. Refused, it has none.
 pub(crate) fn upgrade(file: &File) -> Result<bool, Errno> {
     try_flock(file, Sharing::Exclusive)

@@ -411,6 +411,9 @@ pub(crate) fn unpin(file: &File) -> Result<(), Errno> {
     OF_LOCK_FILE.unlock(file)
 }
 
+/// Whether a directory can be locked as a file is.
+pub(crate) const DIRECTORIES_HAVE_LOCKS: bool = false;
+
 /// The lock that a program has which calls `std::fs::File::lock`, without waiting; `false`
 /// when another open file has it.
 pub(crate) fn try_flock(file: &File, sharing: Sharing) -> Result<bool, Errno> {
