@@ -20,6 +20,7 @@ use crate::local::wakeup::{Blocker, Position};
 use crate::lock::error::Error;
 use crate::lock::events::{self, Acquiring};
 use crate::lock::holder::{Evidence, Holder};
+use crate::sys::events::UNLOCKS_ARE_HEARD;
 use crate::sys::path::LockPath;
 use crate::sys::process_key::{ProcessKey, this_process};
 
@@ -303,13 +304,22 @@ fn waits_for(holder: std::fmt::Arguments<'_>) {
     }
 }
 
+/// When to look again at what may only be passing, where its end is no event. If longer, the
+/// lock may be unused longer; if shorter, what stays costs more looks.
+const UNHEARD_LOOK: Duration = Duration::from_millis(20);
+
 /// What a contender waits for when this is in its way.
 fn blocker(busy: Busy, path: &LockPath) -> Blocker {
     let Busy { holder, inode, .. } = busy;
     let evidence = holder.as_ref().map(|holder| &holder.evidence);
     let was_seen = evidence == Some(&Evidence::ProcessRuns);
     let may_end = was_seen || evidence == Some(&Evidence::KernelLock);
-    let at_most = busy.look_again.filter(|_| evidence == Some(&Evidence::Young));
+    let at_most = match busy.look_again {
+        Some(time) if evidence == Some(&Evidence::Young) => Some(time),
+        // Another contender's probe, say, whose end is no event.
+        Some(_) if !UNLOCKS_ARE_HEARD => Some(UNHEARD_LOOK),
+        _ => None,
+    };
     let (hold, pid) = holder.map_or((None, None), |holder| (holder.hold_id, holder.pid));
     let closes = inode.map(|inode| {
         let hold_id = hold.as_ref().and_then(|hold_id| hold_id.parse().ok());

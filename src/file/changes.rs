@@ -20,7 +20,7 @@ use crate::local::jitter::jittered;
 use crate::lock::changes::{self, Change};
 use crate::lock::error::Error;
 use crate::lock::holder::{Evidence, Holder, Status};
-use crate::sys::events::{Event, Following, Subscription};
+use crate::sys::events::{Event, Following, Subscription, UNLOCKS_ARE_HEARD};
 
 /// Between two looks. A person sees no difference; if shorter, watchers of a busy lock
 /// take more of its time.
@@ -105,6 +105,7 @@ impl Watcher {
         // The file of such a holder is not open, so its end is not the close of one.
         let process = match &found.status {
             Status::Held(Holder { pid, evidence: Evidence::ProcessRuns, .. }) => *pid,
+            Status::Held(Holder { pid, .. }) if !UNLOCKS_ARE_HEARD => *pid,
             _ => None,
         };
         if subscription.follow_process(process) == Following::Gone {

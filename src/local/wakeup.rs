@@ -34,7 +34,7 @@ use tokio::runtime::Handle;
 use super::follow_predecessors::PredecessorWatch;
 use super::jitter::jittered;
 use super::options::WaitOptions;
-use crate::sys::events::{Event, Following, Subscription};
+use crate::sys::events::{Event, Following, Subscription, UNLOCKS_ARE_HEARD};
 use crate::sys::path::LockPath;
 use crate::sys::sharing::Sharing;
 use crate::sys::tickets::Ticket;
@@ -315,11 +315,11 @@ impl Wakeup {
             // It ended since the look, or a contender that judges the dead holder's file
             // was in the way: the next look will tell.
             Following::Gone => {
-                let is_news = is_another || blocker.was_seen;
+                let is_news = is_another || blocker.was_seen || !UNLOCKS_ARE_HEARD;
                 self.recheck = self.recheck.or(is_news.then_some(FIRST_RECHECK));
                 FALLBACK_PERIODS
             }
-            Following::Unheard if blocker.was_seen => 1,
+            Following::Unheard if blocker.was_seen || !UNLOCKS_ARE_HEARD => 1,
             Following::Heard | Following::Unheard => FALLBACK_PERIODS,
         };
         let longest = longest(periods);
@@ -387,5 +387,27 @@ mod tests {
             }
         }
         assert!(pending >= 8, "{pending} of 10 waits took no time");
+    }
+
+    /// A holder may die after the look that saw it alive, and before its end is listened
+    /// for. Elsewhere the close of its file is heard.
+    #[cfg(windows)]
+    #[tokio::test]
+    async fn the_file_of_a_process_that_has_just_ended_is_looked_at_again() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let mut child = std::process::Command::new("cmd").args(["/c", "exit"]).spawn().unwrap();
+        child.wait().unwrap();
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = Arc::new(LockPath::new(&directory.path().join("lock")).unwrap());
+        let wait = WaitOptions { retry_period: HOUR, ..WaitOptions::BUILT_IN };
+        let mut wakeup = Wakeup::new(&path, &path, None, &POLICY, &wait, true);
+        for _ in 0..3 {
+            let closes = Some(["one", "other"].map(|name| directory.path().join(name)));
+            let (hold, process) = (Some("a hold".to_owned()), Some(child.id()));
+            wakeup.listen();
+            let look =
+                wakeup.until_next_look(Blocker { hold, closes, process, ..Blocker::UNKNOWN });
+            tokio::time::timeout(Duration::from_secs(60), look).await.expect("a look is due");
+        }
     }
 }
