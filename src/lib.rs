@@ -87,6 +87,9 @@
 // See clippy.toml: each kind of outside access has its room.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
+#[cfg(all(feature = "lockd", not(unix)))]
+compile_error!("the feature `lockd` exists on Unix only: on Windows there is `lockd-client`");
+
 #[cfg(any(doc, doctest))]
 #[path = "docs/mod.rs"]
 pub mod _docs;

@@ -174,7 +174,11 @@ fn start(
     guard: &AnyGuard,
     signals: &mut Signals,
 ) -> Result<(Child, Carrier), Failure> {
-    let carrier = Carrier::new(if arguments.close { None } else { guard.lock_fd() });
+    let ends_with_process = name.path().is_some();
+    let carrier = match arguments.close {
+        true => Ok(Carrier::default()),
+        false => Carrier::new(guard.lock_fd(), ends_with_process),
+    };
     let mut carrier = carrier.map_err(|error| Failure::system("handing CMD the lock", &error))?;
     let describe = |command: &mut Command| describe(command, name, guard);
     let command = command::start(&arguments.command, signals, describe)?;

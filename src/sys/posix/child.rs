@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};
 use tokio::process::Child;
 
+use super::files::BorrowedFile;
 use super::inherited;
 use super::signals::Arrived;
 
@@ -81,12 +82,13 @@ pub(crate) fn start_again_as(
 }
 
 /// What carries the lock on in CMD, if this process is killed.
+#[derive(Default)]
 pub(crate) struct Carrier(Option<OwnedFd>);
 
 impl Carrier {
-    /// A copy of the descriptor that carries the lock, if one does. A copy is not closed by
-    /// `exec`.
-    pub(crate) fn new(lock: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+    /// A copy of the open file that carries the lock, if one does. A copy is not closed by
+    /// `exec`. Whether the lock ends with this process does not matter.
+    pub(crate) fn new(lock: Option<BorrowedFile<'_>>, _: bool) -> io::Result<Self> {
         Ok(Self(lock.map(rustix::io::dup).transpose()?))
     }
 

@@ -17,13 +17,19 @@ pub(crate) mod random;
 pub(crate) use super::absent::{lock_list, tickets, wait_pipe};
 
 // For the features.
+#[cfg(feature = "cli")]
+pub(crate) mod child;
 #[cfg(feature = "postgres")]
 pub(crate) mod libpq;
 #[cfg(feature = "postgres")]
 pub(crate) mod local_socket;
 #[cfg(feature = "postgres")]
 pub(crate) mod permissions;
+#[cfg(feature = "cli")]
+pub(crate) mod signals;
 #[cfg(any(feature = "etcd", feature = "lockd-client", feature = "postgres"))]
 pub(crate) mod socket;
+#[cfg(feature = "cli")]
+pub(crate) mod standard_output;
 #[cfg(feature = "postgres")]
 pub(crate) mod user;
