@@ -15,6 +15,8 @@ mod dice;
 mod oracle;
 #[path = "../torture/process.rs"]
 mod process;
+#[path = "../torture/system.rs"]
+mod system;
 
 use std::fs::File;
 use std::io::Write;
