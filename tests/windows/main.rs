@@ -133,6 +133,13 @@ fn a_waiter_is_woken_by_the_release() {
     let path = place.path().join("a.lock");
     let mut holder = holder("file", &path);
     let mut waiter = waiter("file", &path);
+    // Changes that do not concern it are heard as well, and are not the last.
+    for name in ["one", "other"] {
+        let other = place.path().join(name);
+        fs::write(&other, name).unwrap();
+        waiter.expect_quiet();
+        fs::remove_file(&other).unwrap();
+    }
     holder.tell("release");
     waiter.expect("held");
     waiter.tell("release");
