@@ -250,7 +250,12 @@ fn exit_ends_while_threads_acquire_and_release() {
         assert!(process.wait().success());
         drop(successor(&path).expect("nobody is left"));
         drop(successor(&path.with_file_name("b.lock")).expect("nobody is left"));
-        assert!(support::names_in(directory.path()).is_empty());
+        let mut names = support::names_in(directory.path());
+        if cfg!(lockkeeper_generic_unix) {
+            // An exit in the middle of an acquisition leaves a candidate that has a name.
+            names.retain(|name| !name.contains(".lock.new."));
+        }
+        assert!(names.is_empty(), "{names:?}");
     }
 }
 

@@ -70,6 +70,7 @@ async fn a_limit_that_is_borrowed_does_not_keep_an_acquisition_from_being_spawne
 }
 
 #[test]
+#[cfg_attr(lockkeeper_generic_unix, ignore = "only Linux has locks of ranges")]
 #[allow(clippy::mutable_key_type, reason = "what changes in a lock is not compared")]
 fn locks_of_one_path_with_equal_options_are_equal() {
     let of = |path: &str, options: KernelOptions| {

@@ -22,7 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use support::{QUIET, VERY_LONG, names_in, on_disk, on_tmpfs};
 
-const ALL: [Primitive; 2] = [Primitive::Flock, Primitive::Ofd];
+/// Only Linux has the second.
+const ALL: &[Primitive] = match cfg!(lockkeeper_generic_unix) {
+    true => &[Primitive::Flock],
+    false => &[Primitive::Flock, Primitive::Ofd],
+};
 
 fn with(path: &Path, options: KernelOptions) -> AsyncKernelLock {
     AsyncKernelLock::with_options(path, options).expect("possible options")
@@ -34,14 +38,14 @@ fn of(primitive: Primitive) -> KernelOptions {
 
 /// Every form of an exclusive lock on a whole file.
 fn forms() -> Vec<KernelOptions> {
-    let forms = ALL.map(|primitive| {
+    let forms = ALL.iter().map(|&primitive| {
         let plain = of(primitive);
         let kept = plain.clone().keep_open(true);
         let deleted = plain.clone().delete_on_release(true);
         let offloaded = plain.clone().offload(Offload::Always);
         [plain, kept, deleted, offloaded]
     });
-    forms.into_iter().flatten().collect()
+    forms.flatten().collect()
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -112,7 +116,7 @@ async fn readers_share_and_writers_do_not() {
 #[tokio::test]
 async fn a_writer_that_waits_comes_before_readers_that_come_later() {
     let directory = on_tmpfs();
-    for primitive in ALL {
+    for &primitive in ALL {
         let lock = with(&directory.path().join(format!("{primitive:?}")), of(primitive));
         let reader = lock.acquire_shared().await.unwrap();
         let writer = tokio::spawn({
@@ -134,7 +138,7 @@ async fn a_writer_that_waits_comes_before_readers_that_come_later() {
 async fn the_file_is_made_with_its_mode_and_stays_as_it_is() {
     let umask = nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     let directory = on_disk();
-    for primitive in ALL {
+    for &primitive in ALL {
         let path = directory.path().join(format!("{primitive:?}"));
         let lock = with(&path, of(primitive));
         let guard = lock.acquire().await.unwrap();
@@ -155,7 +159,7 @@ async fn the_file_is_made_with_its_mode_and_stays_as_it_is() {
 #[tokio::test]
 async fn the_file_is_deleted_where_that_is_asked_for() {
     let directory = on_disk();
-    for primitive in ALL {
+    for &primitive in ALL {
         for offload in [Offload::Auto, Offload::Always] {
             let options = of(primitive).delete_on_release(true).offload(offload);
             let lock = with(&directory.path().join("deleted.lock"), options);
@@ -178,7 +182,7 @@ async fn the_file_is_deleted_where_that_is_asked_for() {
 #[tokio::test]
 async fn a_file_that_is_removed_or_replaced_while_we_wait_is_noticed() {
     let directory = on_tmpfs();
-    for primitive in ALL {
+    for &primitive in ALL {
         let path = directory.path().join(format!("{primitive:?}"));
         let lock = with(&path, of(primitive));
         let holder = lock.acquire_shared().await.unwrap();
@@ -219,7 +223,7 @@ async fn a_lost_token_is_cancelled_when_the_file_goes_and_not_by_a_release() {
 #[tokio::test]
 async fn already_mine_is_told() {
     let directory = on_tmpfs();
-    for primitive in ALL {
+    for &primitive in ALL {
         let lock = with(&directory.path().join(format!("{primitive:?}")), of(primitive));
         let _guard = lock.acquire().await.unwrap();
         let error = lock.acquire_timeout(Duration::ZERO).await.unwrap_err();
@@ -236,7 +240,7 @@ async fn already_mine_is_told() {
 #[tokio::test]
 async fn the_status_says_free_or_held() {
     let directory = on_tmpfs();
-    for primitive in ALL {
+    for &primitive in ALL {
         let lock = with(&directory.path().join(format!("{primitive:?}")), of(primitive));
         assert_eq!(lock.status().await.unwrap(), Status::Free);
         assert!(names_in(directory.path()).is_empty(), "asking makes no file");
@@ -285,7 +289,7 @@ async fn nothing_else_is_taken_for_a_lock() {
     nix::unistd::mkfifo(&path("fifo"), Mode::S_IRWXU).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
     fs::create_dir(path("directory")).unwrap();
-    for primitive in ALL {
+    for &primitive in ALL {
         for name in ["link", "fifo", "socket"] {
             let lock = with(&path(name), of(primitive));
             let refused = lock.acquire().await;
@@ -332,14 +336,19 @@ fn impossible_options_are_refused() {
         other => panic!("{name}: {other:?}"),
     };
     refused(of(Primitive::Flock).range(0..1), "range");
-    refused(of(Primitive::Ofd).range(5..5), "range");
-    refused(of(Primitive::Ofd).range(0..u64::MAX), "range");
-    refused(of(Primitive::Ofd).range(0..10).delete_on_release(true), "delete_on_release");
+    if ALL.contains(&Primitive::Ofd) {
+        refused(of(Primitive::Ofd).range(5..5), "range");
+        refused(of(Primitive::Ofd).range(0..u64::MAX), "range");
+        refused(of(Primitive::Ofd).range(0..10).delete_on_release(true), "delete_on_release");
+    } else {
+        refused(of(Primitive::Ofd), "primitive");
+    }
     refused(KernelOptions::default().keep_open(true).delete_on_release(true), "keep_open");
     refused(KernelOptions::default().retry_period(Duration::ZERO), "retry_period");
 }
 
 #[tokio::test]
+#[cfg_attr(lockkeeper_generic_unix, ignore = "only Linux has locks of ranges")]
 async fn ranges_exclude_where_they_overlap() {
     let directory = on_tmpfs();
     let primitive = Primitive::Ofd;
@@ -363,7 +372,7 @@ async fn ranges_exclude_where_they_overlap() {
 #[tokio::test]
 async fn a_downgrade_lets_readers_in_and_no_writer() {
     let directory = on_tmpfs();
-    for primitive in ALL {
+    for &primitive in ALL {
         let lock = with(&directory.path().join(format!("{primitive:?}")), of(primitive));
         let guard = lock.acquire().await.unwrap();
         let reader = tokio::spawn({
@@ -506,7 +515,7 @@ async fn a_file_that_is_kept_open_is_used_again() {
 #[tokio::test]
 async fn the_calls_of_an_offloaded_lock_are_made_elsewhere() {
     let directory = on_tmpfs();
-    for primitive in ALL {
+    for &primitive in ALL {
         let options = of(primitive).offload(Offload::Always);
         // The other thread can be quicker than one poll is: another is asked for then.
         // One that was never had before, without a budget of Tokio's, has nothing else
@@ -535,6 +544,7 @@ async fn the_calls_of_an_offloaded_lock_are_made_elsewhere() {
 }
 
 #[tokio::test]
+#[cfg_attr(lockkeeper_generic_unix, ignore = "only Linux has locks of ranges")]
 async fn a_range_can_include_the_last_byte() {
     const LAST: u64 = i64::MAX as u64;
     let directory = on_tmpfs();

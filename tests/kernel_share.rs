@@ -314,11 +314,17 @@ async fn it_does_not_pass_to_another_path_of_the_file() {
     }
 }
 
+/// Only Linux has the second.
+const PRIMITIVES: &[Primitive] = match cfg!(lockkeeper_generic_unix) {
+    true => &[Primitive::Flock],
+    false => &[Primitive::Flock, Primitive::Ofd],
+};
+
 /// The last reader removes the file, and none may come to share it in that moment.
 #[test]
 fn readers_are_not_left_with_a_file_that_another_removes() {
     const HOLDS: u32 = 5000;
-    for primitive in [Primitive::Flock, Primitive::Ofd] {
+    for &primitive in PRIMITIVES {
         let directory = on_tmpfs();
         let options = KernelOptions::default().primitive(primitive).delete_on_release(true);
         let lock = AsyncKernelLock::with_options(directory.path().join("a"), options).unwrap();
@@ -344,7 +350,7 @@ async fn one_of_two_readers_that_end_together_removes_the_file() {
     const ROUNDS: usize = 500;
     let directory = on_tmpfs();
     let path = directory.path().join("lock");
-    for primitive in [Primitive::Ofd, Primitive::Flock] {
+    for &primitive in PRIMITIVES {
         let options = KernelOptions::default().primitive(primitive).delete_on_release(true);
         let lock = AsyncKernelLock::with_options(&path, options).unwrap();
         let mut left = 0;

@@ -258,7 +258,7 @@ impl Drop for KernelGuard {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(all(test, target_os = "linux", not(lockkeeper_generic_unix)))]
 mod tests {
     use std::time::Duration;
 

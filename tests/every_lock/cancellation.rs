@@ -30,8 +30,10 @@ const ONE_BY_ONE: usize = 24;
 /// More polls than any acquisition takes.
 const POLLS_MAX: usize = 1 << 20;
 
-/// Time for the waiter to be polled before the lock is released.
-pub const HELD_FOR: Duration = Duration::from_millis(4);
+/// Time for the waiter to be polled before the lock is released. Elsewhere than on Linux, a
+/// look at a process takes milliseconds.
+pub const HELD_FOR: Duration =
+    Duration::from_millis(if cfg!(lockkeeper_generic_unix) { 40 } else { 4 });
 
 /// After the last poll, so that the lock may have come unseen.
 const LINGERS: [Duration; 2] = [Duration::ZERO, Duration::from_millis(8)];

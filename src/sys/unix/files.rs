@@ -1,8 +1,15 @@
 //! System calls on files where Linux's own are not there, and those of every Unix.
 
+#![cfg_attr(
+    any(target_vendor = "apple", target_os = "freebsd", target_os = "linux"),
+    expect(clippy::disallowed_methods, reason = "the room of system calls on files")
+)]
+
 use std::fs::File;
 use std::path::Path;
 
+#[cfg(target_os = "freebsd")]
+use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
 pub(crate) use super::file_system::{is_local, look_at_directory};
@@ -47,7 +54,18 @@ pub(crate) fn inspect(file: &File) -> Result<Inode, Errno> {
     inspect_at_once(file)
 }
 
-/// An event for waiters, where a lock was given up without a close.
+/// An event for waiters, where a lock was given up without a close: the close of this same
+/// file, opened once more.
+#[cfg(target_os = "freebsd")]
+pub(crate) fn signal(file: &File) {
+    let flags = OFlags::EMPTY_PATH | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = |access| call(|| rustix::fs::openat(file, c"", access | flags, Mode::empty()));
+    let _ = open(OFlags::WRONLY).or_else(|_| open(OFlags::RDONLY));
+}
+
+/// There is none: macOS tells of each unlock by itself, and not of one that lets readers in.
+/// Those look when time has passed.
+#[cfg(not(target_os = "freebsd"))]
 pub(crate) fn signal(_: &File) {}
 
 /// Whether a range of this file is locked by `fcntl`. This asks only: the lock of a process

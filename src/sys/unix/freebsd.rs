@@ -31,7 +31,6 @@ pub(super) fn sees_all_processes() -> bool {
 pub(super) fn start_of(pid: u32) -> Option<u64> {
     /// So often the clock may be set while this looks.
     const TRIES: usize = 3;
-    let pid = i32::try_from(pid).ok()?;
     let boot = || {
         sysctl::read_struct::<libc::timeval, 2>([libc::CTL_KERN, libc::KERN_BOOTTIME])
             .ok()
@@ -39,13 +38,24 @@ pub(super) fn start_of(pid: u32) -> Option<u64> {
     };
     for _ in 0..TRIES {
         let before = boot()?;
-        let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
-        let process = sysctl::read_struct::<libc::kinfo_proc, 4>(name).ok()?;
+        let start = ask(pid)?.ki_start;
         if boot()? == before {
-            return Some(microseconds(process.ki_start).saturating_sub(before));
+            return Some(microseconds(start).saturating_sub(before));
         }
     }
     None
+}
+
+/// Whether it is a zombie.
+pub(super) fn is_over(pid: u32) -> Option<bool> {
+    Some(ask(pid)?.ki_stat == libc::SZOMB)
+}
+
+/// What the kernel says of one process.
+fn ask(pid: u32) -> Option<libc::kinfo_proc> {
+    let pid = i32::try_from(pid).ok()?;
+    let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
+    sysctl::read_struct::<libc::kinfo_proc, 4>(name).ok()
 }
 
 fn microseconds(time: libc::timeval) -> u64 {

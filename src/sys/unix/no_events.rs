@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::process_key::ProcessKey;
 use super::tickets::Predecessor;
-use crate::sys::event::tell_of_no_events;
 pub(crate) use crate::sys::event::{Event, Following};
 use crate::sys::path::LockPath;
 
@@ -22,7 +21,6 @@ pub(crate) fn prepare(_: ProcessKey) {}
 impl Subscription {
     /// `None`: one has to look now and then.
     pub(crate) fn begin(_: &Arc<LockPath>) -> Option<Self> {
-        tell_of_no_events("this system tells of none");
         None
     }
 

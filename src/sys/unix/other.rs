@@ -4,7 +4,7 @@
 
 use std::io;
 
-use sysinfo::{Process, System};
+use sysinfo::{Process, ProcessStatus, System};
 
 use super::process::with_process;
 
@@ -42,4 +42,13 @@ pub(super) fn start_of(pid: u32) -> Option<u64> {
         }
     }
     None
+}
+
+/// Whether it is a zombie. One whose leader only went first still has threads at work.
+pub(super) fn is_over(pid: u32) -> Option<bool> {
+    with_process(pid, |process| {
+        let has_threads = process.tasks().is_some_and(|tasks| !tasks.is_empty());
+        let is_dead = matches!(process.status(), ProcessStatus::Zombie | ProcessStatus::Dead);
+        is_dead && !has_threads
+    })
 }

@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind};
 
 use rustix::process::Pid;
-use sysinfo::{Process, ProcessRefreshKind, ProcessStatus, ProcessesToUpdate, System};
+use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System};
 
 use super::files::Errno;
 use super::system;
@@ -39,16 +39,10 @@ pub(crate) fn judge_pid(pid: u32) -> Verdict {
             false => Verdict::Unknown(format!("process {pid} may be hidden from this one")),
         };
     }
-    match with_process(pid, is_over) {
+    match system::is_over(pid) {
         Some(true) => Verdict::Dead(format!("process {pid} is a zombie")),
         _ => Verdict::Alive,
     }
-}
-
-/// A zombie whose leader only went first still has threads at work.
-fn is_over(process: &Process) -> bool {
-    let has_threads = process.tasks().is_some_and(|tasks| !tasks.is_empty());
-    matches!(process.status(), ProcessStatus::Zombie | ProcessStatus::Dead) && !has_threads
 }
 
 /// There are no numbers of processes that are not used again.
