@@ -152,16 +152,13 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// By `cfg(test)`, or as one of several conditions that all must hold.
 fn is_for_tests(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| {
-        let mut is_test = false;
-        if attribute.path().is_ident("cfg") {
-            let _ = attribute.parse_nested_meta(|meta| {
-                is_test |= meta.path.is_ident("test") || meta.path.is_ident("fuzzing");
-                Ok(())
-            });
-        }
-        is_test
+    let words = |attribute: &Attribute| attribute.meta.to_token_stream().to_string();
+    attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).any(|attribute| {
+        let condition = words(attribute);
+        let condition = condition.trim_start_matches("cfg (");
+        ["test", "all (test", "fuzzing"].iter().any(|test| condition.starts_with(test))
     })
 }
 

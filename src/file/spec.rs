@@ -76,7 +76,7 @@ impl LockSpec {
             let given = self.given.clone();
             let why = "the working directory was unknown when the lock was made".to_owned();
             let bad = LockPath::new(&given).err();
-            return Err(bad.unwrap_or(BadPath { path: given, why }).into());
+            return Err(Error::of_path(bad.unwrap_or(BadPath { path: given, why })));
         };
         Contender::enter(path, Arc::clone(&self.options), process, &self.last_queue).await
     }

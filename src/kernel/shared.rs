@@ -67,7 +67,7 @@ impl Named {
 fn why_not(given: &Path) -> Error {
     let why = "the working directory was unknown when the lock was made".to_owned();
     let error = LockPath::new(given).err();
-    error.unwrap_or_else(|| BadPath { path: given.to_owned(), why }).into()
+    Error::of_path(error.unwrap_or_else(|| BadPath { path: given.to_owned(), why }))
 }
 
 /// A lock, however often it is acquired.

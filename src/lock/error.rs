@@ -352,13 +352,11 @@ pub enum Error {
     },
 }
 
-impl From<BadPath> for Error {
-    fn from(BadPath { path, why }: BadPath) -> Self {
+impl Error {
+    pub(crate) fn of_path(BadPath { path, why }: BadPath) -> Self {
         Error::BadPath { lock: path.into(), why }
     }
-}
 
-impl Error {
     /// The lock that the error is about.
     #[must_use]
     pub fn lock(&self) -> Option<&LockName> {
