@@ -16,8 +16,6 @@
 //! 4. A process's end is reported once, as `NOTE_EXIT`, after its files were closed.
 //! 5. A fork leaves a kqueue behind, and `exec` closes it.
 
-#![expect(clippy::disallowed_methods, reason = "the room of what is at a path")]
-
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -40,8 +38,8 @@ use crate::sys::listeners::{self, Backend, Closes, Identity, Instance, Report, S
 /// So many events are taken at a time.
 const EVENTS_AT_ONCE: usize = 64;
 
-/// Opened to be watched, where the system knows such a thing: whatever its permissions
-/// are, and in the way of no unmount.
+/// Opened only to be watched, whatever its permissions are, where the system knows such a
+/// thing. On macOS it is in the way of no unmount either.
 #[cfg(target_vendor = "apple")]
 const WATCHED: OFlags = OFlags::from_bits_retain(libc::O_EVTONLY as u32);
 #[cfg(target_os = "freebsd")]

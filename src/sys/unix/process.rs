@@ -14,8 +14,9 @@ use super::system;
 pub(crate) use crate::sys::posix::at_exit::{HAS_EXIT_HANDLERS, at_exit};
 use crate::sys::verdict::Verdict;
 
-/// The highest process id: `pid_t` has 31 bits.
-pub(crate) const PID_MAX: u32 = i32::MAX as u32;
+/// The highest process id that any Unix gives: Linux's, whose records may be seen here over
+/// a network. A number beyond it is no process id, and its file another program's data.
+pub(crate) const PID_MAX: u32 = 1 << 22;
 
 /// A process is known by its id alone.
 pub(crate) const HAS_PID_NAMESPACES: bool = false;
