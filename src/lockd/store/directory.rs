@@ -91,9 +91,7 @@ impl LockDirectory {
         let (publishing, made) = (Publishing::Draft, None);
         let mut directory = Self { entries, path, publishing, made, drafts };
         directory.publishing = directory.find_publishing()?;
-        let made = directory.entries.create_unnamed();
-        let made = made.ok().and_then(|file| directory::inspect(&file).ok());
-        directory.made = made.as_ref().map(made_as);
+        directory.made = directory.entries.new_file(DRAFT).ok().as_ref().map(made_as);
         Ok(Arc::new(directory))
     }
 

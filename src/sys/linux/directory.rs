@@ -20,6 +20,11 @@ impl Directory {
         call(|| fs::openat(&self.0, c".", flags, FILE_MODE)).map(File::from)
     }
 
+    /// What is known of a file that is new here.
+    pub(crate) fn new_file(&self, _: &str) -> Result<FileState, Errno> {
+        inspect(&self.create_unnamed()?)
+    }
+
     /// Give such a file a name by its descriptor, where there is none.
     pub(crate) fn link_by_descriptor(&self, file: &File, to: &str) -> Result<(), Errno> {
         fs::linkat(file, c"", &self.0, to, AtFlags::EMPTY_PATH)

@@ -15,6 +15,14 @@ impl Directory {
         Err(Errno::OPNOTSUPP)
     }
 
+    /// What is known of a file that is new here: by one that is called `draft` for a moment,
+    /// which no other may be.
+    pub(crate) fn new_file(&self, draft: &str) -> Result<FileState, Errno> {
+        let state = inspect(&self.create(draft)?);
+        self.unlink(draft.as_bytes())?;
+        state
+    }
+
     /// Nor is there a way to name one.
     pub(crate) fn link_by_descriptor(&self, _: &File, _: &str) -> Result<(), Errno> {
         Err(Errno::OPNOTSUPP)
