@@ -13,6 +13,7 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
+use futures::StreamExt;
 use lockkeeper::{
     AsyncFileLock, AsyncKernelLock, AtExit, Error, Evidence, FileOptions, KernelOptions, Primitive,
     Proof, Status,
@@ -36,6 +37,7 @@ fn roles() {
     let Some((role, path)) = process::role() else { return };
     match role.as_str() {
         "file" => contend(&path),
+        "give-way" => give_way(&path),
         "kernel" => contend_kernel(&path, false),
         "kernel-shared" => contend_kernel(&path, true),
         "many" => acquire_many(&path),
@@ -56,6 +58,19 @@ fn contend(path: &Path) {
         block_on(guard.release()).unwrap();
         tell("released");
     }
+}
+
+/// Hold until asked to release.
+fn give_way(path: &Path) {
+    tell("contends");
+    block_on(async {
+        let guard = patient(path).acquire().await.unwrap();
+        tell("held");
+        let lost = guard.lost().await;
+        tell(&format!("{:?}", lost.reason));
+        guard.release().await.unwrap();
+    });
+    tell("released");
 }
 
 fn contend_kernel(path: &Path, is_shared: bool) {
@@ -162,6 +177,39 @@ fn a_waiter_is_woken_by_the_death_of_the_holder_and_told_whose_it_was() {
     assert_eq!((from.pid, &from.evidence), (Some(waiter.id()), &Evidence::KernelLockFree));
     drop(guard);
     assert!(names_in(place.path()).is_empty());
+}
+
+#[test]
+fn a_holder_that_is_asked_to_release_hears_of_it() {
+    let place = place();
+    let path = place.path().join("a.lock");
+    let holder = holder("give-way", &path);
+    let asked = block_on(AsyncFileLock::new(&path).revoke()).unwrap().expect("a holder");
+    assert_eq!(asked.pid, Some(holder.id()));
+    holder.expect("Revoked");
+    holder.expect("released");
+    assert!(names_in(place.path()).is_empty());
+}
+
+#[test]
+fn a_watcher_of_the_status_hears_of_each_change() {
+    let place = place();
+    let path = place.path().join("a.lock");
+    let lock = patient(&path);
+    block_on(async {
+        let mut changes = lock.watch();
+        assert_eq!(changes.next().await.unwrap().unwrap(), Status::Free);
+        let mut dead = holder("file", &path);
+        let mut next = async || changes.next().await.unwrap().unwrap();
+        let held = next().await;
+        assert!(matches!(&held, Status::Held(by) if by.pid == Some(dead.id())), "{held:?}");
+        dead.terminate();
+        let stale = next().await;
+        assert!(matches!(&stale, Status::Stale(by) if by.pid == Some(dead.id())), "{stale:?}");
+        lock.break_stale().await.unwrap().expect("a dead holder");
+        // What it is while it is broken may be told.
+        while next().await != Status::Free {}
+    });
 }
 
 #[test]

@@ -32,10 +32,11 @@ pub(crate) fn names_in(directory: &Path) -> Vec<String> {
     names
 }
 
-/// By a runtime of its own, on this thread.
+/// By a runtime of its own, on this thread. What never ends fails.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(future)
+    let runtime = runtime.enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(2 * VERY_LONG, future).await.expect("an end") })
 }
 
 /// The part this process was started to play, and the path it was given.
