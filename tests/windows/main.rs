@@ -57,6 +57,8 @@ fn contend(path: &Path) {
     if told().is_some() {
         block_on(guard.release()).unwrap();
         tell("released");
+        // Its end is not to be what wakes another.
+        told();
     }
 }
 
@@ -87,6 +89,8 @@ fn contend_kernel(path: &Path, is_shared: bool) {
     if told().is_some() {
         block_on(guard.release()).unwrap();
         tell("released");
+        // Its end is not to be what wakes another.
+        told();
     }
 }
 
