@@ -185,7 +185,10 @@ pub(super) fn cannot_open(lock: &LockInner, error: Errno) -> Error {
         Errno::LOOP => {
             Error::NotALockFile { lock: path.into(), found: "a symbolic link".to_owned() }
         }
-        Errno::NXIO => Error::NotALockFile { lock: path.into(), found: "a socket".to_owned() },
+        // The second is the word of macOS and the BSDs.
+        Errno::NXIO | Errno::OPNOTSUPP => {
+            Error::NotALockFile { lock: path.into(), found: "a socket".to_owned() }
+        }
         error => Error::io("opening", &path, error),
     }
 }

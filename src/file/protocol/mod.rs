@@ -635,7 +635,8 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
     fn cannot_open(&self, error: Errno) -> Stop {
         Stop::Failed(match error {
             Errno::LOOP => self.not_a_lock_file("it is a symbolic link".to_owned()),
-            Errno::NXIO | Errno::NODEV => {
+            // The last is the word of macOS and the BSDs for a socket.
+            Errno::NXIO | Errno::NODEV | Errno::OPNOTSUPP => {
                 self.not_a_lock_file("it is a socket or a device".to_owned())
             }
             Errno::NAMETOOLONG => self.bad_path("its name is too long for the file system"),

@@ -31,7 +31,13 @@ pub(crate) const OPEN_FLAGS: OFlags =
 /// then they are made again.
 #[inline(always)]
 pub(crate) fn call<T>(ask: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
-    retry_on_intr(ask)
+    retry_on_intr(ask).map_err(|error| one_of_two(error, Errno::NOTSUP, Errno::OPNOTSUPP))
+}
+
+/// Where a system has another number for what is asked for by this one. Linux has not.
+#[inline(always)]
+fn one_of_two(error: Errno, other: Errno, asked_for: Errno) -> Errno {
+    if error == other { asked_for } else { error }
 }
 
 /// A path as system calls want it, not to be made anew for each of them.
@@ -91,8 +97,11 @@ pub(crate) fn remove(_: &File, path: &Path, _: impl FnOnce() -> PathBuf) -> Resu
     unlink(path)
 }
 
+/// A link that is not to be followed is `ELOOP`; FreeBSD has `EMLINK` for it, open(2).
+#[inline(always)]
 pub(crate) fn open(path: impl Arg + Copy, flags: OFlags, mode: u32) -> Result<OwnedFd, Errno> {
     call(|| rustix::fs::open(path, flags, Mode::from_raw_mode(mode as _)))
+        .map_err(|error| one_of_two(error, Errno::MLINK, Errno::LOOP))
 }
 
 /// To rewrite what is there, never through a link.
