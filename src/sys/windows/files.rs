@@ -658,6 +658,8 @@ mod tests {
         let [one, other] = [(); 2].map(|()| open_or_create(&path, 0).unwrap());
         assert_eq!(try_flock(&one, Sharing::Exclusive), Ok(true));
         assert_eq!(try_flock(&other, Sharing::Shared), Ok(false));
+        let first_byte = Locked { start: 0, length: 1 };
+        assert_eq!(first_byte.try_lock(&other, Sharing::Shared), Ok(false));
         assert_eq!(downgrade(&one), Ok(true));
         assert_eq!(try_flock(&other, Sharing::Exclusive), Ok(false));
         assert_eq!(try_flock(&other, Sharing::Shared), Ok(true));
