@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn a_file_that_is_not_kept_is_closed_when_no_task_comes_for_it() {
         let directory = tempfile::TempDir::new().unwrap();
-        let path = directory.path().join("lock");
+        let path = directory.path().join("left.lock");
         let open = || OpenFile::open(|| Ok(File::create(&path).unwrap())).unwrap();
         let path = Arc::new(LockPath::new(&path).unwrap());
         let queue = LocalQueue::of(Entry { process: this_process(), directory: (0, 0), path });
@@ -371,7 +371,7 @@ mod tests {
     #[test]
     fn what_is_not_used_is_closed_unless_it_is_waited_for_or_wanted_open() {
         let directory = tempfile::TempDir::new().unwrap();
-        let path = directory.path().join("lock");
+        let path = directory.path().join("unused.lock");
         let open = || OpenFile::open(|| Ok(File::create(&path).unwrap())).unwrap();
         let path = Arc::new(LockPath::new(&path).unwrap());
         let key = Entry { process: this_process(), directory: (0, 0), path: Arc::clone(&path) };
