@@ -108,7 +108,7 @@ impl Attempt<'_> {
     /// elsewhere, it goes on in the container, beside its successor.
     #[inline(always)]
     fn refuse_mounted(&self, file: &OpenFile, is_locked: bool) -> Result<(), Error> {
-        if !self.lock.options.delete_on_release || !syscalls::is_mounted(file) {
+        if !self.lock.options.delete_on_release || !syscalls::is_mounted(file, &self.lock.path) {
             return Ok(());
         }
         if is_locked {

@@ -14,6 +14,7 @@ pub(super) use crate::sys::files::{
     SystemPath, inspect_at_once as inspect, links, look_at, open_existing, open_or_create, signal,
     unlink,
 };
+use crate::sys::path::LockPath;
 pub(super) use crate::sys::sharing::Sharing;
 
 /// What is asked of the kernel.
@@ -96,8 +97,35 @@ pub(super) fn identity_at(path: &SystemPath) -> Result<Option<(u64, u64)>, Errno
     Ok(look_at(path)?.map(|inode| inode.identity))
 }
 
-/// Whether a file that its path names is itself mounted there. A kernel that does not
-/// tell shows it when the file was removed elsewhere, and still has a name here.
-pub(super) fn is_mounted(file: &File) -> bool {
-    files::inspect(file).is_ok_and(|inode| inode.is_mount.unwrap_or(inode.links == 0))
+/// Whether the file of a path that named it is itself mounted there. Where the kernel does not
+/// tell, it shows when the file was removed elsewhere, and still has a name here. So has one
+/// whose removal is under way, but not once the directory could be listed: both take the lock
+/// of the directory.
+pub(super) fn is_mounted(file: &File, path: &LockPath) -> bool {
+    let Ok(inode) = files::inspect(file) else { return false };
+    inode.is_mount.unwrap_or_else(|| {
+        inode.links == 0 && {
+            let _ = files::list(path.directory(), path.name());
+            files::look(path.path()).is_ok_and(|named| named.identity == inode.identity)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_removed_is_not_mounted() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let path = LockPath::new(&directory.path().join("lock")).unwrap();
+        let file = fs::File::create(path.path()).unwrap();
+        assert!(!is_mounted(&file, &path));
+        fs::remove_file(path.path()).unwrap();
+        assert!(!is_mounted(&file, &path));
+        let _successor = fs::File::create(path.path()).unwrap();
+        assert!(!is_mounted(&file, &path));
+    }
 }

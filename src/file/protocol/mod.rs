@@ -477,15 +477,24 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
     fn is_at_path(&self, opened: &Opened<D::File>) -> Result<bool, Stop> {
         match self.disk.look(self.path.path()) {
             Ok(inode) if inode.identity == opened.inode.identity => {
-                // How a kernel shows it that does not tell of mounts: a file that was
-                // removed has a name.
                 let is_told = opened.inode.is_mount.is_some();
-                self.refuse_mounted(!is_told && inode.links == 0)?;
-                Ok(true)
+                if is_told || inode.links > 0 {
+                    return Ok(true);
+                }
+                self.refuse_mounted(self.is_named_without_links(inode))?;
+                Ok(false)
             }
             Ok(_) | Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(self.failed("looking at", error)),
         }
+    }
+
+    /// How a mount shows where the kernel does not tell of it: a file that was removed elsewhere
+    /// still has a name here. So has one whose removal is under way, but not once the directory
+    /// could be listed: both take the lock of the directory.
+    fn is_named_without_links(&self, inode: Inode) -> bool {
+        let _ = self.disk.list(self.path.directory(), self.path.name());
+        self.is_named(self.path.path(), inode)
     }
 
     /// A network file system may have made a name and lost the answer: asked

@@ -49,6 +49,10 @@ pub(super) enum Effect {
     Untrusted,
     /// A process on another machine has the file locked.
     Locked,
+    /// Another is removing the name: its file has no link any more.
+    Going,
+    /// A file that is mounted at the name, and was removed elsewhere.
+    WithoutLinks,
 }
 
 /// One fault.
@@ -148,6 +152,9 @@ struct State {
     open: BTreeMap<u64, (u64, Option<Flock>)>,
     last_description: u64,
     denied: Vec<(Call, Errno)>,
+    tells_no_mounts: bool,
+    /// The name that another is removing.
+    going: Option<PathBuf>,
     fault: Option<Fault>,
     turn: u32,
     was_hit: bool,
@@ -206,6 +213,11 @@ impl FaultyDisk {
     /// A call that never works here.
     pub(super) fn deny(&self, call: Call, error: Errno) {
         self.state().denied.push((call, error));
+    }
+
+    /// As a kernel that does not tell of mounts.
+    pub(super) fn tell_no_mounts(&self) {
+        self.state().tells_no_mounts = true;
     }
 
     pub(super) fn put(&self, path: &Path, bytes: &[u8]) {
@@ -313,7 +325,7 @@ impl State {
             owner: 0,
             mode: 0o644,
             links: self.links(inode),
-            is_mount: Some(false),
+            is_mount: (!self.tells_no_mounts).then_some(false),
         }
     }
 
@@ -368,7 +380,17 @@ impl Disk for FaultyDisk {
     }
 
     fn look(&self, path: &Path) -> Result<Inode, Errno> {
-        self.act(Call::Look, |state| state.named(path).map(|inode| state.inspect(inode)))
+        let fate = self.fate(Call::Look)?;
+        let mut state = self.state();
+        let inode = state.inspect(state.named(path)?);
+        if fate == Some(Effect::Going) {
+            state.going = Some(path.to_owned());
+        }
+        match fate {
+            Some(Effect::DoneAnd(error)) => Err(error),
+            Some(Effect::Going | Effect::WithoutLinks) => Ok(Inode { links: 0, ..inode }),
+            _ => Ok(inode),
+        }
     }
 
     fn read(&self, file: &FaultyFile, into: &mut [u8]) -> Result<usize, Errno> {
@@ -489,7 +511,10 @@ impl Disk for FaultyDisk {
     }
 
     fn list(&self, _: &Path, prefix: &OsStr) -> Result<Vec<OsString>, Errno> {
-        let state = self.state();
+        let mut state = self.state();
+        if let Some(going) = state.going.take() {
+            state.names.remove(&going);
+        }
         let names = state.names.keys().filter_map(|path| path.file_name());
         let prefix = prefix.as_encoded_bytes();
         let has_prefix = |name: &&OsStr| name.as_encoded_bytes().starts_with(prefix);

@@ -381,6 +381,26 @@ fn a_file_that_stays_gone_from_its_server_is_an_error() {
     }
 }
 
+/// Where the kernel does not tell of mounts, both are files without a link that have a name.
+#[test]
+fn a_file_that_is_being_removed_is_not_taken_for_a_mounted_one() {
+    for proof in [RecordedProof::Flock, RecordedProof::Process] {
+        for (effect, is_for_ever) in [(Effect::Going, false), (Effect::WithoutLinks, true)] {
+            let disk = FaultyDisk::new();
+            disk.tell_no_mounts();
+            stale(&disk, proof);
+            disk.inject(Fault { call: Call::Look, turn: 0, effect, is_for_ever });
+            let acquired = acquire(&disk, Proof::Auto, &FaultySurroundings::new(10));
+            assert!(disk.was_hit());
+            match acquired {
+                Ok(acquired) => assert!(effect == Effect::Going && acquired.is_some()),
+                Err(Error::BadPath { .. }) => assert_eq!(effect, Effect::WithoutLinks),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
 /// A file with another name, as a backup gives it one, tells that it was released.
 #[test]
 fn what_has_another_name_is_marked_when_it_is_released() {
