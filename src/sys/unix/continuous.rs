@@ -8,6 +8,6 @@ use nix::time::ClockId;
 /// `mach_continuous_time`. Under this name Apple's C library has it.
 const CONTINUOUS: ClockId = ClockId::from_raw(libc::CLOCK_MONOTONIC_RAW);
 
-pub(super) fn time() -> Duration {
+pub(crate) fn time() -> Duration {
     CONTINUOUS.now().expect("BUG: the system has no such clock").into()
 }

@@ -1,9 +1,6 @@
 //! Any Unix: what stands in for Linux's own means. Linux itself has it under
 //! `--cfg lockkeeper_generic_unix`, where the same tests are to pass.
 
-#[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
-pub(crate) mod boot_clock;
-pub(crate) mod byte_ranges;
 pub(crate) mod clock;
 #[cfg_attr(
     any(
@@ -30,7 +27,7 @@ pub(crate) mod random;
 #[cfg(any(feature = "etcd", feature = "lockd", feature = "lockd-client", feature = "postgres"))]
 #[cfg_attr(target_vendor = "apple", path = "continuous.rs")]
 #[cfg_attr(not(target_vendor = "apple"), path = "stepping.rs")]
-mod suspended_time;
+pub(crate) mod suspended_time;
 #[cfg(any(target_vendor = "apple", target_os = "freebsd"))]
 mod sysctl;
 #[cfg_attr(target_vendor = "apple", path = "apple.rs")]
@@ -38,7 +35,14 @@ mod sysctl;
 #[cfg_attr(not(any(target_vendor = "apple", target_os = "freebsd")), path = "other.rs")]
 mod system;
 
-pub(crate) use super::absent::{lock_list, tickets, wait_pipe};
+#[cfg(any(
+    feature = "etcd",
+    feature = "lockd",
+    feature = "lockd-client",
+    feature = "postgres"
+))]
+pub(crate) use super::absent::boot_clock;
+pub(crate) use super::absent::{byte_ranges, lock_list, tickets, wait_pipe};
 pub(crate) use super::posix::{cpu, fork_count, host};
 
 // For the features.

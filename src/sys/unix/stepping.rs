@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// How far the time of day was ahead at the most, in nanoseconds.
 static AHEAD: AtomicU64 = AtomicU64::new(0);
 
-pub(super) fn time() -> Duration {
+pub(crate) fn time() -> Duration {
     step(&AHEAD, read(ClockId::Monotonic), read(ClockId::Realtime))
 }
 

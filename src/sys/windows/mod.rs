@@ -1,8 +1,5 @@
 //! Windows.
 
-#[cfg(any(feature = "etcd", feature = "lockd-client", feature = "postgres"))]
-pub(crate) mod boot_clock;
-pub(crate) mod byte_ranges;
 pub(crate) mod clock;
 pub(crate) mod cpu;
 mod errno;
@@ -14,7 +11,9 @@ pub(crate) mod process;
 pub(crate) mod process_key;
 pub(crate) mod random;
 
-pub(crate) use super::absent::{lock_list, tickets, wait_pipe};
+#[cfg(any(feature = "etcd", feature = "lockd-client", feature = "postgres"))]
+pub(crate) use super::absent::boot_clock;
+pub(crate) use super::absent::{byte_ranges, lock_list, tickets, wait_pipe};
 
 // For the features.
 #[cfg(feature = "cli")]
@@ -31,5 +30,7 @@ pub(crate) mod signals;
 pub(crate) mod socket;
 #[cfg(feature = "cli")]
 pub(crate) mod standard_output;
+#[cfg(any(feature = "etcd", feature = "lockd-client", feature = "postgres"))]
+pub(crate) mod suspended_time;
 #[cfg(feature = "postgres")]
 pub(crate) mod user;

@@ -1,8 +1,9 @@
-//! Locks of ranges of bytes. Those of an open file, `F_OFD_SETLK`, are Linux's own.
+//! Locks of ranges of bytes. Those that belong to an open file and can be asked for,
+//! `F_OFD_SETLK`, are Linux's own.
 
 use std::fs::File;
 
-use super::files::Errno;
+use crate::sys::files::Errno;
 
 /// Whether the system has them.
 pub(crate) const ARE_THERE: bool = false;

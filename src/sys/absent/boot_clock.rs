@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::suspended_time;
+use crate::sys::suspended_time;
 
 /// A point of the clock, as the time since it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,11 +30,11 @@ impl BootTime {
     }
 }
 
-/// Rings at a point of the clock.
+/// Rings at a point of the clock, at the latest a second after a suspend that lasted longer.
 pub(crate) struct Alarm;
 
 /// The longest sleep between two looks at the clock: Tokio's may stand still while the
-/// machine is suspended.
+/// machine is suspended. If longer, a lease that ran out meanwhile is noticed later.
 const LOOK: Duration = Duration::from_secs(1);
 
 impl Alarm {
