@@ -17,6 +17,7 @@ use crate::local::task_queue::{CallSite, Turn};
 use crate::local::yield_cpu::let_next_run;
 use crate::lock::error::{Error, Lost, LostReason};
 use crate::lock::events;
+use crate::sys::events::CLOSES_ARE_HEARD;
 use crate::sys::files::Errno;
 use crate::sys::mutex::Mutex;
 use crate::sys::tickets::Waiters;
@@ -233,7 +234,7 @@ impl Hold {
             Primitive::Ofd => waiters.are_any_by_any_name(),
         };
         let (state, lock) = (&self.state, &*self.lock);
-        if !state.executor.is_local() {
+        if !CLOSES_ARE_HEARD || !state.executor.is_local() {
             return false;
         }
         if !state.is_in_place_now(lock) {
@@ -289,11 +290,9 @@ impl Hold {
     }
 
     /// Two readers that go at the same time are refused because of each other. So one that
-    /// is refused unlocks, and asks once more. (A `flock` that is refused has unlocked.)
+    /// is refused unlocks, and asks once more. (A refused `flock` has unlocked on Linux, and
+    /// not on macOS and the BSDs.)
     fn is_sole_at_last(&self) -> bool {
-        if self.spec.primitive == Primitive::Flock {
-            return false;
-        }
         let _ = self.file().unlock(self.spec);
         self.is_sole()
     }

@@ -32,7 +32,8 @@ impl KernelSpec {
 }
 
 /// Lock, or change the lock this open file has; `false` when another holder is
-/// in the way. A `flock` that is refused leaves the open file without any.
+/// in the way. A `flock` that is refused leaves the open file without any on Linux, and with
+/// what it had elsewhere.
 #[inline(always)]
 pub(super) fn try_lock(file: &File, spec: KernelSpec) -> Result<bool, Errno> {
     match spec.primitive {

@@ -62,6 +62,9 @@ use crate::sys::path::LockPath;
 /// Whether the end of a kernel lock is an event, as a rule.
 pub(crate) const UNLOCKS_ARE_HEARD: bool = true;
 
+/// Whether the close of a file is an event for waiters.
+pub(crate) const CLOSES_ARE_HEARD: bool = true;
+
 const EVENTS: WatchFlags = WatchFlags::DELETE
     .union(WatchFlags::MOVED_TO)
     .union(WatchFlags::MOVED_FROM)

@@ -1,19 +1,23 @@
 //! Events of macOS and the BSDs: one kqueue for the process, and one thread that waits on
 //! it. What they are good for is said at the head of the [registry](super::super::listeners).
 //!
-//! | system | a close or an unlock of the file | what its watch asks of the file |
+//! | system | a close or an unlock of the file | it is opened to be watched |
 //! |---|---|---|
-//! | macOS | `NOTE_FUNLOCK` | nothing: `O_EVTONLY` |
-//! | FreeBSD | `NOTE_CLOSE_WRITE`, `NOTE_CLOSE` | nothing: `O_PATH` |
-//! | others | none | that it may be read |
+//! | macOS | `NOTE_FUNLOCK`: each unlock by `flock`, also of a look | by `O_EVTONLY` |
+//! | FreeBSD | `NOTE_CLOSE_WRITE`, `NOTE_CLOSE` | by `O_PATH` |
+//! | others | none | to be read |
+//!
+//! On all of them the file has to be one that may be read.
 //!
 //! 1. A directory tells that one of its names was made, removed or moved, and not which.
-//! 2. Each watched directory and file takes a descriptor, which keeps its inode's number
-//!    from being given to another. A process takes none. The watch of a directory ends
-//!    with its last listener, so there are no more than there are waiters.
+//! 2. Each watched directory and file takes a descriptor. A process takes none. The watch
+//!    of a directory ends with its last listener, so there are no more than there are
+//!    waiters. An inode that is gone is reported (`MOVED`) before its number is given to
+//!    another; on FreeBSD the descriptor does not keep it.
 //! 3. Files are opened by path for that, never duplicated from one that may be locked:
 //!    `flock` lasts until all copies are closed.
-//! 4. A process's end is reported once, as `NOTE_EXIT`, after its files were closed.
+//! 4. A process's end is reported once, as `NOTE_EXIT`: on macOS after its files were
+//!    closed, on FreeBSD perhaps before.
 //! 5. A fork leaves a kqueue behind, and `exec` closes it.
 
 use std::fs::File;
@@ -38,8 +42,8 @@ use crate::sys::listeners::{self, Backend, Closes, Identity, Instance, Report, S
 /// So many events are taken at a time.
 const EVENTS_AT_ONCE: usize = 64;
 
-/// Opened only to be watched, whatever its permissions are, where the system knows such a
-/// thing. On macOS it is in the way of no unmount either.
+/// Opened only to be watched, where the system knows such a thing. On macOS it is in the way
+/// of no unmount then.
 #[cfg(target_vendor = "apple")]
 const WATCHED: OFlags = OFlags::from_bits_retain(libc::O_EVTONLY as u32);
 #[cfg(target_os = "freebsd")]
@@ -80,6 +84,9 @@ static INSTANCE: Instance<Queue> = Instance::new();
 
 /// Whether the end of a kernel lock is an event, as a rule.
 pub(crate) const UNLOCKS_ARE_HEARD: bool = CLOSED.is_some();
+
+/// Whether the close of a file is an event for waiters: on macOS its unlock was one already.
+pub(crate) const CLOSES_ARE_HEARD: bool = cfg!(target_os = "freebsd");
 
 pub(crate) type Subscription = listeners::Subscription<Queue>;
 

@@ -12,6 +12,9 @@ use crate::sys::path::LockPath;
 /// Whether the end of a kernel lock is an event, as a rule.
 pub(crate) const UNLOCKS_ARE_HEARD: bool = false;
 
+/// Whether the close of a file is an event for waiters.
+pub(crate) const CLOSES_ARE_HEARD: bool = false;
+
 /// A listener, which there is none of.
 pub(crate) enum Subscription {}
 

@@ -56,6 +56,9 @@ const BUFFER_UNITS: usize = 256;
 /// Whether the end of a kernel lock is an event, as a rule (5).
 pub(crate) const UNLOCKS_ARE_HEARD: bool = false;
 
+/// Whether the close of a file is an event for waiters.
+pub(crate) const CLOSES_ARE_HEARD: bool = false;
+
 /// Listens for what may change the holder of a lock.
 pub(crate) type Subscription = listeners::Subscription<Port>;
 
