@@ -71,6 +71,11 @@ pub(crate) trait Disk: Clone + Send + Sync + 'static {
     /// Whether a free `flock` on this file proves that the lock is not held:
     /// `statfs` names a local file system known to do it right.
     fn trusts_flock(&self, file: &Self::File) -> Result<bool, Errno>;
+    /// Whether another description has a `flock` of this file, where that can be asked
+    /// without taking it.
+    fn is_flocked(&self, _: &Self::File) -> Option<bool> {
+        None
+    }
     /// Whether a range of this file is locked by `fcntl`. The NFS server
     /// of a machine has such a lock for each `flock` of its clients.
     fn is_range_locked(&self, file: &Self::File) -> Result<bool, Errno>;
@@ -179,6 +184,11 @@ impl Disk for OsDisk {
     fn trusts_flock(&self, file: &File) -> Result<bool, Errno> {
         mutants::step();
         files::is_local(file)
+    }
+
+    fn is_flocked(&self, file: &File) -> Option<bool> {
+        mutants::step();
+        files::is_pinned(file)
     }
 
     fn is_range_locked(&self, file: &File) -> Result<bool, Errno> {

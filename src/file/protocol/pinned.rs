@@ -15,7 +15,7 @@ use crate::file::options::Proof;
 use crate::file::record::{Contents, Record, RecordedProof};
 use crate::lock::error::Error;
 use crate::lock::holder::Evidence;
-use crate::sys::files::Errno;
+use crate::sys::files::{self, Errno};
 use crate::sys::inode::Inode;
 use crate::sys::verdict::Verdict;
 
@@ -26,6 +26,8 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
 
     /// Steps 1 to 3: look, disturbing no other. A contender with a candidate at hand
     /// tries to link it instead of looking whether it could, unless it is to look first.
+    /// Where each unlock is an event, no file is locked that will not be taken over, as far
+    /// as can be seen: two that look would wake each other for ever.
     fn round(&mut self) -> Result<Outcome<D>, Stop> {
         if self.candidate.is_some() && !self.looks_first {
             match self.link_candidate() {
@@ -36,6 +38,9 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         let Some(probe) = self.open_path()? else {
             return self.link_candidate();
         };
+        if files::LOOKS_ARE_HEARD {
+            self.must_not_be_seen_to_live(&probe)?;
+        }
         let probe = match self.lock(probe) {
             Err(Stop::NeedsWriting) => return self.take_over(),
             other => other?,
@@ -318,6 +323,24 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         } else {
             Err(Stop::FromTheTop)
         }
+    }
+
+    /// Judge the owner of a file that is not locked, unless a flock is what proves its life.
+    fn must_not_be_seen_to_live(&mut self, opened: &Opened<D::File>) -> Result<(), Stop> {
+        self.must_be_at_path(opened)?;
+        let contents = self.read(&opened.file)?;
+        let local = self.is_local(&opened.file)?;
+        let judged = match &contents {
+            Contents::Ours(record) if record.released => return Ok(()),
+            Contents::Ours(record)
+                if record.proof == RecordedProof::Flock && local && record.is_local =>
+            {
+                return Ok(());
+            }
+            Contents::Ours(_) => self.judge_process(contents, local),
+            _ => self.judge_foreign(opened.inode, contents, local),
+        };
+        Ok(judged.map(drop)?)
     }
 
     /// Judge the owner of a file whose flock we have and which the path names.

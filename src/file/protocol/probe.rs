@@ -92,6 +92,9 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
 
     /// `None` where the kernel does not say.
     fn is_locked(&self, file: &D::File) -> Option<bool> {
+        if let Some(answer) = self.disk.is_flocked(file) {
+            return Some(answer);
+        }
         match self.disk.try_flock(file, Flock::Shared) {
             Ok(false) => Some(true),
             Ok(true) => {

@@ -69,6 +69,15 @@ pub(crate) fn signal(file: &File) {
     let _ = open(OFlags::WRONLY).or_else(|_| open(OFlags::RDONLY));
 }
 
+/// Whether others hear that a lock of a file was given back which was taken to look at it.
+pub(crate) const LOOKS_ARE_HEARD: bool = false;
+
+/// Whether another has the kernel lock that proves a holder's life: that cannot be asked
+/// without taking it.
+pub(crate) fn is_pinned(_: &File) -> Option<bool> {
+    None
+}
+
 /// Whether a range of this file is locked by `fcntl`. The NFS server of a machine has
 /// such a lock for each `flock` of its clients.
 pub(crate) fn is_range_locked(file: &File) -> Result<bool, Errno> {

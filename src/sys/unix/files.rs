@@ -68,10 +68,28 @@ pub(crate) fn signal(file: &File) {
 #[cfg(not(target_os = "freebsd"))]
 pub(crate) fn signal(_: &File) {}
 
-/// Whether a range of this file is locked by `fcntl`. This asks only: the lock of a process
-/// itself would end with any close of the file.
-#[cfg(target_os = "linux")]
-pub(crate) fn is_range_locked(file: &File) -> Result<bool, Errno> {
+/// Whether others hear that a lock of a file was given back which was taken to look at it:
+/// on macOS each unlock is an event.
+pub(crate) const LOOKS_ARE_HEARD: bool = true;
+
+/// Whether another has the kernel lock that proves a holder's life, where that can be asked
+/// without taking it. On macOS the question of `fcntl` finds `flock`s too: one list has both
+/// (xnu, `lf_getblock`).
+#[cfg(target_vendor = "apple")]
+pub(crate) fn is_pinned(file: &File) -> Option<bool> {
+    is_locked(file).ok()
+}
+
+/// It cannot.
+#[cfg(not(target_vendor = "apple"))]
+pub(crate) fn is_pinned(_: &File) -> Option<bool> {
+    None
+}
+
+/// `F_GETLK`. This asks only: the lock of a process itself would end with any close of the
+/// file.
+#[cfg(any(target_vendor = "apple", target_os = "linux"))]
+fn is_locked(file: &File) -> Result<bool, Errno> {
     use nix::fcntl::{FcntlArg, fcntl};
     use nix::libc;
 
@@ -80,6 +98,12 @@ pub(crate) fn is_range_locked(file: &File) -> Result<bool, Errno> {
     let mut ask = || fcntl(file, FcntlArg::F_GETLK(&mut found));
     call(|| ask().map_err(|error| Errno::from_raw_os_error(error as i32)))?;
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)
+}
+
+/// Whether a range of this file is locked by `fcntl`.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_range_locked(file: &File) -> Result<bool, Errno> {
+    is_locked(file)
 }
 
 /// `fcntl` and `flock` exclude each other here, so a `flock` that was had has told already.

@@ -437,6 +437,15 @@ pub(crate) fn upgrade(file: &File) -> Result<bool, Errno> {
     WHOLE.try_lock(file, Sharing::Exclusive)
 }
 
+/// Whether others hear that a lock of a file was given back which was taken to look at it.
+pub(crate) const LOOKS_ARE_HEARD: bool = false;
+
+/// Whether another has the kernel lock that proves a holder's life: that cannot be asked
+/// without taking it.
+pub(crate) fn is_pinned(_: &File) -> Option<bool> {
+    None
+}
+
 /// No other kind of lock is the kernel lock of a client elsewhere.
 pub(crate) fn is_range_locked(_: &File) -> Result<bool, Errno> {
     Ok(false)

@@ -381,6 +381,22 @@ fn a_file_that_stays_gone_from_its_server_is_an_error() {
     }
 }
 
+/// Where an unlock is an event, two waiters that lock what they look at would wake each other
+/// without end.
+#[cfg(lockkeeper_generic_unix)]
+#[test]
+fn a_holder_whose_life_no_flock_proves_is_seen_without_one() {
+    let ours = record(LIVING, drawn(0), RecordedProof::Process).to_bytes().to_vec();
+    let openlocks = format!("{}\nsim\n", LIVING + 1).into_bytes();
+    for bytes in [ours, openlocks] {
+        let disk = FaultyDisk::new();
+        disk.put(PATH.path(), &bytes);
+        disk.deny(Call::Flock, rustix::io::Errno::IO);
+        let acquired = acquire(&disk, Proof::Auto, &FaultySurroundings::new(10));
+        assert!(acquired.is_ok_and(|acquired| acquired.is_none()));
+    }
+}
+
 /// Where the kernel does not tell of mounts, both are files without a link that have a name.
 #[test]
 fn a_file_that_is_being_removed_is_not_taken_for_a_mounted_one() {
