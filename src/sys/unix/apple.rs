@@ -2,9 +2,8 @@
 
 use std::io;
 
-use sysinfo::{Process, ProcessStatus};
+use nix::libc;
 
-use super::process::with_process;
 use super::sysctl;
 
 /// What names this boot of the kernel.
@@ -17,14 +16,39 @@ pub(super) fn sees_all_processes() -> bool {
     true
 }
 
-/// By the time of day at its start, in seconds. The kernel keeps what it noted then. Of
-/// another user's process it may say nothing.
+/// By the time of day at its start, in microseconds. The kernel keeps what it noted then.
 pub(super) fn start_of(pid: u32) -> Option<u64> {
-    with_process(pid, Process::start_time).filter(|start| *start > 0)
+    ask(pid).map(|process| process.started)
 }
 
-/// Whether it is a zombie, where that can be seen.
+/// Whether it is a zombie.
 pub(super) fn is_over(pid: u32) -> Option<bool> {
-    let is_dead = |status| matches!(status, ProcessStatus::Zombie | ProcessStatus::Dead);
-    with_process(pid, |process| is_dead(process.status()))
+    ask(pid).map(|process| process.status == libc::SZOMB)
+}
+
+struct AtSysctl {
+    started: u64,
+    status: u32,
+}
+
+/// What the kernel says of one process: also of a zombie, and of another user's, of which
+/// `proc_pidinfo` says nothing.
+fn ask(pid: u32) -> Option<AtSysctl> {
+    /// Of `kinfo_proc`, sys/sysctl.h.
+    const BYTES: usize = 648;
+    let pid = i32::try_from(pid).ok()?;
+    let name = [libc::CTL_KERN, libc::KERN_PROC, libc::KERN_PROC_PID, pid];
+    let found = sysctl::read_struct::<[u8; BYTES], 4>(name).ok()?;
+    // It begins with `extern_proc`, sys/proc.h: the start as a `timeval`, two pointers, the
+    // flags, the status, and the number of the process.
+    let (seconds, microseconds) = (number(&found, 0), number(&found, 8));
+    let is_of_it = number(&found, 40) as i32 == pid;
+    let started = u64::from(seconds) | u64::from(number(&found, 4)) << 32;
+    let started = started.saturating_mul(1_000_000).saturating_add(microseconds.into());
+    is_of_it.then_some(AtSysctl { started, status: found[36].into() })
+}
+
+/// Four bytes, the lowest first, as on every processor of Apple's.
+fn number(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }

@@ -42,7 +42,6 @@ pub(super) fn read_text(name: &CStr) -> io::Result<String> {
 }
 
 /// What a number under these names is made of.
-#[cfg(target_os = "freebsd")]
 pub(super) fn read_struct<T: Copy, const N: usize>(mut name: [libc::c_int; N]) -> io::Result<T> {
     let mut value = std::mem::MaybeUninit::<T>::zeroed();
     let mut length = size_of::<T>();
