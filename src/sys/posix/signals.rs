@@ -18,10 +18,13 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SI
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::iterator::exfiltrator::origin::Origin;
+#[cfg(not(target_vendor = "apple"))]
 use signal_hook::low_level::siginfo::Cause;
 use tokio::net::UnixStream;
 use tokio::process::Child;
 
+#[cfg(target_vendor = "apple")]
+use super::files;
 use super::inherited::is_ignored;
 use super::orphans;
 
@@ -31,7 +34,8 @@ Signals:
   SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGUSR1 and SIGUSR2 that a process sends
   to lockkeeper are passed on to CMD; during the wait they end lockkeeper.
   CMD stays in the foreground of the terminal: Ctrl-C reaches it once. A signal
-  to the whole process group reaches CMD twice.
+  to the whole process group reaches CMD twice. On macOS an interrupt that a
+  process sends to lockkeeper in the foreground is taken for a Ctrl-C.
   Any other deadly signal ends lockkeeper and leaves the file to be taken over;
   CMD keeps the lock until it is gone too (but see --close and --pin never).
   What was ignored when lockkeeper started (nohup, trap '' PIPE) stays ignored,
@@ -53,7 +57,7 @@ impl Arrived {
         let number = origin.signal;
         // A hangup of the terminal is sent to the leader of the session alone.
         let is_for_group = number != SIGHUP || !leads_session();
-        let is_for_all = origin.cause == Cause::Kernel && is_for_group;
+        let is_for_all = is_from_kernel(origin) && is_for_group;
         Self { number, is_for_all }
     }
 
@@ -68,6 +72,25 @@ impl Arrived {
     pub(crate) fn ends(self) -> bool {
         matches!(self.number, SIGTERM | SIGINT | SIGQUIT)
     }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn is_from_kernel(origin: &Origin) -> bool {
+    origin.cause == Cause::Kernel
+}
+
+/// macOS names this process as the sender of every signal (xnu, `sendsig`). So an interrupt
+/// of a process in the foreground of its terminal is taken for the terminal's.
+#[cfg(target_vendor = "apple")]
+fn is_from_kernel(origin: &Origin) -> bool {
+    matches!(origin.signal, SIGINT | SIGQUIT) && is_in_foreground()
+}
+
+#[cfg(target_vendor = "apple")]
+fn is_in_foreground() -> bool {
+    let terminal = files::open(c"/dev/tty", files::OPEN_FLAGS, 0);
+    let foreground = terminal.and_then(rustix::termios::tcgetpgrp);
+    foreground == Ok(rustix::process::getpgrp())
 }
 
 /// The leader may be in another pid namespace, where its number is 0 from here.
