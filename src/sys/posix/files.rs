@@ -179,7 +179,8 @@ pub(crate) const MAY_BE_REPLACED: bool = true;
 /// Whether a directory can be locked as a file is.
 pub(crate) const DIRECTORIES_HAVE_LOCKS: bool = true;
 
-/// Make a shared `flock` of this open file an exclusive one. Refused, it has none.
+/// Make a shared `flock` of this open file an exclusive one. Refused, it has none on Linux,
+/// flock(2), and still the shared one on macOS and the BSDs (FreeBSD's `lf_setlock`).
 pub(crate) fn upgrade(file: &File) -> Result<bool, Errno> {
     try_flock(file, Sharing::Exclusive)
 }
@@ -224,9 +225,12 @@ const LIFTED_MAX: u64 = 16 * 1024;
 /// files are closed from the highest descriptor to the lowest: a service with
 /// thousands of sockets would otherwise release its locks last, many
 /// milliseconds later. With a limit that allows few descriptors there is
-/// nothing to gain.
+/// nothing to gain, nor on FreeBSD, which begins with the lowest (`fdescfree_fds`).
 pub(crate) fn lifted(file: OwnedFd) -> File {
     static LOWEST: LazyLock<Option<i32>> = LazyLock::new(|| {
+        if cfg!(target_os = "freebsd") {
+            return None;
+        }
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let lowest = (limit > 2 * FEW_DESCRIPTORS).then_some(LIFTED_MAX.min(limit / 2))?;
         i32::try_from(lowest).ok()
@@ -319,7 +323,8 @@ impl From<rustix::fs::Stat> for Inode {
             owner: stat.st_uid,
             mode: Mode::from_raw_mode(stat.st_mode as _).bits() as _,
             links: stat.st_nlink as _,
-            is_mount: None,
+            // macOS mounts directories alone.
+            is_mount: cfg!(target_vendor = "apple").then_some(false),
         }
     }
 }
