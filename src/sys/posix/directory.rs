@@ -127,12 +127,20 @@ pub(crate) fn truncate(file: &File, length: u64) -> Result<(), Errno> {
 
 /// Make a file durable.
 pub(crate) fn sync(file: &File) -> Result<(), Errno> {
-    file.sync_all().map_err(errno)
+    or_as_far_as_it_goes(file, call(|| file.sync_all().map_err(errno)))
 }
 
 /// Make the contents of a file durable.
 pub(crate) fn sync_data(file: &File) -> Result<(), Errno> {
-    file.sync_data().map_err(errno)
+    or_as_far_as_it_goes(file, call(|| file.sync_data().map_err(errno)))
+}
+
+/// macOS asks the disk by a call that not every file system has, nor a directory everywhere.
+fn or_as_far_as_it_goes(file: &File, synced: Result<(), Errno>) -> Result<(), Errno> {
+    match synced {
+        Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => call(|| fs::fsync(file)),
+        synced => synced,
+    }
 }
 
 fn errno(error: std::io::Error) -> Errno {

@@ -1,6 +1,9 @@
 //! A directory by its descriptor, and the files in it. No symbolic link is followed.
 
-#![expect(clippy::disallowed_methods, reason = "the room of system calls on files")]
+#![cfg_attr(
+    target_vendor = "apple",
+    expect(clippy::disallowed_methods, reason = "the room of system calls on files")
+)]
 
 use std::fs::File;
 
@@ -54,14 +57,7 @@ impl Directory {
 
     /// Make the names durable.
     pub(crate) fn sync(&self) -> Result<(), Errno> {
-        let copy = File::from(call(|| rustix::io::fcntl_dupfd_cloexec(&self.0, 0))?);
-        match sync(&copy) {
-            // The disk cannot be asked for it by a directory there.
-            Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => {
-                call(|| rustix::fs::fsync(&self.0))
-            }
-            synced => synced,
-        }
+        sync(&File::from(call(|| rustix::io::fcntl_dupfd_cloexec(&self.0, 0))?))
     }
 
     /// Make all files and names durable: one by one, as `sync(2)` does not wait for the
