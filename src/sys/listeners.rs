@@ -591,11 +591,13 @@ impl<B: Backend> Subscription<B> {
         if !self.can_hear() {
             return Following::Unheard;
         }
-        let is_heard_of = |(known, number)| {
-            Some(known) == pid && self.registry.watches.lock().processes.is_watched(number)
-        };
-        if self.process.is_some_and(is_heard_of) {
-            return Following::Heard;
+        if let Some((known, number)) = self.process {
+            if Some(known) == pid {
+                // One whose end was reported may still be about it, and then its end would be
+                // reported over and over.
+                let is_awaited = self.registry.watches.lock().processes.is_watched(number);
+                return if is_awaited { Following::Heard } else { Following::Gone };
+            }
         }
         self.leave_process();
         let Some(pid) = pid else {
@@ -704,6 +706,15 @@ mod tests {
 
         fn tell(&self, reports: &[Report]) {
             self.tell.lock().send(reports.to_vec()).unwrap();
+        }
+
+        /// The same of what ends a watch. The thread drops that after it has notified the
+        /// listeners.
+        fn tell_the_end(&self, report: Report, number: usize) {
+            self.tell(&[report]);
+            while self.watched.lock().contains_key(&number) {
+                thread::yield_now();
+            }
         }
     }
 
@@ -915,7 +926,7 @@ mod tests {
         std::os::unix::fs::symlink(b.directory.path(), &current).unwrap();
         let heard = Heard::follow_directory(Some(heard), &path).unwrap();
         assert!(before.len() == 1 && watched().len() == 1 && before != watched());
-        told().tell(&[Report::DirectoryMoved(watched()[0])]);
+        told().tell_the_end(Report::DirectoryMoved(watched()[0]), watched()[0]);
         assert_eq!(heard.event().await, Event::Close, "it is not known what happened");
         assert!(heard.is_shaken());
         let _heard = Heard::follow_directory(Some(heard), &path).unwrap();
@@ -933,7 +944,7 @@ mod tests {
         // While the first is watched it is open, or its number could be given again.
         std::fs::rename(place.named("lock"), place.named("old")).unwrap();
         place.make("lock");
-        told().tell(&[Report::FileMoved(first[0])]);
+        told().tell_the_end(Report::FileMoved(first[0]), first[0]);
         assert_eq!(heard.event().await, Event::Change);
         assert!(heard.is_shaken());
         let heard = Heard::follow_directory(Some(heard), &place.path).unwrap();
@@ -980,7 +991,11 @@ mod tests {
         assert_eq!(number().len(), 1);
         told().tell(&[Report::ProcessEnded(number()[0])]);
         assert_eq!([first.event().await, second.event().await], [Event::Close; 2]);
+        // It may go on for a moment. One that asks anew each time would hear of it each time.
+        assert_eq!([first.follow_process(pid), first.follow_process(pid)], [Following::Gone; 2]);
+        assert!(number().is_empty());
         // The number may be another process's by now.
+        assert_eq!(first.follow_process(None), Following::Heard);
         assert_eq!(first.follow_process(pid), Following::Heard);
         assert_eq!(number().len(), 1);
         assert_eq!(first.follow_process(None), Following::Heard);
