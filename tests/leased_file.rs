@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use lockkeeper::{AsyncFileLock, Evidence, FileOptions, Status};
+use lockkeeper::{AsyncFileLock, AsyncKernelLock, Evidence, FileOptions, KernelOptions, Status};
 use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
 
@@ -54,4 +54,14 @@ async fn a_file_under_a_lease_is_waited_for() {
     assert!(matches!(holder.evidence, Evidence::Unknown(_)), "{holder:?}");
     assert!(lock.try_acquire().await.unwrap().is_none());
     set_lease(&leased, libc::F_UNLCK);
+
+    // The file that a kernel lock is on may be another program's, as it is here.
+    set_lease(&leased, libc::F_WRLCK);
+    let options = KernelOptions::default().retry_period(Duration::from_millis(20));
+    let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+    let waiting = tokio::spawn(async move { lock.acquire().await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!waiting.is_finished(), "a file under a lease was locked, or an error");
+    set_lease(&leased, libc::F_UNLCK);
+    waiting.await.unwrap().unwrap().release().await.unwrap();
 }

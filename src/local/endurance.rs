@@ -1,7 +1,8 @@
-//! What a wait outlasts besides a busy lock: a shortage of descriptors or memory,
-//! and a directory that is away.
+//! What a wait outlasts besides a busy lock: a shortage of descriptors or memory, a file
+//! that another program lets no other open, and a directory that is away.
 //!
-//! 1. A shortage passes by itself, so it ends a wait only at its limit.
+//! 1. A shortage passes by itself, and so does the use of a file by a virus scanner, say. They
+//!    end a wait only at its limit.
 //! 2. A directory that is missing when a wait begins is a mistake in the path, and
 //!    said at once. One that goes while a contender waits is expected back.
 //! 3. At the limit the error names what was in the way at the last look.
@@ -43,7 +44,7 @@ impl Endurance {
     /// An error of a look; given back if it ends the wait.
     pub(crate) fn outlast(&mut self, error: Error) -> Result<(), Error> {
         let may_pass = match error.hindrance() {
-            Some(Hindrance::Shortage) => true, // (1)
+            Some(Hindrance::Shortage | Hindrance::InUse) => true, // (1)
             Some(Hindrance::NoDirectory) => self.has_begun,
             None => false,
         };

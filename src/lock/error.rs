@@ -440,8 +440,11 @@ impl Error {
             Error::BadPath { why, .. } if why == NOT_A_DIRECTORY => Some(Hindrance::NoDirectory),
             Error::Io { source, .. } => {
                 let error = source.raw_os_error().map(Errno::from_raw_os_error);
-                let is_away = matches!(error, Some(Errno::NOENT | Errno::NOTDIR | Errno::STALE));
-                is_away.then_some(Hindrance::NoDirectory)
+                match error? {
+                    Errno::NOENT | Errno::NOTDIR | Errno::STALE => Some(Hindrance::NoDirectory),
+                    Errno::AGAIN => Some(Hindrance::InUse),
+                    _ => None,
+                }
             }
             _ => None,
         }
@@ -455,6 +458,9 @@ pub(crate) enum Hindrance {
     Shortage,
     /// Or a part of the way to it is gone, or is no directory.
     NoDirectory,
+    /// Another program has the file open in a way that keeps others out: on Linux by a lease,
+    /// fcntl(2); on Windows without sharing, or it is being removed.
+    InUse,
 }
 
 const NOT_A_DIRECTORY: &str = "a part of it is not a directory";

@@ -468,8 +468,11 @@ impl<'a, D: Disk, S: Environment> Attempt<'a, D, S> {
 
     fn read_once(&self, file: &D::File) -> Result<([u8; RECORD_BYTES + 1], usize), Stop> {
         let mut bytes = [0; RECORD_BYTES + 1];
-        let length = self.disk.read(file, &mut bytes);
-        let length = length.map_err(|error| self.failed("reading", error))?;
+        let length = self.disk.read(file, &mut bytes).map_err(|error| match error {
+            // On Windows a range that is locked can be read by the lock's owner alone.
+            Errno::AGAIN => self.in_use(),
+            error => self.failed("reading", error),
+        })?;
         Ok((bytes, length))
     }
 

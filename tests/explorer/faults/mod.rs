@@ -24,6 +24,7 @@ use crate::file::protocol::{
 use crate::file::record::{Contents, Record, RecordedProof};
 use crate::local::hold_id::HoldId;
 use crate::lock::error::Error;
+use crate::lock::holder::Status;
 use crate::sys::process_key::{ProcessKey, this_process};
 use crate::sys::verdict::Verdict;
 
@@ -395,6 +396,20 @@ fn a_holder_whose_life_no_flock_proves_is_seen_without_one() {
         let acquired = acquire(&disk, Proof::Auto, &FaultySurroundings::new(10));
         assert!(acquired.is_ok_and(|acquired| acquired.is_none()));
     }
+}
+
+/// On Windows another program's lock keeps the record from being read.
+#[test]
+fn a_file_that_cannot_be_read_for_now_is_held() {
+    let disk = FaultyDisk::new();
+    stale(&disk, RecordedProof::Flock);
+    disk.deny(Call::Read, rustix::io::Errno::AGAIN);
+    let acquired = acquire(&disk, Proof::Auto, &FaultySurroundings::new(10));
+    assert!(acquired.is_ok_and(|acquired| acquired.is_none()));
+    let (environment, options) = (FaultySurroundings::new(10), FileOptions::default());
+    let mut sightings = Sightings::default();
+    let probe = Attempt::new(&disk, &environment, &PATH, &options, &mut sightings).probe();
+    assert!(matches!(probe.map(|found| found.status), Ok(Status::Held(_))));
 }
 
 /// Where the kernel does not tell of mounts, both are files without a link that have a name.
