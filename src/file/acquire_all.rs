@@ -107,6 +107,9 @@ async fn acquire_until(
             };
             match acquire_further(lock.spec(), patience, site).await {
                 Ok(guard) => guards.0[index] = Some(guard),
+                Err(error) if is_held_by(&guards, &error) => {
+                    return Err(Error::SameLockTwice { lock: lock.path().into() });
+                }
                 Err(error) if step > 0 && left() != Some(Duration::ZERO) && may_pass(&error) => {
                     busy = Some(next);
                     break;
@@ -119,6 +122,13 @@ async fn acquire_until(
             Some(next) => first = next,
         }
     }
+}
+
+/// Whether it is one of these that is in the way, by another name of its file: where capital
+/// letters make no difference, say.
+fn is_held_by(guards: &LockGuards, error: &Error) -> bool {
+    let Error::Timeout { holder: Some(holder), .. } = error else { return false };
+    guards.iter().any(|guard| Some(guard.hold_id()) == holder.hold_id)
 }
 
 /// Whether it is worth waiting for this lock alone, with nothing held.
