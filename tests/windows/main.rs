@@ -8,6 +8,7 @@ mod process;
 
 use std::fs::{self, File};
 use std::future::Future;
+use std::os::windows::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -319,9 +320,38 @@ fn data_of_another_program_is_refused_and_left_as_it_is() {
     let nowhere = AsyncFileLock::new(place.path().join("no such").join("a.lock"));
     let refused = block_on(nowhere.try_acquire()).expect_err("refused");
     assert!(matches!(refused, Error::NoDirectory { .. }), "{refused:?}");
-    let stream = AsyncFileLock::new(place.path().join("a.lock:stream"));
-    let refused = block_on(stream.try_acquire()).expect_err("refused");
-    assert!(matches!(refused, Error::BadPath { .. }), "{refused:?}");
+    for name in ["a.lock:stream", "a?.lock"] {
+        let refused = block_on(AsyncFileLock::new(place.path().join(name)).try_acquire());
+        let refused = refused.expect_err("refused");
+        assert!(matches!(refused, Error::BadPath { .. }), "{name}: {refused:?}");
+    }
+}
+
+/// As a virus scanner, a backup or an office program has it.
+#[test]
+fn a_file_that_another_program_does_not_share_is_waited_for() {
+    let place = place();
+    let path = place.path().join("a.data");
+    let theirs = File::options().write(true).create_new(true).share_mode(0).open(&path).unwrap();
+    let options = KernelOptions::default().retry_period(Duration::from_millis(20));
+    let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+    block_on(async {
+        let late = lock.acquire_timeout(Duration::from_millis(200)).await;
+        assert!(late.is_err(), "it was locked");
+        let mut waiting = pin!(lock.acquire());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(theirs);
+        waiting.await.unwrap().release().await.unwrap();
+    });
+}
+
+#[test]
+fn two_spellings_of_one_name_are_one_lock() {
+    let place = place();
+    let [one, other] = ["a.lock", "A.LOCK"].map(|name| AsyncFileLock::new(place.path().join(name)));
+    let refused = block_on(lockkeeper::acquire_all([&one, &other])).expect_err("refused");
+    assert!(matches!(refused, Error::SameLockTwice { .. }), "{refused:?}");
+    assert!(names_in(place.path()).is_empty());
 }
 
 #[test]

@@ -86,7 +86,8 @@ impl<D: Disk, S: Environment> Attempt<'_, D, S> {
         };
         match renamed {
             Ok(()) if self.is_another_file(to, inode, record) => {
-                let _ = self.disk.unlink(to);
+                // It has no other name to get in between.
+                let _ = self.disk.remove(file, to, || to.to_owned());
                 Err(self.cannot_name(Errno::OPNOTSUPP))
             }
             Ok(()) => Ok(Naming::Named),

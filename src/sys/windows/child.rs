@@ -1,8 +1,9 @@
 //! CMD: how it is started, what it inherits, and how it ends.
 //!
 //! A lock of this machine ends with the process that acquired it: no handle carries it on.
-//! So that CMD never runs without the lock, both are in one job, which ends with this
-//! process: CMD is ended then, and all that it started.
+//! So that CMD does not go on without the lock, both are in one job, which ends with this
+//! process: Windows ends CMD then, and all that it started. It closes this process's files
+//! first, so for a moment the next holder may run beside CMD.
 #![allow(unsafe_code)]
 
 use std::ffi::{OsString, c_void};
@@ -30,7 +31,8 @@ CMD:
   passwords may be among them; --note adds what should be seen.
   The lock ends with CMD. What CMD left running in the background does not keep
   it. If lockkeeper is killed, Windows ends CMD and all that it started, as the
-  lock is gone; --close turns that off.
+  lock is gone; --close turns that off. The next holder may begin a moment
+  before CMD has ended.
   Where the lock is lost, CMD is ended at once: there is no SIGTERM. lockkeeper
   ends with the exit code of CMD, which may be larger than 255.";
 

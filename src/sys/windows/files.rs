@@ -4,7 +4,8 @@
 //!    range can be read by its owner only.
 //! 2. A holder and a contender that may become one have the file open in such a way that
 //!    others read and write it, and that no process renames or removes it but they. So
-//!    the file of a living holder cannot be removed.
+//!    the file of a living holder cannot be removed. Others can open it if they let it be
+//!    removed, by FILE_SHARE_DELETE.
 //! 3. A file is given its name, and loses it, by its handle. Its name is free at once: the
 //!    file is renamed before it is removed, as a removed file keeps its name until the last
 //!    process has closed it.
@@ -30,14 +31,15 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::Storage::FileSystem::{
     BY_HANDLE_FILE_INFORMATION, DELETE, FILE_ATTRIBUTE_DIRECTORY, FILE_ATTRIBUTE_READONLY,
-    FILE_ATTRIBUTE_REPARSE_POINT, FILE_DEVICE_DISK, FILE_DISPOSITION_FLAG_DELETE,
-    FILE_DISPOSITION_FLAG_POSIX_SEMANTICS, FILE_DISPOSITION_INFO, FILE_DISPOSITION_INFO_EX,
-    FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT, FILE_ID_INFO, FILE_READ_ATTRIBUTES,
-    FILE_RENAME_INFO, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_TYPE_DISK,
-    FILE_TYPE_PIPE, FileDispositionInfo, FileDispositionInfoEx, FileIdInfo, FileRenameInfo,
-    GetFileInformationByHandle, GetFileInformationByHandleEx, GetFileType,
-    GetVolumeInformationByHandleW, LOCKFILE_EXCLUSIVE_LOCK, LOCKFILE_FAIL_IMMEDIATELY, LockFileEx,
-    SetFileInformationByHandle, UnlockFileEx,
+    FILE_ATTRIBUTE_REPARSE_POINT, FILE_ATTRIBUTE_TAG_INFO, FILE_DEVICE_DISK,
+    FILE_DISPOSITION_FLAG_DELETE, FILE_DISPOSITION_FLAG_POSIX_SEMANTICS, FILE_DISPOSITION_INFO,
+    FILE_DISPOSITION_INFO_EX, FILE_FLAG_BACKUP_SEMANTICS, FILE_FLAG_OPEN_REPARSE_POINT,
+    FILE_ID_INFO, FILE_READ_ATTRIBUTES, FILE_RENAME_INFO, FILE_SHARE_DELETE, FILE_SHARE_READ,
+    FILE_SHARE_WRITE, FILE_TYPE_DISK, FILE_TYPE_PIPE, FileAttributeTagInfo, FileDispositionInfo,
+    FileDispositionInfoEx, FileIdInfo, FileRenameInfo, GetFileInformationByHandle,
+    GetFileInformationByHandleEx, GetFileType, GetVolumeInformationByHandleW,
+    LOCKFILE_EXCLUSIVE_LOCK, LOCKFILE_FAIL_IMMEDIATELY, LockFileEx, SetFileInformationByHandle,
+    UnlockFileEx,
 };
 use windows_sys::Win32::System::IO::{IO_STATUS_BLOCK, OVERLAPPED};
 
@@ -103,7 +105,34 @@ fn handle(file: &File) -> HANDLE {
 }
 
 fn open(path: &Path, options: &mut OpenOptions) -> Result<File, Errno> {
-    options.custom_flags(OPEN_FLAGS).open(path).map_err(refusal)
+    let opened = options.custom_flags(OPEN_FLAGS).open(path).map_err(refusal)?;
+    if !matches!(reparse_tag(&opened), Some(tag) if !names_another(tag)) {
+        return Ok(opened);
+    }
+    // What makes its contents, a driver of a cloud's, was passed by.
+    let expected = inspect_at_once(&opened)?.identity;
+    drop(opened);
+    let opened = options.custom_flags(0).open(path).map_err(refusal)?;
+    if inspect_at_once(&opened)?.identity == expected { Ok(opened) } else { Err(Errno::AGAIN) }
+}
+
+/// What follows a link or makes the contents of a file, if anything does.
+fn reparse_tag(file: &File) -> Option<u32> {
+    let mut found = FILE_ATTRIBUTE_TAG_INFO::default();
+    let (place, bytes) = ((&raw mut found).cast(), size_of_val(&found) as u32);
+    // SAFETY: the handle is open, and the place has that size.
+    let is_told =
+        unsafe { GetFileInformationByHandleEx(handle(file), FileAttributeTagInfo, place, bytes) }
+            != 0;
+    let has_tag = is_told && found.FileAttributes & FILE_ATTRIBUTE_REPARSE_POINT != 0;
+    has_tag.then_some(found.ReparseTag)
+}
+
+/// Whether it is a link's. Others are those of files and directories that a cloud's
+/// synchronization keeps, or that are stored without what they have in common.
+/// (`IsReparseTagNameSurrogate` of winnt.h.)
+fn names_another(tag: u32) -> bool {
+    tag & 0x2000_0000 != 0
 }
 
 /// Read, write, rename and remove, and no other process the last two.
@@ -250,7 +279,8 @@ fn open_to_ask(path: &Path, flags: u32) -> Result<File, Errno> {
     options.access_mode(FILE_READ_ATTRIBUTES).share_mode(OTHERS_MAY_ALL);
     options.custom_flags(flags | FILE_FLAG_BACKUP_SEMANTICS);
     match options.open(path).map_err(refusal) {
-        Err(Errno::AGAIN) => Err(Errno::NOENT),
+        // It is being removed.
+        Err(Errno::AGAIN) if RtlGetLastNtStatus() == STATUS_DELETE_PENDING => Err(Errno::NOENT),
         opened => opened,
     }
 }
@@ -297,7 +327,9 @@ pub(crate) fn inspect_at_once(file: &File) -> Result<Inode, Errno> {
     answer(unsafe { GetFileInformationByHandle(handle(file), &raw mut found) })?;
     let has = |attribute| found.dwFileAttributes & attribute != 0;
     let kind = match () {
-        () if has(FILE_ATTRIBUTE_REPARSE_POINT) => FileKind::SymbolicLink,
+        () if has(FILE_ATTRIBUTE_REPARSE_POINT) && reparse_tag(file).is_none_or(names_another) => {
+            FileKind::SymbolicLink
+        }
         () if has(FILE_ATTRIBUTE_DIRECTORY) => FileKind::Directory,
         () => FileKind::Regular,
     };
@@ -511,8 +543,12 @@ pub(crate) fn may_write(path: &Path) -> bool {
 
 /// Why a file cannot have this name: what follows a colon is the name of a stream in it.
 pub(crate) fn refused_name(name: &OsStr) -> Option<&'static str> {
-    let is_stream = name.as_encoded_bytes().contains(&b':');
-    is_stream.then_some("it names a stream of a file, not a file")
+    let has = |signs: &[u8]| name.as_encoded_bytes().iter().any(|sign| signs.contains(sign));
+    match () {
+        () if has(b":") => Some("it names a stream of a file, not a file"),
+        () if has(br#"<>"|?*"#) => Some(r#"no name has one of < > " | ? * in it"#),
+        () => None,
+    }
 }
 
 /// A path that a URL has: text, and without the slash before the letter of a drive.

@@ -6,15 +6,14 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::process::Child;
 use tokio::signal::windows::{
-    CtrlBreak, CtrlC, CtrlClose, CtrlLogoff, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close,
-    ctrl_logoff, ctrl_shutdown,
+    CtrlBreak, CtrlC, CtrlClose, CtrlShutdown, ctrl_break, ctrl_c, ctrl_close, ctrl_shutdown,
 };
 
 /// For `run --help`.
 pub(crate) const ABOUT: &str = "\
 Signals:
   Ctrl-C and Ctrl-Break reach CMD as well as lockkeeper, and so do the end of the
-  console, of the session and of Windows. During the wait they end lockkeeper.
+  console and, in a service, that of Windows. During the wait they end lockkeeper.
   While CMD runs, lockkeeper goes on until CMD has ended.";
 
 /// What C's libraries for Windows call these events: signal.h.
@@ -29,13 +28,13 @@ pub(crate) struct Arrived {
 }
 
 /// From its making on, an event of the console ends nothing; it is told here. Only the end
-/// of the console, of the session and of Windows end this process some seconds later.
+/// of the console and of Windows end this process some seconds later. That a user logs off is
+/// told to services alone, of any user.
 #[derive(Debug)]
 pub(crate) struct Signals {
     interrupt: CtrlC,
     pause: CtrlBreak,
     close: CtrlClose,
-    logoff: CtrlLogoff,
     shutdown: CtrlShutdown,
 }
 
@@ -45,7 +44,6 @@ impl Signals {
             interrupt: ctrl_c()?,
             pause: ctrl_break()?,
             close: ctrl_close()?,
-            logoff: ctrl_logoff()?,
             shutdown: ctrl_shutdown()?,
         })
     }
@@ -72,7 +70,6 @@ impl Signals {
             (SIGINT, self.interrupt.poll_recv(context)),
             (SIGBREAK, self.pause.poll_recv(context)),
             (SIGTERM, self.close.poll_recv(context)),
-            (SIGTERM, self.logoff.poll_recv(context)),
             (SIGTERM, self.shutdown.poll_recv(context)),
         ];
         match events.into_iter().find(|(_, event)| event.is_ready()) {
