@@ -107,7 +107,7 @@ impl KernelOptions {
     /// Each takes two system calls and a look at the path then, instead of five and a look.
     /// At release the file is closed all the same if a waiter of this crate
     /// is there, since the close is what wakes it. A directory that may not be read
-    /// hides waiters, so nothing is kept open there. Copies of the guard's file
+    /// hides waiters, so nothing is kept open there, nor on FreeBSD. Copies of the guard's file
     /// share their position with that of later guards, and a child that has one
     /// shares their lock: make none. The file is closed when
     /// the last clone of the lock is dropped, and until then its directory is open as
