@@ -13,6 +13,26 @@ use tokio_util::sync::CancellationToken;
 
 use support::{VERY_LONG, block_on, on_tmpfs};
 
+fn is_open(path: &Path) -> bool {
+    let mut descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    descriptors.any(|each| std::fs::read_link(each.unwrap().path()).is_ok_and(|at| at == path))
+}
+
+/// Also where no waiters of other processes can be seen, and no close of a file is an event.
+#[tokio::test]
+async fn a_file_that_is_to_be_kept_open_is_open_as_long_as_its_lock() {
+    let directory = on_tmpfs();
+    let path = directory.path().join("a.data");
+    let options = KernelOptions::default().keep_open(true);
+    let lock = AsyncKernelLock::with_options(&path, options).unwrap();
+    for _ in 0..2 {
+        lock.acquire().await.unwrap().release().await.unwrap();
+        assert!(is_open(&path));
+    }
+    drop(lock);
+    assert!(!is_open(&path));
+}
+
 /// Each may be moved to where the lock is not.
 #[tokio::test]
 async fn acquisitions_can_be_spawned() {

@@ -27,7 +27,8 @@ use crate::lock::error::Error;
 /// [`AsyncFileLock::acquire`] does.
 ///
 /// # Errors
-/// [`Error::SameLockTwice`], [`Error::Timeout`] for the lock that was busy, or
+/// [`Error::SameLockTwice`], also for two names of one file, which differ in capital letters
+/// where these make no difference, [`Error::Timeout`] for the lock that was busy, or
 /// the error of one of the locks; nothing is held then.
 ///
 /// # Examples
