@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tower_service::Service;
 
-use crate::lease::{Outlook, Remedies, Socket, Tls, TlsError, explained};
+use crate::lease::{HeardOut, Outlook, Remedies, Socket, Tls, TlsError, explained};
 use crate::sys::mutex::Mutex;
 
 /// A member that is silent for so long is asked for a sign of life. etcd closes connections
@@ -58,7 +58,7 @@ impl Connection {
     pub(super) async fn open(host: &str, port: u16, tls: Option<&Tls>) -> io::Result<Self> {
         let socket = Socket::connect(host, port).await?;
         match tls {
-            None => Self::over(socket).await,
+            None => Self::over(HeardOut::new(socket)).await,
             Some(tls) => Self::over(tls.connect(socket).await?).await,
         }
     }
@@ -152,6 +152,15 @@ impl Heard {
     }
 }
 
+impl<S: AsyncRead + Unpin> Overheard<S> {
+    /// HTTP/2 reads no more after that: here is noted what was heard by then.
+    fn failed(&mut self, error: io::Error) -> io::Error {
+        let mut context = Context::from_waker(Waker::noop());
+        let _ = Pin::new(&mut *self).poll_read(&mut context, &mut ReadBuf::new(&mut [0; 2]));
+        self.heard.note(error)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Overheard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -177,15 +186,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Overheard<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        if written.is_err() {
-            // Its last words may be there still, and say why.
-            let _ = self.as_mut().poll_read(context, &mut ReadBuf::new(&mut [0; 2]));
-        }
-        Poll::Ready(written)
+        Poll::Ready(written.map_err(|error| self.failed(error)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
+        Poll::Ready(flushed.map_err(|error| self.failed(error)))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -13,6 +13,7 @@
 
 mod background;
 mod contender;
+mod heard_out;
 mod io;
 mod per_process;
 mod renewal;
@@ -27,6 +28,8 @@ pub(crate) use background::Background;
 #[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) use contender::unless_gone;
 pub(crate) use contender::{Acquiring, Contender, Decided, Gone, RESPONSE_LIMIT, Target, WaitEnd};
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+pub(crate) use heard_out::HeardOut;
 #[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) use io::Running;
 pub(crate) use io::io;

@@ -19,6 +19,7 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme, crypto,
 };
 
+use super::heard_out::{HeardOut, is_gone};
 use super::socket::Socket;
 use crate::lock::error::Error;
 
@@ -130,8 +131,12 @@ impl Tls {
         self
     }
 
-    pub(crate) async fn connect(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
-        self.connector.connect(self.name.clone(), socket).await
+    pub(crate) async fn connect(&self, socket: Socket) -> io::Result<HeardOut<TlsStream<Socket>>> {
+        let connected = self.connector.connect(self.name.clone(), socket).await;
+        // What speaks no TLS closes the connection, or resets it if something is unread.
+        let ended = |error| io::Error::new(io::ErrorKind::UnexpectedEof, error);
+        let as_end = |error: io::Error| if is_gone(&error) { ended(error) } else { error };
+        connected.map(HeardOut::new).map_err(as_end)
     }
 }
 

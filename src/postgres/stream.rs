@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::access::{Host, Place};
 use super::failure::{Failure, ForeignProtocol, Kind};
-use crate::lease::{Socket, Tls};
+use crate::lease::{HeardOut, Socket, Tls};
 use crate::sys::local_socket::{self, LocalStream};
 
 /// Asks whether the server speaks TLS.
@@ -49,7 +49,7 @@ pub(super) struct Stream {
 enum Inner {
     Local(LocalStream),
     Tcp(Socket),
-    Tls(Box<TlsStream<Socket>>),
+    Tls(Box<HeardOut<TlsStream<Socket>>>),
 }
 
 impl Peer {
@@ -87,7 +87,7 @@ impl Peer {
     }
 }
 
-async fn over_tls(mut socket: Socket, tls: &Tls) -> Result<TlsStream<Socket>, Failure> {
+async fn over_tls(mut socket: Socket, tls: &Tls) -> Result<HeardOut<TlsStream<Socket>>, Failure> {
     let failed = |error: io::Error| Failure::of_io(&error);
     socket.write_all(&TLS_REQUEST).await.map_err(failed)?;
     let mut answer = [0];
