@@ -67,7 +67,7 @@ fn orphans_that_a_shell_leaves_by_exec_are_waited_for_too() {
 fn a_container_that_is_stopped_ends_by_its_command() {
     let directory = on_tmpfs();
     let lock = directory.path().join("a.lock");
-    let script = "trap 'echo @stopping; exit 5' TERM; echo @inside; read line; read line";
+    let script = "trap 'echo @stopping; exit 5' TERM; echo @inside; while :; do sleep 0.1; done";
     let Some(command) = in_a_pid_namespace(&run(&[], &lock, script)) else { return };
     let mut unshare = Process::start(command);
     unshare.expect("inside");
@@ -76,7 +76,6 @@ fn a_container_that_is_stopped_ends_by_its_command() {
     let first = first.trim().parse().expect("one process");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), Signal::SIGTERM)
         .expect("it is there");
-    unshare.tell("");
     unshare.expect("stopping");
     assert_eq!(unshare.wait().code(), Some(5));
     assert!(names_in(directory.path()).is_empty());

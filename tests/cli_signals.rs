@@ -126,7 +126,9 @@ fn a_pipeline_whose_reader_is_gone_ends_quietly_unless_sigpipe_was_ignored() {
     // `$?` of a writer: 141 by SIGPIPE, else what it makes of EPIPE.
     let script = "{ sleep 0.1; printf x; } 2>/dev/null";
     for (set, expected) in [(&[][..], 141), (&["--ignore-signal=PIPE"][..], 1)] {
-        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        // The programs of other tests do not inherit it.
+        let (reader, writer) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).expect("a pipe");
         drop(reader);
         let mut command = with_signals(set, &run(&[], &lock, &format!("{script}; exit $?")));
         let status = command.stdout(writer).status().expect("lockkeeper runs");

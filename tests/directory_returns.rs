@@ -274,6 +274,7 @@ async fn a_task_behind_another_of_its_process_waits_for_the_directory_too() {
             Lock::Kernel(lock) => Box::new(lock.acquire().await.unwrap()),
         };
         let waiting = waits(&lock);
+        support::eventually_async("it waits", || log.waits() > 0).await;
         // It has its place in the queue then.
         sleep(support::QUIET).await;
         fs::rename(at("current"), at("away")).unwrap();

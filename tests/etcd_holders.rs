@@ -132,8 +132,10 @@ fn an_answer_that_comes_after_the_lease_is_over_is_no_hold() {
     let lease = guard.key().lease();
     release(guard);
     proxy.delay(To::Client, LATE);
+    let revision = || cluster.status(0).expect("it answers").revision;
+    let before = revision();
     let waiter = Waiter::of(&lock);
-    stand(&cluster, 1);
+    eventually("its key was put", || revision() > before);
     // The answer is on its way, and no renewal arrives any more.
     proxy.stall_to(To::Server);
     stand(&cluster, 0);

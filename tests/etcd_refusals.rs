@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use etcd_support::{Certificates, Cluster, Tls, Version, is_there};
 use lockkeeper::{AsyncEtcdLock, Error, EtcdLocks, EtcdOptions, Evidence, Lock, Status};
-use support::{VERY_LONG, block_on};
+use support::{VERY_LONG, block_on, eventually};
 
 const SECRET: &str = "correct horse";
 
@@ -298,7 +298,10 @@ fn the_database_is_full() {
     let held = held.expect("options");
     let guard = block_on(held.acquire()).expect("the lock");
     let much = "x".repeat(100_000);
-    while cluster.try_etcdctl(&["put", "much", &much]).is_ok() {}
+    eventually("it is full", || {
+        let put = cluster.try_etcdctl(&["put", "much", &much]);
+        put.is_err_and(|said| said.contains("database space exceeded"))
+    });
     let error = refused(cluster.endpoints(), patient());
     let Error::Refused { code, .. } = &error else { panic!("{error:?}") };
     assert_eq!(code, "no_space");

@@ -360,6 +360,7 @@ fn turns_are_taken(version: Version) {
     assert!(i64::try_from(token).expect("a revision") > held_by_etcdctl);
     assert!(guard.fencing_token() > before);
     last.expect_waiting();
+    stand_marked(&cluster, 3);
     let etcdctl = Etcdctl::lock(&cluster);
     stand_marked(&cluster, 4);
     release(guard);

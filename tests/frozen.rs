@@ -65,7 +65,7 @@ impl Drop for Frozen {
 }
 
 /// Time enough to be frozen.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(5);
 
 async fn play(role: &str, path: &Path) {
     let lock = AsyncFileLock::new(path);
@@ -118,12 +118,16 @@ async fn a_wait_on_a_frozen_file_system_ends_at_its_limit() {
         holder.expect("held");
         if let Some(waiter) = &mut waiter {
             waiter.tell("wait");
+            eventually("it waits", || !kernel_locks(&system.at, "OFDLCK").is_empty());
             eventually("it is ready", || is_ready(waiter, &system.at));
         }
         // Thawed before whoever hangs there is waited for.
         let frozen = Frozen::new(&system.at);
-        let waiter = waiter.get_or_insert_with(|| Process::play(TEST, role, &path));
-        eventually("it waits", || !kernel_locks(&system.at, "OFDLCK").is_empty());
+        let waiter = waiter.get_or_insert_with(|| {
+            let waiter = Process::play(TEST, role, &path);
+            eventually("it waits", || !kernel_locks(&system.at, "OFDLCK").is_empty());
+            waiter
+        });
         waiter.expect("timed out");
         drop(frozen);
         holder.hang_up();

@@ -106,7 +106,7 @@ fn status_tells_who_has_it() {
     assert_eq!(free.status.code(), Some(0));
     assert!(stdout(&free).ends_with(": free\n"));
     for kind in ["flock", "ofd"] {
-        let ours = holder(&with(kind, &[]), &lock);
+        let mut ours = holder(&with(kind, &[]), &lock);
         let held = status(kind, &[]);
         assert_eq!(held.status.code(), Some(1));
         let text = stdout(&held);
@@ -116,6 +116,8 @@ fn status_tells_who_has_it() {
         }
         let json = stdout(&status(kind, &["--json"]));
         assert!(json.contains(r#""state":"held""#) && json.contains(r#""foreign":null"#), "{json}");
+        ours.hang_up();
+        ours.wait();
     }
     assert_eq!(status("flock", &[]).status.code(), Some(0));
 }

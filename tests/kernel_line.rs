@@ -37,9 +37,8 @@ async fn hold(path: &Path) -> KernelGuard {
 
 /// The last two of a line sleep on while the lock passes to its first.
 async fn is_calm_behind(line: &mut [Process], path: &Path, guard: KernelGuard) {
-    tokio::time::sleep(support::QUIET).await;
     let behind = line.len() - 2;
-    let before: Vec<u64> = line[behind..].iter().map(Process::sleeps).collect();
+    let before = support::settled_sleeps(&line[behind..]).await;
     guard.release().await.unwrap();
     let is_mine = |word: &String| *word == std::process::id().to_string();
     eventually("another holds", || {

@@ -24,7 +24,9 @@ use nix::unistd::{ForkResult, fork};
 use rustix::fs::{FlockOperation, flock};
 use tokio::time::{sleep, timeout};
 
-use support::{Process, VERY_LONG, block_on, eventually, on_disk, on_tmpfs, role, tell, told};
+use support::{
+    Process, VERY_LONG, block_on, eventually, kernel_locks, on_disk, on_tmpfs, role, tell, told,
+};
 
 const ALL: [&str; 4] = ["flock", "ofd", "kept", "deleted"];
 
@@ -248,6 +250,7 @@ fn a_writer_that_is_stopped_while_it_waits_does_not_keep_readers_out() {
         let mut reader = Process::play(TEST, &format!("share {kind}"), &path);
         reader.expect("held");
         let writer = Process::play(TEST, &format!("acquire {kind}"), &path);
+        eventually("it stands in line", || kernel_locks(directory.path(), "OFDLCK").len() == 2);
         writer.expect_quiet();
         writer.signal(Signal::SIGSTOP);
         let second = Process::play(TEST, &format!("share {kind}"), &path);

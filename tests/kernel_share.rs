@@ -15,7 +15,7 @@ use futures::poll;
 use lockkeeper::{AsyncKernelLock, Error, KernelGuard, KernelOptions, Primitive};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use support::{names_in, on_tmpfs};
+use support::{eventually, names_in, on_tmpfs};
 use tokio::time::timeout;
 
 /// How often a hold must have been seen to pass. It does so only within a
@@ -191,7 +191,8 @@ async fn what_nobody_takes_is_given_up() {
         }
         let _ = waiter.await;
         release.await.unwrap();
-        assert!(is_free(&path), "round {round}");
+        // A hand-off may just be ending on its own thread.
+        eventually(&format!("it is free after round {round}"), || is_free(&path));
     }
 }
 
@@ -212,7 +213,7 @@ fn a_runtime_that_goes_down_gives_the_lock_up() {
         }
         std::thread::sleep(Duration::from_millis(1));
         drop(runtime);
-        assert!(!path.exists() || is_free(&path));
+        eventually("it is free", || !path.exists() || is_free(&path));
     }
 }
 

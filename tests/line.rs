@@ -70,8 +70,7 @@ async fn a_release_wakes_those_in_front_and_nobody_else() {
     let path = directory.path().join("line.lock");
     let guard = hold(&path).await;
     let mut line = line(TEST, "waits", &path, 6);
-    tokio::time::sleep(support::QUIET).await;
-    let before: Vec<u64> = line[4..].iter().map(Process::sleeps).collect();
+    let before = support::settled_sleeps(&line[4..]).await;
     let last_holder = fs::read(&path).unwrap();
     guard.release().await.unwrap();
     eventually("another holds", || fs::read(&path).is_ok_and(|holder| holder != last_holder));

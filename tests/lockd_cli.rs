@@ -108,7 +108,7 @@ fn the_command_is_ended_when_the_lock_is_lost() {
     let directory = on_tmpfs();
     let mut daemon = Daemon::start(directory.path(), &[]);
     let script = "trap 'echo @told; exit 0' TERM; echo @inside; while :; do sleep 0.1; done";
-    let mut holder = Process::start(run(&daemon, &["--lease", "1s"], script));
+    let mut holder = Process::start(run(&daemon, &["--lease", "5s"], script));
     holder.expect("inside");
     daemon.kill();
     holder.expect("told");

@@ -26,7 +26,7 @@ use tokio::time::{sleep, timeout};
 const RESOURCE: &str = "r";
 
 /// Short, but no machine is so busy that it is not renewed in time.
-const LEASE: Duration = Duration::from_secs(4);
+const LEASE: Duration = Duration::from_secs(8);
 
 /// As many ends of `main`.
 const ENDS: usize = 10;

@@ -387,7 +387,7 @@ fn a_stop_does_not_wait_for_ever() {
 const PAUSING: &str = "\
 import socket, ssl, sys, time, xmlrpc.client
 server = xmlrpc.client.ServerProxy(sys.argv[1], allow_none=True, context=ssl._create_unverified_context())
-for pause in (0.9, 0.99, 1.0, 1.01, 1.1, 1.5, 3):
+for pause in (2.9, 2.99, 3.0, 3.01, 3.1, 5):
     server.lock('r', 'c')
     time.sleep(pause)
     server.unlock('r', 'c')
@@ -415,7 +415,7 @@ fn a_client_over_tls_that_pauses_loses_no_unlock() {
         .args(["-out", &certificate])
         .output();
     assert!(made.expect("openssl: run tests/setup.sh").status.success());
-    let settings = format!("tls={certificate},{key} head=1");
+    let settings = format!("tls={certificate},{key} head=3");
     let (directory, daemon) = start("a_client_over_tls_that_pauses_loses_no_unlock", &settings);
     let url = format!("https://127.0.0.1:{}/", daemon.address.port());
     let output = Command::new("python3").args(["-c", PAUSING, &url]).output().expect("python3");

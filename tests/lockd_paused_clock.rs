@@ -91,7 +91,7 @@ async fn a_grant_that_came_at_the_limit_is_not_missed() {
 async fn a_lease_runs_in_real_time_and_its_end_is_told() {
     let directory = on_tmpfs();
     let daemon = Daemon::start(directory.path(), &[]);
-    let options = RemoteOptions::default().lease(Some(Duration::from_secs(2)));
+    let options = RemoteOptions::default().lease(Some(Duration::from_secs(10)));
     let lock = AsyncRemoteLock::with_options(&daemon.url, "r", "one", options).expect("a lock");
     let guard = lock.acquire_timeout(HOUR).await.expect("a free lock");
     sleep(HOUR).await;

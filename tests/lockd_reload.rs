@@ -362,7 +362,8 @@ fn hangups_while_files_are_read_have_them_read_once_more() {
         daemon.signal(Signal::USR1);
         let answer = format!("signal {} means nothing", Signal::USR1.as_raw());
         eventually("it is answered", || daemon.log().matches(&answer).count() == number);
-        assert_eq!(daemon.threads("lockkeeper-relo"), 1);
+        // A list of threads may miss some while one of them ends.
+        eventually("one thread reads", || daemon.threads("lockkeeper-relo") == 1);
     }
     let_read(&file, &[line("web", &web, &["web-*"])]);
     daemon.expect_log(NEW_TOKENS);

@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 const RESOURCE: &str = "r";
 
 /// Short, but no machine is so busy that it is not renewed in time.
-const LEASE: Duration = Duration::from_secs(4);
+const LEASE: Duration = Duration::from_secs(8);
 
 /// A lock for one of several contenders, which ask again soon.
 fn lock(url: &str, client: &str) -> AsyncRemoteLock {

@@ -5,11 +5,12 @@
 mod cli_support;
 mod lockd_support;
 mod serve_support;
+mod server_support;
 
 // What `cli_support` calls so.
 use lockd_support::support;
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::path::Path;
@@ -20,6 +21,7 @@ use lockd_support::Client;
 use rustix::process::Signal;
 use serde_json::json;
 use serve_support::{Serve, let_read, make_unread, token, write_tokens};
+use server_support::Claim;
 use support::{QUIET, VERY_LONG, eventually, on_tmpfs};
 
 const ACTIVATE: &str = "systemd-socket-activate";
@@ -106,8 +108,9 @@ fn a_socket_of_systemd_that_is_not_there_stops_nothing() {
     assert_eq!(daemon.stop().code(), Some(0));
 }
 
+/// Which no other program takes until this one ends.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port")
+    Box::leak(Box::new(Claim::new())).at(0)
 }
 
 /// systemd's own program listens at these addresses, and starts the daemon with the

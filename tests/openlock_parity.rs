@@ -556,10 +556,17 @@ async fn a_busy_lock_is_looked_at_each_retry_period() {
     let lock = lock_in(&directory, options);
     std::fs::write(lock.path(), foreign(sleeper.0.id(), "sleep")).unwrap();
     let started = Instant::now();
-    assert!(timeout(QUIET, lock.acquire()).await.is_err());
+    let is_looked_at = || log.text().matches(" busy ").count() >= 2;
+    tokio::select! {
+        _ = lock.acquire() => panic!("it is held"),
+        () = async {
+            tokio::time::sleep(QUIET).await;
+            support::eventually_async("it is looked at", is_looked_at).await;
+        } => {}
+    }
     let looks = log.text().lines().filter(|line| line.contains(" busy ")).count();
     let most = started.elapsed().as_millis() / (period * 3 / 4).as_millis() + 2;
-    assert!((2..=most).contains(&(looks as u128)), "{looks} looks, at most {most}");
+    assert!(looks as u128 <= most, "{looks} looks, at most {most}");
     std::fs::remove_file(lock.path()).unwrap();
     timeout(VERY_LONG, lock.acquire()).await.unwrap().unwrap().release().await.unwrap();
 }

@@ -74,15 +74,19 @@ fn tickets_of(waiters: usize, directory: &Path) -> BTreeSet<u64> {
     seen
 }
 
-/// How many there are. Of a table that changes one look may show a line twice.
+/// How many there are. Of a table that changes one look may show a line twice, or not.
 fn settled(directory: &Path) -> usize {
     loop {
-        let first = tickets(directory).len();
+        let first = count(directory);
         std::thread::sleep(Duration::from_millis(5));
-        if tickets(directory).len() == first {
+        if count(directory) == first {
             return first;
         }
     }
+}
+
+fn count(directory: &Path) -> usize {
+    tickets(directory).into_iter().collect::<BTreeSet<u64>>().len()
 }
 
 /// Holds the lock of this kind until it is dropped.
@@ -110,7 +114,7 @@ async fn inversions(
         let waiter = start(number, &format!("{kind} {number}"));
         waiter.expect("asks");
         waiters.push(waiter);
-        support::eventually("it waits", || tickets(directory).len() > before);
+        support::eventually("it waits", || count(directory) > before);
         has_joined(number);
         // Until it is asleep.
         tokio::time::sleep(support::QUIET / 8).await;

@@ -169,10 +169,12 @@ fn a_release_at_a_former_primary_ends_with_the_lease() {
     }
     let server = server();
     let standby = server.standby(Replication::Synchronous);
-    let one = lock(&text(server.address()), options(LEASE));
-    let (guard, beside) = (acquire(&one), acquire(&named(server.address(), "b", options(LEASE))));
+    // It lasts for longer than a promotion takes.
+    let lease = 2 * LEASE;
+    let one = lock(&text(server.address()), options(lease));
+    let (guard, beside) = (acquire(&one), acquire(&named(server.address(), "b", options(lease))));
     standby.promote();
-    let waiter = Waiter::of(&lock(&text(standby.address()), options(LEASE)));
+    let waiter = Waiter::of(&lock(&text(standby.address()), options(lease)));
     block_on(async { tokio::time::timeout(VERY_LONG, guard.release()).await })
         .expect("it ends in time")
         .expect("it was held when it was asked for");

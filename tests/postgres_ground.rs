@@ -635,7 +635,7 @@ fn a_bound_of_the_server_does_not_end_a_wait_for_the_standby() {
     let server = Server::start();
     let mut standby = server.standby(Replication::Synchronous);
     let session = server.session();
-    session.query("set statement_timeout = 50").expect("a limit");
+    session.query("set statement_timeout = 500").expect("a limit");
     standby.kill();
     let probe = session.start(PROBE);
     std::thread::sleep(QUIET);
@@ -929,7 +929,7 @@ fn a_wait_that_is_ended_by_the_server_has_one_of_three_codes_and_takes_nothing()
     session.query("set lock_timeout = 20").expect("a limit");
     let said = expect_code(session.query(LOCK), &SqlState::LOCK_NOT_AVAILABLE);
     assert_eq!(said, "canceling statement due to lock timeout");
-    session.query("set lock_timeout = 0; set statement_timeout = 20").expect("a limit");
+    session.query("set lock_timeout = 0; set statement_timeout = 500").expect("a limit");
     let said = expect_code(session.query(LOCK), &SqlState::QUERY_CANCELED);
     assert_eq!(said, "canceling statement due to statement timeout");
     session.query("set statement_timeout = 0").expect("no limit");

@@ -14,7 +14,7 @@ use postgres_locks::{
     with_table,
 };
 use postgres_support::{PASSWORD, ROLE, Server, Session, is_there};
-use support::block_on;
+use support::{block_on, eventually};
 
 /// Two processes' worth of sessions hold and wait, for longer than any of these settings lets
 /// them by itself.
@@ -70,7 +70,8 @@ fn stricter_isolation_by_default_leaves_no_row_unclean() {
     }
     let server = server();
     server.sql(&format!("alter role {ROLE} set default_transaction_isolation = serializable"));
-    let one = lock(&text(server.address()), options(LONG));
+    // In a session of its own no statement is cut short after a second.
+    let one = lock(&text(server.address()), options(LONG).own_session(true));
     let guard = acquire(&one);
     let program = server.superuser().expect("a session");
     program.query("begin; update lockkeeper.lock set pid = pid").expect("the row");
@@ -144,10 +145,12 @@ fn a_server_without_a_session_for_a_try_is_named() {
         return;
     }
     let server = with_table(Server::builder().max_connections(5));
+    // All that are not kept for superusers, once those that set it up have ended.
     let mut taken = Vec::new();
-    while let Ok(session) = Session::open(&server.config()) {
-        taken.push(session);
-    }
+    eventually("all sessions are taken", || {
+        taken.extend(Session::open(&server.config()));
+        taken.len() == 2
+    });
     let one = lock(&text(server.address()), options(LONG).reconnect(Duration::ZERO));
     let error = block_on(one.try_acquire()).expect_err("no session");
     let Error::Unreachable { source, .. } = &error else { panic!("{error:?}") };

@@ -218,7 +218,8 @@ fn it_costs_a_waiter_no_place() {
         let is_in_line = || !kernel_locks(directory.path(), "OFDLCK").is_empty();
         eventually("it has a place among the processes", is_in_line);
         std::thread::sleep(LOOKS);
-        assert!(is_in_line(), "{role}: it lost its place");
+        // Of a table that other processes change one look may miss a line.
+        eventually("it has kept its place", is_in_line);
         waiter.tell("enough");
         waiter.expect("enough");
         holder.hang_up();

@@ -78,7 +78,8 @@ fn look(lock: &LockInner, state: &LockState) -> Result<Status, Error> {
     Ok(holder.map_err(fail)?.map_or(Status::Free, Status::Held))
 }
 
-/// Listed first, since asking the kernel by locking can be in a contender's way.
+/// Listed first, since asking the kernel by locking can be in a contender's way. It may
+/// have been taken since, and of a list that changes a look may miss a line: hence once more.
 fn of_flock(file: &File, identity: (u64, u64), spec: KernelSpec) -> Result<Option<Holder>, Errno> {
     if let Some(pid) = flock_owner(identity) {
         return Ok(Some(known(Some(pid))));
@@ -88,7 +89,7 @@ fn of_flock(file: &File, identity: (u64, u64), spec: KernelSpec) -> Result<Optio
         // A forked child may have a copy.
         syscalls::unlock(file, spec)?;
     }
-    Ok((!is_free).then(|| known(None)))
+    Ok((!is_free).then(|| known(flock_owner(identity))))
 }
 
 /// The process in the way of a contender, whose end it should hear of. The answer is not

@@ -240,9 +240,18 @@ impl<K: Kind> Place<K> {
     pub async fn expect_as_new(&self, lock: &K::Lock, what: &str) {
         soon(lock.flush()).await;
         let other = self.lock();
-        let guard = soon(other.try_acquire()).await.expect("no error");
-        let guard = guard.unwrap_or_else(|| panic!("{what}: a hold or a place in a queue is left"));
-        release(guard).await;
+        // What a task was given and did not take may just be ending on its own thread.
+        let acquired = async {
+            loop {
+                if let Some(guard) = other.try_acquire().await.expect("no error") {
+                    return guard;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let acquired = timeout(VERY_LONG, acquired).await;
+        let left = |_| panic!("{what}: a hold or a place in a queue is left");
+        release(acquired.unwrap_or_else(left)).await;
         eventually_async(what, || K::is_as_new(&self.site())).await;
     }
 }

@@ -13,7 +13,7 @@ use crate::support::{HOUR, VERY_LONG, on_tmpfs};
 pub struct Remote;
 
 /// Short, but no machine is so busy that it is not renewed in time.
-const SHORT: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_secs(6);
 
 fn lease(life: Life) -> Duration {
     match life {

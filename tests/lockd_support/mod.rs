@@ -12,7 +12,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use lockkeeper::lockd::{FaultStyle, Server, ServerOptions};
+use lockkeeper::lockd::{FaultStyle, Server, ServerError, ServerOptions};
 use support::{Process, VERY_LONG};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,16 @@ pub fn play(role: &str, directory: &Path) {
         for setting in role.split_whitespace().skip(1) {
             options = set(options, setting);
         }
-        let server = Server::bind(options).await.expect("a server");
+        // A port that a daemon had before may be another program's for a while.
+        let deadline = Instant::now() + VERY_LONG;
+        let server = loop {
+            match Server::bind(options.clone()).await {
+                Err(ServerError::Listen { .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                bound => break bound.expect("a server"),
+            }
+        };
         support::tell(&server.address().to_string());
         let stop = CancellationToken::new();
         let stopper = stop.clone();

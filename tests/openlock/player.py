@@ -2,8 +2,9 @@
 
 player.py hold PATH      acquire, say so, release when told
 player.py contend PATH   acquire and release until told to stop; say when first,
-                         then how often, and how often somebody else was inside
-                         as well
+                         then how often, how often somebody else was inside as
+                         well, and how often it took longer from a look to what
+                         it wrote then than race_delay allows
 player.py slow PATH      the same on a system a tenth of race_delay slow at each
                          step: shows within seconds what takes openlock minutes
 player.py once PATH      try once, and say "held" or "busy"
@@ -40,7 +41,30 @@ def stay():
     return 0.3 if random.random() < 0.2 else brief()
 
 
+class Delays:
+    """What was seen is written over only if that is done soon: else openlock
+    promises nothing."""
+
+    def __init__(self, lock):
+        self.count = 0
+        look, write = lock._FileLock__lock_state, lock._FileLock__write_lock_file
+
+        def looked(*args, **kwargs):
+            self.began = time.monotonic()
+            return look(*args, **kwargs)
+
+        def written(*args, **kwargs):
+            done = write(*args, **kwargs)
+            allowed = openlock.get_defaults()["race_delay"] * 2 / 3
+            self.count += time.monotonic() - self.began >= allowed
+            return done
+
+        lock._FileLock__lock_state = looked
+        lock._FileLock__write_lock_file = written
+
+
 def contend(lock, first=lambda: tell("entered")):
+    delays = Delays(lock)
     inside = f"{lock.lock_file}.inside"
     over = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), over.set()), daemon=True).start()
@@ -64,7 +88,7 @@ def contend(lock, first=lambda: tell("entered")):
             overlaps += 1
         lock.release()
         time.sleep(brief())
-    tell(f"{entered} {overlaps}")
+    tell(f"{entered} {overlaps} {delays.count}")
 
 
 def slow(lock):

@@ -106,8 +106,23 @@ impl Builder {
     }
 
     pub(super) fn start(self) -> Server {
-        // Free until another program takes it.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Until it listens another program may take its port.
+        loop {
+            let (port, deadline) = (free_port(), Instant::now() + Duration::from_secs(60));
+            let mut child = self.spawn(port);
+            while child.try_wait().unwrap().is_none() {
+                assert!(Instant::now() < deadline, "{}", log(self.directory()));
+                match try_sql(self.directory(), port, "SELECT 1") {
+                    Ok(_) => return Server { port, directory: self.directory, child },
+                    Err(_) => std::thread::sleep(Duration::from_millis(50)),
+                }
+            }
+            let said = log(self.directory());
+            assert!(said.contains("Address already in use"), "{said}");
+        }
+    }
+
+    fn spawn(&self, port: u16) -> Child {
         let mut postgres = command(&self.programs.join("postgres"));
         postgres.arg("-D").arg(self.directory().join("data"));
         postgres.arg("-k").arg(self.directory()).args(["-p", &port.to_string()]);
@@ -117,10 +132,32 @@ impl Builder {
         postgres.args(self.settings.iter().flat_map(|setting| ["-c", setting]));
         let log = fs::File::create(self.directory().join("log")).unwrap();
         postgres.stderr(log.try_clone().unwrap()).stdout(log);
-        let child = postgres.spawn().unwrap();
-        let mut server = Server { port, directory: self.directory, child };
-        server.wait_until_ready();
-        server
+        postgres.spawn().unwrap()
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// By its socket, where each user is let in.
+fn socket(directory: &Path, port: u16) -> String {
+    format!("host={} port={port} sslmode=disable", directory.display())
+}
+
+fn log(directory: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(directory.join("log")).unwrap()).into_owned()
+}
+
+/// With psql, so that what is tested does not make its own conditions.
+fn try_sql(directory: &Path, port: u16, statement: &str) -> Result<String, String> {
+    let mut psql = Command::new("psql");
+    psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement]);
+    psql.arg(format!("{} user=postgres dbname=postgres", socket(directory, port)));
+    let output = psql.stdin(Stdio::null()).output().expect("psql: run tests/setup.sh");
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
 }
 
@@ -129,9 +166,8 @@ impl Server {
         Some(Builder::new()?.start())
     }
 
-    /// By its socket, where each user is let in.
     pub(super) fn socket(&self) -> String {
-        format!("host={} port={} sslmode=disable", self.directory.path().display(), self.port)
+        socket(self.directory.path(), self.port)
     }
 
     pub(super) fn tcp(&self) -> String {
@@ -139,32 +175,12 @@ impl Server {
     }
 
     pub(super) fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.directory.path().join("log")).unwrap()).into_owned()
+        log(self.directory.path())
     }
 
-    /// With psql, so that what is tested does not make its own conditions.
     pub(super) fn sql(&self, statement: &str) -> String {
-        self.try_sql(statement).unwrap_or_else(|said| panic!("{said}: {}", self.log()))
-    }
-
-    fn try_sql(&self, statement: &str) -> Result<String, String> {
-        let mut psql = Command::new("psql");
-        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement]);
-        psql.arg(format!("{} user=postgres dbname=postgres", self.socket()));
-        let output = psql.stdin(Stdio::null()).output().expect("psql: run tests/setup.sh");
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
-    }
-
-    fn wait_until_ready(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while let Err(said) = self.try_sql("SELECT 1") {
-            let ended = self.child.try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < deadline, "{said}: {}", self.log());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let done = try_sql(self.directory.path(), self.port, statement);
+        done.unwrap_or_else(|said| panic!("{said}: {}", self.log()))
     }
 
     pub(super) fn signal(&self, signal: Signal) {

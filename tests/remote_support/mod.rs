@@ -30,22 +30,37 @@ pub struct Daemon {
 impl Daemon {
     pub fn start(directory: &Path, flags: &[&str]) -> Self {
         let flags: Vec<String> = flags.iter().map(|&flag| flag.to_owned()).collect();
-        Self::listening(directory, flags, SocketAddr::from(([127, 0, 0, 1], 0)))
+        Self::listening(directory, &flags, SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
-    fn listening(directory: &Path, flags: Vec<String>, address: SocketAddr) -> Self {
+    /// A port that a daemon had before may be another program's for a while.
+    fn listening(directory: &Path, flags: &[String], address: SocketAddr) -> Self {
+        let deadline = Instant::now() + VERY_LONG;
+        loop {
+            if let Some(daemon) = Self::try_to_listen(directory, flags, address) {
+                return daemon;
+            }
+            assert!(address.port() > 0 && Instant::now() < deadline, "it does not start");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    fn try_to_listen(directory: &Path, flags: &[String], address: SocketAddr) -> Option<Self> {
         let mut command = lockkeeper();
         command.args(["serve", "--no-sync", "--listen", &address.to_string(), "--dir"]);
-        command.arg(directory).args(&flags).stdout(Stdio::piped());
+        command.arg(directory).args(flags).stdout(Stdio::piped());
         command.env("LOCKKEEPER_LOG", "warn");
         let mut child = command.spawn().expect("a daemon");
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.take().expect("its output"));
         output.read_line(&mut line).expect("a line");
         let url = line.trim().to_owned();
-        let (_, address) = url.split_once("://").expect("a URL");
+        let Some((_, address)) = url.split_once("://") else {
+            let _ = child.wait();
+            return None;
+        };
         let address = address.parse().expect("an address");
-        Self { child, url, address, directory: directory.to_owned(), flags }
+        Some(Self { child, url, address, directory: directory.to_owned(), flags: flags.to_vec() })
     }
 
     /// SIGKILL, and wait until it is gone.
@@ -62,12 +77,12 @@ impl Daemon {
     /// The same, with these flags.
     pub fn start_with(directory: &Path, flags: &[String], url: &str) -> Self {
         let (_, address) = url.split_once("://").expect("a URL");
-        Self::listening(directory, flags.to_vec(), address.parse().expect("an address"))
+        Self::listening(directory, flags, address.parse().expect("an address"))
     }
 
     /// Start it again where it was.
     pub fn restart(&mut self) {
-        *self = Self::listening(&self.directory.clone(), self.flags.clone(), self.address);
+        *self = Self::listening(&self.directory, &self.flags, self.address);
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -202,7 +202,11 @@ async fn serve(listener: std::net::TcpListener, path: Path) {
         }
         path.counts.refuses.store(refuses, Ordering::SeqCst);
         tokio::select! {
-            changed = settings.changed() => if changed.is_err() { return },
+            changed = settings.changed() => if changed.is_err() {
+                // The next proxy may be given this port.
+                let _ = listener.take().map(|listener| shutdown(&listener, Half::Read));
+                return;
+            },
             near = accept(listener.as_ref()) => {
                 let (near, from) = near.expect("a connection");
                 path.counts.accepted.fetch_add(1, Ordering::SeqCst);

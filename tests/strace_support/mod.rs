@@ -43,12 +43,16 @@ impl Faults {
 
     /// The thread of this name alone.
     pub fn of_thread(process: u32, name: &str, calls: &str, fault: &str) -> Self {
-        let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
         let is_it = |thread: &std::fs::DirEntry| {
             let found = std::fs::read_to_string(thread.path().join("comm"));
             found.is_ok_and(|found| found.trim() == name)
         };
-        let thread = threads.flatten().find(is_it).expect("such a thread").file_name();
+        // A list of threads may miss some while one of them ends.
+        let look = || {
+            let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
+            threads.flatten().find(is_it)
+        };
+        let thread = (0..100).find_map(|_| look()).expect("such a thread").file_name();
         let mut strace = Command::new("strace");
         strace.arg("-p").arg(thread).args(["-o", "/dev/null"]);
         Self::begin(strace, calls, fault)

@@ -103,6 +103,18 @@ pub fn join(line: &mut Vec<Process>, test: &str, role: &str, path: &Path) {
     eventually("it has its place", || kernel_locks(directory, "OFDLCK").len() == locks);
 }
 
+/// How often each of these has gone to sleep, once all sleep.
+pub async fn settled_sleeps(processes: &[Process]) -> Vec<u64> {
+    let sleeps = || processes.iter().map(Process::sleeps).collect::<Vec<u64>>();
+    loop {
+        let before = sleeps();
+        tokio::time::sleep(QUIET).await;
+        if sleeps() == before {
+            return before;
+        }
+    }
+}
+
 /// Processes that wait for `path` one behind the other.
 pub fn line(test: &str, role: &str, path: &Path, length: usize) -> Vec<Process> {
     let mut line = Vec::new();
@@ -147,6 +159,11 @@ impl Log {
     /// How often it was warned of a wait that goes on though it cannot look.
     pub fn warnings(&self) -> usize {
         self.count("WARN", "the wait goes on")
+    }
+
+    /// How often a wait was told of.
+    pub fn waits(&self) -> usize {
+        self.count("DEBUG", ": waiting ")
     }
 
     /// How often a waiter looked at a lock and found it busy.
@@ -333,17 +350,16 @@ impl Process {
         });
     }
 
-    /// How often its threads have gone to sleep.
+    /// How often its threads have gone to sleep. One that ends meanwhile does not count.
     pub fn sleeps(&self) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("its threads");
         let of_task = |task: std::io::Result<std::fs::DirEntry>| {
-            let status = std::fs::read_to_string(task.expect("a thread").path().join("status"));
-            let status = status.expect("its status");
+            let status = std::fs::read_to_string(task.ok()?.path().join("status")).ok()?;
             let line =
                 status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            line.and_then(|number| number.trim().parse::<u64>().ok()).expect("a number")
+            Some(line?.trim().parse::<u64>().expect("a number"))
         };
-        tasks.map(of_task).sum()
+        tasks.filter_map(of_task).sum()
     }
 
     /// SIGKILL, and wait until it is gone.
@@ -357,10 +373,12 @@ impl Process {
     pub fn kill_leaving_a_zombie(&mut self) {
         self.child.kill().expect("it can be killed");
         let stat = format!("/proc/{}/stat", self.id());
-        let tasks = format!("/proc/{}/task", self.id());
         eventually("the process is a zombie, and its other threads are gone", || {
-            std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
-                && std::fs::read_dir(&tasks).is_ok_and(|tasks| tasks.count() == 1)
+            let stat = std::fs::read_to_string(&stat).expect("nobody waits for it");
+            // Of the fields behind the name: the state, and the number of threads.
+            let fields = stat.rsplit(')').next().expect("fields");
+            let fields: Vec<&str> = fields.split_whitespace().collect();
+            (fields[0], fields[17]) == ("Z", "1")
         });
     }
 

@@ -351,14 +351,28 @@ mod tests {
         (directory, path)
     }
 
-    /// Of another process, with this number and a pipe that has it for its inode.
-    fn stand(path: &LockPath, number: Number) -> Directory {
+    /// The place of another process.
+    struct Place {
+        directory: Directory,
+        locks: [(i64, i64); 2],
+    }
+
+    impl Drop for Place {
+        /// The child of another test may have a copy of what is open.
+        fn drop(&mut self) {
+            for (start, length) in self.locks {
+                self.directory.unlock(start, length);
+            }
+        }
+    }
+
+    /// With this number and a pipe that has it for its inode.
+    fn stand(path: &LockPath, number: Number) -> Place {
         let (directory, name) = (as_another(path), Name::of(path));
-        directory.lock(name.base + number.0, 1).unwrap();
-        let slot = name.slot(number);
-        let (start, length) = name.encode(pipe_of(number), slot).unwrap();
-        directory.lock(start, length).unwrap();
-        directory
+        let shown = name.encode(pipe_of(number), name.slot(number)).unwrap();
+        let locks = [(name.base + number.0, 1), shown];
+        locks.iter().for_each(|(start, length)| directory.lock(*start, *length).unwrap());
+        Place { directory, locks }
     }
 
     fn pipe_of(number: Number) -> PublishedFd {
