@@ -187,7 +187,10 @@ impl JournalRecord {
 /// Then all records before that batch were written whole.
 pub(crate) fn whole_behind(salt: u64, bytes: &[u8], place: usize) -> Option<(usize, bool)> {
     let mut first = None;
-    for next in place + 1..bytes.len() {
+    // By the byte that tells the kind, as nearly all of a file is blank.
+    let kinds = bytes.iter().enumerate().skip(place + FRAME_BYTES);
+    for (kind, _) in kinds.filter(|(_, byte)| matches!(byte, b'g' | b'e' | b'w' | b'b' | b'c')) {
+        let next = kind + 1 - FRAME_BYTES;
         let Some((_, _, batch)) = decode_if_likely(salt, bytes, next) else { continue };
         let first = *first.get_or_insert(next);
         if batch as usize > place {
@@ -212,11 +215,9 @@ fn masked(salt: u64, batch: u32) -> u32 {
     batch ^ salt as u32
 }
 
-/// A record, if the bytes look like one: else the checksum is not computed.
+/// A record, if its batch began no later: else the checksum is not computed.
 fn decode_if_likely(salt: u64, bytes: &[u8], place: usize) -> Option<(JournalRecord, usize, u32)> {
-    let batch = batch_at(salt, bytes, place)? as usize;
-    let kind = bytes.get(place + FRAME_BYTES - 1)?;
-    let is_likely = batch <= place && b"gewbc".contains(kind);
+    let is_likely = batch_at(salt, bytes, place)? as usize <= place;
     if is_likely { JournalRecord::decode(salt, &bytes[place..]) } else { None }
 }
 
