@@ -9,8 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-use super::tls::TlsError;
+use tokio_rustls::rustls::Error as TlsError;
 
 /// How much is heard out. If larger, a peer that goes on talking fills that much memory.
 const MOST: usize = 64 * 1024;
