@@ -2,13 +2,18 @@
 //! documentation gives, and headers as other proxies send them.
 
 mod lockd_support;
+mod server_support;
 
-use std::net::{SocketAddr, TcpListener};
+// What `server_support` calls so.
+use lockd_support::support;
+
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use lockd_support::support::{eventually, on_tmpfs, role};
 use lockd_support::{Answer, Client, Daemon, NIL, call};
 use serde_json::{Value, json};
+use server_support::Claim;
+use support::{eventually, on_tmpfs, role};
 use tempfile::TempDir;
 
 const DOCUMENT: &str = include_str!("../src/docs/behind_a_proxy.md");
@@ -23,22 +28,15 @@ fn start(test: &str, settings: &str) -> (TempDir, Daemon) {
 struct Nginx {
     process: Child,
     address: SocketAddr,
-    home: TempDir,
+    _home: TempDir,
+    _claim: Claim,
 }
 
 impl Nginx {
     /// With this in its server.
     fn start(server: &str) -> Self {
-        // Until it listens another program may take its port.
-        loop {
-            if let Some(nginx) = Self::start_at(free_address(), server) {
-                return nginx;
-            }
-        }
-    }
-
-    fn start_at(address: SocketAddr, server: &str) -> Option<Self> {
-        let home = on_tmpfs();
+        let (home, claim) = (on_tmpfs(), Claim::new());
+        let address = claim.at(0);
         let path = home.path().display();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {path}/{kind};"))
@@ -56,14 +54,9 @@ impl Nginx {
             .stdin(Stdio::null())
             .spawn()
             .expect("nginx: run tests/setup.sh");
-        let mut nginx = Self { process, address, home };
-        let mut has_ended = false;
-        // It writes that once it listens.
-        eventually("nginx listens", || {
-            has_ended = nginx.process.try_wait().expect("its status").is_some();
-            has_ended || nginx.home.path().join("pid").exists()
-        });
-        (!has_ended).then_some(nginx)
+        let nginx = Self { process, address, _home: home, _claim: claim };
+        eventually("nginx listens", || TcpStream::connect(address).is_ok());
+        nginx
     }
 
     /// As the documentation has it, for this daemon.
@@ -80,10 +73,6 @@ impl Drop for Nginx {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port")
 }
 
 fn request(to: SocketAddr, verb: &str, path: &str, head: &[(&str, &str)], body: &str) -> Answer {

@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -154,9 +154,8 @@ impl Heard {
 
 impl<S: AsyncRead + Unpin> Overheard<S> {
     /// HTTP/2 reads no more after that: here is noted what was heard by then.
-    fn failed(&mut self, error: io::Error) -> io::Error {
-        let mut context = Context::from_waker(Waker::noop());
-        let _ = Pin::new(&mut *self).poll_read(&mut context, &mut ReadBuf::new(&mut [0; 2]));
+    fn failed(&mut self, context: &mut Context<'_>, error: io::Error) -> io::Error {
+        let _ = Pin::new(&mut *self).poll_read(context, &mut ReadBuf::new(&mut [0; 2]));
         self.heard.note(error)
     }
 }
@@ -186,12 +185,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Overheard<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
-        Poll::Ready(written.map_err(|error| self.failed(error)))
+        Poll::Ready(written.map_err(|error| self.failed(context, error)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
-        Poll::Ready(flushed.map_err(|error| self.failed(error)))
+        Poll::Ready(flushed.map_err(|error| self.failed(context, error)))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

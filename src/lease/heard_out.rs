@@ -135,6 +135,46 @@ mod tests {
 
     const WORDS: &[u8] = b"go away";
 
+    /// TLS as it is when the other side has refused this one and closed the connection.
+    struct Refused;
+
+    impl AsyncRead for Refused {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let said = TlsError::General("a certificate is wanted".to_owned());
+            Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, said)))
+        }
+    }
+
+    impl AsyncWrite for Refused {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_tls_has_said_is_the_error_of_a_write() {
+        let mut stream = HeardOut::new(Refused);
+        let errors =
+            [stream.write_all(b"more").await, stream.flush().await].map(Result::unwrap_err);
+        assert!(errors.iter().all(is_of_tls), "{errors:?}");
+    }
+
     /// Says so and closes, with what this side sends unread: the next write is refused.
     async fn refused() -> HeardOut<TcpStream> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
