@@ -35,19 +35,27 @@ async fn hold(path: &Path) -> KernelGuard {
     AsyncKernelLock::new(path).acquire().await.unwrap()
 }
 
-/// The last two of a line sleep on while the lock passes to its first.
-async fn is_calm_behind(line: &mut [Process], path: &Path, guard: KernelGuard) {
-    let behind = line.len() - 2;
-    let before = support::settled_sleeps(&line[behind..]).await;
-    guard.release().await.unwrap();
-    let is_mine = |word: &String| *word == std::process::id().to_string();
-    eventually("another holds", || {
-        let is_held = |lock: &Vec<String>| lock[1] != "->" && !lock.iter().any(is_mine);
-        kernel_locks(path, "FLOCK").iter().any(is_held)
-    });
-    tokio::time::sleep(support::QUIET).await;
-    assert_eq!(line[behind..].iter().map(Process::sleeps).collect::<Vec<_>>(), before);
-    all_hold(line);
+/// The last two of such a line sleep on while the lock passes to its first.
+async fn is_calm_behind(path: &Path, new_line: impl Fn() -> Vec<Process>) {
+    support::until_first_holds(async || {
+        let guard = hold(path).await;
+        let mut line = new_line();
+        let behind = line.len() - 2;
+        let before = support::settled_sleeps(&line[behind..]).await;
+        guard.release().await.unwrap();
+        let mut holder = std::process::id();
+        eventually("another holds", || {
+            let held = kernel_locks(path, "FLOCK").into_iter().find(|lock| lock[1] != "->");
+            holder = held.map_or(holder, |lock| lock[4].parse().expect("a process"));
+            holder != std::process::id()
+        });
+        tokio::time::sleep(support::QUIET).await;
+        let after: Vec<_> = line[behind..].iter().map(Process::sleeps).collect();
+        let is_first = holder == line[0].id();
+        all_hold(&mut line);
+        (is_first, before, after)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -58,9 +66,7 @@ async fn a_release_wakes_those_in_front_and_nobody_else() {
     }
     let directory = support::on_tmpfs();
     let path = directory.path().join("line.lock");
-    let guard = hold(&path).await;
-    let mut line = line(TEST, "waits", &path, 6);
-    is_calm_behind(&mut line, &path, guard).await;
+    is_calm_behind(&path, || line(TEST, "waits", &path, 6)).await;
 }
 
 #[tokio::test]
@@ -71,10 +77,12 @@ async fn readers_sleep_behind_two_writers() {
     }
     let directory = support::on_tmpfs();
     let path = directory.path().join("line.lock");
-    let guard = hold(&path).await;
-    let mut line = line(TEST, "waits", &path, 3);
-    (0..3).for_each(|_| join(&mut line, TEST, "reads", &path));
-    is_calm_behind(&mut line, &path, guard).await;
+    let new_line = || {
+        let mut line = line(TEST, "waits", &path, 3);
+        (0..3).for_each(|_| join(&mut line, TEST, "reads", &path));
+        line
+    };
+    is_calm_behind(&path, new_line).await;
 }
 
 #[tokio::test]

@@ -68,15 +68,24 @@ async fn a_release_wakes_those_in_front_and_nobody_else() {
     }
     let directory = support::on_tmpfs();
     let path = directory.path().join("line.lock");
-    let guard = hold(&path).await;
-    let mut line = line(TEST, "waits", &path, 6);
-    let before = support::settled_sleeps(&line[4..]).await;
-    let last_holder = fs::read(&path).unwrap();
-    guard.release().await.unwrap();
-    eventually("another holds", || fs::read(&path).is_ok_and(|holder| holder != last_holder));
-    tokio::time::sleep(support::QUIET).await;
-    assert_eq!(line[4..].iter().map(Process::sleeps).collect::<Vec<_>>(), before);
-    all_hold(&mut line);
+    support::until_first_holds(async || {
+        let guard = hold(&path).await;
+        let mut line = line(TEST, "waits", &path, 6);
+        let before = support::settled_sleeps(&line[4..]).await;
+        guard.release().await.unwrap();
+        let mut holder = std::process::id();
+        eventually("another holds", || {
+            let file = fs::read_to_string(&path).unwrap_or_default();
+            holder = file.lines().next().map_or(holder, |pid| pid.parse().expect("a process"));
+            holder != std::process::id()
+        });
+        tokio::time::sleep(support::QUIET).await;
+        let after: Vec<_> = line[4..].iter().map(Process::sleeps).collect();
+        let is_first = holder == line[0].id();
+        all_hold(&mut line);
+        (is_first, before, after)
+    })
+    .await;
     assert_eq!(support::names_in(directory.path()), Vec::<String>::new());
 }
 
