@@ -8,6 +8,7 @@ mod remote_support;
 #[path = "support/mod.rs"]
 mod support;
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use lockkeeper::{
@@ -16,6 +17,7 @@ use lockkeeper::{
 use nix::sys::signal::Signal;
 use remote_support::{Daemon, Network, Weather, certificate, sha256};
 use support::{Process, QUIET, VERY_LONG, eventually, on_tmpfs};
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::time::{sleep, timeout};
 
 const RESOURCE: &str = "r";
@@ -383,4 +385,41 @@ async fn tls_and_credentials_are_needed_where_the_daemon_asks_for_them() {
     let mine = with(&daemon.url, "mine", trusting().bearer_token(secret));
     acquired(&mine).await.release().await.expect("it was held");
     assert!(!format!("{mine:?}").contains(secret));
+}
+
+/// What wants a certificate of its clients, as a proxy may. With TLS 1.3 it says so after
+/// the handshake (RFC 8446, 4.4.2.4).
+const WANTS_CERTIFICATES: &str = "\
+import socket, ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(*sys.argv[1:])
+context.load_verify_locations(sys.argv[1])
+context.verify_mode = ssl.CERT_REQUIRED
+listener = socket.create_server(('127.0.0.1', 0))
+print(listener.getsockname()[1], flush=True)
+while True:
+    connection = listener.accept()[0]
+    try:
+        context.wrap_socket(connection, server_side=True)
+    except OSError:
+        connection.close()
+";
+
+#[tokio::test]
+async fn a_certificate_of_the_client_that_is_asked_for_is_missed() {
+    let directory = on_tmpfs();
+    let (cert, key) = certificate(directory.path());
+    let mut proxy = tokio::process::Command::new("python3")
+        .args(["-c", WANTS_CERTIFICATES])
+        .args([&cert, &key])
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("python3");
+    let mut port = String::new();
+    BufReader::new(proxy.stdout.take().expect("its output")).read_line(&mut port).await.unwrap();
+    let url = format!("https://127.0.0.1:{}", port.trim());
+    let refused = with(&url, "mine", RemoteOptions::default().ca_file(&cert)).acquire().await;
+    let Err(Error::Untrusted { source, .. }) = refused else { panic!("{refused:?}") };
+    assert!(source.to_string().contains("CertificateRequired"), "{source}");
 }

@@ -41,7 +41,5 @@ pub(crate) use retry::{Exhausted, Patience};
 #[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) use shown::shown;
 pub(crate) use socket::Socket;
-#[cfg(any(feature = "etcd", feature = "postgres"))]
-pub(crate) use tls::TlsError;
-pub(crate) use tls::{OptionNames, Outlook, Remedies, Tls, Trust, explained};
+pub(crate) use tls::{OptionNames, Outlook, Remedies, Tls, TlsError, Trust, explained};
 pub(crate) use watch::{End, Latest, Watched, Watcher};

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::response::Response;
-use crate::lease::{Socket, Tls};
+use crate::lease::{Socket, Tls, TlsError};
 
 /// Longer responses are not a lock daemon's. If larger, another server can make this
 /// process keep more in memory.
@@ -75,14 +75,18 @@ pub(super) async fn collected(response: hyper::Response<Incoming>) -> io::Result
     Ok(Response { status, body: body.map_err(io::Error::other)?.to_bytes() })
 }
 
-/// The error with its cause, which hyper's own text does not have.
+/// The error with its cause, which hyper's own text does not have. One of TLS is given as
+/// it is.
 fn other(error: hyper::Error) -> io::Error {
     if error.is_parse() {
         let text = "what answers there speaks no HTTP: with TLS the URL begins with https://";
         return io::Error::new(io::ErrorKind::InvalidData, format!("{text} ({error})"));
     }
-    match error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
-        Some(cause) => io::Error::new(cause.kind(), format!("{error}: {cause}")),
-        None => io::Error::other(error),
+    let Some(cause) = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) else {
+        return io::Error::other(error);
+    };
+    match cause.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>()) {
+        Some(tls) => io::Error::new(cause.kind(), tls.clone()),
+        None => io::Error::new(cause.kind(), format!("{error}: {cause}")),
     }
 }

@@ -18,7 +18,7 @@ use super::no_response::NoResponse;
 use super::options::{RemoteOptions, invalid};
 use super::response::Response;
 use crate::lease::{
-    OptionNames, Outlook, PerProcess, RESPONSE_LIMIT, Remedies, Tls, Trust, explained,
+    OptionNames, Outlook, PerProcess, RESPONSE_LIMIT, Remedies, Tls, TlsError, Trust, explained,
 };
 use crate::lock::error::Error;
 use crate::sys::mutex::Mutex;
@@ -207,8 +207,14 @@ impl Endpoint {
 
 /// The request was sent.
 fn after(error: io::Error, was_reused: bool) -> NoResponse {
-    let is_foreign = error.kind() == io::ErrorKind::InvalidData && !was_reused;
-    let outlook = if is_foreign { Outlook::Foreign } else { Outlook::Open };
+    let is_of_tls = error.get_ref().is_some_and(|inner| inner.is::<TlsError>());
+    let (outlook, error) = match error.kind() {
+        _ if was_reused => (Outlook::Open, error),
+        // With TLS 1.3 a server refuses its client's certificate after the handshake.
+        _ if is_of_tls => explained(error, &REMEDIES),
+        io::ErrorKind::InvalidData => (Outlook::Foreign, error),
+        _ => (Outlook::Open, error),
+    };
     NoResponse { error, may_have_come: true, outlook, was_reused }
 }
 
