@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
+use super::home::Home;
 use super::member::{Member, killed_with_us};
 use super::{Version, command, directory};
 use crate::server_support::{Certificates, Claim, Proxy, Source};
-use crate::support::{VERY_LONG, eventually, on_tmpfs};
+use crate::support::{VERY_LONG, eventually};
 
 /// How clients speak to a cluster. Its members speak to each other without TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub struct Cluster {
     token: String,
     programs: PathBuf,
     builder: Builder,
-    home: TempDir,
+    home: Home,
     claim: Claim,
 }
 
@@ -136,7 +136,7 @@ impl Cluster {
     #[track_caller]
     fn new(builder: Builder) -> Self {
         let programs = directory(builder.version).expect("etcd: run tests/setup.sh");
-        let (home, claim) = (on_tmpfs(), Claim::new());
+        let (home, claim) = (Home::new(), Claim::new());
         let certificates = match builder.tls {
             Tls::Off => Certificates::paths(home.path()),
             Tls::Server | Tls::Mutual => {

@@ -6,6 +6,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod cluster;
+mod home;
 mod member;
 
 use std::path::{Path, PathBuf};
