@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::another_process::holder;
 use crate::kinds::{Kind, Place, acquired, release, soon};
+use crate::limits::named;
 use crate::support::{HOUR, QUIET, block_on};
 
 for_every_shared_kind! {
@@ -140,8 +141,12 @@ fn limits_hold_for_readers<K: Kind<Lock: SharedLock>>() {
         {
             assert!(error.expect_err("it is held").is_timeout());
         }
-        let busy = soon(limited.acquire_shared_within(Wait::No)).await.expect("no error");
-        assert!(matches!(busy, Acquired::Busy(busy) if busy.holder.is_some()));
+        named(async || {
+            let busy = soon(limited.acquire_shared_within(Wait::No)).await.expect("no error");
+            let Acquired::Busy(busy) = busy else { panic!("it is held") };
+            busy.holder
+        })
+        .await;
         release(guard).await;
         place.expect_as_new(&lock, "after all of them").await;
     });
