@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::home::Home;
 use super::member::{Member, killed_with_us};
 use super::{Version, command, directory};
-use crate::server_support::{Certificates, Claim, Proxy, Source};
-use crate::support::{VERY_LONG, eventually};
+use crate::server_support::{Certificates, Claim, Guarded, Proxy, Source};
+use crate::support::{VERY_LONG, eventually, on_tmpfs};
 
 /// How clients speak to a cluster. Its members speak to each other without TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +99,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many ports a member needs: clients, peers, the proxy before it, metrics.
 const PORTS_OF_ONE: u16 = 5;
 
+/// A member that is being killed may still write to it.
+const REMOVAL: &str = r#"until rm -rf "$1"; do sleep 0.01; done"#;
+
 /// Members of etcd in processes of their own, on one address of loopback that no other test
 /// has. They are killed when it is dropped, and when this process ends in any way. A test that
 /// fails prints what they wrote last.
@@ -114,7 +116,7 @@ pub struct Cluster {
     token: String,
     programs: PathBuf,
     builder: Builder,
-    home: Home,
+    home: Guarded,
     claim: Claim,
 }
 
@@ -136,7 +138,7 @@ impl Cluster {
     #[track_caller]
     fn new(builder: Builder) -> Self {
         let programs = directory(builder.version).expect("etcd: run tests/setup.sh");
-        let (home, claim) = (Home::new(), Claim::new());
+        let (home, claim) = (Guarded::new(on_tmpfs(), REMOVAL), Claim::new());
         let certificates = match builder.tls {
             Tls::Off => Certificates::paths(home.path()),
             Tls::Server | Tls::Mutual => {

@@ -6,7 +6,6 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod cluster;
-mod home;
 mod member;
 
 use std::path::{Path, PathBuf};

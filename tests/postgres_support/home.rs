@@ -1,25 +1,19 @@
 //! A directory for servers, and the guarantee that nothing of them outlives a test.
 
 use std::fs::DirBuilder;
-use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
 use super::programs::{programs, user};
+use crate::server_support::Guarded;
 use crate::support::{on_disk, on_tmpfs};
 
-/// Reads its input to the end of a line, or to its end when the test's process ends. Then it
-/// kills every process below the directory, which finds those as well whose postmaster was
+/// Kills every process below the directory, which finds those as well whose postmaster was
 /// killed, and stopped ones. At last it removes shared memory and the directory.
-/// A signal from the terminal is not for it.
-const GUARD: &str = r#"
-trap '' HUP INT QUIT TERM
-cd /
-read -r _
+const ENDING: &str = r#"
 below() {
     find /proc/[0-9]*/cwd -maxdepth 0 -lname "$1/*" 2>/dev/null | cut -d / -f 3
 }
@@ -33,12 +27,9 @@ done
 rm -rf "$1"
 "#;
 
-/// A directory of the servers' user, on tmpfs unless said otherwise. With it ends every process whose working
-/// directory is below it, however the test or its process ends.
-pub struct Home {
-    path: PathBuf,
-    guard: Child,
-}
+/// A directory of the servers' user, on tmpfs unless said otherwise. With it ends every process
+/// whose working directory is below it, however the test or its process ends.
+pub struct Home(Guarded);
 
 impl Home {
     pub fn new() -> Self {
@@ -51,21 +42,17 @@ impl Home {
     }
 
     fn of(directory: TempDir) -> Self {
-        let path = directory.keep();
-        give(&path);
-        let mut guard = Command::new("sh");
-        guard.args(["-c", GUARD, "guard"]).arg(&path).process_group(0);
-        guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        Self { guard: guard.spawn().expect("sh"), path }
+        give(directory.path());
+        Self(Guarded::new(directory, ENDING))
     }
 
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// A directory in it, and the command that runs a program there.
     pub fn command(&self, directory: &str, program: &Path) -> Command {
-        let directory = self.path.join(directory);
+        let directory = self.path().join(directory);
         if !directory.exists() {
             // PostgreSQL takes no data that others may read.
             DirBuilder::new().mode(0o700).create(&directory).expect("a directory");
@@ -87,19 +74,11 @@ impl Home {
 
     /// A file of the servers' user, which only it may read.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.path.join(name);
+        let path = self.path().join(name);
         std::fs::write(&path, text).expect("a file");
         crate::support::chmod(&path, 0o600);
         give(&path);
         path
-    }
-}
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        let told = self.guard.stdin.take().map(|mut input| writeln!(input));
-        debug_assert!(told.is_some_and(|told| told.is_ok()));
-        let _ = self.guard.wait();
     }
 }
 

@@ -5,10 +5,12 @@
 
 mod certificates;
 mod claim;
+mod guarded;
 mod proxy;
 mod substitution;
 
 pub use certificates::Certificates;
 pub use claim::Claim;
+pub use guarded::Guarded;
 pub use proxy::{Proxy, Source, To};
 pub use substitution::Substitution;
