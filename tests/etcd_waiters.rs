@@ -14,7 +14,7 @@ use etcd_locks::{
     LONG, Waiter, acquire, begun, lock, options, queue, release, served, stand, warm,
 };
 use etcd_support::{Cluster, To, Version, is_there};
-use lockkeeper::{AsyncEtcdLock, Error, EtcdGuard};
+use lockkeeper::{AsyncEtcdLock, Error, EtcdGuard, Lock, Wait};
 use nix::sys::signal::Signal;
 use support::{Process, block_on, eventually};
 
@@ -122,6 +122,32 @@ fn a_waiter_that_asks_again_keeps_its_place() {
     assert_eq!(guard.key().create_revision(), queue(&cluster)[0].create_revision);
     release(guard);
     release(behind.guard());
+}
+
+/// Its key would be one more that those behind it wait for.
+#[test]
+fn one_try_never_puts_a_key_behind_another() {
+    if !is_there(Version::V3_4) {
+        return;
+    }
+    let cluster = Cluster::start(1);
+    let holder = acquire(&direct(&cluster));
+    let other = lock(&cluster.endpoint(0), LONG + 1);
+    let revision = || cluster.status(0).expect("it answers").revision;
+    block_on(async {
+        assert!(other.try_acquire().await.expect("an answer").is_none());
+        let before = revision();
+        for _ in 0..10 {
+            let tried = other.acquire_timeout(Duration::ZERO).await;
+            assert!(tried.is_err_and(|error| error.is_timeout()));
+            assert!(other.try_acquire().await.expect("an answer").is_none());
+            let tried = Lock::acquire_within(&other, Wait::No).await;
+            assert!(tried.expect("an answer").held().is_none());
+        }
+        other.flush().await;
+        assert_eq!(revision(), before);
+    });
+    release(holder);
 }
 
 /// The next lower key is that of a waiter, so its delete is no grant.

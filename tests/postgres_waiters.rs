@@ -7,10 +7,12 @@ mod support;
 
 use std::time::Duration;
 
-use lockkeeper::{AsyncPostgresLock, Error, PostgresLocks, PostgresOptions, Table, Takeover};
+use lockkeeper::{
+    AsyncPostgresLock, Error, Lock, PostgresLocks, PostgresOptions, Table, Takeover, Wait,
+};
 use postgres_locks::{
     LONG, Waiter, acquire, grant, lock, of_lock, options, release, server, stand, text,
-    text_of_another, waiting,
+    text_of_another, waiting, with_table,
 };
 use postgres_support::{PgBouncer, Pooling, ROLE, Server, To, is_there};
 use server_support::Substitution;
@@ -45,6 +47,36 @@ fn a_wait_that_is_dropped_leaves_no_session_that_waits_or_holds() {
     release(guard);
     release(acquire(&one));
     stand(&server, &one, 0, 0);
+}
+
+/// It would be granted the lock before those behind it, and its session closes.
+#[test]
+fn one_try_never_stands_in_the_queue() {
+    if !is_there() {
+        return;
+    }
+    let server = with_table(Server::builder().set("log_statement", "all"));
+    let one = lock(&text(server.address()), options(LONG));
+    let other = lock(&text_of_another(server.address()), options(LONG));
+    let guard = acquire(&one);
+    let waits = || server.log().matches("pg_catalog.pg_advisory_lock(").count();
+    block_on(async {
+        for _ in 0..10 {
+            let tried = other.acquire_timeout(Duration::ZERO).await;
+            assert!(tried.is_err_and(|error| error.is_timeout()));
+            assert!(other.try_acquire().await.expect("an answer").is_none());
+            let tried = Lock::acquire_within(&other, Wait::No).await;
+            assert!(tried.expect("an answer").held().is_none());
+        }
+        other.flush().await;
+    });
+    assert_eq!(waits(), 0, "{}", server.log());
+    // What is looked for is what a wait looks like.
+    let waiter = Waiter::of(&other);
+    stand(&server, &one, 1, 1);
+    assert_eq!(waits(), 1);
+    release(guard);
+    release(waiter.guard());
 }
 
 /// The cancel and the grant race. No round leaves the lock with a session that nobody has.

@@ -157,7 +157,7 @@ impl Acquisition {
         let session = session.map_err(|given_up| self.given_up(given_up))?;
         let mut place = self.place(session, turn)?;
         // A contender that does not wait puts its key only if it has the lock by that.
-        let only_if_free = matches!(self.end, WaitEnd::Now);
+        let only_if_free = self.end.is_now();
         let options = self.target.options();
         let value = Record::of_this_process(options.name.as_deref(), options.note.as_deref());
         let value = value.to_bytes();

@@ -51,6 +51,15 @@ impl WaitEnd {
         }
     }
 
+    /// Whether there is no time to wait, but for one try.
+    pub(crate) fn is_now(&self) -> bool {
+        match self {
+            Self::Now => true,
+            Self::At(point) => *point <= StdInstant::now(),
+            Self::Never | Self::WhenTold(_) => false,
+        }
+    }
+
     /// Resolves when the wait is to end, and at once from then on.
     ///
     /// # Cancel safety

@@ -32,6 +32,10 @@ const DOING: &str = "locking";
 /// Between two tries while the server has no session for a wait. If larger, a waiter is later.
 const SLOW: Duration = Duration::from_millis(500);
 
+/// How long a look is repeated that fails, where only the name of the holder is wanted. If
+/// larger, a server that fails holds up a limit for longer; if smaller, no holder is named.
+const HOLDER_LIMIT: Duration = Duration::from_secs(1);
+
 /// A token has the timeline above so many bits of the counter. A server that counts one
 /// million a second needs twelve days to fill them: of locks none does.
 const COUNTER_BITS: u32 = 40;
@@ -88,7 +92,7 @@ impl Acquisition {
             let failure = match self.try_once(turn, &mut patience).await? {
                 Tried::Held(guard) => return Ok(Acquired::Held(*guard)),
                 Tried::Over => return self.busy().await,
-                Tried::Busy(_) if matches!(self.end, WaitEnd::Now) => return self.busy().await,
+                Tried::Busy(_) if self.end.is_now() => return self.busy().await,
                 Tried::Busy(again) => match self.wait(again, &mut patience).await? {
                     Waited::Held(guard) => return Ok(Acquired::Held(*guard)),
                     Waited::Over => return self.busy().await,
@@ -314,7 +318,8 @@ impl Acquisition {
     }
 
     async fn busy(&self) -> Decided {
-        let mut patience = Patience::new(Duration::ZERO).until(Some(Instant::now()));
+        let end = Instant::now() + HOLDER_LIMIT;
+        let mut patience = Patience::new(HOLDER_LIMIT).until(Some(end));
         let holder = match status::ask_there(&self.target, &mut patience).await {
             Ok(queue) => queue.holder.map(Box::<Holder>::new),
             Err(_) => None,

@@ -30,7 +30,7 @@
 //!     acquisition that is given up leaves the row as it was before.
 //! P11. A statement that waits is cancelled by a request that is read to its end, and its
 //!     session is closed after that: no later statement is hit, and nothing is granted to
-//!     nobody.
+//!     nobody. A request that comes before its statement cancels nothing, so it is repeated.
 //! P12. A session whose lock statement failed takes no other lock, nor does one in which a
 //!     holder ran statements. A session that holds a lock waits for none.
 //! P13. The fencing token is a counter of the lock's row below the server's timeline. Both

@@ -24,6 +24,10 @@ use crate::sys::random;
 /// that was dropped is closed later.
 const CANCELLED_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long after a cancel it is sent again: one that comes before its statement cancels
+/// nothing. If larger, the session of a wait that was dropped is closed later.
+const CANCEL_AGAIN: Duration = Duration::from_millis(100);
+
 /// Between two tries to release. If larger, the next contender waits for longer.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -249,7 +253,9 @@ impl Parts {
         let session = self.seat.session();
         if session.raw.cancel().await.is_ok() {
             let undo = async {
-                let _ = (&mut asked).await;
+                while timeout(CANCEL_AGAIN, &mut asked).await.is_err() {
+                    let _ = session.raw.cancel().await;
+                }
                 // It may have been granted all the same. The end of the session would free it
                 // too, but later than this is told.
                 let _ = session.ask_rows("SELECT pg_catalog.pg_advisory_unlock_all()", &[]).await;
