@@ -54,7 +54,7 @@ async fn force(lock: &AsyncPostgresLock, pid: i32) -> Result<String, Failure> {
         return Ok(format!("{name}: ended the session {pid} of {}; {beside}", ended.holder));
     }
     let queue = lock.queue().await?;
-    let session = queue.pid.unwrap_or(0);
+    let session = queue.pids.first().copied().unwrap_or(0);
     let Status::Held(holder) = queue.status() else {
         return Ok(format!("{name}: free, nothing to end"));
     };

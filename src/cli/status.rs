@@ -163,7 +163,7 @@ impl Report {
             #[cfg(feature = "postgres")]
             Shown::Postgres(lock) => match lock.queue().await {
                 Ok(mut queue) => Self {
-                    session: queue.pid,
+                    session: queue.pids.first().copied(),
                     waiters: Some(std::mem::take(&mut queue.waiters)),
                     ..Self::new(lock.name(), Ok(queue.status()), false)
                 },

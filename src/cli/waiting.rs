@@ -21,7 +21,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_millis(100);
 
 /// Say on standard error what `lock` is waited for, until the future is dropped: on a
-/// terminal in a line that moves and goes away with it, else once.
+/// terminal in a line that moves and goes away with it, else once, and once more where the
+/// holder is known later.
 pub(super) async fn tell_of_waiting(lock: &AnyLock) -> Infallible {
     sleep(UNTOLD).await;
     let mut seen = Seen::of(lock).await;
@@ -33,6 +34,13 @@ pub(super) async fn tell_of_waiting(lock: &AnyLock) -> Infallible {
         return keep_line(lock, seen).await;
     }
     tell(waiting_for(lock, &seen));
+    while !matches!(seen, Seen::Holder(_)) {
+        sleep(LOOK).await;
+        seen = Seen::of(lock).await;
+        if let Seen::Holder(_) = seen {
+            tell(waiting_for(lock, &seen));
+        }
+    }
     std::future::pending().await
 }
 

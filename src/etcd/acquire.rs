@@ -168,7 +168,10 @@ impl Acquisition {
                 match session.put(patience).await {
                     Ok(true) => {}
                     Ok(false) => return Ok(Step::Put(place.forget().expect("BUG: no turn"))),
-                    Err(given_up) => return Err(self.given_up(given_up)),
+                    Err(given_up) => {
+                        end(place);
+                        return Err(self.given_up(given_up));
+                    }
                 }
             }
             let request = self.putting(&place, &value, only_if_free);
@@ -185,7 +188,10 @@ impl Acquisition {
                 Err(GivenUp::Final(Failure { kind: Kind::Restored, .. })) => {
                     return Ok(Step::Put(place.leave().expect("BUG: no turn")));
                 }
-                Err(given_up) => return Err(self.given_up(given_up)),
+                Err(given_up) => {
+                    end(place);
+                    return Err(self.given_up(given_up));
+                }
             };
             let revision = answer.header.map_or(0, |header| header.revision);
             if answer.succeeded {
@@ -208,6 +214,7 @@ impl Acquisition {
             }
             let epoch = s.map_or(0, |s| s.mod_revision);
             if epoch == place.parts().session.epoch() && only_if_free {
+                end(place);
                 self.foreign(lowest.as_ref())?;
                 self.hear(lowest.as_ref());
                 return Ok(Step::Decided(self.busy()));
@@ -429,6 +436,14 @@ impl Acquisition {
     /// A wait that has heard of a holder ends with that, and not with silence.
     fn given_up(&self, given_up: GivenUp) -> Error {
         self.target.given_up(DOING, given_up)
+    }
+}
+
+/// Delete the key in the background, if it may be there. A key that may not be deleted, and
+/// was never put, would keep the turn up to the end of the session. (M8)
+fn end(place: Place) {
+    if !place.parts().is_unclear {
+        drop(place.forget());
     }
 }
 

@@ -21,9 +21,10 @@
 //!     lowest, its delete is the grant. Else, and after every trouble, it looks.
 //! M7. The holder checks D before it says that it holds, and watches K while it does.
 //! M8. A contender or holder that gives up deletes K, and keeps the place in the process's
-//!     queue until that is confirmed. If a put of K was unclear, S is put in the same
-//!     transaction: the epoch changes, and every older put fails its comparison. Where no
-//!     put is possible, S is deleted.
+//!     queue until that is confirmed. A K that was clearly never put needs no delete, and
+//!     keeps no place. If a put of K was unclear, S is put in the same transaction: the epoch
+//!     changes, and every older put fails its comparison. Where no put is possible, S is
+//!     deleted.
 //! M9. A revision that goes back, or another cluster id, is an older state that was
 //!     restored: what was held is lost. Between two sessions a member that was of the cluster
 //!     may say that it is another one now. A member that never was of it is never used.

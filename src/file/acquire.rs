@@ -213,10 +213,11 @@ impl<'a> Acquire<'a> {
     ) -> Result<FileGuard, Error> {
         let deadline = self.endurance.deadline();
         let limit = self.lock.options().wait.local_handoff;
-        if turn.local_handoff_is_over(limit) && contender.has_foreign_waiters() {
+        let is_last = deadline.is_some_and(Deadline::is_over);
+        // One try has no place behind others.
+        if !is_last && turn.local_handoff_is_over(limit) && contender.has_foreign_waiters() {
             return Box::pin(self.wait(contender, turn)).await;
         }
-        let is_last = deadline.is_some_and(Deadline::is_over);
         let turn = match contender.try_once(turn, is_last).await? {
             Acquisition::Acquired(guard) => return Ok(guard.acknowledge_recovery()),
             Acquisition::Busy(busy, _) if is_last => {

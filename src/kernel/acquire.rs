@@ -99,7 +99,11 @@ enum Limit {
 
 impl Limit {
     fn of(deadline: Option<Deadline>) -> Self {
-        deadline.map_or(Limit::None, Limit::Until)
+        match deadline {
+            Some(deadline) if deadline.is_over() => Limit::OneTry,
+            Some(deadline) => Limit::Until(deadline),
+            None => Limit::None,
+        }
     }
 
     /// To be asked before a try, so that the last one is at the deadline and not before.

@@ -67,6 +67,8 @@ impl WaitEnd {
     pub(crate) async fn reached(&mut self) {
         match self {
             Self::Now => {}
+            // The timer is up to a millisecond late.
+            Self::At(point) if *point <= StdInstant::now() => {}
             Self::At(point) => sleep_until(Instant::from_std(*point)).await,
             Self::Never => pending().await,
             Self::WhenTold(told) => {
@@ -201,7 +203,8 @@ impl<T: Target> Contender<T> {
     async fn ask_by_a_paused_clock(&self, limit: Option<Duration>) -> Decided<T::Guard> {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let at_once = self.try_once().await;
-        if !matches!(at_once, Ok(Acquired::Busy(_))) {
+        let is_over = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        if is_over || !matches!(at_once, Ok(Acquired::Busy(_))) {
             return at_once;
         }
         let waiting = self.target.background().hand_over.wait();

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::{Failure, GivenUp, Kind, pause};
 use super::guard::PostgresGuard;
 use super::hold::Hold;
 use super::key::Mode;
-use super::lock_session::LockSession;
+use super::lock_session::{ANSWER_LIMIT, LockSession};
 use super::options::Table;
 use super::place::{Place, Turn};
 use super::record;
 use super::server::{Live, permits};
 use super::statements::Row;
-use super::status;
+use super::status::{self, Queue};
 use super::target::Target;
 use crate::lease::{self, Acquiring, Background, Gone, Patience, WaitEnd};
 use crate::lock::error::Error;
@@ -32,9 +32,9 @@ const DOING: &str = "locking";
 /// Between two tries while the server has no session for a wait. If larger, a waiter is later.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// How long a look is repeated that fails, where only the name of the holder is wanted. If
-/// larger, a server that fails holds up a limit for longer; if smaller, no holder is named.
-const HOLDER_LIMIT: Duration = Duration::from_secs(1);
+/// How long the holder is looked for at the end of a wait. If larger, a server that fails holds
+/// up a limit for longer; if smaller, a slow one names no holder.
+const HOLDER_LIMIT: Duration = Duration::from_secs(2);
 
 /// A token has the timeline above so many bits of the counter. A server that counts one
 /// million a second needs twelve days to fill them: of locks none does.
@@ -91,11 +91,15 @@ impl Acquisition {
             let begun = Instant::now();
             let failure = match self.try_once(turn, &mut patience).await? {
                 Tried::Held(guard) => return Ok(Acquired::Held(*guard)),
-                Tried::Over => return self.busy().await,
-                Tried::Busy(_) if self.end.is_now() => return self.busy().await,
+                Tried::Over(busy) => return Ok(Acquired::Busy(busy)),
+                Tried::Busy(again) if self.end.is_now() => {
+                    // The turn goes first: a look may take long.
+                    drop(again);
+                    return self.busy().await;
+                }
                 Tried::Busy(again) => match self.wait(again, &mut patience).await? {
                     Waited::Held(guard) => return Ok(Acquired::Held(*guard)),
-                    Waited::Over => return self.busy().await,
+                    Waited::Over(busy) => return Ok(Acquired::Busy(busy)),
                     Waited::Again => None,
                 },
                 Tried::Failed(failure) => Some(failure),
@@ -138,17 +142,17 @@ impl Acquisition {
         let keeper = keeper.map_err(|given_up| self.given_up(given_up))?;
         let session = match is_alone {
             false => keeper,
-            true => match self.waiter().await {
-                Some(Ok(session)) => session,
-                Some(Err(failure)) => return Ok(Tried::Failed(failure)),
-                None => return Ok(Tried::Over),
+            // One try, however long that takes.
+            true => match self.live.waiter_in_time(patience).await {
+                Ok(session) => session,
+                Err(failure) => return Ok(Tried::Failed(failure)),
             },
         };
         let mut place = self.place(&session, is_alone, turn)?;
         match place.try_lock().await {
             Ok(true) => Ok(match self.enter(place, is_alone, patience).await {
-                Ok(Some(guard)) => Tried::Held(Box::new(guard)),
-                Ok(None) => Tried::Over,
+                Ok(Entered::Held(guard)) => Tried::Held(guard),
+                Ok(Entered::Over(busy)) => Tried::Over(busy),
                 Err(failure) => Tried::Failed(failure),
             }),
             Ok(false) if is_alone => Ok(Tried::Busy(Again::Place(place))),
@@ -159,10 +163,6 @@ impl Acquisition {
 
     /// A session of its own; `None` if the time that was given is over first.
     async fn waiter(&mut self) -> Option<Result<Arc<LockSession>, Failure>> {
-        if matches!(self.end, WaitEnd::Now) {
-            // One try, however long it takes.
-            return Some(self.live.waiter().await);
-        }
         tokio::select! {
             biased;
             session = self.live.waiter() => Some(session),
@@ -188,7 +188,8 @@ impl Acquisition {
             Again::Turn(turn) => match self.waiter().await {
                 Some(Ok(session)) => self.place(&session, true, turn)?,
                 Some(Err(failure)) => return self.slowly(failure).await,
-                None => return Ok(Waited::Over),
+                // There is a last try.
+                None => return Ok(Waited::Again),
             },
         };
         let begun = Instant::now();
@@ -200,7 +201,10 @@ impl Acquisition {
             tokio::select! {
                 biased;
                 asked = place.asked() => break asked,
-                () = self.end.reached() => return Ok(Waited::Over),
+                () = self.end.reached() => match self.last_look(&mut place).await {
+                    Ok(asked) => break asked,
+                    Err(busy) => return Ok(Waited::Over(busy)),
+                },
                 () = slow => {}
             }
             // A look now and then, in case that its connection is dead and does not say so.
@@ -213,8 +217,8 @@ impl Acquisition {
         patience.renew(begun.elapsed());
         let failure = match asked {
             Ok(true) => match self.enter(place, true, patience).await {
-                Ok(Some(guard)) => return Ok(Waited::Held(Box::new(guard))),
-                Ok(None) => return Ok(Waited::Over),
+                Ok(Entered::Held(guard)) => return Ok(Waited::Held(guard)),
+                Ok(Entered::Over(busy)) => return Ok(Waited::Over(busy)),
                 Err(failure) => failure,
             },
             // No statement that waits says so.
@@ -235,9 +239,10 @@ impl Acquisition {
         }
         tokio::select! {
             biased;
-            () = self.end.reached() => Ok(Waited::Over),
-            () = sleep(SLOW) => Ok(Waited::Again),
+            () = self.end.reached() => {}
+            () = sleep(SLOW) => {}
         }
+        Ok(Waited::Again)
     }
 
     /// Whether the server has this session wait, or has just granted it the lock.
@@ -255,14 +260,14 @@ impl Acquisition {
         }
     }
 
-    /// The server has granted it: write who holds it, and wait for one that vanished; `None`
-    /// if the time that was given is over first. (P9, P10)
+    /// The server has granted it: write who holds it, and wait for one that vanished, unless
+    /// the time that was given is over first. (P9, P10)
     async fn enter(
         &mut self,
         mut place: Place,
         is_alone: bool,
         patience: &mut Patience,
-    ) -> Result<Option<PostgresGuard>, Failure> {
+    ) -> Result<Entered, Failure> {
         let options = self.target.options();
         let sent = BootTime::now();
         let begun = Instant::now();
@@ -299,7 +304,9 @@ impl Acquisition {
                 () = self.end.reached() => false,
             };
             if !is_out {
-                return Ok(None);
+                // Its lease is not over, so it may be alive and out of reach.
+                let vanished = vanished_holder(holder, owner, Evidence::Server);
+                return Ok(Entered::Over(Busy::new(vanished.map(Box::new))));
             }
             if let (Mode::Shared, Some(owner)) = (self.mode, &owner) {
                 place.parts().statements().is_over(owner).await?;
@@ -311,20 +318,34 @@ impl Acquisition {
         if session.state.over().is_some() {
             return Err(ended());
         }
-        let vanished = holder
-            .zip(owner)
-            .and_then(|(holder, owner)| record::holder(&holder, &owner, Evidence::LeaseOver));
-        Ok(Some(PostgresGuard::new(Hold::new(place, token, vanished))))
+        let vanished = vanished_holder(holder, owner, Evidence::LeaseOver);
+        Ok(Entered::Held(Box::new(PostgresGuard::new(Hold::new(place, token, vanished)))))
     }
 
     async fn busy(&self) -> Decided {
-        let end = Instant::now() + HOLDER_LIMIT;
-        let mut patience = Patience::new(HOLDER_LIMIT).until(Some(end));
-        let holder = match status::ask_there(&self.target, &mut patience).await {
-            Ok(queue) => queue.holder.map(Box::<Holder>::new),
-            Err(_) => None,
+        Ok(Acquired::Busy(Busy::new(self.look().await.holder.map(Box::new))))
+    }
+
+    /// Nothing is known where the server does not answer in time.
+    async fn look(&self) -> Queue {
+        let mut patience = Patience::new(HOLDER_LIMIT);
+        let looking = status::ask_there(&self.target, &mut patience);
+        timeout(HOLDER_LIMIT, looking).await.unwrap_or(Ok(Queue::default())).unwrap_or_default()
+    }
+
+    /// At the limit there is a last look: it may be granted, though that was not heard yet.
+    /// The answer to the statement that waits, or that another has the lock.
+    async fn last_look(&self, place: &mut Place) -> Result<Result<bool, Failure>, Busy> {
+        let own = place.session().pid();
+        let queue = tokio::select! {
+            biased;
+            asked = place.asked() => return Ok(asked),
+            queue = self.look() => queue,
         };
-        Ok(Acquired::Busy(Busy::new(holder)))
+        if !queue.pids.contains(&own) {
+            return Err(Busy::new(queue.holder.map(Box::new)));
+        }
+        timeout(ANSWER_LIMIT, place.asked()).await.map_err(|_| Busy::new(None))
     }
 
     fn given_up(&self, given_up: GivenUp) -> Error {
@@ -339,8 +360,8 @@ fn ended() -> Failure {
 /// What one try came to.
 enum Tried {
     Held(Box<PostgresGuard>),
-    /// The time that was given is over.
-    Over,
+    /// The time that was given is over, in a wait for one that vanished.
+    Over(Busy),
     Busy(Again),
     Failed(Failure),
 }
@@ -356,8 +377,23 @@ enum Again {
 enum Waited {
     Held(Box<PostgresGuard>),
     /// The time that was given is over.
-    Over,
+    Over(Busy),
     Again,
+}
+
+/// What a grant came to.
+enum Entered {
+    Held(Box<PostgresGuard>),
+    /// The time that was given is over, in a wait for one that vanished.
+    Over(Busy),
+}
+
+fn vanished_holder(
+    record: Option<String>,
+    owner: Option<String>,
+    evidence: Evidence,
+) -> Option<Holder> {
+    record.zip(owner).and_then(|(record, owner)| record::holder(&record, &owner, evidence))
 }
 
 /// The timeline, which grows with each promotion, above the counter.

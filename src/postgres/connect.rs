@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Connection, NoTls, SimpleQueryMessage, SimpleQueryRow};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::access::{Access, Host, Route};
 use super::failure::{Failure, Kind};
 use super::stream::{Peer, StaysOpen, Stream};
-use crate::lease::shown;
+use crate::lease::{io, shown};
 use crate::lock::error::rounded;
 use crate::sys::mutex::Mutex;
 
@@ -101,7 +102,7 @@ impl Session {
                 Err(Failure::new(Kind::Passing, format!("no session was made within {limit}")))
             });
             let opened = match opened {
-                Ok(session) => session.write(access.limit()).await.map(|()| session),
+                Ok(session) => session.written(access.limit()).await,
                 Err(failure) => Err(failure),
             };
             match opened {
@@ -132,19 +133,37 @@ impl Session {
         Ok(Self { client, server, pid, peer, ending, driver })
     }
 
-    /// Whether the server stores what is written. (P4)
-    async fn write(&self, limit: Duration) -> Result<(), Failure> {
-        if let Ok(written) = timeout(limit, only_row(&self.client, WRITE)).await {
-            return written.map(drop);
-        }
-        // Else the server's process waits for the standby though its client is gone.
-        let _ = self.cancel().await;
-        let why = format!(
-            "it stored no write within {}: a former primary, or one whose synchronous standby \
-             is away",
-            rounded(limit)
-        );
-        Err(Failure::new(Kind::Passing, why))
+    /// Itself, if the server stores what is written. (P4)
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the write.
+    async fn written(self, limit: Duration) -> Result<Self, Failure> {
+        let failed = |error| Failure::of_io(&error);
+        // A process that ends waits for the cancel.
+        let outstanding = io().map_err(failed)?.outstanding();
+        let (_caller, gone) = oneshot::channel::<()>();
+        let writing = async move {
+            let _outstanding = outstanding;
+            let written = tokio::select! {
+                biased;
+                written = only_row(&self.client, WRITE) => Some(written),
+                () = sleep(limit) => None,
+                _ = gone => None,
+            };
+            if let Some(written) = written {
+                return written.map(|_| self);
+            }
+            // Else the server's process waits for the standby though its client is gone.
+            let _ = self.cancel().await;
+            let why = format!(
+                "it stored no write within {}: a former primary, or one whose synchronous \
+                 standby is away",
+                rounded(limit)
+            );
+            Err(Failure::new(Kind::Passing, why))
+        };
+        let written = tokio::spawn(writing).await;
+        written.unwrap_or_else(|error| Err(Failure::of_io(&error.into())))
     }
 
     /// Why it has ended, if it has.

@@ -31,6 +31,10 @@ const CANCEL_AGAIN: Duration = Duration::from_millis(100);
 /// Between two tries to release. If larger, the next contender waits for longer.
 const AGAIN: Duration = Duration::from_millis(200);
 
+/// So often the server may cancel a release before its row is given up. If larger, a program
+/// that keeps the row locked holds up the next contender for longer.
+const CANCELLED_RELEASES: u32 = 3;
+
 /// What a release came to.
 pub(super) type Left = Result<(), Error>;
 
@@ -269,7 +273,7 @@ impl Parts {
     /// (P10)
     async fn unlock(&self, row: Row) -> Left {
         let (session, target) = (self.seat.session(), &self.target);
-        let (mut row, mut was_asked) = (row, false);
+        let (mut row, mut was_asked, mut left_to_cancel) = (row, false, CANCELLED_RELEASES);
         loop {
             if session.state.over().is_some() || session.raw.over().is_some() {
                 // The server frees it with the session. If that was before it was asked, the
@@ -300,8 +304,13 @@ impl Parts {
                     tracing::debug!(error = failure.message, "a lock is not released yet");
                     was_asked = true;
                     session.retire();
-                    // Its row stays as that of a holder that vanished.
-                    row = Row::None;
+                    // One that took too long was undone, its change of the row with it.
+                    if failure.is("57014") && left_to_cancel > 0 {
+                        left_to_cancel -= 1;
+                    } else {
+                        // Its row stays as that of a holder that vanished.
+                        row = Row::None;
+                    }
                     sleep(AGAIN).await;
                 }
             }

@@ -164,10 +164,8 @@ impl Live {
         let Some(end) = patience.end_of(ANSWER_LIMIT) else {
             return self.keeper_at_last(patience).await;
         };
-        timeout_at(end, self.keeper_at_last(patience)).await.unwrap_or_else(|_| {
-            let text = "no session was made in time";
-            Err(GivenUp::Final(Failure::new(Kind::Passing, text)))
-        })
+        let made = timeout_at(end, self.keeper_at_last(patience)).await;
+        made.unwrap_or_else(|_| Err(GivenUp::Final(late())))
     }
 
     async fn keeper_at_last(&self, patience: &mut Patience) -> Result<Arc<LockSession>, GivenUp> {
@@ -217,6 +215,16 @@ impl Live {
         }
         self.put_back(second);
         Ok(keeper)
+    }
+
+    /// [`waiter`](Self::waiter), for one try. A caller's limit is not outlasted by more than one
+    /// answer may take.
+    pub(super) async fn waiter_in_time(
+        &self,
+        patience: &Patience,
+    ) -> Result<Arc<LockSession>, Failure> {
+        let Some(end) = patience.end_of(ANSWER_LIMIT) else { return self.waiter().await };
+        timeout_at(end, self.waiter()).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// A session in which a lock can be waited for. It holds nothing.
@@ -270,6 +278,10 @@ impl Live {
         queues.all.insert(key, Arc::downgrade(&queue));
         queue
     }
+}
+
+fn late() -> Failure {
+    Failure::new(Kind::Passing, "no session was made in time")
 }
 
 /// How many permits of a queue a turn takes.

@@ -27,8 +27,8 @@ const SHOWN: u32 = 256;
 pub(crate) struct Queue {
     /// The first, where several share it.
     pub(crate) holder: Option<Holder>,
-    /// The server's process of that holder.
-    pub(crate) pid: Option<i32>,
+    /// The server's processes of all holders, that one's first.
+    pub(crate) pids: Vec<i32>,
     /// In their order.
     pub(crate) waiters: Vec<Holder>,
     /// One that vanished, where no session holds the lock.
@@ -146,11 +146,12 @@ fn read(rows: &[Row]) -> Queue {
         };
         let session = || record::session(row.get(2), row.get(3), row.get(4), pid);
         match granted {
-            Some(true) if queue.holder.is_none() => {
-                queue.holder = Some(of_row(Evidence::Server).unwrap_or_else(session));
-                queue.pid = Some(pid);
+            Some(true) => {
+                queue
+                    .holder
+                    .get_or_insert_with(|| of_row(Evidence::Server).unwrap_or_else(session));
+                queue.pids.push(pid);
             }
-            Some(true) => {}
             _ => queue.waiters.push(Holder {
                 since: row.get::<_, Option<i64>>(7).and_then(record::since),
                 ..session()
@@ -204,6 +205,10 @@ async fn end_there(target: &Target, pid: i32) -> Result<Option<Ended>, Error> {
     }))
 }
 
+/// A session of this crate that is probed at this moment, and is in no other transaction.
+const PROBING: &str = "a.state = 'active' AND a.query LIKE '%''lockkeeper.session''%' \
+    AND a.query_start - a.xact_start < '1 second'";
+
 /// One statement looks and ends, so that no other session is hit. All is read before.
 fn ending(target: &Target, pid: i32) -> String {
     let rows = rows(target);
@@ -214,7 +219,7 @@ fn ending(target: &Target, pid: i32) -> String {
                 coalesce(pg_catalog.host(a.client_addr), ''), r.holder, r.owner, \
                 (SELECT pg_catalog.count(*) - 1 FROM pg_catalog.pg_locks o \
                     WHERE o.locktype = 'advisory' AND o.granted AND o.pid = l.pid), \
-                CASE WHEN a.xact_start IS NOT NULL THEN a.query END, \
+                CASE WHEN a.xact_start IS NOT NULL AND NOT ({PROBING}) THEN a.query END, \
                 a.backend_type IS NULL OR a.state IS NULL, l.pid \
             FROM pg_catalog.pg_locks l \
             LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
