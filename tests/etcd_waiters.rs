@@ -226,6 +226,7 @@ fn a_key_without_a_lease_and_a_deeper_one_are_told_at_once() {
         stand(&cluster, 2);
         cluster.etcdctl(put);
         expect_foreign(Waiter::of(&third).outcome(), key);
+        block_on(third.flush());
         waiter.expect_waiting();
         cluster.etcdctl(&["del", key]);
         release(holder);
@@ -528,9 +529,12 @@ fn tokens_that_are_over_are_ridden_out_by_a_holder_and_a_waiter() {
     if !is_there(Version::V3_4) {
         return;
     }
+    /// In seconds. Shorter, and on a busy machine a token is over before its first use.
+    const TTL: u64 = 3;
     /// Longer than the tokens last, by the second in which etcd looks at them.
-    const OVER: Duration = Duration::from_secs(3);
-    let mut cluster = Cluster::builder(1).flag("--auth-token-ttl=1").start();
+    const OVER: Duration = Duration::from_secs(TTL + 2);
+    let flag = format!("--auth-token-ttl={TTL}");
+    let mut cluster = Cluster::builder(1).flag(&flag).start();
     cluster.enable_auth("jobs/", "worker", "secret");
     let endpoint = cluster.endpoint(0);
     let (holder, two) = (acquire(&as_worker(&endpoint, LONG)), as_worker(&endpoint, LONG + 1));

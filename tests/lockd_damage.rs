@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use cli_support::lockkeeper;
-use lockd_support::Client;
 use lockd_support::support::{self, eventually, on_tmpfs};
+use lockd_support::{Client, with_last_words};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use strace_support::Faults;
 use tempfile::TempDir;
@@ -40,10 +41,18 @@ impl Daemon {
         directory: &Path,
         flags: &[&str],
     ) -> Result<Self, Refused> {
-        let log = on_tmpfs();
         command.args(["serve", "--listen", "127.0.0.1:0", "--dir"]).arg(directory).args(flags);
-        let errors = fs::File::create(log.path().join("log")).expect("a log");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // It says at its end why it does not start.
+        with_last_words(|| match Self::start_once(&mut command) {
+            Err((code, said)) if said.is_empty() => Err(format!("none, and it ended with {code}")),
+            started => Ok(started),
+        })
+    }
+
+    fn start_once(command: &mut Command) -> Result<Self, Refused> {
+        let log = on_tmpfs();
+        command.stderr(fs::File::create(log.path().join("log")).expect("a log"));
         let mut child = command.spawn().expect("a daemon");
         let mut url = String::new();
         let mut output = BufReader::new(child.stdout.take().expect("its output"));
@@ -68,8 +77,11 @@ impl Daemon {
         said(&self.log)
     }
 
-    /// All of its log, after it was stopped.
+    /// All of its log up to now, after it was stopped.
     fn said_in_all(mut self) -> String {
+        // What stands before this in the log is not lost by a busy machine.
+        self.signal(Signal::USR1);
+        self.said("means nothing to a daemon");
         self.stop();
         said(&self.log)
     }
@@ -80,9 +92,13 @@ impl Daemon {
     }
 
     fn stop(&mut self) {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
+        self.signal(Signal::TERM);
         assert_eq!(self.ended(), 0);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, signal).expect("it runs");
     }
 
     /// It ends by itself.
@@ -443,13 +459,16 @@ const FAULTS: [(&str, &str, bool); 3] = [
     ("pwrite64", "error=EIO:when=2+", false),
 ];
 
-/// The daemon ends, and says whether it knows.
+/// The daemon ends, and says whether it knows. For [`with_last_words`].
 #[track_caller]
-fn ended_knowing(daemon: &mut Daemon, knows: bool) {
+fn ended_knowing(daemon: &mut Daemon, knows: bool) -> Result<(), String> {
     assert_eq!(daemon.ended(), 69);
     let said = said(&daemon.log);
-    assert!(said.contains("stopped serving: "), "{said}");
+    if !said.contains("stopped serving: ") {
+        return Err(said);
+    }
     assert_eq!(said.contains("and taking back what may be in it"), !knows, "{said}");
+    Ok(())
 }
 
 fn with_faults(daemon: &Daemon, calls: &str, fault: &str) -> Faults {
@@ -462,20 +481,23 @@ fn a_grant_that_the_disk_refused_is_not_held_after_a_restart() {
         return;
     }
     for (calls, fault, knows) in FAULTS {
-        let directory = on_tmpfs();
-        let mut daemon = Daemon::start(directory.path(), &[]);
-        let kept = daemon.acquire("kept");
-        let faults = with_faults(&daemon, calls, fault);
-        let body = json!({"client": "other", "lease_ms": 3_600_000});
-        let (status, answer) = daemon.post("refused", "acquire", &body);
-        assert!(status >= 500, "{answer}");
-        ended_knowing(&mut daemon, knows);
-        drop(faults);
-        let daemon = Daemon::start(directory.path(), &[]);
-        assert_eq!(daemon.held("refused"), None, "{calls} {fault}");
-        assert!(!directory.path().join("refused.resource.lock").exists());
-        assert_eq!(daemon.held("kept"), Some(kept));
-        assert!(daemon.acquire("refused") > kept + 1);
+        with_last_words(|| {
+            let directory = on_tmpfs();
+            let mut daemon = Daemon::start(directory.path(), &[]);
+            let kept = daemon.acquire("kept");
+            let faults = with_faults(&daemon, calls, fault);
+            let body = json!({"client": "other", "lease_ms": 3_600_000});
+            let (status, answer) = daemon.post("refused", "acquire", &body);
+            assert!(status >= 500, "{answer}");
+            ended_knowing(&mut daemon, knows)?;
+            drop(faults);
+            let daemon = Daemon::start(directory.path(), &[]);
+            assert_eq!(daemon.held("refused"), None, "{calls} {fault}");
+            assert!(!directory.path().join("refused.resource.lock").exists());
+            assert_eq!(daemon.held("kept"), Some(kept));
+            assert!(daemon.acquire("refused") > kept + 1);
+            Ok(())
+        });
     }
 }
 
@@ -486,18 +508,21 @@ fn a_release_that_the_disk_refused_is_held_after_a_restart() {
     }
     for (calls, fault, knows) in FAULTS {
         let fault = fault.replace("2+", "1+");
-        let directory = on_tmpfs();
-        let mut daemon = Daemon::start(directory.path(), &[]);
-        let tokens = ["one", "two"].map(|resource| daemon.acquire(resource));
-        let faults = with_faults(&daemon, calls, &fault);
-        let (status, answer) = daemon.post("one", "release", &json!({"client": "c"}));
-        assert!(status >= 500, "{answer}");
-        ended_knowing(&mut daemon, knows);
-        drop(faults);
-        let lock = directory.path().join("one.resource.lock");
-        assert_eq!(fs::read_to_string(lock).expect("its file"), "c");
-        let daemon = Daemon::start(directory.path(), &[]);
-        assert_eq!(["one", "two"].map(|resource| daemon.held(resource)), tokens.map(Some));
+        with_last_words(|| {
+            let directory = on_tmpfs();
+            let mut daemon = Daemon::start(directory.path(), &[]);
+            let tokens = ["one", "two"].map(|resource| daemon.acquire(resource));
+            let faults = with_faults(&daemon, calls, &fault);
+            let (status, answer) = daemon.post("one", "release", &json!({"client": "c"}));
+            assert!(status >= 500, "{answer}");
+            ended_knowing(&mut daemon, knows)?;
+            drop(faults);
+            let lock = directory.path().join("one.resource.lock");
+            assert_eq!(fs::read_to_string(lock).expect("its file"), "c");
+            let daemon = Daemon::start(directory.path(), &[]);
+            assert_eq!(["one", "two"].map(|resource| daemon.held(resource)), tokens.map(Some));
+            Ok(())
+        });
     }
 }
 

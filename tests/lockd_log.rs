@@ -2,14 +2,17 @@
 
 #[path = "cli_support/mod.rs"]
 mod cli_support;
-#[path = "support/mod.rs"]
-mod support;
+mod lockd_support;
+
+// What `cli_support` calls so.
+use lockd_support::support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStderr, Stdio};
 
 use cli_support::lockkeeper;
+use lockd_support::with_last_words;
 use support::{eventually, on_tmpfs};
 use tempfile::TempDir;
 
@@ -119,11 +122,13 @@ fn lines_that_were_dropped_are_told_when_the_log_flows_again() {
 
 #[test]
 fn the_last_words_are_written() {
-    let mut daemon = start();
-    daemon.stop();
-    let mut said = String::new();
-    daemon.errors.read_to_string(&mut said).expect("text");
-    assert!(said.ends_with("lockkeeper: stopping\n"), "{said}");
+    with_last_words(|| {
+        let mut daemon = start();
+        daemon.stop();
+        let mut said = String::new();
+        daemon.errors.read_to_string(&mut said).expect("text");
+        if said.ends_with("lockkeeper: stopping\n") { Ok(()) } else { Err(said) }
+    });
 }
 
 /// The figure, and what the log says of itself, are the same.

@@ -400,6 +400,7 @@ fn a_hangup_that_is_ignored_is_said_at_the_start() {
     let mut daemon = start(Some(&file));
     daemon.signal(Signal::HUP);
     assert_eq!(daemon.get("/v1/locks", &web.0).status, 200);
+    daemon.expect_log(IGNORED);
     assert_eq!(daemon.stop().code(), Some(0));
     assert_eq!(daemon.log().matches(IGNORED).count(), 1, "{}", daemon.log());
     // There is nothing to read again.

@@ -324,7 +324,8 @@ async fn a_dropped_stream_closes_its_connection() {
     let mut changes = lock.watch();
     assert_eq!(status(&mut changes).await, Status::Free);
     let port = daemon.address.port();
-    assert_eq!(connections_to(port), 1);
+    // The table may miss some while others come and go.
+    eventually_async("there is one", || connections_to(port) == 1).await;
     drop(changes);
     eventually_async("it is closed", || connections_to(port) == 0).await;
 }

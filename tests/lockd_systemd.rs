@@ -17,7 +17,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cli_support::lockkeeper;
-use lockd_support::Client;
+use lockd_support::{Client, with_last_words};
 use rustix::process::Signal;
 use serde_json::json;
 use serve_support::{Serve, let_read, make_unread, token, write_tokens};
@@ -160,10 +160,13 @@ fn refused(command: Command, address: SocketAddr) -> (Option<i32>, String) {
     limited.arg(VERY_LONG.as_secs().to_string()).arg(command.get_program());
     limited.args(command.get_args()).arg("--dir").arg(home.path()).stdin(Stdio::null());
     let mut command = limited;
-    let connecting = first_connection(address);
-    let output = command.output().expect("systemd: run tests/setup.sh");
-    drop(connecting.join());
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    with_last_words(|| {
+        let connecting = first_connection(address);
+        let output = command.output().expect("systemd: run tests/setup.sh");
+        drop(connecting.join());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if said.contains("lockkeeper: ") { Ok((output.status.code(), said)) } else { Err(said) }
+    })
 }
 
 #[test]

@@ -64,9 +64,10 @@ impl Ground {
         command
     }
 
-    /// `lockkeeper run`, once it holds the lock, until its standard input is closed.
+    /// `lockkeeper run`, once it holds the lock, until its standard input is closed. Its session
+    /// is not probed for long.
     fn holder(&self, flags: &[&str]) -> Process {
-        let holder = Process::start(self.run(&self.url(""), flags, STAY));
+        let holder = Process::start(self.run(&self.url("&lease=1h"), flags, STAY));
         holder.expect("inside");
         holder
     }

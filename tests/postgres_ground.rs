@@ -438,6 +438,8 @@ fn a_nonce_that_is_looked_for_and_set_by_two_statements_lets_two_hold() {
     }
     let server = Server::start();
     for one_statement in [false, true] {
+        // The sessions of a PgBouncer that was killed may be there for a moment.
+        server.wait_for(HOLDERS, "0");
         let pooler = PgBouncer::start(Pooling::Transaction, &server);
         let [holder, busy, second] =
             [(); 3].map(|()| Session::open(&pooler.config()).expect("a session"));
@@ -635,9 +637,20 @@ fn a_bound_of_the_server_does_not_end_a_wait_for_the_standby() {
     let server = Server::start();
     let mut standby = server.standby(Replication::Synchronous);
     let session = server.session();
-    session.query("set statement_timeout = 500").expect("a limit");
+    let pid = session.backend();
+    let waits = format!("select wait_event = 'SyncRep' from pg_stat_activity where pid = {pid}");
+    session.query("set statement_timeout = 300").expect("a limit");
     standby.kill();
-    let probe = session.start(PROBE);
+    let mut probe = session.start(PROBE);
+    eventually("it waits for the standby", || {
+        // On a busy machine the bound may come before the wait.
+        if probe.has_ended() {
+            let ended = std::mem::replace(&mut probe, session.start(PROBE));
+            expect_code(ended.wait(), &SqlState::QUERY_CANCELED);
+        }
+        server.value(&waits) == "t"
+    });
+    // Longer than the bound.
     std::thread::sleep(QUIET);
     assert!(!probe.has_ended());
     standby.start_again();
@@ -929,10 +942,11 @@ fn a_wait_that_is_ended_by_the_server_has_one_of_three_codes_and_takes_nothing()
     session.query("set lock_timeout = 20").expect("a limit");
     let said = expect_code(session.query(LOCK), &SqlState::LOCK_NOT_AVAILABLE);
     assert_eq!(said, "canceling statement due to lock timeout");
-    session.query("set lock_timeout = 0; set statement_timeout = 500").expect("a limit");
-    let said = expect_code(session.query(LOCK), &SqlState::QUERY_CANCELED);
+    // Such a limit might end the statement that takes it back: so its session has no other.
+    let limited = Session::open(server.config().options("-c statement_timeout=500"));
+    let said = expect_code(limited.expect("a session").query(LOCK), &SqlState::QUERY_CANCELED);
     assert_eq!(said, "canceling statement due to statement timeout");
-    session.query("set statement_timeout = 0").expect("no limit");
+    session.query("set lock_timeout = 0").expect("no limit");
     let waits = session.start(LOCK);
     server.wait_for(WAITERS, "1");
     let cancel = "select pg_cancel_backend(pid) from pg_locks \

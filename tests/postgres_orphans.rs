@@ -7,7 +7,7 @@ mod server_support;
 mod support;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lockkeeper::Takeover;
 use nix::sys::signal::Signal;
@@ -17,9 +17,12 @@ use postgres_locks::{
 };
 use postgres_support::{ROLE, Server, To, is_there};
 use server_support::Substitution;
-use support::{Process, VERY_LONG, block_on, role};
+use support::{Process, VERY_LONG, block_on, eventually, role, tell, told};
 
 const SHORT: Duration = Duration::from_secs(3);
+
+/// How long the exit of a process waits for a release.
+const EXIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// It ends, however that went.
 #[track_caller]
@@ -46,12 +49,16 @@ fn a_release_that_gets_no_answer_ends_with_the_lease() {
     for has_own_session in [false, true] {
         let proxy = server.proxy();
         let far = lock(&text(proxy.address()), options(SHORT).own_session(has_own_session));
-        let guard = acquire(&far);
-        proxy.stall();
-        // It was held until it was asked for: no other can have been inside.
-        ended(guard.release()).expect("a release");
-        release(acquire(&near));
-        proxy.go_on();
+        eventually("a release is asked for in time", || {
+            let guard = acquire(&far);
+            proxy.stall();
+            // It was held until it was asked for: no other can have been inside. On a busy
+            // machine it may be lost before.
+            let released = ended(guard.release());
+            release(acquire(&near));
+            proxy.go_on();
+            released.inspect_err(|error| assert!(error.is_lost(), "{error}")).is_ok()
+        });
         let guard = acquire(&far);
         proxy.stall();
         drop(guard);
@@ -208,7 +215,10 @@ fn a_waiter_that_dies_leaves_the_queue_though_the_lock_is_held() {
 fn a_guard_that_is_dropped_as_the_last_thing_leaves_its_row_clean() {
     const TEST: &str = "a_guard_that_is_dropped_as_the_last_thing_leaves_its_row_clean";
     if let Some((_, text)) = role() {
-        drop(acquire(&lock(text.to_str().expect("a text"), options(LONG))));
+        let guard = acquire(&lock(text.to_str().expect("a text"), options(LONG)));
+        tell("held");
+        told();
+        drop(guard);
         // As the return from `main` does.
         std::process::exit(0);
     }
@@ -218,10 +228,21 @@ fn a_guard_that_is_dropped_as_the_last_thing_leaves_its_row_clean() {
     let server = server();
     let text = text(server.address());
     for round in 1..=10 {
-        let mut process = Process::play(TEST, "drops", Path::new(&text));
-        assert!(process.wait().success());
-        let clean = server.value("select bool_and(clean) from lockkeeper.lock");
-        assert_eq!(clean, "t", "in round {round}");
+        eventually("the release is in time for the exit", || {
+            let mut process = Process::play(TEST, "drops", Path::new(&text));
+            process.expect("held");
+            let begun = Instant::now();
+            assert!(process.wait().success());
+            // On a busy machine the server may be too late: that proves nothing.
+            let is_late = begun.elapsed() >= EXIT_LIMIT;
+            let is_clean = server.value("select bool_and(clean) from lockkeeper.lock") == "t";
+            assert!(is_clean || is_late, "in round {round}");
+            if !is_clean {
+                // Else the next would wait for its lease.
+                server.sql("update lockkeeper.lock set clean = true");
+            }
+            is_clean
+        });
     }
 }
 

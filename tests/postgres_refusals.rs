@@ -209,11 +209,13 @@ fn what_a_row_says_is_no_sql() {
         return;
     }
     let server = server();
-    let lease = Duration::from_secs(2);
-    let locks = PostgresLocks::with_options(text(server.address()), options(lease)).expect("one");
+    let locks = PostgresLocks::with_options(text(server.address()), options(LONG)).expect("one");
     let [a, b] = ["a", "b"].map(|name| locks.lock(name).expect("a name"));
     [&a, &b].into_iter().for_each(|lock| release(acquire(lock)));
-    server.sql("update lockkeeper.lock set clean = false, owner = $$' or '' = '$$, holder = $$'$$");
+    server.sql(
+        "update lockkeeper.lock set clean = false, owner = $$' or '' = '$$, holder = $$'$$, \
+         lease_ms = 2000",
+    );
     let reader = block_on(a.acquire_shared()).expect("the lock");
     // The lease of that one was waited for, and not that of the other lock.
     assert_eq!(server.value("select count(*) from lockkeeper.lock where clean"), "1");

@@ -471,11 +471,17 @@ fn a_wait_whose_connection_is_dead_at_the_server_alone_goes_on() {
     let guard = acquire(&one);
     let waiter = Waiter::of(&lock(&text(proxy.address()), options(Duration::from_secs(2))));
     stand(&server, &one, 1, 1);
+    let first = waiting(&server, &one).to_string();
     proxy.reset(To::Server);
-    stand(&server, &one, 1, 0);
-    stand(&server, &one, 1, 1);
+    let waits = format!("select pid from pg_locks where not granted and {}", of_lock(&one));
+    eventually("another session waits, and that alone", || {
+        let pids = server.sql(&waits);
+        pids.len() == 1 && pids[0][0] != first
+    });
+    waiter.expect_waiting();
     release(guard);
-    release(waiter.guard());
+    // Its lease is short, and may be over before a release.
+    drop(waiter.guard());
 }
 
 /// An idle process has the session of its tries, and two that have waited.

@@ -386,10 +386,17 @@ impl Cluster {
     }
 
     /// What `etcdctl` of this version prints; it must succeed. It asks the members that run,
-    /// or those of an `--endpoints` of its own.
+    /// or those of an `--endpoints` of its own. A get or a put that an election ends is
+    /// repeated, so a put may be carried out more than once.
     #[track_caller]
     pub fn etcdctl(&self, arguments: &[&str]) -> String {
-        let said = self.run_etcdctl(arguments, VERY_LONG);
+        let may_be_repeated = arguments.iter().any(|argument| ["get", "put"].contains(argument));
+        let mut said = Err(String::new());
+        eventually("no election ends it", || {
+            said = self.run_etcdctl(arguments, VERY_LONG);
+            let is_ended = said.as_ref().is_err_and(|error| is_of_an_election(error));
+            !(is_ended && may_be_repeated)
+        });
         said.unwrap_or_else(|error| panic!("etcdctl {arguments:?}: {error}"))
     }
 
@@ -484,6 +491,8 @@ impl Cluster {
     /// Stores what there is in a file.
     #[track_caller]
     pub fn snapshot(&self, name: &str) -> PathBuf {
+        // The others may have stored more until then.
+        eventually("the member has all that was stored", || self.reads(0).is_ok());
         let file = self.home.path().join(name);
         let (endpoint, path) = (self.endpoint(0), file.to_str().expect("a path"));
         self.etcdctl(&["--endpoints", &endpoint, "snapshot", "save", path]);
@@ -524,6 +533,11 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+/// Whether this is what members say to a request while they elect a leader.
+fn is_of_an_election(error: &str) -> bool {
+    ["leader changed", "no leader", "request timed out"].iter().any(|text| error.contains(text))
 }
 
 /// Which member has the other end of a connection.

@@ -144,12 +144,14 @@ async fn told() -> Option<String> {
     tokio::task::spawn_blocking(support::told).await.expect("no panic")
 }
 
-/// Return from `main` with a guard that was dropped as the last thing, or never.
+/// Return from `main` with a guard that was dropped as the last thing, or never. Say before
+/// whether it is lost.
 fn end<K: Kind>(address: &str, life: Life, is_alive: bool) {
     static KEPT: Mutex<Option<Box<dyn Any + Send>>> = Mutex::new(None);
     let guard = support::block_on(K::lock(address, None, life).acquire()).expect("the lock");
     support::tell("held");
     support::told();
+    support::tell(if guard.is_lost() { "lost" } else { "mine" });
     if is_alive {
         *KEPT.lock().expect("no panic") = Some(Box::new(guard));
     }

@@ -200,6 +200,20 @@ impl<K: Kind> Place<K> {
         K::lock(&self.address, None, Life::Short)
     }
 
+    /// One more contender, which finds the lock held; `None` if it is not. A server has made it
+    /// a session by then, which may take long.
+    pub async fn contender(&self) -> Option<K::Lock> {
+        let lock = self.lock();
+        let tried = soon(lock.try_acquire()).await.expect("no error");
+        match tried {
+            Some(guard) => {
+                release(guard).await;
+                None
+            }
+            None => Some(lock),
+        }
+    }
+
     /// Wait until so many other processes wait. Where that cannot be seen, until they would.
     #[track_caller]
     pub fn expect_processes(&self, count: usize) {

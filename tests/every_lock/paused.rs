@@ -3,12 +3,13 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use lockkeeper::{Acquired, Error, Guard, Lock, Ran, Wait};
+use lockkeeper::{Acquired, Error, Guard, Holder, Lock, Ran, Wait};
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::kinds::{GuardOf, Kind, Place, release};
+use crate::limits::named;
 use crate::support::{HOUR, VERY_LONG};
 
 for_every_kind! {
@@ -60,24 +61,31 @@ fn a_free_lock_is_acquired_at_once<K: Kind>() {
     });
 }
 
+/// Gives the holder that is named.
 #[track_caller]
-fn must_have_lasted(limit: Duration, began: Instant, error: Error) {
+fn must_have_lasted(limit: Duration, began: Instant, error: Error) -> Option<Box<Holder>> {
     let Error::Timeout { waited, holder, .. } = error else { panic!("{error}") };
     let took = began.elapsed();
     assert!(waited >= limit && (limit..limit + MINUTE).contains(&took), "{waited:?} {took:?}");
-    assert!(holder.is_some());
+    holder
 }
 
 fn limits_run_out_after_their_time<K: Kind>() {
     let place = Place::<K>::new();
     paused(async {
         let guard = acquired_at_once::<K>(&place).await;
-        let began = Instant::now();
-        let error = place.lock().acquire_timeout(HOUR).await.expect_err("it is held");
-        must_have_lasted(HOUR, began, error);
-        let began = Instant::now();
-        let error = place.limited(HOUR).acquire().await.expect_err("it is held");
-        must_have_lasted(HOUR, began, error);
+        named(async || {
+            let began = Instant::now();
+            let error = place.lock().acquire_timeout(HOUR).await.expect_err("it is held");
+            must_have_lasted(HOUR, began, error)
+        })
+        .await;
+        named(async || {
+            let began = Instant::now();
+            let error = place.limited(HOUR).acquire().await.expect_err("it is held");
+            must_have_lasted(HOUR, began, error)
+        })
+        .await;
         release(guard).await;
     });
 }
@@ -91,9 +99,12 @@ fn limits_do_not_add_up<K: Kind>() {
     paused(async {
         let guard = acquired_at_once::<K>(&place).await;
         for limit in [HOUR, MINUTE, 3 * HOUR] {
-            let began = Instant::now();
-            let error = place.limited(limit).acquire_timeout(HOUR).await.expect_err("it is held");
-            must_have_lasted(HOUR, began, error);
+            named(async || {
+                let began = Instant::now();
+                let ended = place.limited(limit).acquire_timeout(HOUR).await;
+                must_have_lasted(HOUR, began, ended.expect_err("it is held"))
+            })
+            .await;
             let began = Instant::now();
             let ended = place.limited(limit).acquire_within(Wait::at_most(HOUR)).await;
             assert!(matches!(ended, Ok(Acquired::Busy(_))));

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -67,13 +68,17 @@ fn lock(address: &str, options: PostgresOptions) -> AsyncPostgresLock {
     AsyncPostgresLock::with_options(text(address), name, options).expect("options")
 }
 
-/// Whether the end of a connection is open that has this port.
-fn is_open(port: u16) -> bool {
+/// Whether the end of a connection with this server is open that has this port. Connections
+/// with other servers may have it too.
+fn is_open(port: u16, server: SocketAddr) -> bool {
     const OPEN: [&str; 2] = ["01", "08"];
+    let SocketAddr::V4(server) = server else { panic!("{server} is not of IPv4") };
+    let ip = u32::from_ne_bytes(server.ip().octets());
+    let (ours, theirs) = (format!(":{port:04X}"), format!("{ip:08X}:{:04X}", server.port()));
     let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
     table.lines().any(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        fields[1].ends_with(&format!(":{port:04X}")) && OPEN.contains(&fields[3])
+        fields[1].ends_with(&ours) && fields[2] == theirs && OPEN.contains(&fields[3])
     })
 }
 
@@ -167,7 +172,8 @@ impl<const HAS_TABLE: bool> Kind for Postgres<HAS_TABLE> {
             ask(place.address, "bool_and(pg_terminate_backend(pid)) filter (where granted)");
         assert_eq!(ended, "t", "it is held");
         // Else a release that is under way by then may or may not be carried out.
-        eventually("its client has closed the connection", || !is_open(port));
+        let server = server().address();
+        eventually("its client has closed the connection", || !is_open(port, server));
     }
 
     fn waiting_processes(place: &Site<'_, Self>) -> usize {

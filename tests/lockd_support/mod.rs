@@ -73,6 +73,24 @@ fn set(options: ServerOptions, setting: &str) -> ServerOptions {
     }
 }
 
+/// How long the end of `lockkeeper serve` waits for its last lines to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A run of `lockkeeper serve` to its end that found its last words in the log. One that
+/// lacks them fails with what was said, or is repeated if it took so long that they may be
+/// lost.
+#[track_caller]
+pub fn with_last_words<T>(mut run: impl FnMut() -> Result<T, String>) -> T {
+    for _ in 0..20 {
+        let begun = Instant::now();
+        match run() {
+            Ok(outcome) => return outcome,
+            Err(said) => assert!(begun.elapsed() >= LAST_WORDS, "its last words: {said:?}"),
+        }
+    }
+    panic!("its last words are missing each time");
+}
+
 /// A daemon.
 pub struct Daemon {
     pub process: Process,

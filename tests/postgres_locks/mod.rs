@@ -83,15 +83,19 @@ pub fn of_lock(lock: &AsyncPostgresLock) -> String {
     format!("locktype = 'advisory' and classid = {class} and objid = {object} and objsubid = 1")
 }
 
-/// Wait until so many sessions hold the lock and wait for it.
-#[track_caller]
-pub fn stand(server: &Server, lock: &AsyncPostgresLock, holders: usize, waiters: usize) {
-    let sql = format!(
+/// SQL for how many sessions hold the lock and how many wait for it, as in `1 0`.
+pub fn standing(lock: &AsyncPostgresLock) -> String {
+    format!(
         "select count(*) filter (where granted) || ' ' || count(*) filter (where not granted) \
          from pg_locks where {}",
         of_lock(lock)
-    );
-    server.wait_for(&sql, &format!("{holders} {waiters}"));
+    )
+}
+
+/// Wait until so many sessions hold the lock and wait for it.
+#[track_caller]
+pub fn stand(server: &Server, lock: &AsyncPostgresLock, holders: usize, waiters: usize) {
+    server.wait_for(&standing(lock), &format!("{holders} {waiters}"));
 }
 
 /// The server's process of the one session that waits for the lock.
@@ -101,14 +105,20 @@ pub fn waiting(server: &Server, lock: &AsyncPostgresLock) -> u32 {
     server.value(&sql).parse().expect("a process id")
 }
 
-/// End the sessions that hold the lock.
+/// Have the sessions end that hold the lock. They may still be there for a moment.
 #[track_caller]
 pub fn terminate_holder(server: &Server, lock: &AsyncPostgresLock) {
+    assert!(has_terminated_holder(server, lock), "no session holds it");
+}
+
+/// The same; `false` if no session holds the lock.
+#[track_caller]
+pub fn has_terminated_holder(server: &Server, lock: &AsyncPostgresLock) -> bool {
     let sql = format!(
         "select bool_and(pg_terminate_backend(pid)) from pg_locks where granted and {}",
         of_lock(lock)
     );
-    assert_eq!(server.value(&sql), "t");
+    server.value(&sql) == "t"
 }
 
 /// A contender, on a thread of its own.
