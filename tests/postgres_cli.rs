@@ -203,6 +203,17 @@ fn break_ends_the_session_that_is_named_and_says_what_else_it_did() {
     assert!(said.contains("rolled back: create temp table half_done"), "{said}");
     stand(&ground.server, &lock, 0, 0);
 
+    // As a session of lockkeeper's is while it is probed.
+    let probed = postgres_support::Session::open(&ground.server.config()).expect("a session");
+    probed.query(&format!("select pg_advisory_lock({})", lock.key())).unwrap();
+    let _probe = probed.start("select pg_sleep(3600), 'lockkeeper.session'");
+    let sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'";
+    ground.server.wait_for(sleeping, "1");
+    let (code, said) = ground.broken(&["--force", &ground.session()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("it did nothing else"), "{said}");
+    stand(&ground.server, &lock, 0, 0);
+
     // A role that may end another's session, and may not see what it does.
     ground.server.create_role("other", "secret");
     ground.server.sql(&format!("grant pg_signal_backend to {ROLE}"));

@@ -27,7 +27,8 @@
 //!     the next holder waits for the lease of one that left no clean row, before its guard
 //!     is returned. Where it waits already, it keeps the lock meanwhile.
 //! P10. A row says who holds the lock, and by `clean` that the holder left in order. An
-//!     acquisition that is given up leaves the row as it was before.
+//!     acquisition that is given up leaves the row as it was before. A release that the
+//!     server cancels is repeated some times with its row, and then without.
 //! P11. A statement that waits is cancelled by a request that is read to its end, and its
 //!     session is closed after that: no later statement is hit, and nothing is granted to
 //!     nobody. A request that comes before its statement cancels nothing, so it is repeated.
